@@ -1,0 +1,29 @@
+"Packaging of the exported library; every value comes from settings.ini, so nothing but setuptools is needed to build."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="], interpolation=None)
+config.read(here / "settings.ini", encoding="utf-8")
+cfg = config["DEFAULT"]
+readme = here / "README.md"
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    author=cfg["author"],
+    keywords=cfg["keywords"],
+    packages=find_packages(include=["vtg_r1", "vtg_r1.*"]),
+    package_data={"vtg_r1": ["py.typed", "assets/**/*"]},
+    python_requires=f">={cfg['min_python']}",
+    install_requires=cfg["requirements"].split() + [
+        "decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],
+    extras_require={"dev": cfg["dev_requirements"].split()},
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
+)
