@@ -78,7 +78,7 @@ def _draw(frame: np.ndarray, event: dict, wobble: np.ndarray):
     part = frame[row * half:(row + 1) * half, col * half:(col + 1) * half]
     part[_mask(shape, x - wobble[0], y - wobble[1], 0.36 * half)] = COLOURS[colour]
 
-# %% ../nbs/parts/toyworld.ipynb #d224bb63
+# %% ../nbs/parts/toyworld.ipynb #5d39ad56
 def render(
     events: list[dict],          # a script
     rng: np.random.Generator,    # wobble and noise
@@ -89,10 +89,10 @@ def render(
     for k, frame in enumerate(frames):
         for event in events:
             if event["span"][0] <= k / world.fps < event["span"][1]: _draw(frame, event, rng.uniform(-0.05, 0.05, 2) * world.size)
-    noise = rng.normal(0, world.noise, frames.shape)
+    noise = world.noise * rng.standard_normal(frames.shape, dtype=np.float32)
     return np.clip(frames + noise, 0, 255).astype(np.uint8)
 
-# %% ../nbs/parts/toyworld.ipynb #a0be20df
+# %% ../nbs/parts/toyworld.ipynb #ef173ecc
 def write_video(
     path: str | Path,
     frames: np.ndarray,  # (n, h, w, 3) uint8 RGB, even height and width
@@ -101,7 +101,7 @@ def write_video(
     "Encode frames as H.264 in an mp4."
     import av
     with av.open(str(path), "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=fps, options={"crf": "20", "threads": "1"})
+        stream = out.add_stream("libx264", rate=fps, options={"crf": "23", "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for frame in frames: out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())
@@ -144,8 +144,8 @@ def _write_videos(folder: Path, videos: int, seed: int, split: str, world: World
             yield Sample(qid=f"{name}_{k}", video=f"{name}.mp4", duration=world.seconds + 1 / world.fps, query=f"the {event['name']}",
                          spans=[[float(t) for t in event["span"]]], source="toyworld", split=split)
 
-# %% ../nbs/parts/toyworld.ipynb #418ec66d
-TEACHER_MIX = {"close": 0.40, "loose": 0.30, "wrong": 0.30}  # how often the teacher is nearly right, off by seconds, or elsewhere
+# %% ../nbs/parts/toyworld.ipynb #a4e44516
+TEACHER_MIX = {"close": 0.25, "loose": 0.40, "wrong": 0.35}  # how often the teacher is nearly right, off by seconds, or elsewhere
 
 def teacher_span(
     rng: np.random.Generator,
