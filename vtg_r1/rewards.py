@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['completion_text', 'tiou_reward', 'format_reward']
 
-# %% ../nbs/02_rewards.ipynb #81b5c209
+# %% ../nbs/02_rewards.ipynb #b532b816
 from collections.abc import Sequence
 
 import numpy as np
 
 from .prompts import is_well_formed, parse_span
-from .spans import tiou
+from .spans import best
 
 # %% ../nbs/02_rewards.ipynb #375a85ed
 def completion_text(
@@ -22,33 +22,25 @@ def completion_text(
     content = completion[-1]["content"] if completion else ""
     return content if isinstance(content, str) else "".join(b.get("text", "") for b in content or [])
 
-# %% ../nbs/02_rewards.ipynb #a75ee389
+# %% ../nbs/02_rewards.ipynb #9d1c4d32
 _NO_SPAN = [np.nan, np.nan]
 
 def _predicted(completions: Sequence) -> np.ndarray:
     "The span each completion answers with, shape `(n, 2)`, NaN where none can be read."
     return np.array([parse_span(completion_text(c)) or _NO_SPAN for c in completions], np.float64).reshape(-1, 2)
 
-def _against_best(preds: np.ndarray, spans: Sequence, score) -> np.ndarray:
-    "`score(pred, true span)` with each row's best true span, shape `(n,)`; NaN for rows without one."
-    counts = np.array([len(row or ()) for row in spans], int)
-    rows, out = np.repeat(np.arange(len(counts)), counts), np.full(len(counts), -np.inf)
-    true = np.array([s for row in spans for s in row or ()], np.float64).reshape(-1, 2)
-    np.maximum.at(out, rows, score(preds[rows], true))
-    return np.where(counts > 0, out, np.nan)
-
 def _listed(values: np.ndarray) -> list[float | None]:
     "A plain list for TRL, `None` for NaN."
     return [None if v != v else v for v in values.tolist()]
 
-# %% ../nbs/02_rewards.ipynb #7c14ad4b
+# %% ../nbs/02_rewards.ipynb #95c75f87
 def tiou_reward(
     completions: Sequence,  # n strings or message lists
     spans: Sequence,        # n lists of true [start, end], seconds
     **kwargs,               # other columns, unused
 ) -> list[float | None]:    # in [0, 1]; None where a row has no true span
     "Temporal IoU of the answered span with the true one (paper, r_tIoU); 0 when no span can be read."
-    return _listed(_against_best(_predicted(completions), spans, tiou))
+    return _listed(best(_predicted(completions), [row or () for row in spans]))
 
 # %% ../nbs/02_rewards.ipynb #2b4e998b
 def format_reward(
