@@ -17,7 +17,7 @@ from .prompts import response_text
 from .samples import Sample, read_samples, write_jsonl
 from .spans import tiou
 
-# %% ../nbs/parts/toyworld.ipynb #a61a6f33
+# %% ../nbs/parts/toyworld.ipynb #e1657a94
 COLOURS = {"red": (225, 50, 45), "green": (60, 180, 75), "blue": (60, 110, 240), "yellow": (250, 215, 50), "purple": (170, 70, 200), "white": (240, 240, 240)}
 SHAPES = ("circle", "square", "triangle", "cross")
 
@@ -27,7 +27,7 @@ class World:
     objects: tuple[int, int] = (2, 4)     # fewest and most objects in a video, at most 4
     event: tuple[int, int] = (2, 9)       # shortest and longest event, seconds
     lookalikes: float = 0.5               # chance that an object shares colour or shape with an earlier one
-    noise: float = 6.0                    # standard deviation of the pixel noise, grey levels of 255
+    noise: float = 4.0                    # standard deviation of the pixel noise, grey levels of 255
     seconds: int = 15                     # events lie in [0, seconds]; one more frame shows the end
     fps: int = 2                          # frames a second in the file
     size: int = 112                       # pixels a side
@@ -92,7 +92,7 @@ def render(
     noise = world.noise * rng.standard_normal(frames.shape, dtype=np.float32)
     return np.clip(frames + noise, 0, 255).astype(np.uint8)
 
-# %% ../nbs/parts/toyworld.ipynb #ef173ecc
+# %% ../nbs/parts/toyworld.ipynb #9f121b1f
 def write_video(
     path: str | Path,
     frames: np.ndarray,  # (n, h, w, 3) uint8 RGB, even height and width
@@ -101,7 +101,7 @@ def write_video(
     "Encode frames as H.264 in an mp4."
     import av
     with av.open(str(path), "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=fps, options={"crf": "23", "threads": "1"})
+        stream = out.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "ultrafast", "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for frame in frames: out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())
