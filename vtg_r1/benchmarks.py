@@ -39,7 +39,7 @@ def load_benchmark(
         samples = [replace(s, answer=letters[s.qid]) for s in samples]
     return samples, report
 
-# %% ../nbs/parts/benchmarks.ipynb #85f75f37
+# %% ../nbs/parts/benchmarks.ipynb #8909300a
 class PredictionError(ValueError):
     "A prediction file that cannot be scored; the message names the row and the fix."
 
@@ -53,7 +53,7 @@ def _fail(where: str, problem: str, fix: str): raise PredictionError(f"{where}: 
 
 def _seconds(value, where: str) -> float:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not ok or not abs(value) < 1e12: _fail(where, f"pred holds {str(value)[:40]!r}", "give finite numbers of seconds")
+    if not ok or not abs(value) < 1e12: _fail(where, f"pred holds {repr(value)[:40]}", "give finite numbers of seconds")
     return float(value)
 
 def _spans(pred, where: str) -> list[list[float]]:
