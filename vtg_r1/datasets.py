@@ -34,8 +34,8 @@ class Policy:
         for name, choices in POLICIES.items():
             if getattr(self, name) not in choices: raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
-# %% ../nbs/parts/datasets.ipynb #3855b342
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+# %% ../nbs/parts/datasets.ipynb #a516bd90
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 
 def _each(
     records: Iterable[tuple[int | None, object]],  # (line or record number, record)
@@ -68,15 +68,16 @@ def video_id(
     "The file name without folder and suffix; ids may hold dots (`NUsG9BgSes0_210.0_360.0`), so only a known suffix is cut."
     return re.sub(r"\.(mp4|mkv|avi|webm|mov|m4v|mpg|3gp|flv|wmv|mpeg|qt|mts|m2ts)$", "", PurePosixPath(video).name, flags=re.I)
 
-# %% ../nbs/parts/datasets.ipynb #0597c3fc
+# %% ../nbs/parts/datasets.ipynb #f243e1a2
 def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict:
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
     if duration is not None and not _is_number(duration): raise ValueError(f"duration {duration!r} is not a number of seconds")
+    if spans is not None and not isinstance(spans, (list, tuple)): raise ValueError(f"spans {spans!r} is not a list of [start, end]")
     return {"qid": None if qid is None else str(qid), "vid": str(vid), "video": video or f"{vid}.mp4", "duration": duration, "query": query, "spans": spans, **more}
 
-# %% ../nbs/parts/datasets.ipynb #4a4328d5
+# %% ../nbs/parts/datasets.ipynb #2a93aad8
 _CHARADES_LINE = re.compile(r"(\S+) +(\S+) +(\S+?)##(.*)")
 
 def _charades_line(line: str):
@@ -103,7 +104,7 @@ def _charades_sta(path, split):
     if Path(path).suffix != ".json":
         return _each(enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1), _charades_line)
     data = _json(path, dict)
-    if "annotations" not in data: return _captions(path)
+    if not isinstance(data.get("annotations"), list): return _captions(path)
     def parse(r): yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"], never_has_duration=True)
     return _each(_numbered(data["annotations"]), parse)
 
@@ -167,11 +168,11 @@ def normalise_query(
     "A sentence as overlap and duplicate checks compare it: lower case, single spaces, no outer punctuation."
     return re.sub(r"\s+", " ", query).strip().strip(".?!").strip().lower()
 
-# %% ../nbs/parts/datasets.ipynb #43e99298
+# %% ../nbs/parts/datasets.ipynb #db0dc006
 def _pairs(row) -> list[list]:
     "The row's spans that are pairs of numbers."
     ok = lambda s: isinstance(s, (list, tuple)) and len(s) == 2 and all(map(_is_number, s))
-    return [s for s in row["spans"] or [] if ok(s)] if isinstance(row["spans"], (list, tuple)) else []
+    return [s for s in row["spans"] or [] if ok(s)]
 
 def _oddities(row, seen: set) -> Iterator[str]:
     "What is odd in one published row; `seen` remembers earlier rows."
@@ -191,7 +192,7 @@ def _oddities(row, seen: set) -> Iterator[str]:
     if key in seen: yield "duplicates"
     seen.add(key)
 
-# %% ../nbs/parts/datasets.ipynb #8d7f7b7f
+# %% ../nbs/parts/datasets.ipynb #313f3aa9
 def _settle_span(span, duration: float, policy: Policy, note) -> list[float] | None:
     "One published span under the policies, in seconds; None where it is dropped."
     start, end = span
@@ -222,6 +223,7 @@ def _settle(row, policy: Policy, report: Report) -> Sample | None:
     if row.get("withheld"): return drop("labels_withheld", "the file does not give the answer")
     if not row["spans"]: return drop("no_span", "the file gives no span for this query")
     if query != row["query"]: note("untidy_query", "tidied")
+    if "guess" in row: note("missing_duration", "guessed", f"the last published end, {row['guess']} s")
     if row.get("note"): note(row["note"][0], "kept", row["note"][1])
     pairs = _pairs(row)
     if len(pairs) < len(row["spans"]): note("malformed_span", "dropped", f"{row['spans']}")
@@ -239,7 +241,7 @@ def _checked(sample: Sample, report: Report, line) -> Sample | None:
     except SampleError as e: return report.add(sample.qid, e.reason, "dropped", str(e), line)
     return sample
 
-# %% ../nbs/parts/datasets.ipynb #f1795164
+# %% ../nbs/parts/datasets.ipynb #02e64b68
 def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
     "Rows with unique qids; one the file uses twice gets a suffix, and a note."
     seen = {}
@@ -252,7 +254,7 @@ def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
                 row["qid"] += f"#{n}"
         yield row
 
-def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy, report: Report) -> None:
+def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy) -> None:
     "Fill in durations that the file lacks, from `durations` or by policy."
     last = {}
     for row in rows:
@@ -262,7 +264,6 @@ def _with_durations(rows: list[dict], durations: dict[str, float], policy: Polic
         guess = policy.missing_duration == "last_end" or (policy.missing_duration == "auto" and row.get("never_has_duration"))
         if guess and row["duration"] is None and last.get(row["vid"]):
             row["guess"] = last[row["vid"]]
-            report.add(row["qid"], "missing_duration", "guessed", f"the last published end, {row['guess']} s", row.get("line"))
 
 def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: dict, source: str, split: str) -> list[Sample]:
     "Count, then settle, every row."
@@ -271,7 +272,7 @@ def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: di
     for row in rows:
         if "problem" in row: report.add("", "malformed", "dropped", row["problem"], row["line"])
     if not sound: raise SampleError(f"{report.path}: no record reads as {source}; {rows[0]['problem'] if rows else 'the file is empty'}", reason="wrong_file")
-    _with_durations(sound, durations, policy, report)
+    _with_durations(sound, durations, policy)
     for row in sound:
         for oddity in _oddities(row, seen):
             report.before[oddity] += 1
@@ -282,7 +283,7 @@ def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: di
     report.kept = len(good)
     return good
 
-# %% ../nbs/parts/datasets.ipynb #b7721129
+# %% ../nbs/parts/datasets.ipynb #71b9f066
 def _didemo_row(r):
     spans = sorted([5.0 * a, 5.0 * (b + 1)] for a, b in r["times"])
     yield _row(video_id(r["video"]), r["description"], spans, 5.0 * r["num_segments"], r["annotation_id"], r["video"])
@@ -291,14 +292,15 @@ def _didemo(path, split):
     "a JSON list of {video, description, times [[first, last] an annotator], num_segments, annotation_id}."
     return _each(_numbered(_json(path, list)), _didemo_row)
 
-def _hirest_row(item):
-    prompt, file, v = item
-    if not v.get("clip"): yield _row(video_id(file), prompt, [], v.get("v_duration"), video=file)
-    else: yield _row(video_id(file), prompt, [v["bounds"]], v["v_duration"], video=file, withheld=v["bounds"] == [0, 1])
+def _hirest_rows(item):
+    prompt, videos = item
+    for file, v in videos.items():
+        if not v.get("clip"): yield _row(video_id(file), prompt, [], v.get("v_duration"), video=file)
+        else: yield _row(video_id(file), prompt, [v["bounds"]], v["v_duration"], video=file, withheld=v["bounds"] == [0, 1])
 
 def _hirest_steps(item):
-    _, file, v = item
-    for s in v.get("steps", []): yield _row(video_id(file), s["heading"], [s["absolute_bounds"]], v["v_duration"], video=file)
+    for file, v in item[1].items():
+        for s in v.get("steps", []): yield _row(video_id(file), s["heading"], [s["absolute_bounds"]], v["v_duration"], video=file)
 
 def _timeit_row(r):
     for qa in r["QA"]:
@@ -309,8 +311,7 @@ def _hirest(path, split, steps=False):
     "a JSON dict prompt -> {file: {clip, v_duration, bounds, steps}} (`steps=True` reads the steps), or TimeIT's list of {video, QA}."
     data = _json(path, (dict, list))
     if isinstance(data, list): return _each(_numbered(data), _timeit_row)
-    pairs = [(prompt, file, v) for prompt, videos in data.items() for file, v in videos.items()]
-    return _each(_numbered(pairs), _hirest_steps if steps else _hirest_row)
+    return _each(_numbered(data.items()), _hirest_steps if steps else _hirest_rows)
 
 # %% ../nbs/parts/datasets.ipynb #57aff10d
 _TIME = re.compile(r"(?:\d+:)?(?:\d+:)?\d+(?:\.\d+)?")
@@ -396,13 +397,13 @@ def _tvg_r1(path, split):
 # %% ../nbs/parts/datasets.ipynb #d7619a77
 COLUMNS = {name: name for name in ("qid", "video", "duration", "query", "start", "end", "spans", "source", "split", "clip", "question", "options", "answer", "teacher", "difficulty")}
 
-# %% ../nbs/parts/datasets.ipynb #58f8914d
+# %% ../nbs/parts/datasets.ipynb #ed759c34
 def _number(value):
     "A table cell as a number; None where it is empty."
     return None if value in (None, "") else float(value)
 
 def _table_row(r: dict, columns: dict):
-    get = lambda name: r.get(columns[name])
+    get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
         if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {sorted(map(str, r))}")
     spans = get("spans")
@@ -413,7 +414,8 @@ def _table_row(r: dict, columns: dict):
 
 def _columns(columns) -> dict:
     if unknown := sorted(set(columns or {}) - set(COLUMNS)): raise SampleError(f"{unknown[0]!r} is no column of a sample: name one of {sorted(COLUMNS)}", reason="unknown_column")
-    return {**COLUMNS, **(columns or {})}
+    claimed = set((columns or {}).values())  # a column that stands for one field does not stand for its namesake too
+    return {n: None if c in claimed else c for n, c in COLUMNS.items()} | (columns or {})
 
 def _csv(path, split, columns=None):
     "a table with a header line; name its columns with `columns`."
@@ -433,11 +435,11 @@ READERS = {  # the names of `vtg-r1 data check --dataset`
     "timer1": _timer1, "tvgbench": _tvgbench, "timelens": _timelens, "tvg_r1": _tvg_r1, "csv": _csv, "jsonl": _jsonl,
 }
 
-# %% ../nbs/parts/datasets.ipynb #b5fd69a8
+# %% ../nbs/parts/datasets.ipynb #72984af2
 def _split_of(path) -> str:
     "The split a file name speaks of."
-    m = re.search(r"train|val|test", Path(path).stem)
-    return m[0] if m else ""
+    m = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", Path(path).stem)
+    return m[0] if m and not Path(path).is_dir() else ""
 
 def _walk_durations(data: dict) -> Iterator[tuple[str, float]]:
     "(video, seconds) wherever a dict of videos gives them: plain numbers, `duration`, or HiREST's `v_duration` one level down."
