@@ -106,7 +106,7 @@ def write_video(
         for frame in frames: out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())
 
-# %% ../nbs/parts/toyworld.ipynb #13888374
+# %% ../nbs/parts/toyworld.ipynb #ffb868cb
 def make_world(
     folder: str | Path,
     videos: int,              # how many
@@ -135,7 +135,7 @@ def make_world(
 
 def _write_videos(folder: Path, videos: int, seed: int, split: str, world: World, progress: bool):
     "Write each video and yield its samples; a video depends on (seed, its number) alone."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     for i in tqdm(range(videos), desc=f"toy videos ({split})", disable=not progress):
         rng = np.random.default_rng([seed, i])
         events, name = script(rng, world), f"{split}_{i:05d}"
