@@ -100,7 +100,7 @@ class Run:
         "Close the run."
         self.note(status=status, ended=_now(), seconds=round(time.monotonic() - self._began, 1))
 
-# %% ../nbs/parts/runs.ipynb #ad40f4bf
+# %% ../nbs/parts/runs.ipynb #3c2c52bb
 def run_folder(
     stage: str,              # "sft", "grpo", …
     name: str,               # the run's name; "" makes one from the time
@@ -108,7 +108,7 @@ def run_folder(
 ) -> Path:
     "Where a run lives: outputs/<stage>/<name>."
     name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    if Path(name).name != name: raise RunError(f"run_name {name!r} must be a plain folder name")
+    if Path(name).name != name or name == "..": raise RunError(f"run_name {name!r} must be a plain folder name")
     return resolve(outputs) / stage / name
 
 def _quiet():
