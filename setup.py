@@ -24,6 +24,6 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split() + [
         "decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "teacher": cfg["teacher_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )

@@ -12,8 +12,79 @@ def build_parser() -> argparse.ArgumentParser:
     "The parser with one function a subcommand; each sets `handler`, a function of the parsed arguments that returns an exit code."
     parser = argparse.ArgumentParser(prog="vtg-r1", description="Teach video models to say when.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_run(commands)
     add_score(commands)
+    add_data(commands)
     return parser
+
+
+def add_run(commands) -> None:
+    "`vtg-r1 run NOTEBOOK`: execute a stage notebook into its run folder."
+    p = commands.add_parser(
+        "run",
+        help="execute a stage notebook with parameters",
+        description="Execute a stage notebook with papermill into outputs/<stage>/<run>/. Prints the run folder; exit code 1 if a cell fails, 2 for bad input.",
+        epilog="example: vtg-r1 run nbs/05_grpo.ipynb -p steps 200 -p seed 1 -f configs/toy.yaml",
+    )
+    p.add_argument("notebook", help="e.g. nbs/05_grpo.ipynb")
+    p.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML")
+    p.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
+    p.set_defaults(handler=run)
+
+
+def run(args) -> int:
+    "Handler of `vtg-r1 run`."
+    from papermill.exceptions import PapermillExecutionError
+
+    from .runs import RunError, run_notebook
+
+    try:
+        print(run_notebook(args.notebook, _parameters(args)))
+    except RunError as e:
+        raise UserError(e) from e
+    except PapermillExecutionError as e:
+        print(f"vtg-r1 run: {args.notebook}, cell {e.exec_count}: {e.ename}: {e.evalue}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parameters(args) -> dict:
+    "Parameters of -f files and -p pairs, in that order."
+    found: dict = {}
+    for name in args.file:
+        found |= _read_yaml(name)
+    return found | {name: _value(text) for name, text in args.parameter}
+
+
+def _read_yaml(name: str) -> dict:
+    import yaml
+
+    try:
+        with open(name, encoding="utf-8") as f:
+            content = yaml.safe_load(f)
+    except (OSError, yaml.YAMLError) as e:
+        raise UserError(f"parameter file {name}: {e}") from e
+    if not isinstance(content, dict):
+        raise UserError(f"parameter file {name}: must hold `name: value` lines, holds {type(content).__name__}")
+    return {key: _number(value) for key, value in content.items()}
+
+
+def _value(text: str):
+    "A command-line value as YAML reads it; what YAML cannot read is text."
+    import yaml
+
+    try:
+        return _number(yaml.safe_load(text)) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _number(value):
+    "YAML reads `1e-6` as text; a parameter means the number."
+    try:
+        return float(value) if isinstance(value, str) and "e" in value.lower() else value
+    except ValueError:
+        return value
 
 
 def add_score(commands) -> None:
@@ -48,6 +119,54 @@ def _score(args) -> int:
     if metrics["missing"]: print(f"{args.predictions}: {metrics['missing']} queries have no prediction ({args.missing})", file=sys.stderr)
     if "Acc@QA" in metrics and not any(p.answer for p in predictions.values()): print(f"{args.predictions}: no row has an answer, so accuracies are 0", file=sys.stderr)
     for name, value in metrics.items(): print(f"{name:8s} {value:8d}" if isinstance(value, int) else f"{name:8s} {value:8.2f}")
+    add_data(commands)
+    return parser
+
+
+def add_data(commands) -> None:
+    "`vtg-r1 data check`: what an annotation file holds, and what reading it does."
+    from .datasets import POLICIES, READERS
+    actions = commands.add_parser("data", help="look at annotation files").add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="count what is odd in a published annotation file")
+    check.add_argument("--dataset", required=True, choices=READERS, metavar="NAME", help=", ".join(READERS))
+    check.add_argument("--annotations", required=True, metavar="PATH", help="the file; for nextgqa (and QuerYD's release) the folder")
+    check.add_argument("--split", help="default: what the file name says; test for the NExT-GQA folder")
+    check.add_argument("--videos", metavar="DIR", help="open every video below this folder")
+    check.add_argument("--workers", type=int, default=2, help="processes that open videos (default 2)")
+    check.add_argument("--durations", metavar="PATH", help="JSON with durations by video id, for formats that have none")
+    check.add_argument("--columns", metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")
+    check.add_argument("--against", action="append", default=[], metavar="NAME=PATH", help="a benchmark's test annotations: report what is shared with it (repeatable)")
+    check.add_argument("--json", action="store_true", help="print the whole report as JSON")
+    for name, choices in POLICIES.items():
+        check.add_argument(f"--{name.replace('_', '-')}", choices=choices, default=choices[0], help=f"default {choices[0]}")
+    check.set_defaults(handler=_data_check)
+
+
+def _pairs(text: str, option: str) -> dict[str, str]:
+    "`a=b,c=d` as a dict."
+    pairs = [p.split("=", 1) for p in text.split(",")]
+    if any(len(p) != 2 or not all(p) for p in pairs):
+        raise UserError(f"{option} {text!r}: write FIELD=COLUMN, several separated by commas")
+    return dict(pairs)
+
+
+def _data_check(args) -> int:
+    import json
+
+    from .datasets import POLICIES
+    from .quality import check, overlap_guard, quality_text
+    from .samples import SampleError
+    options = {"columns": _pairs(args.columns, "--columns")} if args.columns else {}
+    if options and args.dataset not in ("csv", "jsonl"):
+        raise UserError(f"--columns is for csv and jsonl, not for {args.dataset}")
+    policies = {name: getattr(args, name) for name in POLICIES}
+    try:
+        against = [(*next(iter(_pairs(a, "--against").items())), None) for a in args.against]
+        guard = overlap_guard(against) if against else None
+        report, found = check(args.dataset, args.annotations, args.split, args.videos, args.workers, guard, args.durations, **policies, **options)
+    except (SampleError, OSError) as e:
+        raise UserError(str(e)) from None
+    print(json.dumps(found, ensure_ascii=False) if args.json else quality_text(found, report))
     return 0
 
 

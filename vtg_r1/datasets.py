@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from .prompts import _seconds
 from .samples import Report, Sample, SampleError, iter_jsonl, validate
 
-# %% ../nbs/parts/datasets.ipynb #8d4a52cf
+# %% ../nbs/parts/datasets.ipynb #2fe70b62
 POLICIES = {
     "inverted": ("drop", "swap"),                # start > end
     "past_end": ("keep", "clip", "drop"),        # end > duration
     "zero_length": ("drop", "keep"),             # start == end; official evaluators keep such queries, and nobody can score on them
-    "missing_duration": ("drop", "last_end"),    # "last_end" takes the last published end in that video: a lower bound, good enough for scoring
-}
+    "missing_duration": ("auto", "drop", "last_end"),  # "last_end" takes the last published end in that video: a lower bound, good enough for
+}                                                      # scoring; "auto" does so for forms that never have durations (Charades-STA's text), else drops
 
 @dataclass(frozen=True)
 class Policy:
@@ -28,14 +28,14 @@ class Policy:
     inverted: str = "drop"
     past_end: str = "keep"
     zero_length: str = "drop"
-    missing_duration: str = "drop"
+    missing_duration: str = "auto"
 
     def __post_init__(self):
         for name, choices in POLICIES.items():
             if getattr(self, name) not in choices: raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
-# %% ../nbs/parts/datasets.ipynb #3855b342
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+# %% ../nbs/parts/datasets.ipynb #a516bd90
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 
 def _each(
     records: Iterable[tuple[int | None, object]],  # (line or record number, record)
@@ -68,20 +68,21 @@ def video_id(
     "The file name without folder and suffix; ids may hold dots (`NUsG9BgSes0_210.0_360.0`), so only a known suffix is cut."
     return re.sub(r"\.(mp4|mkv|avi|webm|mov|m4v|mpg|3gp|flv|wmv|mpeg|qt|mts|m2ts)$", "", PurePosixPath(video).name, flags=re.I)
 
-# %% ../nbs/parts/datasets.ipynb #0597c3fc
+# %% ../nbs/parts/datasets.ipynb #f243e1a2
 def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict:
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
     if duration is not None and not _is_number(duration): raise ValueError(f"duration {duration!r} is not a number of seconds")
+    if spans is not None and not isinstance(spans, (list, tuple)): raise ValueError(f"spans {spans!r} is not a list of [start, end]")
     return {"qid": None if qid is None else str(qid), "vid": str(vid), "video": video or f"{vid}.mp4", "duration": duration, "query": query, "spans": spans, **more}
 
-# %% ../nbs/parts/datasets.ipynb #d2baf255
+# %% ../nbs/parts/datasets.ipynb #2a93aad8
 _CHARADES_LINE = re.compile(r"(\S+) +(\S+) +(\S+?)##(.*)")
 
 def _charades_line(line: str):
     if not (m := _CHARADES_LINE.fullmatch(line)): raise ValueError(f"{line[:60]!r} is not 'vid start end##sentence'")
-    yield _row(m[1], m[4], [[float(m[2]), float(m[3])]])
+    yield _row(m[1], m[4], [[float(m[2]), float(m[3])]], never_has_duration=True)
 
 def _captions(path, spans="timestamps", queries="sentences"):
     "Rows of a dict of videos, each with a duration and parallel lists of spans and sentences."
@@ -94,17 +95,17 @@ def _windows_line(r):  # lighthouse, moment_detr and ReXTime share this form
     yield _row(r["vid"], r["query"], r.get("relevant_windows"), r.get("duration"), r["qid"])
 
 def _windows(path, split):
-    "Rows of JSON lines with `relevant_windows`: QVHighlights, TACoS and lighthouse's Charades-STA."
+    "JSON lines {qid, query, duration, vid, relevant_windows}."
     return _each(iter_jsonl(path), _windows_line)
 
 def _charades_sta(path, split):
-    "Charades-STA in any of its four published forms."
+    "lines 'vid start end##sentence', a JSON dict vid -> {duration, timestamps, sentences}, JSON lines with relevant_windows, or TimeChat's {annotations: [...]}."
     if _is_json_lines(path): return _windows(path, split)
     if Path(path).suffix != ".json":
         return _each(enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1), _charades_line)
     data = _json(path, dict)
-    if "annotations" not in data: return _captions(path)
-    def parse(r): yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"])
+    if not isinstance(data.get("annotations"), list): return _captions(path)
+    def parse(r): yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"], never_has_duration=True)
     return _each(_numbered(data["annotations"]), parse)
 
 def _charades_siblings(path) -> list[Path]:
@@ -113,7 +114,7 @@ def _charades_siblings(path) -> list[Path]:
     names = [f"charades_{m[1] or 'test'}.json", f"charades_{m[1] or 'test'}_release.jsonl"] if m else []
     return [p for n in names if (p := Path(path).with_name(n)).is_file()]
 
-# %% ../nbs/parts/datasets.ipynb #28eab1ef
+# %% ../nbs/parts/datasets.ipynb #23ced3f7
 def _letter(answer: str, options: list[str]) -> str | None:
     "The letter of the first option that reads like `answer`."
     return "ABCDE"[options.index(answer)] if answer in options else None
@@ -130,7 +131,7 @@ def _nextgqa_videomind(r):
     yield _row(video_id(r["video"]), r["question"], r["glue"], r["duration"], r["id"], r["video"], question=r["question"], options=options, answer=r["answer"].strip("()"))
 
 def _nextgqa(path, split):
-    "NExT-GQA: the folder with `{split}.csv`, `gsub_{split}.json`, `map_vid_vidorID.json`, or VideoMind's single JSON list."
+    "the folder with {split}.csv, gsub_{split}.json and map_vid_vidorID.json, or VideoMind's single JSON list."
     if Path(path).is_file(): return _each(_numbered(_json(path, list)), _nextgqa_videomind)
     table, spans, names = (Path(path) / n for n in (f"{split}.csv", f"gsub_{split}.json", "map_vid_vidorID.json"))
     for file in (table, spans):
@@ -139,21 +140,26 @@ def _nextgqa(path, split):
     with open(table, encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
     return _each(enumerate(rows, 2), lambda r: _nextgqa_row(r, located, names))
 
-# %% ../nbs/parts/datasets.ipynb #65b4523f
+# %% ../nbs/parts/datasets.ipynb #108645fb
 def _rextime_row(r):
     withheld = r["ans"] == "" and list(r["span"]) == [0, 0]
     yield _row(r["vid"], r["question"], [r["span"]], r["duration"], r["qid"], question=r["question"], options=r["options"], answer=r["ans"] or None, withheld=withheld)
 
 def _rextime(path, split):
+    "a JSON list of {qid, vid, duration, question, options, span, ans}, or JSON lines with relevant_windows."
     return _windows(path, split) if _is_json_lines(path) else _each(_numbered(_json(path, list)), _rextime_row)
 
 def _tvgbench_row(r):
     cut = None if r["start"] is None else [r["start"], r["end"]]
     yield _row(video_id(r["path"]), r["question"], [[float(t) for t in r["answer"].split("-")]], r["duration"], video=PurePosixPath(r["path"]).name, clip=cut)
 
-def _tvgbench(path, split): return _each(_numbered(_json(path, list)), _tvgbench_row)
+def _tvgbench(path, split):
+    "a JSON list of {path, question, answer 's-e', start, end, duration}."
+    return _each(_numbered(_json(path, list)), _tvgbench_row)
 
-def _activitynet(path, split): return _captions(path)
+def _activitynet(path, split):
+    "a JSON dict vid -> {duration, timestamps, sentences}."
+    return _captions(path)
 
 # %% ../nbs/parts/datasets.ipynb #4b983215
 def normalise_query(
@@ -162,17 +168,19 @@ def normalise_query(
     "A sentence as overlap and duplicate checks compare it: lower case, single spaces, no outer punctuation."
     return re.sub(r"\s+", " ", query).strip().strip(".?!").strip().lower()
 
-# %% ../nbs/parts/datasets.ipynb #3b1d3d20
+# %% ../nbs/parts/datasets.ipynb #db0dc006
 def _pairs(row) -> list[list]:
     "The row's spans that are pairs of numbers."
     ok = lambda s: isinstance(s, (list, tuple)) and len(s) == 2 and all(map(_is_number, s))
-    return [s for s in row["spans"] or [] if ok(s)] if isinstance(row["spans"], (list, tuple)) else []
+    return [s for s in row["spans"] or [] if ok(s)]
 
 def _oddities(row, seen: set) -> Iterator[str]:
     "What is odd in one published row; `seen` remembers earlier rows."
     pairs, query, duration = _pairs(row), row["query"], row["duration"]
     if duration is None: yield "missing_duration"
     elif any(e > duration for _, e in pairs): yield "past_end"
+    if duration is not None and any(s >= duration for s, _ in pairs): yield "start_past_end"
+    if any(s < 0 for s, _ in pairs): yield "negative_start"
     if any(s > e for s, e in pairs): yield "inverted"
     if any(s == e for s, e in pairs): yield "zero_length"
     if len(pairs) > 1: yield "multi_span"
@@ -184,7 +192,7 @@ def _oddities(row, seen: set) -> Iterator[str]:
     if key in seen: yield "duplicates"
     seen.add(key)
 
-# %% ../nbs/parts/datasets.ipynb #8d7f7b7f
+# %% ../nbs/parts/datasets.ipynb #313f3aa9
 def _settle_span(span, duration: float, policy: Policy, note) -> list[float] | None:
     "One published span under the policies, in seconds; None where it is dropped."
     start, end = span
@@ -215,6 +223,7 @@ def _settle(row, policy: Policy, report: Report) -> Sample | None:
     if row.get("withheld"): return drop("labels_withheld", "the file does not give the answer")
     if not row["spans"]: return drop("no_span", "the file gives no span for this query")
     if query != row["query"]: note("untidy_query", "tidied")
+    if "guess" in row: note("missing_duration", "guessed", f"the last published end, {row['guess']} s")
     if row.get("note"): note(row["note"][0], "kept", row["note"][1])
     pairs = _pairs(row)
     if len(pairs) < len(row["spans"]): note("malformed_span", "dropped", f"{row['spans']}")
@@ -232,7 +241,7 @@ def _checked(sample: Sample, report: Report, line) -> Sample | None:
     except SampleError as e: return report.add(sample.qid, e.reason, "dropped", str(e), line)
     return sample
 
-# %% ../nbs/parts/datasets.ipynb #dcdf2d4b
+# %% ../nbs/parts/datasets.ipynb #02e64b68
 def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
     "Rows with unique qids; one the file uses twice gets a suffix, and a note."
     seen = {}
@@ -245,17 +254,16 @@ def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
                 row["qid"] += f"#{n}"
         yield row
 
-def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy, report: Report) -> None:
+def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy) -> None:
     "Fill in durations that the file lacks, from `durations` or by policy."
     last = {}
     for row in rows:
         if row["duration"] is None: row["duration"] = durations.get(row["vid"])
         for _, end in _pairs(row): last[row["vid"]] = max(end, last.get(row["vid"], 0))
-    if policy.missing_duration == "last_end":
-        for row in rows:
-            if row["duration"] is None and last.get(row["vid"]):
-                row["guess"] = last[row["vid"]]
-                report.add(row["qid"], "missing_duration", "guessed", f"the last published end, {row['guess']} s", row.get("line"))
+    for row in rows:
+        guess = policy.missing_duration == "last_end" or (policy.missing_duration == "auto" and row.get("never_has_duration"))
+        if guess and row["duration"] is None and last.get(row["vid"]):
+            row["guess"] = last[row["vid"]]
 
 def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: dict, source: str, split: str) -> list[Sample]:
     "Count, then settle, every row."
@@ -264,7 +272,7 @@ def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: di
     for row in rows:
         if "problem" in row: report.add("", "malformed", "dropped", row["problem"], row["line"])
     if not sound: raise SampleError(f"{report.path}: no record reads as {source}; {rows[0]['problem'] if rows else 'the file is empty'}", reason="wrong_file")
-    _with_durations(sound, durations, policy, report)
+    _with_durations(sound, durations, policy)
     for row in sound:
         for oddity in _oddities(row, seen):
             report.before[oddity] += 1
@@ -275,23 +283,24 @@ def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: di
     report.kept = len(good)
     return good
 
-# %% ../nbs/parts/datasets.ipynb #e4e0bfcc
+# %% ../nbs/parts/datasets.ipynb #71b9f066
 def _didemo_row(r):
     spans = sorted([5.0 * a, 5.0 * (b + 1)] for a, b in r["times"])
     yield _row(video_id(r["video"]), r["description"], spans, 5.0 * r["num_segments"], r["annotation_id"], r["video"])
 
 def _didemo(path, split):
-    "DiDeMo: 5-second segments, both ends included, one span an annotator (all are kept, repeats too: the official score needs them)."
+    "a JSON list of {video, description, times [[first, last] an annotator], num_segments, annotation_id}."
     return _each(_numbered(_json(path, list)), _didemo_row)
 
-def _hirest_row(item):
-    prompt, file, v = item
-    if not v.get("clip"): yield _row(video_id(file), prompt, [], v.get("v_duration"), video=file)
-    else: yield _row(video_id(file), prompt, [v["bounds"]], v["v_duration"], video=file, withheld=v["bounds"] == [0, 1])
+def _hirest_rows(item):
+    prompt, videos = item
+    for file, v in videos.items():
+        if not v.get("clip"): yield _row(video_id(file), prompt, [], v.get("v_duration"), video=file)
+        else: yield _row(video_id(file), prompt, [v["bounds"]], v["v_duration"], video=file, withheld=v["bounds"] == [0, 1])
 
 def _hirest_steps(item):
-    _, file, v = item
-    for s in v.get("steps", []): yield _row(video_id(file), s["heading"], [s["absolute_bounds"]], v["v_duration"], video=file)
+    for file, v in item[1].items():
+        for s in v.get("steps", []): yield _row(video_id(file), s["heading"], [s["absolute_bounds"]], v["v_duration"], video=file)
 
 def _timeit_row(r):
     for qa in r["QA"]:
@@ -299,13 +308,12 @@ def _timeit_row(r):
         yield _row(video_id(r["video"]), quoted[1] if quoted else qa["q"], _answer_spans(qa["a"]), video=PurePosixPath(r["video"]).name)
 
 def _hirest(path, split, steps=False):
-    "HiREST's moments (`steps=True`: the steps inside them; the paper's 4K needs both), or TimeIT's conversion of the moments."
+    "a JSON dict prompt -> {file: {clip, v_duration, bounds, steps}} (`steps=True` reads the steps), or TimeIT's list of {video, QA}."
     data = _json(path, (dict, list))
     if isinstance(data, list): return _each(_numbered(data), _timeit_row)
-    pairs = [(prompt, file, v) for prompt, videos in data.items() for file, v in videos.items()]
-    return _each(_numbered(pairs), _hirest_steps if steps else _hirest_row)
+    return _each(_numbered(data.items()), _hirest_steps if steps else _hirest_rows)
 
-# %% ../nbs/parts/datasets.ipynb #8401e5f2
+# %% ../nbs/parts/datasets.ipynb #57aff10d
 _TIME = re.compile(r"(?:\d+:)?(?:\d+:)?\d+(?:\.\d+)?")
 
 def _answer_spans(text: str) -> list[list[float]]:
@@ -329,25 +337,27 @@ def _timelens_events(r):
         yield _row(video_id(r["video_path"]), e["query"], spans, r["duration"], video=r["video_path"])
 
 def _timelens(path, split):
-    "TimeLens-Bench (dict of videos), TimeLens-100K (events or conversations, JSON lines)."
+    "a JSON dict vid -> {duration, spans, queries} (Bench), or JSON lines of events or conversations (100K)."
     return _each(iter_jsonl(path), _timelens_events) if _is_json_lines(path) else _captions(path, "spans", "queries")
 
-# %% ../nbs/parts/datasets.ipynb #c554cc0a
+# %% ../nbs/parts/datasets.ipynb #64fc38f4
 def _timer1_row(r):
     name, iou = PurePosixPath(r["video"]).name, r["difficulty"] / 100
     cut = None if r["video_start"] is None or ":" in name else [r["video_start"], r["video_end"]]
     yield _row(video_id(name), r["sentence"], [r["timestamp"]], r["duration"], r["qid"], name, clip=cut, source=r["qid"].split("|")[1],
                difficulty={"policy": "Time-R1 base", "ious": [iou], "mean_iou": iou, "pass_rate": float(iou >= 0.5)})
 
-def _timer1(path, split): return _each(_numbered(_json(path, list)), _timer1_row)
+def _timer1(path, split):
+    "a JSON list of {video, duration, timestamp, sentence, qid, video_start, video_end, difficulty}."
+    return _each(_numbered(_json(path, list)), _timer1_row)
 
-# %% ../nbs/parts/datasets.ipynb #3903b026
+# %% ../nbs/parts/datasets.ipynb #dae29d61
 class _PlainUnpickler(pickle.Unpickler):
     "Pickles of lists, dicts, strings and numbers only: nothing in a downloaded file may name a class."
     def find_class(self, module, name): raise pickle.UnpicklingError(f"refuses {module}.{name}")
 
 def _queryd(path, split):
-    "QuerYD: the release's folder (`train_list.txt`, two pickles, `durations.json`), or one caption dict."
+    "the release's folder (train_list.txt, two pickles, durations.json), or one caption dict like ActivityNet's."
     if Path(path).is_file(): return _captions(path)
     load = lambda name: _PlainUnpickler(io.BytesIO((Path(path) / name).read_bytes())).load()
     queries, spans = (load(f"{n}_captions_combined_filtered-v2.pkl") for n in ("raw", "times"))
@@ -358,7 +368,9 @@ def _queryd(path, split):
 
 def _internvid_row(r): yield _row(r["vid"], r["query"], [r["span"]], r["duration"])
 
-def _internvid_vtime(path, split): return _each(iter_jsonl(path), _internvid_row)
+def _internvid_vtime(path, split):
+    "JSON lines {vid, duration, query, span}."
+    return _each(iter_jsonl(path), _internvid_row)
 
 def _grounded_row(r):
     turns = r["conversation"]
@@ -369,7 +381,7 @@ def _grounded_row(r):
         yield _row(r["video_id"], query, [times], r.get("duration"), f"{r['question_id']}_{i}" if len(turns) > 2 else r["question_id"], r["video_file"])
 
 def _grounded_videollm(path, split):
-    "Grounded-VideoLLM: turns whose answer holds one pair of `<seconds>`; the file has no durations."
+    "a JSON list of {question_id, video_id, video_file, conversation} with times as <seconds>; a turn without two of them is no grounding."
     return _each(_numbered(_json(path, list)), _grounded_row)
 
 def _tvg_r1_row(r):
@@ -379,19 +391,19 @@ def _tvg_r1_row(r):
                **({"question": r["problem"], "options": [re.sub(r"^\(?[A-E][).] *", "", o) for o in options], "answer": answer} if options else {}))
 
 def _tvg_r1(path, split):
-    "TVG-R1's processed files, by its training code: {video, problem, choices, ground_truth, gt_frame, video_length, dataset}."
+    "a JSON list, or JSON lines, of {video, problem, choices, ground_truth, gt_frame, video_length, dataset}."
     return _each(iter_jsonl(path), _tvg_r1_row) if _is_json_lines(path) else _each(_numbered(_json(path, list)), _tvg_r1_row)
 
 # %% ../nbs/parts/datasets.ipynb #d7619a77
 COLUMNS = {name: name for name in ("qid", "video", "duration", "query", "start", "end", "spans", "source", "split", "clip", "question", "options", "answer", "teacher", "difficulty")}
 
-# %% ../nbs/parts/datasets.ipynb #9e13b017
+# %% ../nbs/parts/datasets.ipynb #ed759c34
 def _number(value):
     "A table cell as a number; None where it is empty."
     return None if value in (None, "") else float(value)
 
 def _table_row(r: dict, columns: dict):
-    get = lambda name: r.get(columns[name])
+    get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
         if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {sorted(map(str, r))}")
     spans = get("spans")
@@ -402,14 +414,17 @@ def _table_row(r: dict, columns: dict):
 
 def _columns(columns) -> dict:
     if unknown := sorted(set(columns or {}) - set(COLUMNS)): raise SampleError(f"{unknown[0]!r} is no column of a sample: name one of {sorted(COLUMNS)}", reason="unknown_column")
-    return {**COLUMNS, **(columns or {})}
+    claimed = set((columns or {}).values())  # a column that stands for one field does not stand for its namesake too
+    return {n: None if c in claimed else c for n, c in COLUMNS.items()} | (columns or {})
 
 def _csv(path, split, columns=None):
+    "a table with a header line; name its columns with `columns`."
     names = _columns(columns)
     with open(path, encoding="utf-8-sig", newline="") as f: rows = list(csv.DictReader(f))
     return _each(enumerate(rows, 2), lambda r: _table_row(r, names))
 
 def _jsonl(path, split, columns=None):
+    "one JSON object a line; name its keys with `columns`."
     names = _columns(columns)
     return _each(iter_jsonl(path), lambda r: _table_row(r, names))
 
@@ -420,11 +435,11 @@ READERS = {  # the names of `vtg-r1 data check --dataset`
     "timer1": _timer1, "tvgbench": _tvgbench, "timelens": _timelens, "tvg_r1": _tvg_r1, "csv": _csv, "jsonl": _jsonl,
 }
 
-# %% ../nbs/parts/datasets.ipynb #b5fd69a8
+# %% ../nbs/parts/datasets.ipynb #72984af2
 def _split_of(path) -> str:
     "The split a file name speaks of."
-    m = re.search(r"train|val|test", Path(path).stem)
-    return m[0] if m else ""
+    m = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", Path(path).stem)
+    return m[0] if m and not Path(path).is_dir() else ""
 
 def _walk_durations(data: dict) -> Iterator[tuple[str, float]]:
     "(video, seconds) wherever a dict of videos gives them: plain numbers, `duration`, or HiREST's `v_duration` one level down."
@@ -445,7 +460,7 @@ def _durations(given, path) -> tuple[dict[str, float], str]:
         found |= {video_id(k): v for k, v in rows.items() if v}
     return found, str(given) if given else ", ".join(p.name for p in _charades_siblings(path))
 
-# %% ../nbs/parts/datasets.ipynb #cbe768a1
+# %% ../nbs/parts/datasets.ipynb #cad085fe
 def read_dataset(
     name: str,          # a key of `READERS`
     path: str | Path,   # the annotation file; for NExT-GQA its folder
@@ -453,7 +468,7 @@ def read_dataset(
     inverted: str = "drop",            # or "swap"
     past_end: str = "keep",            # or "clip" (use it for training), "drop"
     zero_length: str = "drop",         # or "keep": such a query counts in a benchmark's denominator
-    missing_duration: str = "drop",    # or "last_end"
+    missing_duration: str = "auto",    # or "drop", "last_end"
     durations: dict[str, float] | str | Path | None = None,  # seconds by video id, or a JSON file with them, for formats that lack them
     **options,                         # the reader's own: `steps` (hirest), `columns` (csv, jsonl)
 ) -> tuple[list[Sample], Report]:
@@ -467,6 +482,8 @@ def read_dataset(
     if known and origin: report.notes.append(f"durations that the file lacks come from {origin}")
     if name == "didemo": report.notes.append("durations are 5 s × segments, an upper bound: the file gives none")
     try: return _samples(READERS[name](path, split, **options), report, policy, known, name, split), report
+    except SampleError as e:
+        raise (SampleError(f"{e}. {name} is read from {READERS[name].__doc__}", reason=e.reason) if e.reason == "wrong_file" else e) from None
     except (OSError, UnicodeDecodeError, csv.Error, pickle.UnpicklingError) as e: raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
 
 def read_rows(

@@ -1,0 +1,285 @@
+"Readers, policies and `vtg-r1 data check`: the published files with their measured quirks, and small hostile ones."
+import csv
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from vtg_r1.cli import main
+from vtg_r1.datasets import READERS, read_dataset, read_rows
+from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
+
+SHARED = os.environ.get("VTG_R1_SHARED")
+shared = pytest.mark.skipif(not SHARED, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")
+FILES = Path(SHARED or ".") / "data" / "annotations"
+
+# name, file, split, read, kept under the default policies, counts as published; the numbers of ../shared/data/README.md where it gives them
+REAL = [
+    ("charades_sta", "charades_sta/charades_sta_train.txt", None, 12408, 12404, dict(inverted=4, double_space=33)),
+    ("charades_sta", "charades_sta/charades_sta_test.txt", None, 3720, 3720, dict(past_end=562, inverted=0, duplicates=0, double_space=9)),
+    ("charades_sta", "charades_sta/charades_test.json", None, 3720, 3720, dict(past_end=562)),
+    ("charades_sta", "charades_sta/charades_test_release.jsonl", None, 3720, 3720, dict(past_end=0)),
+    ("charades_sta", "charades_sta/charades_train_release.jsonl", None, 12404, 12404, dict(past_end=0, inverted=0)),
+    ("charades_sta", "charades_sta/timechat_example_gt_file.json", None, 3720, 3720, dict(past_end=562)),
+    ("activitynet", "activitynet_captions/val_1.json", None, 17505, 17505, dict(past_end=134, outer_space=11639, newline=2)),
+    ("activitynet", "activitynet_captions/val_2.json", None, 17031, 17031, dict(past_end=111, outer_space=11483, newline=3)),
+    ("activitynet", "activitynet_captions/test.json", None, 17031, 17031, dict(past_end=111)),
+    ("nextgqa", "nextgqa", "test", 5553, 5553, dict(multi_span=591, past_end=0, negative_start=36)),
+    ("nextgqa", "nextgqa", "val", 3358, 3358, dict(multi_span=339, past_end=3)),
+    ("nextgqa", "nextgqa/nextgqa_test.json", None, 5553, 5553, dict(multi_span=591, past_end=0)),
+    ("rextime", "rextime/rextime_val.json", None, 921, 919, dict(zero_length=2, past_end=4)),
+    ("rextime", "rextime/rextime_val.jsonl", None, 921, 919, dict(zero_length=2, past_end=4)),
+    ("rextime", "rextime/rextime_test_release.json", None, 2143, 0, dict(zero_length=2143)),
+    ("qvhighlights", "qvhighlights/highlight_val_release.jsonl", None, 1550, 1550, dict(multi_span=530)),
+    ("qvhighlights", "qvhighlights/highlight_test_release.jsonl", None, 1542, 0, {}),
+    ("tacos", "tacos/tacos_val_release.jsonl", None, 4436, 4436, dict(multi_span=0)),
+    ("tacos", "tacos/tacos_test_release.jsonl", None, 4001, 4001, dict(multi_span=0)),
+    ("didemo", "didemo/val_data.json", None, 4180, 4180, {}),
+    ("didemo", "didemo/test_data.json", None, 4021, 4021, {}),
+    ("hirest", "hirest/all_data_train.json", None, 1507, 864, dict(zero_length=1)),  # 865 moments, one of no length
+    ("hirest", "hirest/all_data_val.json", None, 477, 193, {}),
+    ("hirest", "hirest/all_data_test.json", None, 1391, 0, {}),
+    ("hirest", "hirest/all_data_test_negative_samples.json", None, 2891, 0, {}),
+    ("hirest", "timeit/instruct_tvg_0.5k_hirest.json", None, 459, 0, dict(missing_duration=459)),
+    ("timer1", "timer1/train_2k5.json", None, 2500, 2500, dict(past_end=48)),
+    ("tvgbench", "tvgbench/tvgbench.json", None, 800, 789, dict(zero_length=11, past_end=27)),
+    ("timelens", "timelens_100k/timelens-100k_over180_1137_format2.jsonl", None, 5679, 5679, dict(multi_span=0)),
+]
+
+
+@shared
+@pytest.mark.shared
+@pytest.mark.parametrize("name, file, split, read, kept, before", REAL, ids=[f"{n}-{f}-{s or ''}" for n, f, s, *_ in REAL])
+def test_published_file(name, file, split, read, kept, before):
+    samples, report = read_dataset(name, FILES / file, split)
+    assert (report.read, report.kept, len(samples)) == (read, kept, kept)
+    assert {k: report.before[k] for k in before} == before
+    assert len({s.qid for s in samples}) == kept
+    assert report.read == kept + len({(f.qid, f.line) for f in report.dropped})
+
+
+@shared
+@pytest.mark.shared
+@pytest.mark.parametrize("name, file, split", [(n, f, s) for n, f, s, _, kept, _ in REAL if kept], ids=lambda v: str(v))
+def test_training_policies_give_valid_samples(name, file, split, tmp_path):
+    samples, _ = read_dataset(name, FILES / file, split, past_end="clip", missing_duration="drop")
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    assert load_samples(tmp_path / "s.jsonl") == samples
+
+
+@shared
+@pytest.mark.shared
+def test_charades_forms_agree():
+    text = read_dataset("charades_sta", FILES / "charades_sta/charades_sta_test.txt")[0]
+    nested = read_dataset("charades_sta", FILES / "charades_sta/charades_test.json")[0]
+    timechat = read_dataset("charades_sta", FILES / "charades_sta/timechat_example_gt_file.json")[0]
+    clipped = read_dataset("charades_sta", FILES / "charades_sta/charades_sta_test.txt", past_end="clip")[0]
+    lighthouse = read_dataset("charades_sta", FILES / "charades_sta/charades_test_release.jsonl")[0]
+    assert text == nested and text[1663].qid.endswith("_1663")
+    same = [(s.video, s.query, s.spans, s.duration) for s in text]
+    assert [(s.video, s.query, s.spans, s.duration) for s in timechat] == same and timechat[7].qid == "7"
+    assert [(s.video, s.query, s.spans) for s in clipped] == [(s.video, s.query, s.spans) for s in lighthouse]
+
+
+@shared
+@pytest.mark.shared
+def test_nextgqa_forms_agree():
+    folder = {s.qid: s for s in read_dataset("nextgqa", FILES / "nextgqa")[0]}
+    single = {s.qid: s for s in read_dataset("nextgqa", FILES / "nextgqa/nextgqa_test.json")[0]}
+    assert folder.keys() == single.keys()
+    differ = [q for q in folder if (folder[q].spans, folder[q].video, folder[q].query) != (single[q].spans, single[q].video, single[q].query)]
+    letters = [q for q in folder if folder[q].answer != single[q].answer]
+    assert differ == [] and set(letters) <= {"3842638015_4"}  # the one question whose answer stands in two options
+
+
+@shared
+@pytest.mark.shared
+def test_details_of_the_less_regular_formats():
+    didemo = {s.qid: s for s in read_dataset("didemo", FILES / "didemo/val_data.json")[0]}
+    assert didemo["49152"].spans == [[0.0, 5.0], [5.0, 10.0], [5.0, 10.0], [5.0, 10.0]] and didemo["49152"].duration == 30.0
+    tvgbench = read_dataset("tvgbench", FILES / "tvgbench/tvgbench.json")[0]
+    assert sum(s.clip is not None for s in tvgbench) == 252 - 11
+    steps = read_dataset("hirest", FILES / "hirest/all_data_train.json", steps=True)[1]
+    assert steps.read == 4145
+    timer1 = read_dataset("timer1", FILES / "timer1/train_2k5.json")[0]
+    sources = [s.source for s in timer1]
+    assert {n: sources.count(n) for n in set(sources)} == {"cosmo": 801, "yt-temporal": 764, "internvid-vtime": 571, "didemo": 237, "howto100m": 94, "queryd": 33}
+    assert all(0 < s.difficulty["mean_iou"] <= 1 for s in timer1)
+    timeit = read_dataset("hirest", FILES / "timeit/instruct_tvg_0.5k_hirest.json", durations=FILES / "hirest/all_data_train.json")
+    assert timeit[1].kept == 459 and timeit[0][0].query == "Make a Plaster Mask" and timeit[0][0].spans == [[35.0, 79.0]]
+
+
+@shared
+@pytest.mark.shared
+@pytest.mark.parametrize("name, file, split, read, kept, before", REAL, ids=[f"{n}-{f}-{s or ''}" for n, f, s, *_ in REAL])
+def test_cli_json(name, file, split, read, kept, before, capsys):
+    assert main(["data", "check", "--dataset", name, "--annotations", str(FILES / file), "--json", *(["--split", split] if split else [])]) == 0
+    found = json.loads(capsys.readouterr().out)
+    keys = ("read", "kept", "past_end", "inverted", "zero_length", "multi_span", "empty_query", "duplicates")
+    assert all(type(found[k]) is int for k in keys) and (found["read"], found["kept"]) == (read, kept)
+    assert {k: found.get(k, 0) for k in before} == before
+
+
+@shared
+@pytest.mark.shared
+def test_cli_opens_real_videos(capsys):
+    assert main(["data", "check", "--dataset", "charades_sta", "--annotations", str(FILES / "charades_sta/charades_sta_test.txt"), "--videos", str(FILES.parent / "videos"), "--json"]) == 0
+    videos = json.loads(capsys.readouterr().out)["videos"]
+    assert (videos["named"], videos["found"], len(videos["missing"]), videos["unreadable"]) == (1334, 2, 1332, {})
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00rubbish", b"{}", b"[]", b"[1, 2]", b'{"a": 3}', b"hello\nworld\n", b'{"a": {"duration": "long"}}\n', b"[" * 20000])
+def test_wrong_file_is_one_clear_error(name, content, tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    for file in (path, path.rename(tmp_path / "x.json"), (tmp_path / "x.json").rename(tmp_path / "x.txt")):
+        file = tmp_path / file.name
+        if not file.exists(): file.write_bytes(content)
+        assert main(["data", "check", "--dataset", name, "--annotations", str(file)]) == 2
+        err = capsys.readouterr().err
+        assert str(file) in err and len(err.splitlines()) == 1
+
+
+def test_missing_file_folder_and_columns(tmp_path, capsys):
+    assert main(["data", "check", "--dataset", "tacos", "--annotations", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["data", "check", "--dataset", "tacos", "--annotations", str(tmp_path)]) == 2
+    assert main(["data", "check", "--dataset", "nextgqa", "--annotations", str(tmp_path)]) == 2
+    (tmp_path / "a.csv").write_text("video,query,start,end,duration\na.mp4,q,1,2,9\n")
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "a.csv"), "--columns", "queri=q"]) == 2
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "a.csv"), "--columns", "query"]) == 2
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "a.csv"), "--columns", "query=caption"]) == 2
+    assert "caption" in capsys.readouterr().err.splitlines()[-1]
+
+
+def rows(**changes):
+    return [{"qid": "a", "video": "v.mp4", "duration": 10.0, "query": "a dog barks", "start": 1.0, "end": 4.0, **changes}]
+
+
+@pytest.mark.parametrize("change, policy, spans, finding", [
+    (dict(end=12.0), {}, [[1.0, 12.0]], "past_end/kept"),
+    (dict(end=12.0), dict(past_end="clip"), [[1.0, 10.0]], "past_end/clipped"),
+    (dict(end=12.0), dict(past_end="drop"), None, "past_end/dropped"),
+    (dict(start=11.0, end=12.0), dict(past_end="clip"), None, "start_past_end/dropped"),
+    (dict(start=4.0, end=1.0), {}, None, "inverted/dropped"),
+    (dict(start=4.0, end=1.0), dict(inverted="swap"), [[1.0, 4.0]], "inverted/swapped"),
+    (dict(start=12.0, end=1.0), dict(inverted="swap", past_end="clip"), [[1.0, 10.0]], "past_end/clipped"),
+    (dict(start=4.0), {}, None, "zero_length/dropped"),
+    (dict(start=4.0), dict(zero_length="keep"), [[4.0, 4.0]], "zero_length/kept"),
+    (dict(start=-0.5), {}, [[-0.5, 4.0]], "negative_start/kept"),
+    (dict(start=-0.5), dict(past_end="clip"), [[0.0, 4.0]], "negative_start/clipped"),
+    (dict(duration=None), {}, None, "missing_duration/dropped"),
+    (dict(duration=None), dict(missing_duration="last_end"), [[1.0, 4.0]], "missing_duration/guessed"),
+    (dict(query="  "), {}, None, "empty_query/dropped"),
+    (dict(query=None), {}, None, "empty_query/dropped"),
+    (dict(query=" a dog\nbarks "), {}, [[1.0, 4.0]], "untidy_query/tidied"),
+    (dict(video="../../etc/passwd"), {}, None, "unsafe_video/dropped"),
+    (dict(start=None), {}, None, "malformed_span/dropped"),
+    (dict(end=float("nan")), {}, None, "malformed_span/dropped"),
+])
+def test_policies(change, policy, spans, finding):
+    samples, report = read_rows(rows(**change), **policy)
+    assert [s.spans for s in samples] == ([spans] if spans else [])
+    assert finding in report.counts()
+    assert report.kept == len(samples) and report.read == 1
+    assert {f.qid for f in report.findings} == {"a"}
+
+
+def test_policy_names_are_checked():
+    with pytest.raises(ValueError, match="past_end"): read_rows(rows(), past_end="crop")
+
+
+def test_a_bad_record_leaves_its_neighbours(tmp_path):
+    (tmp_path / "tacos_test.jsonl").write_text(
+        '{"qid": "a", "query": "q", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n{"qid": "b", broken\n\n{"qid": "c", "query": "q"}\n'
+        '{"qid": "a", "query": "r", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n')
+    samples, report = read_dataset("tacos", tmp_path / "tacos_test.jsonl")
+    assert [s.qid for s in samples] == ["a", "a#2"] and report.read == 4
+    assert [(f.reason, f.line) for f in report.findings] == [("duplicate_qid", 5), ("malformed", 2), ("malformed", 4)]
+
+
+def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    table = [{"clip": "a/b.mp4", "text": "a dog barks", "from": 1.0, "to": 4.0, "len": 10.0}]
+    names = dict(video="clip", query="text", start="from", end="to", duration="len")
+    with open(tmp_path / "t.csv", "w", newline="") as f:
+        writer = csv.DictWriter(f, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    from_csv = read_dataset("csv", tmp_path / "t.csv", columns=names)[0]
+    from_hub = read_rows(datasets.Dataset.from_list(table), names, source="csv")[0]
+    assert from_csv == from_hub == [Sample("b_0", "a/b.mp4", 10.0, "a dog barks", [[1.0, 4.0]], "csv")]
+
+
+def test_formats_known_by_description_only(tmp_path):
+    (tmp_path / "iv.jsonl").write_text('{"vid": "abc", "duration": 30.0, "query": "a dog barks", "span": [1.0, 4.0]}\n')
+    assert read_dataset("internvid_vtime", tmp_path / "iv.jsonl")[0][0].spans == [[1.0, 4.0]]
+    turns = [{"from": "human", "value": "<image>\nWhen does the dog bark?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."},
+             {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "It is hungry."}]
+    (tmp_path / "g.json").write_text(json.dumps([{"question_id": "7", "video_id": "abc", "video_file": "x/abc.mp4", "dataset_name": "d", "conversation": turns}]))
+    samples, report = read_dataset("grounded_videollm", tmp_path / "g.json", durations={"abc": 30.0})
+    assert (samples[0].query, samples[0].spans, samples[0].video, report.read) == ("When does the dog bark?", [[1.0, 4.0]], "x/abc.mp4", 1)
+    (tmp_path / "t.json").write_text(json.dumps([{"dataset": "tacos", "video": "tacos/s1.mp4", "problem": "When does she cut?", "choices": [], "ground_truth": "", "gt_frame": [2, 5], "video_length": 9.0}]))
+    assert read_dataset("tvg_r1", tmp_path / "t.json")[0] == [Sample("s1_0", "tacos/s1.mp4", 9.0, "When does she cut?", [[2, 5]], "tacos")]
+    (tmp_path / "b.json").write_text(json.dumps({"abc": {"duration": 9.0, "spans": [[1, 2]], "queries": ["a dog barks"]}}))
+    assert read_dataset("timelens", tmp_path / "b.json")[0][0].qid == "abc_0"
+    (tmp_path / "k.jsonl").write_text(json.dumps({"source": "cosmo", "video_path": "cosmo/abc.mp4", "duration": 9.0, "events": [{"query": "q", "span": [[1, 2]]}, {"query": "r", "span": [[3, 4]]}]}) + "\n")
+    assert [s.qid for s in read_dataset("timelens", tmp_path / "k.jsonl")[0]] == ["abc_0", "abc_1"]
+
+
+class _Bomb:
+    def __reduce__(self): return os.system, ("echo pwned > /tmp/vtg_r1_pwned",)
+
+
+def test_queryd_folder_and_its_pickles(tmp_path):
+    (tmp_path / "train_list.txt").write_text("video-abc\n")
+    (tmp_path / "durations.json").write_text('{"abc": 30.0}')
+    (tmp_path / "raw_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [["a", "dog", "barks"]]}))
+    (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [[1.0, 4.0]]}))
+    assert read_dataset("queryd", tmp_path)[0][0] == Sample("abc_0", "abc.mp4", 30.0, "a dog barks", [[1.0, 4.0]], "queryd")
+    (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(_Bomb()))
+    with pytest.raises(SampleError, match="refuses"): read_dataset("queryd", tmp_path)
+
+
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30).filter(str.strip)
+name = st.from_regex(r"[A-Za-z0-9_é]{1,12}(/[A-Za-z0-9_ ]{1,8})?\.mp4", fullmatch=True)
+
+
+@st.composite
+def any_sample(draw):
+    duration = draw(st.floats(1, 1e5))
+    cuts = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=6, unique=True)))
+    spans = [[a * duration, b * duration] for a, b in zip(cuts, cuts[1:]) if a * duration < b * duration] or [[0.0, duration]]
+    options = draw(st.none() | st.lists(text, min_size=2, max_size=5))
+    teacher = draw(st.none() | st.fixed_dictionaries({"model": text, "response": text, "span": st.none() | st.just([1.0, 2.0]), "iou": st.floats(0, 1), "usage": st.none()}))
+    return Sample(draw(text), draw(name), duration, draw(text), spans, draw(text), draw(text), draw(st.none() | st.just([0.0, 5.5])), draw(st.none() | text), options, options and "A", teacher)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(any_sample(), min_size=1, max_size=4, unique_by=lambda s: s.qid))
+def test_round_trip_is_identity(tmp_path_factory, samples):
+    path = tmp_path_factory.mktemp("rt") / "s.jsonl"
+    write_jsonl(path, samples)
+    assert read_samples(path)[0] == samples and [from_dict(s.to_dict()) for s in samples] == samples
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["qid", "video", "duration", "query", "start", "end", "spans"]),
+                                st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.text(max_size=5) | st.lists(st.lists(st.floats(-5, 30), max_size=3), max_size=3)), max_size=5))
+def test_any_rows_are_read_or_reported(raw):
+    good = rows(qid="good")
+    samples, report = read_rows(good + raw, past_end="clip", zero_length="drop")
+    assert report.read == 1 + len(raw) and "good" in {s.qid for s in samples}
+    for s in samples: assert from_dict(s.to_dict()) == s
+    assert len(samples) + len({(f.qid, f.line) for f in report.dropped}) == report.read
+
+
+def test_readers_load_no_heavy_library():
+    code = "import sys, vtg_r1.datasets, vtg_r1.quality, vtg_r1.curation; print([m for m in ('torch', 'transformers', 'pandas', 'datasets', 'seaborn', 'openai') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

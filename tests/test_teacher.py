@@ -1,0 +1,205 @@
+"The teacher against a real server on loopback, through a proxy that injects the faults a paid endpoint shows."
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vtg_r1.inputs import View
+from vtg_r1.samples import load_samples
+from vtg_r1.teacher import Log, Teacher, TeacherError, annotate, request, with_teacher
+from vtg_r1.toyworld import make_world
+
+pytest.importorskip("openai", reason="the teacher's extra is not installed: pip install 'vtg_r1[teacher]'")
+pytest.importorskip("uvicorn", reason="transformers' server is not installed: pip install 'transformers[serving]'")
+import httpx  # noqa: E402
+
+KEY = "sk-do-not-write-this-down"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = make_world(tmp_path_factory.mktemp("world") / "w", videos=3, seed=0)
+    return load_samples(folder / "samples.jsonl"), View(str(folder / "videos"), frames=4, pixels=28 * 28, style="short")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    "`transformers serve` with the tiny architecture: its base url and the model's name."
+    from vtg_r1.models import build_tiny
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    for part in build_tiny(): part.save_pretrained(folder)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port), "--device", "cpu"]
+    with subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(240):
+                try:
+                    if httpx.get(f"http://localhost:{port}/health").status_code == 200: break
+                except httpx.HTTPError: time.sleep(0.5)
+                assert process.poll() is None, "transformers serve ended before it answered"
+            yield f"http://localhost:{port}", str(folder)
+        finally: process.terminate()
+
+
+class Proxy:
+    "Between client and server: `faults` says what happens to the n-th request; `paid` counts what the server answered, by prompt."
+    def __init__(self, upstream: str):
+        self.faults, self.paid, self.seen, self.keys, self.held, self.lock = {}, [], 0, set(), threading.Event(), threading.Lock()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self): proxy.handle(self, upstream)
+            def log_message(self, *args): pass
+        self.http = ThreadingHTTPServer(("localhost", 0), Handler)
+        self.url = f"http://localhost:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def handle(self, h, upstream):
+        body = h.rfile.read(int(h.headers["content-length"]))
+        with self.lock:
+            self.seen += 1
+            fault = self.faults.get(self.seen, "")
+            self.keys.add(h.headers.get("authorization"))
+        if fault in ("429", "500", "401", "400"): return self.send(h, int(fault), b'{"error": {"message": "injected for ' + KEY.encode() + b'"}}', {"retry-after": "0"})
+        if fault == "hold":  # never reaches the server
+            self.held.set()
+            return time.sleep(8)
+        if fault == "time-out": return time.sleep(4)
+        answer = httpx.post(upstream + h.path, content=body, headers={"content-type": "application/json"}, timeout=120)
+        assert answer.status_code == 200, answer.text
+        with self.lock: self.paid.append(hashlib.sha256(body).hexdigest())
+        self.send(h, 200, answer.content[: len(answer.content) // 2] if fault == "truncated" else answer.content)
+
+    def send(self, h, status, body, headers=None):
+        try:
+            h.send_response(status)
+            for k, v in {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}.items(): h.send_header(k, v)
+            h.end_headers()
+            h.wfile.write(body)
+        except OSError: pass  # the client is gone
+
+
+@pytest.fixture
+def proxy(server):
+    p = Proxy(server[0])
+    yield p
+    p.http.shutdown()
+
+
+@pytest.fixture
+def teacher(server, proxy, monkeypatch):
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    return Teacher(server[1], proxy.url, key_env="TEST_TEACHER_KEY", max_length=8, temperature=0.0, timeout=2.0, concurrency=1)
+
+
+def test_faults_are_survived_and_no_answer_is_paid_twice(world, teacher, proxy, tmp_path):
+    samples, view = world[0][:6], world[1]
+    proxy.faults = {1: "429", 3: "500", 4: "time-out", 6: "truncated"}
+    tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    assert (tally.sent, tally.known, tally.failed, tally.stopped) == (6, 0, 0, "")
+    assert proxy.seen == 6 + 4 and len(proxy.paid) == 6 + 1 and len(set(proxy.paid)) == 6  # only the torn body had to be bought again
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    lost = [r for r in rows if "lost" in r]
+    assert len(lost) == 2 and all(r["usage"]["completion_tokens"] == 8 for r in lost)
+    assert KEY not in (tmp_path / "log.jsonl").read_text() and proxy.keys == {f"Bearer {KEY}"}
+    annotated = list(with_teacher(samples, teacher, view, tmp_path / "log.jsonl"))
+    assert [s.qid for s in annotated] == [s.qid for s in samples] and all(s.teacher["usage"]["prompt_tokens"] > 0 for s in annotated)
+    again = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    assert (again.sent, again.known) == (0, 6) and len(proxy.paid) == 7
+
+
+RUN = """
+import sys, json
+from vtg_r1.inputs import View
+from vtg_r1.samples import load_samples
+from vtg_r1.teacher import Teacher, annotate
+a = json.loads(sys.argv[1])
+annotate(load_samples(a["samples"])[:6], Teacher(**a["teacher"]), View(**a["view"]), a["log"], progress=False)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_without_paying_again(how, world, teacher, proxy, tmp_path):
+    samples, view = world[0][:6], world[1]
+    proxy.faults = {4: "hold"}
+    facts = dict(samples=str(Path(view.video_root).parent / "samples.jsonl"), teacher=vars(teacher), view=vars(view), log=str(tmp_path / "log.jsonl"))
+    with subprocess.Popen([sys.executable, "-c", RUN, json.dumps(facts)], env=dict(os.environ), stderr=subprocess.DEVNULL) as process:
+        assert proxy.held.wait(60)
+        process.send_signal(how)
+        assert process.wait(30) != 0
+    assert len(proxy.paid) == 3
+    with open(tmp_path / "log.jsonl", "a") as f: f.write('{"key": "torn')  # a kill in the middle of a line
+    tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    assert (tally.known, tally.sent) == (3, 3) and len(proxy.paid) == len(set(proxy.paid)) == 6
+
+
+def test_concurrent_requests_and_duplicates(world, teacher, proxy, tmp_path):
+    samples, view = world
+    twice = samples[:5] + [replace(s, qid=s.qid + "_again") for s in samples[:5]]
+    tally = annotate(iter(twice), replace(teacher, concurrency=3), view, tmp_path / "log.jsonl", progress=False)
+    assert tally.sent + tally.known == 10 and len(proxy.paid) == len(set(proxy.paid)) == 5
+    assert all(s.teacher for s in with_teacher(twice, teacher, view, tmp_path / "log.jsonl"))
+
+
+def test_budgets_stop_the_run_before_they_are_broken(world, teacher, proxy, tmp_path):
+    samples, view = world[0][:6], world[1]
+    annotate(samples[:1], teacher, view, tmp_path / "log.jsonl", progress=False)
+    with Log(tmp_path / "log.jsonl") as log: one = log.tokens_in + log.tokens_out
+    careful = replace(teacher, concurrency=4, budget_tokens=3 * one + 10)
+    tally = annotate(samples, careful, view, tmp_path / "log.jsonl", progress=False)
+    with Log(tmp_path / "log.jsonl") as log: spent = log.tokens_in + log.tokens_out
+    assert "budget" in tally.stopped and one < spent <= careful.budget_tokens and tally.sent + tally.known == len(proxy.paid) < 6
+    priced = replace(teacher, price_in=1000.0, price_out=1000.0, budget_money=0.0001)
+    assert "budget" in annotate(samples, priced, view, tmp_path / "other.jsonl", progress=False).stopped and not (tmp_path / "other.jsonl").read_text()
+
+
+def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, monkeypatch):
+    samples, view = world[0][:3], world[1]
+    proxy.faults = {1: "401"}
+    with pytest.raises(TeacherError, match="check base_url") as e: annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    assert KEY not in str(e.value)
+    proxy.faults, proxy.seen = {1: "400"}, 0
+    tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    assert (tally.sent, tally.failed) == (2, 1) and KEY not in (tmp_path / "log.jsonl").read_text()
+    assert [s.teacher is None for s in with_teacher(samples, teacher, view, tmp_path / "log.jsonl")] == [True, False, False]
+    missing = [replace(samples[0], qid="gone", video="gone.mp4")]
+    assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).unread["gone"]
+    monkeypatch.delenv("TEST_TEACHER_KEY")
+    with pytest.raises(TeacherError, match="TEST_TEACHER_KEY"): annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+
+
+def test_a_dead_server_costs_nothing(world, teacher, tmp_path):
+    dead = replace(teacher, base_url=f"http://localhost:{free_port()}/v1", attempts=1)
+    with pytest.raises(TeacherError, match="run again"): annotate(world[0][:1], dead, world[1], tmp_path / "log.jsonl", progress=False)
+    assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with Log(tmp_path / "log.jsonl"), pytest.raises(TeacherError, match="another process"): Log(tmp_path / "log.jsonl")
+    (tmp_path / "other.jsonl").write_text('{"qid": "a"}\n')
+    with pytest.raises(TeacherError, match="no log"): Log(tmp_path / "other.jsonl")
+
+
+def test_video_url_requests(world, teacher):
+    sample, view = world[0][0], world[1]
+    by_url = replace(teacher, video_url="https://videos.example/set one/")
+    content = request(replace(sample, video="a b.mp4"), by_url, view)["messages"][-1]["content"]
+    assert content[0] == {"type": "video_url", "video_url": {"url": "https://videos.example/set one/a%20b.mp4"}} and content[1]["text"] == sample.query
+    frames = request(sample, teacher, view)["messages"][-1]["content"]
+    assert sum(p["type"] == "image_url" for p in frames) == 4
