@@ -39,7 +39,7 @@ def load_benchmark(
         samples = [replace(s, answer=letters[s.qid]) for s in samples]
     return samples, report
 
-# %% ../nbs/parts/benchmarks.ipynb #8909300a
+# %% ../nbs/parts/benchmarks.ipynb #37fa9ff1
 class PredictionError(ValueError):
     "A prediction file that cannot be scored; the message names the row and the fix."
 
@@ -84,7 +84,7 @@ def read_prediction(
     if not row.keys() & {"pred", "response", "answer"}: _fail(where, "has neither pred nor response", "give one of them (null for a miss)")
     response, answer = _text(row, "response", where), _letter(row, where)
     spans = _spans(row["pred"], where) if row.get("pred") is not None else parse_spans(response, reading)
-    return Prediction(spans, answer or parse_answer(response, reading))
+    return Prediction(spans, parse_answer(response, reading) if answer is None and response else answer)
 
 def read_predictions(
     path: str | Path,         # JSONL
