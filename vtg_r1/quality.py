@@ -49,22 +49,27 @@ def _probe_one(path: str) -> tuple[float | None, str]:
     try: return probe(path).duration, ""
     except VideoError as e: return None, e.reason
 
-# %% ../nbs/parts/quality.ipynb #d4541e71
+# %% ../nbs/parts/quality.ipynb #d654a793
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
     root: str | Path,
     workers: int = 2,       # processes
     progress: bool = False,
 ) -> Iterator[tuple[str, float | None, str]]:  # (video, seconds or None, why it cannot be read), in the given order, as they come
-    "Open videos in several processes."
+    "Open videos in several processes; a script that calls this needs the usual `if __name__ == '__main__'`."
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
     from tqdm.auto import tqdm
     videos = list(videos)
     if not Path(root).is_dir(): raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         answers = pool.map(_probe_one, [str(Path(root) / v) for v in videos], chunksize=16)
-        for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
+        video = None
+        try:
+            for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
+        except BrokenProcessPool:
+            raise SampleError(f"a process died while opening one of the videos after {video!r}: look at those by hand, or give the processes more memory", "video", "video_crash") from None
 
 def probe_videos(
     samples: Iterable[Sample],
@@ -162,38 +167,39 @@ def check(
         report.notes.append("durations that the file lacks were measured in the videos")
     return report, quality(samples, report, probed, guard)
 
-# %% ../nbs/parts/quality.ipynb #c36c2f7e
+# %% ../nbs/parts/quality.ipynb #4b0e0c7b
 def plot_quality(
-    datasets: dict[str, tuple[dict, Report]],  # name → (what `measure` returned, the report)
+    measures: dict[str, dict],  # name → what `measure` returned
+    reports: dict[str, dict],   # name → a report's `to_dict()`
 ):  # a matplotlib figure
     "Four panels: how long the videos are, how long the moments, what share of the video they take, and what was odd in the files."
     import matplotlib.pyplot as plt, seaborn as sns
-    colours = sns.color_palette("colorblind", len(datasets))
+    colours = sns.color_palette("colorblind", max(len(measures), len(reports)))
     fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
     panels = ((axes[0, 0], "duration_s", "video duration (s)"), (axes[0, 1], "span_s", "span length (s)"), (axes[1, 0], "span_share", "span, share of the video"))
     for ax, what, label in panels:
-        for (name, (values, _)), colour in zip(datasets.items(), colours):
+        for (name, values), colour in zip(measures.items(), colours):
             sns.ecdfplot(x=[v for v in values[what] if v > 0], ax=ax, label=name, color=colour, log_scale=what != "span_share")
         ax.set(xlabel=label, ylabel="share of them below")
     axes[1, 0].set_xlim(0, 1)
     axes[0, 0].legend(frameon=False, fontsize=8)
-    _plot_oddities(axes[1, 1], {n: r for n, (_, r) in datasets.items()}, colours)
+    _plot_oddities(axes[1, 1], list(reports.values()), colours)
     sns.despine(fig)
     return fig
 
 _ODD = ("past_end", "negative_start", "inverted", "zero_length", "multi_span", "duplicates", "empty_query", "missing_duration")
 
-def _plot_oddities(ax, reports: dict[str, Report], colours):
+def _plot_oddities(ax, reports: list[dict], colours):
     "Queries that show each oddity, in percent of the file, before any policy."
-    shown = [o for o in _ODD if any(r.before[o] for r in reports.values())]
+    shown = [o for o in _ODD if any(r.get(o) for r in reports)]
     if not shown:
         ax.text(0.5, 0.5, "nothing odd was found", ha="center", transform=ax.transAxes)
         return ax.set_axis_off()
     height = 0.8 / len(reports)
-    for i, (report, colour) in enumerate(zip(reports.values(), colours)):
+    for i, (report, colour) in enumerate(zip(reports, colours)):
         y = np.arange(len(shown)) + (i - (len(reports) - 1) / 2) * height
-        bars = ax.barh(y, [100 * report.before[o] / report.read for o in shown], height, color=colour)
-        ax.bar_label(bars, [f"{report.before[o]:,}" if report.before[o] else "" for o in shown], fontsize=7, padding=2)
+        bars = ax.barh(y, [100 * report.get(o, 0) / report["read"] for o in shown], height, color=colour)
+        ax.bar_label(bars, [f"{report[o]:,}" if report.get(o) else "" for o in shown], fontsize=7, padding=2)
     ax.set_yticks(range(len(shown)), [o.replace("_", " ") for o in shown])
     ax.invert_yaxis()
     ax.set(xlabel="queries as published (%; the number at the bar)", ylabel="")
