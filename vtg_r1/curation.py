@@ -324,7 +324,7 @@ def dataset_card(
         "The rights in videos and annotations stay with their owners; this card grants none.",
     ]) + "\n"
 
-# %% ../nbs/01_curation.ipynb #a4b7d43f
+# %% ../nbs/01_curation.ipynb #3948aa3c
 def filter_facts(
     annotated: Iterable[Sample],
     eps1: float = 0.8, eps2: float = 0.4,
@@ -347,17 +347,20 @@ def plot_filter(
     "The teacher's tIoU with both thresholds, and what else the filter selects without being asked: length of the moment, length of the response."
     import matplotlib.pyplot as plt, pandas as pd, seaborn as sns
     data, order = pd.DataFrame(facts), list(SET_COLOURS)
-    fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", width_ratios=[1.5, 1, 1])
+    boxes = [("span_s", "length of the moment (s)"), ("words", "words in the teacher's response")]
+    boxes = [b for b in boxes if data[b[0]].nunique() > 1]
+    fig, axes = plt.subplots(1, 1 + len(boxes), figsize=(5 + 3 * len(boxes), 3.4), layout="constrained", width_ratios=[1.5] + [1] * len(boxes), squeeze=False)
+    axes = axes[0]
     sns.histplot(data, x="teacher tIoU", hue="set", hue_order=order, palette=SET_COLOURS, multiple="stack", bins=np.linspace(0, 1, 26), ax=axes[0])
     for eps, name in ((eps1, "ε1"), (eps2, "ε2")):
         axes[0].axvline(eps, color="black", lw=1, ls="--")
         axes[0].text(eps, 1.01, f"{name} = {eps:g}", transform=axes[0].get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
     axes[0].set(xlabel="teacher tIoU with the ground truth", ylabel="samples")
     axes[0].get_legend().set_title("")
-    for ax, what, label in ((axes[1], "span_s", "length of the moment (s)"), (axes[2], "words", "words in the teacher's response")):
+    for ax, (what, label) in zip(axes[1:], boxes):
         sns.boxplot(data, x=what, y="set", hue="set", order=order, hue_order=order, palette=SET_COLOURS, fliersize=1, legend=False, ax=ax)
         ax.set(xlabel=label, ylabel="")
-    axes[2].set_yticklabels([])
+    for ax in axes[2:]: ax.tick_params(labelleft=False)
     sns.despine(fig)
     return fig
 

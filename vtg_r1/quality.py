@@ -49,7 +49,7 @@ def _probe_one(path: str) -> tuple[float | None, str]:
     try: return probe(path).duration, ""
     except VideoError as e: return None, e.reason
 
-# %% ../nbs/parts/quality.ipynb #d654a793
+# %% ../nbs/parts/quality.ipynb #8a78c0a8
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
     root: str | Path,
@@ -60,7 +60,7 @@ def probe_each(
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     videos = list(videos)
     if not Path(root).is_dir(): raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -167,7 +167,7 @@ def check(
         report.notes.append("durations that the file lacks were measured in the videos")
     return report, quality(samples, report, probed, guard)
 
-# %% ../nbs/parts/quality.ipynb #4b0e0c7b
+# %% ../nbs/parts/quality.ipynb #a0f984c4
 def plot_quality(
     measures: dict[str, dict],  # name → what `measure` returned
     reports: dict[str, dict],   # name → a report's `to_dict()`
@@ -179,7 +179,9 @@ def plot_quality(
     panels = ((axes[0, 0], "duration_s", "video duration (s)"), (axes[0, 1], "span_s", "span length (s)"), (axes[1, 0], "span_share", "span, share of the video"))
     for ax, what, label in panels:
         for (name, values), colour in zip(measures.items(), colours):
-            sns.ecdfplot(x=[v for v in values[what] if v > 0], ax=ax, label=name, color=colour, log_scale=what != "span_share")
+            sns.ecdfplot(x=values[what], ax=ax, label=name, color=colour)
+        spread = [v for values in measures.values() for v in values[what] if v > 0]
+        if what != "span_share" and spread and max(spread) > 5 * min(spread): ax.set_xscale("log")
         ax.set(xlabel=label, ylabel="share of them below")
     axes[1, 0].set_xlim(0, 1)
     axes[0, 0].legend(frameon=False, fontsize=8)
