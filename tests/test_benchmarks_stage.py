@@ -82,12 +82,18 @@ def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, ou
 
 
 def test_another_question_is_not_resumed(charades, outputs, toy):
-    with pytest.raises(Exception, match="that run had another benchmark"): run(outputs, "other", resume=str(toy[0]), **charades[0])
+    with pytest.raises(Exception, match="parameter 'annotations' was ''"): run(outputs, "other", resume=str(toy[0]), **charades[0])
 
 
-def test_native_encoding(charades, outputs):
-    _, metrics = run(outputs, "native", encoding="native", **charades[0])
-    assert metrics["failed"] == 1 and metrics["n"] == charades[1]  # the tiny model never saw this encoding: it runs, it need not be good
+def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
+    "ReXTime's format over toy videos. The tiny model never saw options or this encoding: it runs and is scored, it need not be good."
+    samples = load_samples(toy[2] / "samples.jsonl")[:6]
+    rows = [{"qid": s.qid, "vid": Path(s.video).stem, "duration": s.duration, "question": s.query, "answer": "From <s0> to <e0>, <option>.", "source": "toy", "category": "sequential",
+             "options": ["circle", "square", "triangle", "cross"], "span": s.spans[0], "ans": "A"} for s in samples]
+    (tmp_path / "rextime_val.json").write_text(json.dumps(rows))
+    folder, metrics = run(outputs, "native", encoding="native", benchmark="rextime", annotations=str(tmp_path / "rextime_val.json"), video_root=str(toy[2] / "videos"))
+    assert metrics["n"] == 6 and metrics["failed"] == 0 and 0 <= metrics["Acc@IoU"] <= metrics["Acc@QA"]
+    assert {"qid", "pred", "response", "answer"} == set(rows_of(folder)[0]) and all(isinstance(r["response"], str) for r in rows_of(folder))
 
 
 def test_annotations_are_asked_for(outputs):

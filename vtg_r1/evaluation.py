@@ -20,7 +20,7 @@ from .samples import Sample
 from .spans import length
 from .video import read_frames
 
-# %% ../nbs/07_benchmarks.ipynb #e1a825bc
+# %% ../nbs/07_benchmarks.ipynb #e6e09b94
 _FREE = {"run_name", "outputs_dir", "resume", "compare_with", "prior", "threads", "batch_size"}  # may differ in a resumed run
 
 def take_over(
@@ -35,7 +35,7 @@ def take_over(
     if not (old / "predictions.jsonl").is_file(): raise RunError(f"resume {str(resume)!r}: no predictions.jsonl in {old}")
     before = read_manifest(old).get("parameters", {})
     if differ := sorted(k for k in parameters.keys() - _FREE if before.get(k) != parameters[k]):
-        raise RunError(f"resume {str(resume)!r}: that run had another {differ[0]} ({before.get(differ[0])!r}, now {parameters[differ[0]]!r}); start without resume")
+        raise RunError(f"resume {str(resume)!r}: parameter {differ[0]!r} was {before.get(differ[0])!r} there and is {parameters[differ[0]]!r} here; start without resume")
     shutil.copyfile(old / "predictions.jsonl", path)
     return path
 
