@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtg_r1.prompts import (
-    QA_SYSTEM_PROMPT, SYSTEM_PROMPT, answer_block, format_span, grounding_prompt, is_well_formed, parse_answer, parse_span, parse_spans, qa_prompt,
+    QA_SYSTEM_PROMPT,
+    SYSTEM_PROMPT,
+    answer_block,
+    format_span,
+    grounding_prompt,
+    is_well_formed,
+    parse_answer,
+    parse_span,
+    parse_spans,
+    qa_prompt,
     response_text,
 )
 

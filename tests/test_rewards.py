@@ -11,8 +11,21 @@ from hypothesis import strategies as st
 from vtg_r1 import rewards
 from vtg_r1.prompts import format_span, response_text
 from vtg_r1.rewards import (
-    answer_reward, composite, format_reward, giou_reward, group_signal, length_penalty, paper_qa_reward, paper_reward, repetition_penalty, segment_f1_reward,
-    segment_giou_reward, tiou_reward, tiou_timestamp_reward, wasserstein_reward, with_options,
+    answer_reward,
+    composite,
+    format_reward,
+    giou_reward,
+    group_signal,
+    length_penalty,
+    paper_qa_reward,
+    paper_reward,
+    repetition_penalty,
+    segment_f1_reward,
+    segment_giou_reward,
+    tiou_reward,
+    tiou_timestamp_reward,
+    wasserstein_reward,
+    with_options,
 )
 from vtg_r1.spans import union_tiou
 

@@ -32,18 +32,19 @@ def format_span(
     "A span as the answer format writes it, `[start, end]`."
     return f"[{format_time(span[0], 2)}, {format_time(span[1], 2)}]"
 
-# %% ../nbs/parts/prompts.ipynb #0a99d4e9
-def _frame_blocks(times: Sequence[float]) -> list[dict]:
-    "Timestamp and image placeholder of each frame, in turn."
+# %% ../nbs/parts/prompts.ipynb #0406c340
+def _frame_blocks(times: Sequence[float] | None) -> list[dict]:
+    "Timestamp and image placeholder of each frame, in turn; one video placeholder without times."
+    if times is None: return [{"type": "video"}]
     return [block for t in times for block in ({"type": "text", "text": format_time(t)}, {"type": "image"})]
 
 def grounding_prompt(
     query: str,
-    times: Sequence[float],  # (n,), presentation time of each frame, seconds
+    times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
     style: str = "full",     # "full" (paper) or "short" (the tiny model's)
     system: str = SYSTEM_PROMPT,  # the system message of the full style
-) -> list[dict]:             # chat messages, one image placeholder a frame
-    "Chat messages that ask when `query` happens, in the interleaved time encoding."
+) -> list[dict]:             # chat messages, one image placeholder a frame, or one video placeholder
+    "Chat messages that ask when `query` happens."
     if style not in ("full", "short"): raise ValueError(f"style must be 'full' or 'short', got {style!r}")
     ask, frames = {"type": "text", "text": query}, _frame_blocks(times)
     if style == "short": return [{"role": "user", "content": [ask, *frames]}]
@@ -57,7 +58,7 @@ def response_text(
     "A well-formed response: what the cold start teaches and the format reward asks for."
     return f"<think>{think}</think><time>{format_span(span)}</time>" + (f"<answer>{answer}</answer>" if answer else "")
 
-# %% ../nbs/parts/prompts.ipynb #a2cbcbf2
+# %% ../nbs/parts/prompts.ipynb #08b3fe24
 QA_SYSTEM_PROMPT = SYSTEM_PROMPT.replace("that the request describes", "of the video that answers the question") + (
     " Last give the letter of the right option inside <answer> </answer>, for example <answer>B</answer>."
 )
@@ -72,9 +73,9 @@ def question_text(
 def qa_prompt(
     question: str,
     options: Sequence[str],
-    times: Sequence[float],  # (n,), presentation time of each frame, seconds
+    times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
     style: str = "full",     # as in `grounding_prompt`
-) -> list[dict]:             # chat messages, one image placeholder a frame
+) -> list[dict]:             # chat messages, one image placeholder a frame, or one video placeholder
     "Chat messages that ask for the right option and the moment that shows it."
     return grounding_prompt(question_text(question, options), times, style, system=QA_SYSTEM_PROMPT)
 

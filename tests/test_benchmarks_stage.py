@@ -1,0 +1,150 @@
+"07_benchmarks run headlessly: the toy world, an official file, an interrupted run, missing videos, and vLLM's interface."
+import json
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from vtg_r1.inference import vllm_backend
+from vtg_r1.inputs import View, show, training_set
+from vtg_r1.runs import RunError, run_notebook
+from vtg_r1.samples import Sample, load_samples
+
+pytestmark = pytest.mark.slow
+NOTEBOOK = "nbs/07_benchmarks.ipynb"
+
+
+def run(outputs, name, **parameters):
+    "Run the stage; its folder and metrics."
+    folder = run_notebook(NOTEBOOK, {"run_name": name, "outputs_dir": str(outputs), "threads": 1, **parameters}, progress=False)
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def rows_of(folder): return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory): return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def toy(outputs):
+    folder, metrics = run(outputs, "toy", limit=48)
+    return folder, metrics, outputs / "toyworld" / "held-out-s0"
+
+
+@pytest.fixture(scope="module")
+def charades(toy, tmp_path_factory):
+    "Two toy videos under Charades-STA's own file format, and one video that is not there."
+    folder, videos = tmp_path_factory.mktemp("charades"), toy[2]
+    lines = [f"{Path(s.video).stem} {s.spans[0][0]} {s.spans[0][1]}##{s.query}\n" for s in load_samples(videos / "samples.jsonl") if s.video in ("held-out_00000.mp4", "held-out_00001.mp4")]
+    (folder / "charades_sta_test.txt").write_text("".join([*lines, "GONE1 1.0 2.0##a person leaves.\n"]))
+    return dict(benchmark="charades_sta", annotations=str(folder / "charades_sta_test.txt"), video_root=str(videos / "videos")), len(lines) + 1
+
+
+def test_toy_world(toy):
+    folder, metrics, _ = toy
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and metrics["n"] == 48 == len(rows_of(folder)) and metrics["failed"] == 0
+    assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
+    assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
+    for figure in ("recall_curve", "shape", "cases"):
+        assert (folder / "figs" / f"{figure}.png").stat().st_size > 5000
+
+
+def test_score_command_agrees(toy, tmp_path):
+    "The predictions file of the run is one that `vtg-r1 score` reads, and gives the same numbers."
+    from vtg_r1.cli import main
+    folder, metrics, videos = toy
+    samples = load_samples(videos / "samples.jsonl")[:48]
+    (tmp_path / "tacos_test.jsonl").write_text("".join(json.dumps(
+        {"qid": s.qid, "query": s.query, "duration": s.duration, "vid": s.video, "relevant_windows": s.spans}) + "\n" for s in samples))
+    assert main(["score", "--benchmark", "tacos", "--annotations", str(tmp_path / "tacos_test.jsonl"), "--predictions", str(folder / "predictions.jsonl"), "--json", str(tmp_path / "m.json")]) == 0
+    scored = json.loads((tmp_path / "m.json").read_text())
+    assert all(metrics[k] == pytest.approx(v) for k, v in scored.items())
+
+
+def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, outputs):
+    given, n = charades
+    folder, metrics = run(outputs, "charades", batch_size=2, **given)
+    rows = rows_of(folder)
+    assert metrics["n"] == n == len(rows) and metrics["failed"] == 1 and metrics["missing"] == 0
+    assert rows[-1]["qid"] == f"GONE1_{n - 1}" and rows[-1]["pred"] is None and "no such file" in rows[-1]["error"]
+    stopped = outputs / "benchmarks" / "stopped"
+    shutil.copytree(folder, stopped)
+    half = (folder / "predictions.jsonl").read_text()
+    (stopped / "predictions.jsonl").write_text(half[:len(half) // 2])  # cut in the middle of a row
+    again, same = run(outputs, "again", resume=str(stopped), **given)
+    assert rows_of(again) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
+
+
+def test_another_question_is_not_resumed(charades, outputs, toy):
+    with pytest.raises(Exception, match="parameter 'annotations' was ''"): run(outputs, "other", resume=str(toy[0]), **charades[0])
+
+
+def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
+    "ReXTime's format over toy videos. The tiny model never saw options or this encoding: it runs and is scored, it need not be good."
+    samples = load_samples(toy[2] / "samples.jsonl")[:6]
+    rows = [{"qid": s.qid, "vid": Path(s.video).stem, "duration": s.duration, "question": s.query, "answer": "From <s0> to <e0>, <option>.", "source": "toy", "category": "sequential",
+             "options": ["circle", "square", "triangle", "cross"], "span": s.spans[0], "ans": "A"} for s in samples]
+    (tmp_path / "rextime_val.json").write_text(json.dumps(rows))
+    folder, metrics = run(outputs, "native", encoding="native", benchmark="rextime", annotations=str(tmp_path / "rextime_val.json"), video_root=str(toy[2] / "videos"))
+    assert metrics["n"] == 6 and metrics["failed"] == 0 and 0 <= metrics["Acc@IoU"] <= metrics["Acc@QA"]
+    assert {"qid", "pred", "response", "answer"} == set(rows_of(folder)[0]) and all(isinstance(r["response"], str) for r in rows_of(folder))
+
+
+def test_annotations_are_asked_for(outputs):
+    with pytest.raises(Exception, match="needs annotations and video_root"): run(outputs, "nothing", benchmark="charades_sta")
+    with pytest.raises(RunError, match="did you mean 'benchmark'"): run(outputs, "typo", benchmarks="charades_sta")
+
+
+def test_grounded_qa_prompt_and_training_guard(toy):
+    videos = toy[2]
+    sample = load_samples(videos / "samples.jsonl")[0]
+    question = Sample(**{**sample.to_dict(), "question": "which shape comes first?", "options": ["circle", "square"], "answer": "A"})
+    view = View(str(videos / "videos"), 4, 784, "short", options=True)
+    assert "(B) square" in show(question, view)["prompt"][0]["content"][0]["text"]
+    assert show(sample, view)["prompt"][0]["content"][0]["text"] == sample.query
+    with pytest.raises(ValueError, match="interleaved"): training_set([sample], View("x", encoding="native"))
+    with pytest.raises(ValueError, match="encoding must be"): View("x", encoding="both")
+
+
+def test_vllm_interface(toy, monkeypatch):
+    "What is handed to vLLM, against a stand-in with its signatures; vLLM itself needs a GPU."
+    videos = toy[2]
+    sample, seen = load_samples(videos / "samples.jsonl")[0], []
+
+    class LLM:
+        def __init__(self, model, trust_remote_code, limit_mm_per_prompt, seed): self.limits = limit_mm_per_prompt
+
+        def generate(self, prompts, sampling_params, use_tqdm):
+            assert sampling_params == {"temperature": 0.0, "max_tokens": 9}
+            seen.extend(prompts)
+            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(text="<time>[1, 2]</time>")]) for _ in prompts]
+
+    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=lambda **k: k))
+    for encoding, token in (("interleaved", "<|image_pad|>"), ("native", "<|video_pad|>")):
+        seen.clear()
+        view = View(str(videos / "videos"), 6, 784, "short", encoding)
+        assert vllm_backend("tiny", view, 9)([show(sample, view)] * 2) == ["<time>[1, 2]</time>"] * 2
+        data = seen[0]["multi_modal_data"]
+        count = len(data["image"]) if encoding == "interleaved" else len(data["video"])
+        assert seen[0]["prompt"].count(token) == count
+    frames, clock = data["video"][0]
+    assert frames.shape[0] == 6 == clock["total_num_frames"] == len(clock["frames_indices"]) and clock["do_sample_frames"] is False
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ImportError, match="pip install vllm"): vllm_backend("tiny", view)
+
+
+@pytest.mark.shared
+def test_real_videos(outputs, tmp_path):
+    "Two real Charades videos through the whole stage with the embedded model, which has never seen a camera's picture."
+    if "VTG_R1_SHARED" not in os.environ: pytest.skip("needs VTG_R1_SHARED, the folder with the real annotations and videos")
+    data = Path(os.environ["VTG_R1_SHARED"]) / "data"
+    lines = [line for line in (data / "annotations/charades_sta/charades_sta_test.txt").read_text().splitlines() if line[:5] in ("OHOFG", "Y1HGC")]
+    (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines) + "\n")
+    _, metrics = run(outputs, "real", benchmark="charades_sta", annotations=str(tmp_path / "charades_sta_test.txt"), video_root=str(data / "videos"), max_response=16)
+    assert metrics["n"] == len(lines) == 8 and metrics["failed"] == 0
