@@ -12,6 +12,113 @@ def build_parser() -> argparse.ArgumentParser:
     "The parser with one function a subcommand; each sets `handler`, a function of the parsed arguments that returns an exit code."
     parser = argparse.ArgumentParser(prog="vtg-r1", description="Teach video models to say when.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_run(commands)
+    add_score(commands)
+    add_data(commands)
+    return parser
+
+
+def add_run(commands) -> None:
+    "`vtg-r1 run NOTEBOOK`: execute a stage notebook into its run folder."
+    p = commands.add_parser(
+        "run",
+        help="execute a stage notebook with parameters",
+        description="Execute a stage notebook with papermill into outputs/<stage>/<run>/. Prints the run folder; exit code 1 if a cell fails, 2 for bad input.",
+        epilog="example: vtg-r1 run nbs/05_grpo.ipynb -p steps 200 -p seed 1 -f configs/toy.yaml",
+    )
+    p.add_argument("notebook", help="e.g. nbs/05_grpo.ipynb")
+    p.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML")
+    p.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
+    p.set_defaults(handler=run)
+
+
+def run(args) -> int:
+    "Handler of `vtg-r1 run`."
+    from papermill.exceptions import PapermillExecutionError
+
+    from .runs import RunError, run_notebook
+
+    try:
+        print(run_notebook(args.notebook, _parameters(args)))
+    except RunError as e:
+        raise UserError(e) from e
+    except PapermillExecutionError as e:
+        print(f"vtg-r1 run: {args.notebook}, cell {e.exec_count}: {e.ename}: {e.evalue}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parameters(args) -> dict:
+    "Parameters of -f files and -p pairs, in that order."
+    found: dict = {}
+    for name in args.file:
+        found |= _read_yaml(name)
+    return found | {name: _value(text) for name, text in args.parameter}
+
+
+def _read_yaml(name: str) -> dict:
+    import yaml
+
+    try:
+        with open(name, encoding="utf-8") as f:
+            content = yaml.safe_load(f)
+    except (OSError, yaml.YAMLError) as e:
+        raise UserError(f"parameter file {name}: {e}") from e
+    if not isinstance(content, dict):
+        raise UserError(f"parameter file {name}: must hold `name: value` lines, holds {type(content).__name__}")
+    return {key: _number(value) for key, value in content.items()}
+
+
+def _value(text: str):
+    "A command-line value as YAML reads it; what YAML cannot read is text."
+    import yaml
+
+    try:
+        return _number(yaml.safe_load(text)) if text else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _number(value):
+    "YAML reads `1e-6` as text; a parameter means the number."
+    try:
+        return float(value) if isinstance(value, str) and "e" in value.lower() else value
+    except ValueError:
+        return value
+
+
+def add_score(commands) -> None:
+    "`vtg-r1 score`: the official metrics of a prediction file."
+    from .benchmarks import BENCHMARKS, MISSING
+    from .prompts import READINGS
+    score = commands.add_parser("score", help="the official metrics of a prediction file")
+    score.add_argument("--benchmark", required=True, choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    score.add_argument("--annotations", required=True, metavar="PATH", help="the official file; for nextgqa the folder with test.csv and gsub_test.json")
+    score.add_argument("--predictions", required=True, metavar="FILE", help='JSON lines {"qid", "pred": [[start, end], …] | null, "response", "answer"}; pred wins over response')
+    score.add_argument("--reading", choices=READINGS, default="strict", help="how responses are read; lenient takes numbers from anywhere, as published evaluators do")
+    score.add_argument("--missing", choices=MISSING, default="zero", help="queries without a row count as 0, or are left out as NExT-GQA's script does")
+    score.add_argument("--json", metavar="FILE", help="write the metrics there as well")
+    score.set_defaults(handler=_score)
+
+
+def _score(args) -> int:
+    import json
+    from pathlib import Path
+
+    from .benchmarks import PredictionError, load_benchmark, read_predictions, score
+    from .samples import SampleError
+    try:
+        samples, report = load_benchmark(args.benchmark, args.annotations)
+        predictions = read_predictions(args.predictions, [s.qid for s in samples], args.reading)
+        metrics = score(args.benchmark, samples, predictions, args.missing)
+        if args.json: Path(args.json).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    except (SampleError, PredictionError, OSError) as e:
+        raise UserError(str(e)) from None
+    past_end = report.before["past_end"]
+    print(f"{args.annotations}: {len(samples)} queries, spans as published" + (f" ({past_end} end past their video)" if past_end else ""), file=sys.stderr)
+    if metrics["missing"]: print(f"{args.predictions}: {metrics['missing']} queries have no prediction ({args.missing})", file=sys.stderr)
+    if "Acc@QA" in metrics and not any(p.answer for p in predictions.values()): print(f"{args.predictions}: no row has an answer, so accuracies are 0", file=sys.stderr)
+    for name, value in metrics.items(): print(f"{name:8s} {value:8d}" if isinstance(value, int) else f"{name:8s} {value:8.2f}")
     add_data(commands)
     return parser
 

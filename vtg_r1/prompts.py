@@ -93,7 +93,7 @@ def answer_block(
     blocks = _BLOCKS[tag].findall(response, last.end() if last else 0)
     return blocks[-1].strip() if blocks else None
 
-# %% ../nbs/parts/prompts.ipynb #6a6acf5d
+# %% ../nbs/parts/prompts.ipynb #7e6e4dae
 _NUM = r"\d+(?::\d+){0,2}(?:\.\d*)?"
 _UNIT = r"(?: ?s(?:ec(?:ond)?s?)?\b\.?)?"
 _JOIN = r" ?(?:,|;|-|–|—|−|~|to\b|and\b|until\b|till\b) ?(?:to )?(?:end(?:s|ing)?(?: time| at)? ?[:=]? ?)?"
@@ -102,6 +102,7 @@ _DIGIT = re.compile(r"\d", re.A)
 
 def _seconds(text: str) -> float:
     "`12.5`, `1:05` or `00:01:05.5` in seconds."
+    if ":" not in text: return float(text)
     sign, total = (-1.0 if text.startswith("-") else 1.0), 0.0
     for part in text.lstrip("-").split(":"): total = total * 60 + float(part)
     return sign * total

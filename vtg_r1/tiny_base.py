@@ -17,7 +17,7 @@ from .prompts import format_span, grounding_prompt, parse_span
 from .samples import Sample, load_samples
 from .video import read_frames
 
-# %% ../nbs/parts/tiny_base.ipynb #3f6038dd
+# %% ../nbs/parts/tiny_base.ipynb #4eca4f97
 def what_at(events: list[Sample], second: int) -> tuple[str, str]:
     "Question and answer: what is visible at a second."
     seen = [s.query.removeprefix("the ") for s in events if s.spans[0][0] <= second < s.spans[0][1]]
@@ -29,8 +29,8 @@ def list_seconds(sample: Sample) -> tuple[str, str]:
     return f"list {sample.query}", ", ".join(str(t) for t in range(int(start), int(end)))
 
 def when_loosely(rng: np.random.Generator, sample: Sample, reach: int = 2) -> tuple[str, str]:
-    "Question and answer: when, with each end off by up to `reach` seconds."
-    start, end = (int(t) for t in sample.spans[0] + rng.integers(-reach, reach + 1, 2))
+    "Question and answer: when, with each end exact half of the time and else off by up to `reach` seconds."
+    start, end = (int(t) for t in sample.spans[0] + rng.integers(-reach, reach + 1, 2) * rng.integers(0, 2, 2))
     start = min(max(start, 0), int(sample.duration) - 1)
     return sample.query, f"<time>{format_span([start, min(max(end, start + 1), int(sample.duration))])}</time>"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['read_annotations', 'find_videos', 'common_arguments', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out',
-           'hold_out_videos', 'StageData', 'stage_data', 'resolved_config', 'save_policy']
+           'hold_out_videos', 'stage_samples', 'StageData', 'stage_data', 'resolved_config', 'save_policy']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import json, os
@@ -14,7 +14,7 @@ from pathlib import Path
 from .runs import Run, RunError, project_root, read_manifest, resolve, upstream
 from .samples import Sample, SampleError, load_samples
 
-# %% ../nbs/parts/training.ipynb #643b6c1e
+# %% ../nbs/parts/training.ipynb #a952e746
 def read_annotations(
     given: str | list,         # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
     dataset: str = "samples",  # "samples" for this project's JSONL, else a name of `vtg_r1.datasets.READERS`
@@ -37,10 +37,10 @@ def _read_entry(path: str, dataset: str = "samples", past_end: str = "clip", **o
 
 def find_videos(
     samples: list[Sample],
-    video_root: str,        # folder that sample.video is relative to
+    video_root: str | Path, # folder that sample.video is relative to
     missing: str = "error", # samples without a file: "error" or "skip"
 ) -> list[Sample]:
-    "Samples whose video file is there. Files are looked for as named, then with the usual endings."
+    "Samples whose video file is there. Files are looked for as named, then with the usual endings, then in the root itself without the folders of their name."
     root = resolve(video_root)
     if not root.is_dir(): raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")
     here = {s.video: _video_file(root, s.video) for s in samples}
@@ -51,21 +51,22 @@ def find_videos(
     return [replace(s, video=here[s.video]) for s in samples if here[s.video]]
 
 def _video_file(root: Path, video: str) -> str | None:
-    return next((name for name in (video, *(video + e for e in (".mp4", ".mkv", ".webm", ".avi"))) if (root / name).is_file()), None)
+    names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi")), Path(video).name)
+    return next((name for name in names if (root / name).is_file()), None)
 
-# %% ../nbs/parts/training.ipynb #8898a762
+# %% ../nbs/parts/training.ipynb #615aae52
 def common_arguments(
     folder: str | Path,          # where the trainer may write
     seed: int,
-    save_steps: int = 0,         # checkpoint every so many steps; 0 never
     gradient_checkpointing: bool = False,  # less memory, more time
 ) -> dict:                       # keyword arguments of SFTConfig and GRPOConfig
     "Trainer arguments that SFT and GRPO share."
     import torch
+    from transformers import TrainingArguments
     gpu = torch.cuda.is_available()
+    checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__)  # renamed in transformers 5.23
     return dict(output_dir=str(folder), seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to="none", logging_steps=1, disable_tqdm=True,
-                save_strategy="steps" if save_steps else "no", save_steps=save_steps or 500, gradient_checkpointing=gradient_checkpointing,
-                remove_unused_columns=False, dataloader_pin_memory=gpu)
+                save_strategy="no", remove_unused_columns=False, dataloader_pin_memory=gpu, **{checkpointing: gradient_checkpointing})
 
 # %% ../nbs/parts/training.ipynb #ea9bb071
 def progress_bar(
@@ -128,7 +129,27 @@ def hold_out_videos(
     out = set(videos[every - 1::every])
     return [s for s in samples if s.video not in out], [s for s in samples if s.video in out]
 
-# %% ../nbs/parts/training.ipynb #7e9a9016
+# %% ../nbs/parts/training.ipynb #fd5e0a44
+def stage_samples(
+    run: Run,
+    given: str | list,     # the stage's annotations: a file, a list of {"path", "dataset", …}, or "" for the toy curation's
+    toy_file: str,         # "coldstart.jsonl" or "rl.jsonl" of the toy curation
+    dataset: str = "samples",        # format of `given`
+    video_root: str = "",            # folder of the videos; needed with own annotations
+    missing_videos: str = "error",   # or "skip"
+    seed: int = 0,
+    outputs: str = "outputs",
+    role: str = "annotations",       # name of the input in the manifest
+) -> tuple[list[Sample], str]:       # (samples whose video is there, folder of the videos)
+    "The samples of a stage, as given or from the toy curation."
+    if given and not video_root: raise RunError("video_root is empty: own annotations need the folder their videos lie in")
+    if not given:
+        folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs)
+        given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
+    for i, entry in enumerate(_entries(given, dataset)):
+        if resolve(entry["path"]).is_file(): run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
+    return find_videos(read_annotations(given, dataset), video_root, missing_videos), str(resolve(video_root))
+
 @dataclass
 class StageData:
     "What a stage trains on and what it is measured on."
@@ -139,31 +160,22 @@ class StageData:
 
 def stage_data(
     run: Run,
-    given: str | list,     # the stage's annotations: a file, a list of {"path", "dataset", …}, or "" for the toy curation's
-    toy_file: str,         # "coldstart.jsonl" or "rl.jsonl" of the toy curation
-    dataset: str = "samples",        # format of `given` and `heldout`
+    given: str | list,
+    toy_file: str,
+    dataset: str = "samples",
     heldout: str | list = "",        # held-out annotations; "" is the toy world's set, or every fourth own video
-    video_root: str = "",            # folder of the videos; needed with own annotations
-    missing_videos: str = "error",   # or "skip"
+    video_root: str = "",
+    missing_videos: str = "error",
     seed: int = 0,
     outputs: str = "outputs",
 ) -> StageData:
-    "Training and held-out samples of a stage, their videos found."
-    if given and not video_root: raise RunError("video_root is empty: own annotations need the folder their videos lie in")
-    if given: source, root = given, video_root
-    else:
-        folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs)
-        source, root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
-    def read(annotations, role):
-        for i, entry in enumerate(_entries(annotations, dataset)):
-            if resolve(entry["path"]).is_file(): run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
-        return find_videos(read_annotations(annotations, dataset), root, missing_videos)
-    train, held_root = read(source, "annotations"), root
-    if heldout: held = read(heldout, "heldout")
-    elif given: train, held = hold_out_videos(train)
+    "Training and held-out samples of a stage; arguments as in `stage_samples`."
+    train, root = stage_samples(run, given, toy_file, dataset, video_root, missing_videos, seed, outputs)
+    if heldout: held, held_root = stage_samples(run, heldout, "", dataset, root, missing_videos, role="heldout")
+    elif given: (train, held), held_root = hold_out_videos(train), root
     else: held, held_root = toy_held_out(seed, outputs)
     print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on, {len(held)} of {len({s.video for s in held})} held out")
-    return StageData(train, held, str(resolve(root)), held_root)
+    return StageData(train, held, root, held_root)
 
 # %% ../nbs/parts/training.ipynb #780349ef
 def resolved_config(trainer, view) -> dict:

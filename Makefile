@@ -1,0 +1,33 @@
+# The commands people use. `make` alone lists them. PYTHON chooses the interpreter, VENV the environment's folder.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help install grpo test export readme lab clean-notebooks
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.installed: settings.ini setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --progress-bar off -e '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed  ## a virtual environment with everything, once
+
+grpo: install  ## watch a video model learn when: toy world, cold start, GRPO, held-out scores
+	vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml
+
+test: install  ## every lesson cell of the notebooks, then the contracts in tests/
+	nbdev_test --n_workers 2 --do_print
+	pytest -q -n 2 --dist loadfile
+
+export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git
+	nbdev_export
+	nbdev_clean
+
+readme: install  ## nbs/index.ipynb to README.md
+	python -m vtg_r1.readme
+
+lab: install  ## JupyterLab on the index
+	jupyter lab nbs/index.ipynb

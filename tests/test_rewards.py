@@ -1,0 +1,184 @@
+"Rewards: hand-worked values, slow versions of the same definitions, TRL's contract, and a real trainer."
+import inspect
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vtg_r1 import rewards
+from vtg_r1.prompts import format_span, response_text
+from vtg_r1.rewards import (
+    answer_reward, composite, format_reward, giou_reward, group_signal, length_penalty, paper_qa_reward, paper_reward, repetition_penalty, segment_f1_reward,
+    segment_giou_reward, tiou_reward, tiou_timestamp_reward, wasserstein_reward, with_options,
+)
+from vtg_r1.spans import union_tiou
+
+GROUNDING = [tiou_reward, tiou_timestamp_reward, giou_reward, segment_f1_reward, segment_giou_reward, wasserstein_reward]
+EVERY = [*GROUNDING, format_reward, answer_reward, length_penalty, repetition_penalty, paper_reward, paper_qa_reward, with_options(tiou_reward, several="union")]
+COLUMNS = dict(spans=[[[3.0, 9.0]], [[3.0, 9.0], [20.0, 26.0]], [[0.0, 1.5]]], duration=[30.0, 30.0, 12.0], answer=["A", "B", "C"], completion_ids=[[1] * 5, [1] * 9, [1] * 3])
+SAID = ["<think>a</think><time>[3, 9]</time><answer>A</answer>", "<think>b</think><time>[20, 23]</time>", "<time>never</time>"]
+
+
+def answer(*spans): return f"<think>x</think><time>{', '.join(map(format_span, spans))}</time>"
+
+
+@pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
+def test_contract(reward):
+    "Strings and messages alike, extra columns ignored, one float or None a completion, the input left alone."
+    before = repr(COLUMNS)
+    plain = reward(completions=SAID, prompts=["?"] * 3, trainer_state=None, **COLUMNS)
+    chat = reward(completions=[[{"role": "assistant", "content": s}] for s in SAID], prompts=["?"] * 3, **COLUMNS)
+    blocks = reward(completions=[[{"role": "assistant", "content": [{"type": "text", "text": s}]}] for s in SAID], **COLUMNS)
+    assert plain == chat == blocks and repr(COLUMNS) == before
+    assert isinstance(plain, list) and len(plain) == 3 and all(type(v) is float and math.isfinite(v) for v in plain)
+    assert isinstance(reward.__name__, str) and any(p.kind is p.VAR_KEYWORD for p in inspect.signature(reward).parameters.values())
+
+
+@pytest.mark.parametrize("reward", GROUNDING, ids=lambda r: r.__name__)
+def test_exact_is_most_and_unreadable_least(reward):
+    "1 for the truth; nothing pays less than an answer that cannot be read, is inverted or empty."
+    texts = [answer([3, 9]), answer([4, 9]), answer([0, 30]), answer([20, 22]), answer([9, 3]), answer([5, 5]), "", "<think>[3, 9]", "<think>3 to 9</think>", answer([9e300, 9.1e300])]
+    paid = reward(texts, spans=[[[3.0, 9.0]]] * len(texts), duration=[30.0] * len(texts))
+    assert paid[0] == 1 > paid[1] > paid[3] >= min(paid) and paid[1] > paid[2]
+    assert len({*paid[4:9]}) == 1 and paid[4] == min(paid)
+    assert reward([texts[0]], spans=[None], duration=[30.0]) == reward([texts[0]], spans=[[]], duration=[30.0]) == [None]
+    assert reward([], spans=[], duration=[]) == []
+
+
+@pytest.mark.parametrize("reward, spans, truth, value", [
+    (tiou_reward, [[6, 9]], [[3, 9]], 0.5),
+    (tiou_reward, [[6, 9], [3, 9]], [[3, 9]], 0.5),                      # the first answer counts
+    (tiou_reward, [[20, 26]], [[3, 9], [20, 26]], 1.0),                  # the true span hit best
+    (with_options(tiou_reward, several="union"), [[20, 26]], [[3, 9], [20, 26]], 0.5),
+    (with_options(tiou_reward, several="union"), [[3, 7], [5, 9]], [[3, 9]], 1.0),
+    (tiou_timestamp_reward, [[6, 9]], [[3, 9]], 0.5 * (1 - 3 / 30)),
+    (tiou_timestamp_reward, [[0, 90]], [[3, 9]], 0.0),                   # an end further off than the video is long
+    (giou_reward, [[12, 15]], [[3, 9]], -3 / 12),
+    (segment_f1_reward, [[3, 9]], [[3, 9], [20, 26]], 2 / 3),            # precision 1, recall 1/2
+    (segment_giou_reward, [[3, 9]], [[3, 9], [20, 26]], 0.5),
+    (segment_giou_reward, [[20, 26], [3, 9]], [[3, 9], [20, 26]], 1.0),  # paired in order of time
+    (segment_f1_reward, [[3, 9], [9, 3]], [[3, 9]], 0.0),
+    (wasserstein_reward, [[0, 2]], [[4, 6]], math.exp(-3)),              # everything moves 4 s, both cover 4 s
+    (wasserstein_reward, [[0, 8]], [[4, 8]], math.exp(-3 * 2 / 8)),      # from [0, 8] to [4, 8]: 2 s on average
+], ids=lambda v: getattr(v, "__name__", None))
+def test_by_hand(reward, spans, truth, value):
+    assert reward([answer(*spans)], spans=[truth], duration=[30.0]) == [pytest.approx(value)]
+
+
+tenth = st.integers(0, 300).map(lambda t: t / 10)
+proper = st.tuples(tenth, st.integers(1, 100).map(lambda t: t / 10)).map(lambda p: [p[0], round(p[0] + p[1], 1)])
+sets = st.lists(proper, min_size=1, max_size=4)
+
+
+def covered(spans, grid): return np.any([(s <= grid) & (grid < e) for s, e in spans], axis=0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(sets, sets), min_size=1, max_size=4))
+def test_multi_span_rewards_against_a_fine_grid(rows):
+    "Every border is a tenth of a second, so a grid of cells of a tenth is exact for coverage and near for W1."
+    texts, truth = [answer(*p) for p, _ in rows], [g for _, g in rows]
+    grid = np.arange(0, 41, 0.1) + 0.05
+    for k, (p, g) in enumerate(rows):
+        a, b = covered(p, grid), covered(g, grid)
+        f1, iou = 2 * (a & b).sum() / (a.sum() + b.sum()), (a & b).sum() / (a | b).sum()
+        w1 = 0.1 * np.abs(np.cumsum(a) / a.sum() - np.cumsum(b) / b.sum()).sum()
+        assert segment_f1_reward(texts, truth)[k] == pytest.approx(f1)
+        assert tiou_reward(texts, truth, several="union")[k] == pytest.approx(iou) == pytest.approx(union_tiou(p, g))
+        assert wasserstein_reward(texts, truth, beta=1)[k] == pytest.approx(math.exp(-w1 / (0.1 * (a | b).sum())), abs=0.02)
+
+
+def test_wasserstein_is_exact_where_the_difference_changes_sign():
+    "[0, 10] to [4, 6]: the left half moves right, the right half left; W1 = 2 by the quantile functions."
+    assert wasserstein_reward([answer([0, 10])], [[[4, 6]]]) == [pytest.approx(math.exp(-3 * 2 / 10))]
+
+
+def test_unknown_ways_are_errors():
+    with pytest.raises(ValueError, match="best"): tiou_reward(SAID, COLUMNS["spans"], several="all")
+    with pytest.raises(ValueError): tiou_reward(SAID, COLUMNS["spans"][:2])
+    with pytest.raises(TypeError, match="spans"): tiou_reward(SAID)
+    with pytest.raises(TypeError, match="duration"): tiou_timestamp_reward(SAID, COLUMNS["spans"])
+
+
+def test_format_asks_for_the_option_only_of_questions():
+    assert format_reward(SAID) == [0, 1, 0] and format_reward(SAID, answer=["A", None, None]) == [1, 1, 0]
+
+
+def test_composite_weighs_logs_and_passes_none():
+    logged = {}
+    mixed = composite({tiou_reward: 0.9, answer_reward: 2.0, format_reward: 0.1}, "mixed")
+    paid = mixed(SAID, spans=[[[3, 9]], None, None], answer=["A", None, None], log_metric=logged.__setitem__)
+    assert paid == pytest.approx([3.0, 0.1, 0.0]) and mixed.__name__ == "mixed"
+    assert logged == {"mixed/tiou_reward": 1.0, "mixed/answer_reward": 1.0, "mixed/format_reward": pytest.approx(2 / 3)}
+    assert composite({tiou_reward: 1.0})(SAID, spans=[None] * 3) == [None] * 3
+
+
+def test_paper_weights():
+    assert paper_reward([answer([6, 9])], spans=[[[3, 9]]]) == [pytest.approx(0.9 * 0.5 + 0.1)]
+    right = response_text("x", [6, 9], "B")
+    assert paper_qa_reward([right], spans=[[[3, 9]]], answer=["B"]) == [pytest.approx(0.7 + 0.1 + 0.2 * 0.5)]
+
+
+def test_guards():
+    assert length_penalty([""] * 4, [[0] * n for n in (0, 100, 150, 9999)], limit=200, margin=100) == [0, 0, -0.5, -1]
+    once, twice = "one two three four five six", "one two three four five six one two three four five six"
+    assert repetition_penalty([once, twice, ""]) == [0, pytest.approx(-1 / 7), 0]
+
+
+def test_group_signal():
+    near, far = (group_signal(tiou_reward, [12, 18], 30, offset, groups=50) for offset in (0, -12))
+    assert near["flat"] == 0 and near["upward"] > 0.8 and far["flat"] > 0.9
+
+
+@pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
+def test_a_hundred_thousand_completions(reward):
+    "Well below 2 s a reward on one core in `benchmarks/`; here with room for a busy machine."
+    n = 20_000
+    thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
+    texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]
+    columns = dict(spans=[[[3.0, 9.0]]] * n, duration=[30.0] * n, answer=["A"] * n, completion_ids=[[1, 2]] * n)
+    start = time.process_time()
+    reward(texts, **columns)
+    assert time.process_time() - start < 2
+
+
+@pytest.fixture(scope="module")
+def tiny_text_model(tmp_path_factory):
+    "A random two-layer text model and a tokenizer of bytes, made here."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tok = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*letters, "<pad>", "<eos>"])}, merges=[]))
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<eos>", pad_token="<pad>", padding_side="left")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=256, eos_token_id=257, bos_token_id=None)
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("conversational", [False, True], ids=["strings", "messages"])
+def test_every_reward_in_a_stock_grpo_trainer(tiny_text_model, tmp_path, conversational):
+    "TRL's own trainer, unchanged, takes every reward by name, with the columns as the dataset has them."
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+    ask = "When does she laugh?"
+    rows = [{"prompt": [{"role": "user", "content": ask}] if conversational else ask, "spans": [[3.0, 9.0], [20.0, 26.0]], "duration": 30.0, "answer": "A"}] * 4
+    config = GRPOConfig(output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=4, max_completion_length=8, use_cpu=True, report_to="none",
+                        logging_steps=1, save_strategy="no", reward_weights=[1.0] * len(EVERY), disable_tqdm=True)
+    trainer = GRPOTrainer(tiny_text_model, EVERY, config, train_dataset=Dataset.from_list(rows))
+    trainer.train()
+    log = trainer.state.log_history[0]
+    for reward in EVERY: assert math.isfinite(log[f"rewards/{reward.__name__}/mean"]), reward.__name__
+    assert "paper_reward/tiou_reward" in log and log["rewards/giou_reward/mean"] == -1  # random letters hold no span
+
+
+def test_every_public_reward_is_tested():
+    public = {name for name in rewards.__all__ if name.endswith(("_reward", "_penalty"))}
+    assert public == {r.__name__ for r in EVERY}

@@ -1,0 +1,167 @@
+"`vtg-r1 score`: numbers worked out by hand for awkward prediction files, and a named error for each unreadable one."
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from vtg_r1.benchmarks import BENCHMARKS, Prediction, compare, load_benchmark, published, score, trivial_predictions
+from vtg_r1.cli import main
+
+HERE = Path(__file__).parent / "score"
+ANNOTATIONS = {"charades_sta": "charades_sta_test.txt", "activitynet": "activitynet.json", "nextgqa": "nextgqa", "rextime": "rextime_val.json",
+               "qvhighlights": "qvhighlights.val.jsonl", "tvgbench": "tvgbench.json", "tacos": "tacos_test.jsonl"}
+
+
+def run(tmp_path, benchmark, *options, annotations=None, predictions=None):
+    "The JSON that the command writes."
+    out = tmp_path / "metrics.json"
+    code = main(["score", "--benchmark", benchmark, "--annotations", str(HERE / (annotations or ANNOTATIONS[benchmark])),
+                 "--predictions", str(predictions or HERE / f"{benchmark}.jsonl"), "--json", str(out), *options])
+    assert code == 0
+    return json.loads(out.read_text())
+
+
+def recalls(*percent): return dict(zip(("R1@0.3", "R1@0.5", "R1@0.7", "mIoU"), percent))
+
+
+# IoU a query: 1 exact; 0 inverted; 0.3 on the threshold; 0 zero-length; 16.1/40.1 past the end (pred wins over response); 0 "no span"; 1 clock times; missing
+CHARADES = [1, 0, 0.3, 0, 16.1 / 40.1, 0, 1]
+HAND = {
+    ("charades_sta",): {"n": 8, "missing": 1, **recalls(50, 25, 25, 100 * sum(CHARADES) / 8)},
+    ("charades_sta", "--missing", "skip"): {"n": 7, "missing": 1, **recalls(400 / 7, 200 / 7, 200 / 7, 100 * sum(CHARADES) / 7)},
+    # [-10, 10] against [0, 10] is 1/2; an answer outside any block is read by the lenient reading only; an end past the duration stays
+    ("activitynet",): {"n": 3, "missing": 0, **recalls(200 / 3, 200 / 3, 100 / 3, 50)},
+    ("activitynet", "--reading", "lenient"): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 250 / 3)},
+    # zero-length inside a span: IoU 0, IoP 1; inverted: 0, 0; [1, 3]: 1, 1; [4, 8] against [4, 6]: 1/2, 1/2; missing. Options right, right, right, wrong, missing
+    ("nextgqa",): {"n": 5, "missing": 1, **recalls(40, 40, 20, 30), "mIoP": 50, "IoP@0.3": 60, "IoP@0.5": 60, "Acc@QA": 60, "Acc@GQA": 40},
+    ("nextgqa", "--missing", "skip"): {"n": 4, "missing": 1, **recalls(50, 50, 25, 37.5), "mIoP": 62.5, "IoP@0.3": 75, "IoP@0.5": 75, "Acc@QA": 75, "Acc@GQA": 50},
+    # 1/2 right; 1 wrong; 0 of a zero-length window, right; 1 right
+    ("rextime",): {"n": 4, "missing": 0, **recalls(75, 75, 50, 62.5), "Acc@QA": 75, "Acc@IoU": 50},
+    # average precisions 1/4 (second of two, at rank 2), 3/10 (IoU 0.6), 1 (written backwards: the official script's 0/0), 0 ("no span")
+    ("qvhighlights",): {"n": 4, "missing": 0, **recalls(25, 25, 0, 15), "mAP": 38.75},
+    ("tvgbench",): {"n": 2, "missing": 0, **recalls(50, 50, 0, 25)},
+    ("tacos",): {"n": 2, "missing": 0, **recalls(50, 50, 50, 50 + 50 * 7.2 / 249.86)},
+}
+
+
+@pytest.mark.parametrize("case", HAND, ids=" ".join)
+def test_by_hand(case, tmp_path):
+    assert run(tmp_path, *case) == pytest.approx(HAND[case], abs=1e-3)
+
+
+def test_every_benchmark_is_checked_by_hand():
+    assert {case[0] for case in HAND} == set(BENCHMARKS)
+
+
+def test_rextime_own_file_gives_the_same(tmp_path):
+    "ReXTime's evaluator reads JSON lines without options; the letters in it count all the same."
+    assert run(tmp_path, "rextime", annotations="rextime_val.jsonl") == run(tmp_path, "rextime")
+
+
+def test_output_is_the_json_as_a_table(tmp_path, capsys):
+    metrics = run(tmp_path, "nextgqa")
+    shown = {name: float(value) for name, value in (line.split() for line in capsys.readouterr().out.splitlines())}
+    assert shown == pytest.approx(metrics, abs=0.006)
+
+
+def test_says_what_was_scored(tmp_path, capsys):
+    run(tmp_path, "activitynet")
+    assert "1 end past their video" in capsys.readouterr().err
+    run(tmp_path, "charades_sta")
+    assert "1 queries have no prediction" in capsys.readouterr().err
+
+
+BAD = {
+    "duplicate": "row 2: qid 'AAAAA_0' stands already in row 1", "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
+    "cut_off": "row 3: is no JSON", "json_array": "row 1: is a JSON list", "no_qid": "row 1: qid is None", "neither": "has neither pred nor response",
+    "flat_pred": "(qid 'AAAAA_0'): pred holds 1, which is no [start, end]", "scored_pred": "pred holds [1, 2, 0.9]", "text_pred": "pred holds '1'",
+    "nan_pred": "pred holds nan", "huge_pred": "pred holds 1000", "bool_pred": "pred holds True", "list_response": "response is ['<time>[1, 2]</time>']",
+    "text_answer": "answer is 'he fell'", "not_utf8": "row 2: is no JSON", "empty": "holds no predictions",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused(name, capsys):
+    file = HERE / "bad" / f"{name}.jsonl"
+    assert main(["score", "--benchmark", "charades_sta", "--annotations", str(HERE / ANNOTATIONS["charades_sta"]), "--predictions", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert BAD[name] in err and f"{name}.jsonl" in err and not out
+
+
+def test_every_bad_file_has_its_message():
+    assert {f.stem for f in (HERE / "bad").iterdir()} == set(BAD)
+
+
+@pytest.mark.parametrize("annotations, predictions, message", [
+    ("nowhere.txt", "charades_sta.jsonl", "no such file"), ("charades_sta_test.txt", "nowhere.jsonl", "nowhere.jsonl"), ("rextime_val.json", "charades_sta.jsonl", "holds a JSON list"),
+    ("charades_sta_test.txt", "bad", "bad"),
+])
+def test_wrong_paths(annotations, predictions, message, capsys):
+    assert main(["score", "--benchmark", "charades_sta", "--annotations", str(HERE / annotations), "--predictions", str(HERE / predictions)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_withheld_labels_are_an_error(tmp_path, capsys):
+    rows = json.loads((HERE / "rextime_val.json").read_text())
+    (tmp_path / "rextime_test.json").write_text(json.dumps([{**r, "span": [0, 0], "ans": ""} for r in rows]))
+    assert main(["score", "--benchmark", "rextime", "--annotations", str(tmp_path / "rextime_test.json"), "--predictions", str(HERE / "rextime.jsonl")]) == 2
+    assert "4 of 4 queries cannot be scored" in capsys.readouterr().err
+
+
+def test_compare_finds_the_better_model():
+    samples, _ = load_benchmark("charades_sta", HERE / "charades_sta_test.txt")
+    best = {s.qid: Prediction([s.spans[0]]) for s in samples}
+    worse = {s.qid: Prediction([[s.spans[0][0], s.spans[0][1] + 9]]) for s in samples}
+    test = compare(samples, worse, best)["mIoU"]
+    assert test["difference"] > 30 and test["low"] > 0 and test["p"] == pytest.approx(2 / 2**4, abs=0.02)  # four videos have 2⁴ sign patterns
+    assert compare(samples, best, best)["mIoU"]["p"] == 1
+
+
+def test_trivial_predictions_are_valid_spans():
+    samples, _ = load_benchmark("qvhighlights", HERE / ANNOTATIONS["qvhighlights"])
+    for name, preds in trivial_predictions(samples, train=samples).items():
+        assert all(0 <= p.spans[0][0] < p.spans[0][1] <= s.duration for s, p in zip(samples, preds.values())), name
+        assert score("qvhighlights", samples, preds)["missing"] == 0
+
+
+def test_published_rows_are_percentages():
+    for benchmark in BENCHMARKS:
+        for row in published(benchmark):
+            r3, r5, r7, _ = (row[k] for k in ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU"))
+            assert row["source"] and (r3 is None or 100 > r3 > r5 > r7 > 0)
+
+
+@pytest.mark.shared
+def test_whole_official_files():
+    "Every query of the published files is scored: perfect predictions give 100 wherever the official conventions allow it."
+    if "VTG_R1_SHARED" not in os.environ: pytest.skip("needs VTG_R1_SHARED, the folder with the published annotations")
+    root = Path(os.environ["VTG_R1_SHARED"]) / "data" / "annotations"
+    files = {"charades_sta": ("charades_sta/charades_sta_test.txt", 3720), "activitynet": ("activitynet_captions/val_2.json", 17031), "nextgqa": ("nextgqa", 5553),
+             "rextime": ("rextime/rextime_val.json", 921), "qvhighlights": ("qvhighlights/highlight_val_release.jsonl", 1550), "tvgbench": ("tvgbench/tvgbench.json", 800),
+             "tacos": ("tacos/tacos_test_release.jsonl", 4001)}
+    assert set(files) == set(BENCHMARKS)
+    zero_length = {"rextime": 2, "tvgbench": 11}  # true spans nobody can hit
+    for name, (path, n) in files.items():
+        samples, _ = load_benchmark(name, root / path)
+        found = score(name, samples, {s.qid: Prediction(s.spans, s.answer) for s in samples})
+        assert found["n"] == n and found["missing"] == 0
+        assert found["mIoU"] == pytest.approx(100 * (1 - zero_length.get(name, 0) / n), abs=1e-3), name
+        reachable = 100 * sum(min(1, 10 / len(s.spans)) for s in samples) / n  # at most ten predictions count
+        assert found.get("Acc@QA", 100) == 100 and found.get("mAP", reachable) == pytest.approx(reachable, abs=1e-3)
+
+
+def test_a_hundred_thousand_predictions_in_two_seconds(tmp_path):
+    "One core; reading the annotations is not counted."
+    rng = random.Random(0)
+    lines = [f"v{i} {i % 50} {i % 50 + 5}.5##a person sits." for i in range(100_000)]
+    (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines))
+    from vtg_r1.benchmarks import read_predictions
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_sta_test.txt")
+    with open(tmp_path / "p.jsonl", "w") as f:
+        for s in samples: f.write(json.dumps({"qid": s.qid, "pred": [sorted([rng.uniform(0, 60), rng.uniform(0, 60)])]}) + "\n")
+    start = time.process_time()
+    assert score("charades_sta", samples, read_predictions(tmp_path / "p.jsonl", [s.qid for s in samples]))["n"] == 100_000
+    assert time.process_time() - start < 2
