@@ -54,7 +54,7 @@ def curate(folder: Path, scale: float, seed: int) -> dict:
             if (key := request_key(s, TEACHER, VIEW)) not in log.answered:
                 log.add({"key": key, "qid": s.qid, **toy_teacher(s, seed), "usage": {"prompt_tokens": 9000, "completion_tokens": 600}})
     counts = write_sets(answered(work / "pool.jsonl", "endpoint", endpoint=(TEACHER, VIEW, folder / "answers.jsonl")), work / "refused.jsonl", out)
-    (out / "README.md").write_text(dataset_card(out, drawn, {"reports": {Path(p).name: r for p, r in collected["reports"].items()}}, {"seed": seed}), encoding="utf-8")
+    (out / "README.md").write_text(dataset_card(out, drawn, collected, {"seed": seed}), encoding="utf-8")
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **counts}
 
 

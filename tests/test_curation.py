@@ -137,10 +137,10 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 
 def test_killed_and_resumed_files_are_identical():
     "The benchmark of the full 56K, small: three kills, byte equality, nothing asked twice."
-    done = subprocess.run([sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "curation.py"), "--pool", "2800"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "curation.py"), "--pool", "1400"], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert found["identical"] and found["asked_twice"] == 0 and found["pool"] == 2800 and len(found["kills"]) == 3
+    assert found["identical"] and found["asked_twice"] == 0 and found["pool"] == 1400 and len(found["kills"]) == 3
 
 
 def test_videos_missing_and_unreadable(tmp_path):

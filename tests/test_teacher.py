@@ -23,6 +23,7 @@ pytest.importorskip("openai", reason="the teacher's extra is not installed: pip 
 pytest.importorskip("uvicorn", reason="transformers' server is not installed: pip install 'transformers[serving]'")
 import httpx  # noqa: E402
 
+pytestmark = pytest.mark.slow
 KEY = "sk-do-not-write-this-down"
 
 

@@ -167,7 +167,7 @@ def check(
         report.notes.append("durations that the file lacks were measured in the videos")
     return report, quality(samples, report, probed, guard)
 
-# %% ../nbs/parts/quality.ipynb #a0f984c4
+# %% ../nbs/parts/quality.ipynb #a91b3644
 def plot_quality(
     measures: dict[str, dict],  # name → what `measure` returned
     reports: dict[str, dict],   # name → a report's `to_dict()`
@@ -184,25 +184,26 @@ def plot_quality(
         if what != "span_share" and spread and max(spread) > 5 * min(spread): ax.set_xscale("log")
         ax.set(xlabel=label, ylabel="share of them below")
     axes[1, 0].set_xlim(0, 1)
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    _plot_oddities(axes[1, 1], list(reports.values()), colours)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(measures)), frameon=False, fontsize=8)
+    _plot_oddities(axes[1, 1], reports, colours, named=list(reports) != list(measures))
     sns.despine(fig)
     return fig
 
 _ODD = ("past_end", "negative_start", "inverted", "zero_length", "multi_span", "duplicates", "empty_query", "missing_duration")
 
-def _plot_oddities(ax, reports: list[dict], colours):
+def _plot_oddities(ax, reports: dict[str, dict], colours, named: bool):
     "Queries that show each oddity, in percent of the file, before any policy."
-    shown = [o for o in _ODD if any(r.get(o) for r in reports)]
+    shown = [o for o in _ODD if any(r.get(o) for r in reports.values())]
     if not shown:
         ax.text(0.5, 0.5, "nothing odd was found", ha="center", transform=ax.transAxes)
         return ax.set_axis_off()
     height = 0.8 / len(reports)
-    for i, (report, colour) in enumerate(zip(reports, colours)):
+    for i, ((name, report), colour) in enumerate(zip(reports.items(), colours)):
         y = np.arange(len(shown)) + (i - (len(reports) - 1) / 2) * height
-        bars = ax.barh(y, [100 * report.get(o, 0) / report["read"] for o in shown], height, color=colour)
+        bars = ax.barh(y, [100 * report.get(o, 0) / report["read"] for o in shown], height, color=colour, label=name)
         ax.bar_label(bars, [f"{report[o]:,}" if report.get(o) else "" for o in shown], fontsize=7, padding=2)
     ax.set_yticks(range(len(shown)), [o.replace("_", " ") for o in shown])
     ax.invert_yaxis()
     ax.set(xlabel="queries as published (%; the number at the bar)", ylabel="")
     ax.margins(x=0.15)
+    if named: ax.legend(frameon=False, fontsize=7)
