@@ -105,6 +105,20 @@ def test_draw_is_stable_and_seeded(tmp_path):
     assert len(drawn[0]) == len(drawn[1]) == 30 and drawn[0] != drawn[1]
 
 
+def test_a_hugging_face_source_is_streamed(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"file": f"{i}.mp4", "caption": f"event {i}", "from": 1.0, "to": 30.0 if i == 3 else 4.0, "length": 20.0} for i in range(5)] + [{"file": "x.mp4", "caption": "", "from": 1.0, "to": 2.0, "length": 9.0}]
+    (tmp_path / "mine").mkdir()
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "mine" / "train.parquet"))
+    columns = {"video": "file", "query": "caption", "start": "from", "end": "to", "duration": "length"}
+    entry = {"path": str(tmp_path / "mine"), "dataset": "huggingface", "columns": columns}
+    work = work_folder(tmp_path / "work", [entry])
+    report, = collect([entry], work)["reports"]
+    assert (report["read"], report["kept"], report["past_end"], report["empty_query"]) == (6, 5, 1, 1)
+    found = list(iter_samples(work / "candidates.jsonl"))
+    assert found[3].spans == [[1.0, 20.0]] and {s.source for s in found} == {"mine"}
+
+
 @pytest.mark.parametrize("quotas", [[{"sources": ["nobody"], "total": 3}], [{"sources": ["a"], "total": 1}, {"sources": ["a"], "total": 2}]])
 def test_bad_quotas(quotas, tmp_path):
     collect(make(tmp_path, a=4), tmp_path)
@@ -171,3 +185,30 @@ def test_overlap_kinds(tmp_path):
     assert [guard(s).split(" as")[0] for s in (same_video, same_source, same_query)] == ["same video", "same source", "same query"]
     assert [bool(overlap_guard(benchmark, by)(same_query)) for by in (["video"], ["query"], [])] == [False, True, False]
     with pytest.raises(ValueError, match="sound"): overlap_guard(benchmark, ["sound"])
+
+
+def run_stage(folder, **parameters):
+    from vtg_r1.runs import run_notebook
+    return run_notebook("nbs/01_curation.ipynb", {"outputs_dir": str(folder), "toy_videos": 8, **parameters}, progress=False)
+
+
+@pytest.mark.slow
+def test_stage_on_the_toy_world(tmp_path):
+    run = run_stage(tmp_path, run_name="a")
+    manifest, metrics = (json.loads((run / f"{n}.json").read_text()) for n in ("manifest", "metrics"))
+    assert manifest["status"] == "finished" and (Path.cwd() / manifest["config"]["video_root"]).is_dir()
+    assert metrics["coldstart"] == len(load_samples(run / "coldstart.jsonl")) and metrics["rl"] == len(load_samples(run / "rl.jsonl"))
+    assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "rejected_sample.png"}
+    again = run_stage(tmp_path, run_name="b", keep_coldstart_in_rl=False)
+    assert len(list((tmp_path / "curation-work").iterdir())) == 1  # other thresholds, the same work
+    assert (again / "coldstart.jsonl").read_bytes() == (run / "coldstart.jsonl").read_bytes()
+    assert not {s.qid for s in load_samples(again / "rl.jsonl")} & {s.qid for s in load_samples(again / "coldstart.jsonl")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters, problem", [
+    (dict(sources=[{"path": "nowhere.jsonl"}], video_root="videos"), "nowhere.jsonl: no such file"),
+    (dict(sources=[{"path": "nowhere.jsonl"}]), "video_root is empty"),
+    (dict(eps3=0.1), "eps3")])
+def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
+    with pytest.raises(Exception, match=problem): run_stage(tmp_path, run_name="a", **parameters)

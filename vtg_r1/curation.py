@@ -7,7 +7,7 @@ __all__ = ['SETS', 'SET_COLOURS', 'write_files', 'iter_samples', 'only_one', 'wo
            'collect', 'allocate', 'draw', 'answered', 'route', 'supervised', 'split_by_teacher', 'write_sets', 'table1',
            'markdown_table', 'report_name', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
 
-# %% ../nbs/01_curation.ipynb #12d28f56
+# %% ../nbs/01_curation.ipynb #7d3ad394
 import hashlib, json, os
 from array import array
 from collections import Counter
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from .datasets import read_dataset
+from .datasets import iter_rows, read_dataset
 from .prompts import is_well_formed, response_text
 from .quality import probe_each
 from .runs import sha256
@@ -62,32 +62,39 @@ def only_one(folder: Path):
         except OSError: raise SampleError(f"{folder}: another process is curating here; wait for it, or stop it", reason="busy") from None
         yield
 
-# %% ../nbs/01_curation.ipynb #87a5bb88
+# %% ../nbs/01_curation.ipynb #a702c1fc
 def work_folder(
     root: Path,         # folder of all such work
     entries: list[dict],  # sources and benchmarks, each with a "path"
     **facts,            # what else decides the content: seed, quotas, …
 ) -> Path:
     "The folder of these inputs, made if it is not there."
-    digest = {str(f): sha256(f) for e in entries for f in _files(e["path"])}
-    named = json.dumps([sorted(digest.values()), [{k: v for k, v in e.items() if k != "path"} for e in entries], facts], sort_keys=True, ensure_ascii=False)
+    parts = [[_digest(e), {k: v for k, v in e.items() if k != "path"}] for e in entries]
+    named = json.dumps([parts, facts], sort_keys=True, ensure_ascii=False)
     folder = root / hashlib.sha256(named.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-def _files(path: str | Path) -> list[Path]:
-    path = Path(path)
-    if not path.exists(): raise SampleError(f"{path}: no such file", reason="wrong_file")
-    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+def _digest(entry: dict) -> list[str]:
+    "The SHA-256 of an entry's file, or of the files of its folder; of a hub dataset its name."
+    path = Path(entry["path"])
+    if path.is_dir(): return [sha256(p) for p in sorted(path.rglob("*")) if p.is_file()]
+    if path.exists(): return [sha256(path)]
+    if entry.get("dataset") == "huggingface": return [str(entry["path"])]
+    raise SampleError(f"{path}: no such file", reason="wrong_file")
 
-# %% ../nbs/01_curation.ipynb #6e8d4edc
+# %% ../nbs/01_curation.ipynb #4e1601b5
 def read_source(
     path: str | Path,
-    dataset: str = "samples",  # our JSONL, or a key of `vtg_r1.datasets.READERS`
+    dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
     past_end: str = "clip",
-    **options,                 # as `read_dataset`
+    **options,                 # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are drawn
     "One source of samples and its report."
+    if dataset == "huggingface":
+        from datasets import load_dataset
+        rows, report = load_dataset(str(path), split=options.get("split", "train"), streaming=True), Report(str(path), dataset="huggingface", split=options.get("split", "train"))
+        return iter_rows(rows, report, past_end=past_end, **{"source": Path(path).name, **options}), report
     if dataset != "samples": return read_dataset(dataset, path, past_end=past_end, **options)
     if not Path(path).is_file(): raise SampleError(f"{path}: no such file", reason="wrong_file")
     report = Report(str(path), dataset="samples")
