@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'git_state', 'sha256', 'device_name', 'Run',
            'run_folder', 'start_run', 'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters',
-           'set_seed', 'stage_name', 'known_parameters', 'run_notebook', 'upstream']
+           'set_seed', 'stage_name', 'known_parameters', 'run_notebook', 'collapse_progress', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #de8aa00c
 import ast, contextlib, hashlib, json, os, platform, subprocess, sys, time, warnings
@@ -180,7 +180,7 @@ def set_seed(
     torch.manual_seed(seed)
     if deterministic: torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/parts/runs.ipynb #f5c75944
+# %% ../nbs/parts/runs.ipynb #920c8df0
 def stage_name(notebook: str | Path) -> str:
     "`nbs/05_grpo.ipynb` → `grpo`."
     stem = Path(notebook).stem
@@ -211,17 +211,38 @@ def run_notebook(
     if read_manifest(folder): raise RunError(f"{folder} holds a run already (status {read_manifest(folder)['status']}): give another run_name, or remove that folder")
     folder.mkdir(parents=True, exist_ok=True)
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
-    with _mark_failed(folder):
+    with _closing(folder, folder / notebook.name):
         papermill.execute_notebook(str(notebook), str(folder / notebook.name), parameters={**parameters, "run_name": folder.name}, kernel_name="python3",
                                    progress_bar=False, cwd=str(project_root()), **streams)
     return folder
 
+def collapse_progress(path: str | Path) -> None:
+    "Keep only the last state of each progress bar in an executed notebook; a training run leaves thousands."
+    import nbformat
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code": cell.outputs = _merged(cell.outputs)
+    nbformat.write(notebook, path)
+
+def _merged(outputs: list) -> list:
+    "Outputs with neighbouring pieces of one text stream joined, and overwritten lines dropped."
+    kept = []
+    for out in outputs:
+        if out.output_type == "stream" and kept and kept[-1].get("name") == out.name: kept[-1].text += out.text
+        else: kept.append(out)
+    for out in kept:
+        if out.output_type == "stream": out.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in out.text.split("\n"))
+    return kept
+
 @contextlib.contextmanager
-def _mark_failed(folder: Path):
+def _closing(folder: Path, executed: Path):
+    "Mark the run failed if what is inside fails; tidy the executed notebook either way."
     try: yield
     except BaseException:
         if manifest := read_manifest(folder): write_json(folder / "manifest.json", {**manifest, "status": "failed", "ended": _now()})
         raise
+    finally:
+        if executed.exists(): collapse_progress(executed)
 
 def upstream(
     notebook: str,        # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
