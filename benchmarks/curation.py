@@ -54,20 +54,29 @@ def curate(folder: Path, scale: float, seed: int) -> dict:
             if (key := request_key(s, TEACHER, VIEW)) not in log.answered:
                 log.add({"key": key, "qid": s.qid, **toy_teacher(s, seed), "usage": {"prompt_tokens": 9000, "completion_tokens": 600}})
     counts = write_sets(answered(work / "pool.jsonl", "endpoint", endpoint=(TEACHER, VIEW, folder / "answers.jsonl")), work / "refused.jsonl", out)
-    (out / "README.md").write_text(dataset_card(out, drawn, {"reports": {Path(p).name: r for p, r in collected["reports"].items()}}, {"seed": seed}), encoding="utf-8")
+    (out / "README.md").write_text(dataset_card(out, drawn, collected, {"seed": seed}), encoding="utf-8")
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **counts}
 
 
-def child(folder: Path, args, kill_after: float | None = None) -> tuple[float, dict | None]:
-    "Run `curate` in a process of its own; seconds, and its result or None where it was killed."
+def size(folder: Path) -> int:
+    "Bytes of everything below a folder."
+    return sum(f.stat().st_size for f in list(folder.rglob("*")) if f.is_file())
+
+
+def child(folder: Path, args, kill_at: float | None = None) -> tuple[float, dict | None]:
+    "Run `curate` in a process of its own, or kill it once its folder holds `kill_at` bytes; seconds, and its result or None where it was killed."
     began = time.monotonic()
     command = [sys.executable, __file__, "--child", str(folder), "--pool", str(args.pool), "--seed", str(args.seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try: out, _ = process.communicate(timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return time.monotonic() - began, None
+        while kill_at is not None and process.poll() is None:
+            try: reached = size(folder) >= kill_at
+            except FileNotFoundError: continue  # a file got its name while it was looked at
+            if reached:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                return time.monotonic() - began, None
+            time.sleep(0.005)
+        out, _ = process.communicate()
     if process.returncode: raise SystemExit(f"curation failed with exit code {process.returncode}")
     return time.monotonic() - began, json.loads(out)
 
@@ -93,13 +102,14 @@ def main() -> int:
         for folder in (whole, broken):
             folder.mkdir()
             make_sources(folder, scale, args.seed)
+        before = size(whole)
         seconds, result = child(whole, args)
         rng, killed = random.Random(args.seed), []
-        while len(killed) < args.kills:
-            at, ended = child(broken, args, kill_after=rng.uniform(0.15, 0.5) * seconds)
+        for share in sorted(rng.uniform(0.02, 0.98) for _ in range(args.kills)):
+            after, ended = child(broken, args, kill_at=before + share * (size(whole) - before))
             if ended is not None: break
             answers = (broken / "answers.jsonl").read_bytes().count(b"\n") if (broken / "answers.jsonl").exists() else 0
-            killed.append({"after_s": round(at, 1), "answers_on_disk": answers})
+            killed.append({"share_of_bytes_written": round(share, 2), "after_s": round(after, 1), "answers_on_disk": answers})
         resumed_s, resumed = child(broken, args)
         keys = [json.loads(line)["key"] for line in (broken / "answers.jsonl").read_text().splitlines() if line.endswith("}")]
         found = {"candidates": sum(max(1, round(n * scale)) for n in PAPER.values()), "pool": len(keys), "uninterrupted_s": round(seconds, 1), "peak_mb": round(result["peak_mb"]), "kills": killed,

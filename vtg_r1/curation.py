@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SETS', 'SET_COLOURS', 'write_files', 'iter_samples', 'only_one', 'work_folder', 'read_source', 'check_videos',
            'collect', 'allocate', 'draw', 'answered', 'route', 'supervised', 'split_by_teacher', 'write_sets', 'table1',
-           'markdown_table', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
+           'markdown_table', 'report_name', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
 
-# %% ../nbs/01_curation.ipynb #12d28f56
+# %% ../nbs/01_curation.ipynb #7d3ad394
 import hashlib, json, os
 from array import array
 from collections import Counter
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from .datasets import read_dataset
+from .datasets import iter_rows, read_dataset
 from .prompts import is_well_formed, response_text
 from .quality import probe_each
 from .runs import sha256
@@ -62,32 +62,39 @@ def only_one(folder: Path):
         except OSError: raise SampleError(f"{folder}: another process is curating here; wait for it, or stop it", reason="busy") from None
         yield
 
-# %% ../nbs/01_curation.ipynb #87a5bb88
+# %% ../nbs/01_curation.ipynb #a702c1fc
 def work_folder(
     root: Path,         # folder of all such work
     entries: list[dict],  # sources and benchmarks, each with a "path"
     **facts,            # what else decides the content: seed, quotas, …
 ) -> Path:
     "The folder of these inputs, made if it is not there."
-    digest = {str(f): sha256(f) for e in entries for f in _files(e["path"])}
-    named = json.dumps([sorted(digest.values()), [{k: v for k, v in e.items() if k != "path"} for e in entries], facts], sort_keys=True, ensure_ascii=False)
+    parts = [[_digest(e), {k: v for k, v in e.items() if k != "path"}] for e in entries]
+    named = json.dumps([parts, facts], sort_keys=True, ensure_ascii=False)
     folder = root / hashlib.sha256(named.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-def _files(path: str | Path) -> list[Path]:
-    path = Path(path)
-    if not path.exists(): raise SampleError(f"{path}: no such file", reason="wrong_file")
-    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+def _digest(entry: dict) -> list[str]:
+    "The SHA-256 of an entry's file, or of the files of its folder; of a hub dataset its name."
+    path = Path(entry["path"])
+    if path.is_dir(): return [sha256(p) for p in sorted(path.rglob("*")) if p.is_file()]
+    if path.exists(): return [sha256(path)]
+    if entry.get("dataset") == "huggingface": return [str(entry["path"])]
+    raise SampleError(f"{path}: no such file", reason="wrong_file")
 
-# %% ../nbs/01_curation.ipynb #6e8d4edc
+# %% ../nbs/01_curation.ipynb #4e1601b5
 def read_source(
     path: str | Path,
-    dataset: str = "samples",  # our JSONL, or a key of `vtg_r1.datasets.READERS`
+    dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
     past_end: str = "clip",
-    **options,                 # as `read_dataset`
+    **options,                 # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are drawn
     "One source of samples and its report."
+    if dataset == "huggingface":
+        from datasets import load_dataset
+        rows, report = load_dataset(str(path), split=options.get("split", "train"), streaming=True), Report(str(path), dataset="huggingface", split=options.get("split", "train"))
+        return iter_rows(rows, report, past_end=past_end, **{"source": Path(path).name, **options}), report
     if dataset != "samples": return read_dataset(dataset, path, past_end=past_end, **options)
     if not Path(path).is_file(): raise SampleError(f"{path}: no such file", reason="wrong_file")
     report = Report(str(path), dataset="samples")
@@ -135,23 +142,23 @@ def check_videos(
             known[video] = reason
     return {v: known[v] for v in named if known[v]}
 
-# %% ../nbs/01_curation.ipynb #8d6eaacb
+# %% ../nbs/01_curation.ipynb #9a508f61
 def collect(
     entries: list[dict],     # sources, as keyword arguments of `read_source`
     work: Path,              # an own folder of these settings
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`
     bad_videos: dict[str, str] | None = None,      # of `check_videos`
-) -> dict:  # {"reports": {path: report as a dict}}
+) -> dict:  # {"reports": [report as a dict, in the order of `entries`]}
     "Read all sources into candidates.jsonl and refused.jsonl; done at once where it was done before."
     done = work / "collected.json"
     if done.exists(): return json.loads(done.read_text(encoding="utf-8"))
-    seen, reports = set(), {}
+    seen, reports = set(), []
     def rows():
         for entry in entries:
             samples, report = read_source(**entry)
             for s, reason, detail in _refusals(samples, guard, bad_videos or {}, seen):
                 yield ("refused.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}) if reason else ("candidates.jsonl", s)
-            reports[report.path] = report.to_dict()
+            reports.append(report.to_dict())
     write_files(work, ["candidates.jsonl", "refused.jsonl"], rows())
     return _finish(done, {"reports": reports})
 
@@ -300,7 +307,11 @@ def markdown_table(
     cells = lambda values: "| " + " | ".join(f"{v:,}" if isinstance(v, int) else str(v) for v in values) + " |"
     return "\n".join([cells(rows[0]), "|" + " --- |" * len(rows[0]), *(cells(r.values()) for r in rows)])
 
-# %% ../nbs/01_curation.ipynb #0874c6cc
+# %% ../nbs/01_curation.ipynb #be813451
+def report_name(report: dict) -> str:
+    "A source file as card and figure call it."
+    return f"{report['dataset']} ({Path(report['path']).name})"
+
 def dataset_card(
     folder: Path,        # holds the three files
     drawn: dict,         # of `draw`
@@ -309,8 +320,8 @@ def dataset_card(
 ) -> str:                # Markdown
     "The dataset card of a curated pair of sets."
     reasons = Counter(r["reason"] for _, r in iter_jsonl(folder / "rejected.jsonl"))
-    odd = [(f"{r['dataset']} ({Path(path).name})", what, len(qids)) for path, r in collected["reports"].items() for what, qids in r["findings"].items()]
-    sources = [(f"{r['dataset']} ({Path(path).name})", f"{r['read']:,}", f"{r['kept']:,}") for path, r in collected["reports"].items()]
+    odd = [(report_name(r), what, len(qids)) for r in collected["reports"] for what, qids in r["findings"].items()]
+    sources = [(report_name(r), f"{r['read']:,}", f"{r['kept']:,}") for r in collected["reports"]]
     table = lambda head, rows: markdown_table([dict(zip(head, r)) for r in rows]) if rows else "nothing"
     return "\n\n".join([
         "# Dataset card: cold start and RL",
@@ -324,7 +335,7 @@ def dataset_card(
         "The rights in videos and annotations stay with their owners; this card grants none.",
     ]) + "\n"
 
-# %% ../nbs/01_curation.ipynb #3948aa3c
+# %% ../nbs/01_curation.ipynb #c33cf6d9
 def filter_facts(
     annotated: Iterable[Sample],
     eps1: float = 0.8, eps2: float = 0.4,
@@ -356,10 +367,10 @@ def plot_filter(
         axes[0].axvline(eps, color="black", lw=1, ls="--")
         axes[0].text(eps, 1.01, f"{name} = {eps:g}", transform=axes[0].get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
     axes[0].set(xlabel="teacher tIoU with the ground truth", ylabel="samples")
-    axes[0].get_legend().set_title("")
+    sns.move_legend(axes[0], "upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, title="", frameon=False)
     for ax, (what, label) in zip(axes[1:], boxes):
         sns.boxplot(data, x=what, y="set", hue="set", order=order, hue_order=order, palette=SET_COLOURS, fliersize=1, legend=False, ax=ax)
-        ax.set(xlabel=label, ylabel="")
+        ax.set(xlabel=label, ylabel="", **({"xscale": "log"} if data[what].max() > 10 * data[what].min() > 0 else {}))
     for ax in axes[2:]: ax.tick_params(labelleft=False)
     sns.despine(fig)
     return fig
