@@ -180,15 +180,22 @@ def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, m
     assert (tally.sent, tally.failed) == (2, 1) and KEY not in (tmp_path / "log.jsonl").read_text()
     assert [s.teacher is None for s in with_teacher(samples, teacher, view, tmp_path / "log.jsonl")] == [True, False, False]
     missing = [replace(samples[0], qid="gone", video="gone.mp4")]
-    assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).unread["gone"]
+    assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).reasons["gone"]
     monkeypatch.delenv("TEST_TEACHER_KEY")
     with pytest.raises(TeacherError, match="TEST_TEACHER_KEY"): annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
 
 
 def test_a_dead_server_costs_nothing(world, teacher, tmp_path):
     dead = replace(teacher, base_url=f"http://localhost:{free_port()}/v1", attempts=1)
-    with pytest.raises(TeacherError, match="run again"): annotate(world[0][:1], dead, world[1], tmp_path / "log.jsonl", progress=False)
+    with pytest.raises(TeacherError, match="run again"): annotate(world[0], dead, world[1], tmp_path / "log.jsonl", progress=False)
     assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_one_stubborn_sample_does_not_stop_the_others(world, teacher, proxy, tmp_path):
+    proxy.faults = {2: "500", 3: "500"}
+    tally = annotate(world[0][:4], replace(teacher, attempts=2), world[1], tmp_path / "log.jsonl", progress=False)
+    assert (tally.sent, tally.failed, len(tally.reasons)) == (3, 1, 1) and "no answer in 2 attempts" in tally.reasons[world[0][1].qid]
+    assert annotate(world[0][:4], teacher, world[1], tmp_path / "log.jsonl", progress=False).sent == 1
 
 
 def test_one_writer_at_a_time(tmp_path):
