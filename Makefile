@@ -27,7 +27,8 @@ export: install  ## notebooks to vtg_r1/, stripped of what does not belong in gi
 	nbdev_clean
 
 readme: install  ## nbs/index.ipynb to README.md
-	python -m vtg_r1.readme
+	jupyter nbconvert --log-level WARN --execute --no-input --to markdown --stdout nbs/index.ipynb | sed 's#](\.\./#](#g' > README.part
+	mv README.part README.md
 
 lab: install  ## JupyterLab on the index
 	jupyter lab nbs/index.ipynb

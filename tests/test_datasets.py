@@ -194,13 +194,16 @@ def test_policy_names_are_checked():
     with pytest.raises(ValueError, match="past_end"): read_rows(rows(), past_end="crop")
 
 
-def test_a_bad_record_leaves_its_neighbours(tmp_path):
+def test_a_bad_record_leaves_its_neighbours(tmp_path, capsys):
     (tmp_path / "tacos_test.jsonl").write_text(
         '{"qid": "a", "query": "q", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n{"qid": "b", broken\n\n{"qid": "c", "query": "q"}\n'
         '{"qid": "a", "query": "r", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n')
     samples, report = read_dataset("tacos", tmp_path / "tacos_test.jsonl")
     assert [s.qid for s in samples] == ["a", "a#2"] and report.read == 4
-    assert [(f.reason, f.line) for f in report.findings] == [("duplicate_qid", 5), ("malformed", 2), ("malformed", 4)]
+    assert sorted((f.line, f.reason) for f in report.findings) == [(2, "malformed"), (4, "malformed"), (5, "duplicate_qid")]
+    assert str(tmp_path / "tacos_test.jsonl") + ", record 2" in report.dropped[0].detail
+    assert main(["data", "check", "--dataset", "tacos", "--annotations", str(tmp_path / "tacos_test.jsonl")]) == 0
+    assert "record 4" in capsys.readouterr().out
 
 
 def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):

@@ -23,6 +23,7 @@ pytest.importorskip("openai", reason="the teacher's extra is not installed: pip 
 pytest.importorskip("uvicorn", reason="transformers' server is not installed: pip install 'transformers[serving]'")
 import httpx  # noqa: E402
 
+pytestmark = pytest.mark.slow
 KEY = "sk-do-not-write-this-down"
 
 
@@ -203,3 +204,17 @@ def test_video_url_requests(world, teacher):
     assert content[0] == {"type": "video_url", "video_url": {"url": "https://videos.example/set one/a%20b.mp4"}} and content[1]["text"] == sample.query
     frames = request(sample, teacher, view)["messages"][-1]["content"]
     assert sum(p["type"] == "image_url" for p in frames) == 4
+
+
+def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
+    "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
+    from vtg_r1.runs import run_notebook
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    facts = dict(outputs_dir=str(tmp_path), toy_videos=2, teacher="endpoint", teacher_model=server[1], teacher_url=proxy.url, teacher_key_env="TEST_TEACHER_KEY", teacher_max_length=8,
+                 frames=4, prompt_style="short", eps2=0.0, price_in=1.0, price_out=10.0, budget_money=1.0)
+    run = run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "a"}, progress=False)
+    samples = load_samples(run / "rl.jsonl")
+    assert len(proxy.paid) == len(samples) > 0 and all(s.teacher["usage"]["prompt_tokens"] for s in samples)
+    run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "b"}, progress=False)
+    assert len(proxy.paid) == len(samples)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]

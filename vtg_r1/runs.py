@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'git_state', 'sha256', 'device_name', 'Run',
            'run_folder', 'start_run', 'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters',
-           'set_seed', 'stage_name', 'known_parameters', 'run_notebook', 'upstream']
+           'set_seed', 'stage_name', 'known_parameters', 'run_notebook', 'collapse_progress', 'upstream']
 
-# %% ../nbs/parts/runs.ipynb #73fbac32
-import ast, contextlib, hashlib, json, os, platform, subprocess, sys, time
+# %% ../nbs/parts/runs.ipynb #de8aa00c
+import ast, contextlib, hashlib, json, os, platform, subprocess, sys, time, warnings
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -100,7 +100,7 @@ class Run:
         "Close the run."
         self.note(status=status, ended=_now(), seconds=round(time.monotonic() - self._began, 1))
 
-# %% ../nbs/parts/runs.ipynb #98104d66
+# %% ../nbs/parts/runs.ipynb #3c2c52bb
 def run_folder(
     stage: str,              # "sft", "grpo", …
     name: str,               # the run's name; "" makes one from the time
@@ -108,8 +108,13 @@ def run_folder(
 ) -> Path:
     "Where a run lives: outputs/<stage>/<name>."
     name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
-    if Path(name).name != name: raise RunError(f"run_name {name!r} must be a plain folder name")
+    if Path(name).name != name or name == "..": raise RunError(f"run_name {name!r} must be a plain folder name")
     return resolve(outputs) / stage / name
+
+def _quiet():
+    "Silence what libraries say of each other and a reader can do nothing about."
+    warnings.filterwarnings("ignore", message="IProgress not found")                        # tqdm.auto outside JupyterLab
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated.*")  # TRL 1.16 on transformers 5.23
 
 def start_run(
     stage: str,               # "sft", "grpo", …
@@ -122,6 +127,7 @@ def start_run(
     path.mkdir(parents=True, exist_ok=True)
     manifest = dict(stage=stage, run=path.name, status="running", started=_now(), ended=None, seed=parameters.get("seed"), parameters=parameters, config={}, inputs={},
                     git=git_state(project_root()), packages={p: _version(p) for p in PACKAGES}, python=platform.python_version(), device=device_name())
+    _quiet()
     try: fd = os.open(path / "manifest.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError as e:
         raise RunError(f"{path} holds a run already (status {read_manifest(path).get('status')}): give another run_name, or remove that folder") from e
@@ -133,12 +139,14 @@ def read_manifest(folder: str | Path) -> dict:
     try: return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {}
 
-# %% ../nbs/parts/runs.ipynb #df52625a
+# %% ../nbs/parts/runs.ipynb #aa518ca3
 def assigned_names(
     source: str,      # Python source of one cell
 ) -> list[str]:
-    "Names that a cell assigns at its top level, in order."
-    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+    "Names that a cell assigns at its top level, in order; none where it is no plain Python."
+    try: body = ast.parse(source).body
+    except SyntaxError: return []
+    targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
     return [t.id for t in targets if isinstance(t, ast.Name)]
 
 def check_parameters(given, known) -> None:
@@ -153,20 +161,10 @@ def collect_parameters(
     namespace: dict,  # the notebook's globals()
 ) -> dict:            # name → value
     "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns)."
-    cells = [names for source in namespace["In"] if (names := assigned_names(_plain(source)))]
-    known, injected = cells[0], (cells[1] if len(cells) > 1 and _is_injected(namespace["In"], cells[1]) else [])
-    check_parameters(injected, known)
+    known = next(names for source in namespace["In"] if (names := assigned_names(source)))
+    injected = next((source for source in namespace["In"] if source.startswith("# Parameters\n")), "")  # papermill's heading
+    check_parameters(assigned_names(injected), known)
     return {name: namespace[name] for name in known}
-
-def _plain(source: str) -> str:
-    "Cell source without IPython magics; empty where it is no Python."
-    try: ast.parse(source)
-    except SyntaxError: return ""
-    return source
-
-def _is_injected(sources: list[str], names: list[str]) -> bool:
-    "papermill heads its cell with `# Parameters`."
-    return any(s.lstrip().startswith("# Parameters") and assigned_names(s) == names for s in map(_plain, sources))
 
 # %% ../nbs/parts/runs.ipynb #0d588ed8
 def set_seed(
@@ -182,7 +180,7 @@ def set_seed(
     torch.manual_seed(seed)
     if deterministic: torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/parts/runs.ipynb #f5c75944
+# %% ../nbs/parts/runs.ipynb #920c8df0
 def stage_name(notebook: str | Path) -> str:
     "`nbs/05_grpo.ipynb` → `grpo`."
     stem = Path(notebook).stem
@@ -213,17 +211,38 @@ def run_notebook(
     if read_manifest(folder): raise RunError(f"{folder} holds a run already (status {read_manifest(folder)['status']}): give another run_name, or remove that folder")
     folder.mkdir(parents=True, exist_ok=True)
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
-    with _mark_failed(folder):
+    with _closing(folder, folder / notebook.name):
         papermill.execute_notebook(str(notebook), str(folder / notebook.name), parameters={**parameters, "run_name": folder.name}, kernel_name="python3",
                                    progress_bar=False, cwd=str(project_root()), **streams)
     return folder
 
+def collapse_progress(path: str | Path) -> None:
+    "Keep only the last state of each progress bar in an executed notebook; a training run leaves thousands."
+    import nbformat
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code": cell.outputs = _merged(cell.outputs)
+    nbformat.write(notebook, path)
+
+def _merged(outputs: list) -> list:
+    "Outputs with neighbouring pieces of one text stream joined, and overwritten lines dropped."
+    kept = []
+    for out in outputs:
+        if out.output_type == "stream" and kept and kept[-1].get("name") == out.name: kept[-1].text += out.text
+        else: kept.append(out)
+    for out in kept:
+        if out.output_type == "stream": out.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in out.text.split("\n"))
+    return kept
+
 @contextlib.contextmanager
-def _mark_failed(folder: Path):
+def _closing(folder: Path, executed: Path):
+    "Mark the run failed if what is inside fails; tidy the executed notebook either way."
     try: yield
     except BaseException:
         if manifest := read_manifest(folder): write_json(folder / "manifest.json", {**manifest, "status": "failed", "ended": _now()})
         raise
+    finally:
+        if executed.exists(): collapse_progress(executed)
 
 def upstream(
     notebook: str,        # of the stage that makes it, e.g. "nbs/03_sft.ipynb"

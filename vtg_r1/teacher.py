@@ -245,7 +245,7 @@ def _stop_on_sigterm():
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/parts/teacher.ipynb #87ee1085
+# %% ../nbs/parts/teacher.ipynb #b63cb849
 def annotate(
     samples: Iterable[Sample],
     teacher: Teacher,
@@ -255,7 +255,7 @@ def annotate(
 ) -> Tally:
     "Ask the teacher about every sample that the log cannot answer yet."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     tally, waiting, pace, stop = Tally(), {}, _Pace(teacher.per_minute), threading.Event()
     with Log(log_path) as log, _client(teacher) as (client, key), ThreadPoolExecutor(teacher.concurrency) as pool, _stop_on_sigterm(), \
             tqdm(desc=f"teacher {teacher.model}", unit=" samples", disable=not progress) as bar:

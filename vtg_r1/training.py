@@ -14,7 +14,7 @@ from pathlib import Path
 from .runs import Run, RunError, project_root, read_manifest, resolve, upstream
 from .samples import Sample, SampleError, load_samples
 
-# %% ../nbs/parts/training.ipynb #c02fde4e
+# %% ../nbs/parts/training.ipynb #a952e746
 def read_annotations(
     given: str | list,         # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
     dataset: str = "samples",  # "samples" for this project's JSONL, else a name of `vtg_r1.datasets.READERS`
@@ -40,7 +40,7 @@ def find_videos(
     video_root: str | Path, # folder that sample.video is relative to
     missing: str = "error", # samples without a file: "error" or "skip"
 ) -> list[Sample]:
-    "Samples whose video file is there. Files are looked for as named, then with the usual endings."
+    "Samples whose video file is there. Files are looked for as named, then with the usual endings, then in the root itself without the folders of their name."
     root = resolve(video_root)
     if not root.is_dir(): raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")
     here = {s.video: _video_file(root, s.video) for s in samples}
@@ -51,21 +51,22 @@ def find_videos(
     return [replace(s, video=here[s.video]) for s in samples if here[s.video]]
 
 def _video_file(root: Path, video: str) -> str | None:
-    return next((name for name in (video, *(video + e for e in (".mp4", ".mkv", ".webm", ".avi"))) if (root / name).is_file()), None)
+    names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi")), Path(video).name)
+    return next((name for name in names if (root / name).is_file()), None)
 
-# %% ../nbs/parts/training.ipynb #8898a762
+# %% ../nbs/parts/training.ipynb #615aae52
 def common_arguments(
     folder: str | Path,          # where the trainer may write
     seed: int,
-    save_steps: int = 0,         # checkpoint every so many steps; 0 never
     gradient_checkpointing: bool = False,  # less memory, more time
 ) -> dict:                       # keyword arguments of SFTConfig and GRPOConfig
     "Trainer arguments that SFT and GRPO share."
     import torch
+    from transformers import TrainingArguments
     gpu = torch.cuda.is_available()
+    checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__)  # renamed in transformers 5.23
     return dict(output_dir=str(folder), seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to="none", logging_steps=1, disable_tqdm=True,
-                save_strategy="steps" if save_steps else "no", save_steps=save_steps or 500, gradient_checkpointing=gradient_checkpointing,
-                remove_unused_columns=False, dataloader_pin_memory=gpu)
+                save_strategy="no", remove_unused_columns=False, dataloader_pin_memory=gpu, **{checkpointing: gradient_checkpointing})
 
 # %% ../nbs/parts/training.ipynb #ea9bb071
 def progress_bar(

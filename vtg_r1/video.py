@@ -90,18 +90,19 @@ def probe(
     except OSError as e: raise VideoError(path, "no such file" if isinstance(e, FileNotFoundError) else str(e.strerror)) from e
     return _probe(path, mtime)
 
-# %% ../nbs/parts/video.ipynb #48b6444b
+# %% ../nbs/parts/video.ipynb #601c7d74
 def pick_frames(
     times: np.ndarray,  # (N,) presentation times, seconds, ascending
     n: int,             # frames wanted
     clip: tuple[float, float] | None = None,  # [start, end] in seconds; None is the whole video
-) -> np.ndarray:        # (m,) indices, ascending, m ≤ n; fewer where the video has fewer frames
+) -> np.ndarray:        # (m,) indices, ascending, m ≤ n; all of them where there are no more than n
     "Indices of `n` frames spread evenly in time, each the one on display at its moment."
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     first, last = 0, len(times) - 1
     if clip is not None:
         first = max(0, int(np.searchsorted(times, clip[0] + 1e-6, side="right")) - 1)
         last = max(first, int(np.searchsorted(times, clip[1] - 1e-6, side="left")) - 1)
+    if last - first < n: return np.arange(first, last + 1)
     moments = np.linspace(times[first], times[last], n)
     return np.unique(np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, first, last))
 

@@ -1,0 +1,29 @@
+"Fixtures that several test files share."
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vtg_r1.samples import load_samples
+from vtg_r1.toyworld import make_world
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    "The folder with real annotations and videos, where VTG_R1_SHARED names it."
+    folder = os.environ.get("VTG_R1_SHARED")
+    if not folder:
+        pytest.skip("VTG_R1_SHARED is not set: no real annotations and videos here")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    "A toy world of twelve videos."
+    return make_world(tmp_path_factory.mktemp("toy") / "world", videos=12, seed=5)
+
+
+@pytest.fixture(scope="session")
+def toy_samples(world):
+    return load_samples(world / "samples.jsonl")

@@ -1,0 +1,125 @@
+"Run folders, parameters, and the command that runs a stage."
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from vtg_r1.cli import main
+from vtg_r1.runs import RunError, collect_parameters, project_root, read_manifest, start_run, upstream
+
+STAGES = sorted((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb"))
+
+
+def stage(folder, *cells):
+    "A small stage notebook: parameters, then the given cells."
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    nb.cells = [nbformat.v4.new_code_cell('run_name = ""\noutputs_dir = "outputs"\nseed = 0\nsteps = 1', metadata={"tags": ["parameters"]})]
+    nb.cells += [nbformat.v4.new_code_cell(c) for c in cells]
+    path = folder / "99_small.ipynb"
+    nbformat.write(nb, path)
+    return path
+
+
+START = "from vtg_r1.runs import *\nrun = start_run('small', run_name, collect_parameters(globals()), outputs_dir)"
+
+
+def test_a_run_describes_itself(tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("data")
+    run = start_run("demo", "a", {"seed": 3, "steps": 7}, tmp_path)
+    run.add_input(source, "annotations")
+    run.save_metrics({"mIoU": 1.5, "n": 2, "seed": 3})
+    assert read_manifest(run.path)["status"] == "running"
+    run.finish()
+    m = read_manifest(run.path)
+    assert m["status"] == "finished" and m["seed"] == 3 and m["parameters"]["steps"] == 7 and m["git"]["commit"] and m["packages"]["torch"]
+    assert m["inputs"]["annotations"]["sha256"] == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
+
+
+def test_an_existing_run_is_refused_and_left_alone(tmp_path):
+    run = start_run("demo", "a", {"seed": 0}, tmp_path)
+    run.save_metrics({"n": 1})
+    before = (run.path / "manifest.json").read_bytes()
+    with pytest.raises(RunError, match="holds a run already"):
+        start_run("demo", "a", {"seed": 1}, tmp_path)
+    assert (run.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".."])
+def test_a_run_name_cannot_leave_its_folder(tmp_path, name):
+    with pytest.raises(RunError, match="plain folder name"):
+        start_run("demo", name, {"seed": 0}, tmp_path)
+
+
+def test_metrics_are_numbers(tmp_path):
+    with pytest.raises(RunError, match="numbers"):
+        start_run("demo", "a", {"seed": 0}, tmp_path).save_metrics({"mIoU": "high"})
+
+
+def test_an_injected_stranger_is_named():
+    cells = ["", "steps = 3", "# Parameters\nstepz = 4\n"]
+    with pytest.raises(RunError, match="unknown parameter 'stepz', did you mean 'steps'"):
+        collect_parameters({"In": cells, "steps": 3, "stepz": 4})
+
+
+def test_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
+    path = stage(tmp_path, START, "run.save_metrics({'steps': steps})\nrun.finish()")
+    (tmp_path / "p.yaml").write_text("steps: 5\nseed: 2\n")
+    assert main(["run", str(path), "-f", str(tmp_path / "p.yaml"), "-p", "steps", "8", "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path)]) == 0
+    folder = tmp_path / "small" / "one"
+    assert capsys.readouterr().out.strip() == str(folder)
+    assert json.loads((folder / "metrics.json").read_text()) == {"steps": 8}
+    assert (folder / "99_small.ipynb").exists() and read_manifest(folder)["parameters"]["seed"] == 2
+    assert main(["run", str(path), "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_command_reports_the_failing_cell(tmp_path, capsys):
+    path = stage(tmp_path, START, "raise ValueError('the frame is upside down')")
+    assert main(["run", str(path), "-p", "run_name", "bad", "-p", "outputs_dir", str(tmp_path)]) == 1
+    assert "ValueError: the frame is upside down" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "small" / "bad")["status"] == "failed"
+    with pytest.raises(RunError, match="is failed"):
+        upstream(str(path), {"run_name": "bad", "outputs_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    "args,said",
+    [
+        (["-p", "stepz", "3"], "unknown parameter 'stepz'"),
+        (["-f", "gone.yaml"], "gone.yaml"),
+        (["-p", "run_name", "../x"], "plain folder name"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
+    assert main(["run", str(stage(tmp_path)), "-p", "outputs_dir", str(tmp_path), *args]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vtg-r1 run:")]
+    assert len(err) == 1 and said in err[0]
+
+
+def test_missing_notebook(capsys):
+    assert main(["run", "nbs/99_gone.ipynb"]) == 2
+    assert "no such notebook" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_stage_notebooks_keep_what_papermill_needs(path):
+    nb = nbformat.read(path, 4)
+    tagged = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1 and nb.metadata.kernelspec.language == "python"
+    for line in tagged[0].source.splitlines():
+        assert "#" in line, f"{path.name}: parameter without a comment: {line}"
+    for name in ("run_name", "seed", "outputs_dir"):
+        assert f"\n{name} = " in "\n" + tagged[0].source.replace("#| eval: false\n", "")
+
+
+def test_every_stage_is_there():
+    assert [p.stem for p in STAGES] == ["01_curation", "02_rewards", "03_sft", "04_difficulty", "05_grpo", "06_ablations", "07_benchmarks"]
+
+
+def test_the_module_runs_as_a_program():
+    out = subprocess.run([sys.executable, "-m", "vtg_r1.cli", "--help"], capture_output=True, text=True, check=True)
+    assert "execute a stage notebook" in out.stdout

@@ -1,0 +1,135 @@
+"Every stage notebook, headless, in miniature: one chain from curation to benchmarks, each reading what the one before it wrote."
+
+import json
+import math
+
+import pytest
+
+from vtg_r1.cli import main
+from vtg_r1.runs import read_manifest
+from vtg_r1.samples import iter_jsonl, load_samples, write_jsonl
+from vtg_r1.toyworld import make_world, toy_teacher
+
+pytestmark = pytest.mark.slow
+
+
+class Chain:
+    "Runs stages into one outputs folder and remembers where they went."
+
+    def __init__(self, outputs):
+        self.outputs, self.world = outputs, make_world(outputs / "world", videos=12, seed=1)
+        self.videos = str(self.world / "videos")
+
+    def run(self, notebook: str, run_name: str, **parameters):
+        given = {"outputs_dir": str(self.outputs), "run_name": run_name, **parameters}
+        pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
+        assert main(["run", f"nbs/{notebook}.ipynb", *pairs]) == 0
+        folder = self.outputs / notebook.split("_", 1)[1] / run_name
+        assert read_manifest(folder)["status"] == "finished"
+        assert (folder / f"{notebook}.ipynb").is_file()
+        return folder
+
+    @staticmethod
+    def metrics(folder) -> dict:
+        found = json.loads((folder / "metrics.json").read_text())
+        assert all(v is None or math.isfinite(v) for v in found.values()) and "n" in found and "seed" in found
+        return found
+
+
+SMALL = {"threads": 1, "seed": 0}
+RL = {**SMALL, "model": "tiny", "steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 8, "max_response": 16}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    return Chain(tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(scope="module")
+def curated(chain):
+    return chain.run("01_curation", "c", toy_videos=24, seed=0)
+
+
+@pytest.fixture(scope="module")
+def tuned(chain, curated):
+    root = str((curated / ".." / ".." / "toyworld" / "train-s0-24" / "videos").resolve())
+    return chain.run("03_sft", "s", annotations=str(curated / "coldstart.jsonl"), video_root=root, epochs=1.0, batch_size=4, micro_batch=4, max_response=16, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(chain):
+    return chain.run("05_grpo", "g", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
+
+
+def test_curation_splits_by_the_teachers_iou(curated):
+    cold, rl = load_samples(curated / "coldstart.jsonl"), load_samples(curated / "rl.jsonl")
+    assert all(s.teacher["iou"] > 0.8 for s in cold) and all(s.teacher["iou"] >= 0.4 for s in rl)
+
+
+def test_sft_learns_from_the_curated_file(tuned):
+    m = Chain.metrics(tuned)
+    assert m["trained_on"] > 0 and 0 <= m["after/mIoU"] <= 100 and (tuned / "model/model.safetensors").is_file() and (tuned / "figs/loss.png").is_file()
+
+
+def test_grpo_leaves_what_the_architecture_promises(trained):
+    m = Chain.metrics(trained)
+    assert {"before/mIoU", "after/mIoU", "before/R1@0.5", "after/R1@0.3", "after/R1@0.7", "n", "seed"} <= set(m)
+    rows = [row for _, row in iter_jsonl(trained / "predictions.jsonl")]
+    assert len(rows) == m["n"] and all(set(r) >= {"qid", "pred", "response"} for r in rows)
+    manifest = read_manifest(trained)
+    assert manifest["inputs"]["annotations"]["sha256"] and manifest["config"]["trainer"]["beta"] == 0.0 and manifest["config"]["trainer"]["num_generations"] == 4
+    assert (trained / "figs/reward.png").is_file()
+
+
+def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
+    again = chain.run("05_grpo", "g2", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
+    assert (again / "metrics.json").read_bytes() == (trained / "metrics.json").read_bytes()
+    other = chain.run("05_grpo", "g3", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **{**RL, "seed": 1})
+    assert (other / "log.jsonl").read_bytes() != (trained / "log.jsonl").read_bytes()
+
+
+def test_difficulty_scores_every_sample(chain, tuned):
+    scored = chain.run("04_difficulty", "d", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, model=str(tuned / "model"), limit=6, rollouts=3, **SMALL)
+    samples = load_samples(scored / "rl_scored.jsonl")
+    assert len(samples) == 6 and all(len(s.difficulty["ious"]) == 3 for s in samples)
+
+
+def test_ablation_compares_arms(chain, tuned):
+    own = {k: v for k, v in RL.items() if k not in ("seed", "steps", "model")}
+    common = {**own, "annotations": str(chain.world / "samples.jsonl"), "video_root": chain.videos}
+    folder = chain.run("06_ablations", "a", arms={"tuned": {"model": str(tuned / "model")}, "base": {"model": "tiny"}}, common=common, steps=2)
+    assert len((folder / "table.csv").read_text().splitlines()) == 3 and (folder / "figs/curves.png").is_file()
+
+
+def test_rewards_notebook_draws_its_figures(chain):
+    assert any((chain.run("02_rewards", "r") / "figs").iterdir())
+
+
+@pytest.mark.shared
+def test_grpo_on_real_annotations_and_videos(chain, shared):
+    def data(*parts):
+        return str(shared.joinpath("data", *parts))
+
+    annotations = [{"path": data("annotations/charades_sta/charades_sta_test.txt"), "dataset": "charades_sta"}, {"path": data("annotations/activitynet_captions/val_2.json"), "dataset": "activitynet"}]
+    heldout = [{"path": data("annotations/nextgqa"), "dataset": "nextgqa", "split": "val"}]
+    folder = chain.run("05_grpo", "real", annotations=annotations, heldout=heldout, video_root=data("videos"), missing_videos="skip", **{**RL, "prompts_per_step": 4, "micro_batch": 16})
+    losses = [row["loss"] for _, row in iter_jsonl(folder / "log.jsonl")]
+    assert len(losses) == 2 and all(map(math.isfinite, losses)) and read_manifest(folder)["decode"]["videos"] == 3
+
+
+@pytest.mark.shared
+def test_spans_of_real_annotations_equal_the_files(shared):
+    from vtg_r1.training import find_videos, read_annotations
+
+    path = shared / "data/annotations/charades_sta/charades_sta_test.txt"
+    samples = find_videos(read_annotations(str(path), "charades_sta"), shared / "data/videos", "skip")
+    lines = [line for line in path.read_text().splitlines() if line.split()[0] in ("OHOFG", "Y1HGC")]
+    assert [(s.query, s.spans) for s in samples] == [(t, [[float(a), float(b)]]) for head, t in (line.split("##") for line in lines) for _, a, b in [head.split()]]
+
+
+def test_missing_video_stops_the_run_by_name(tmp_path, chain, capsys):
+    samples = load_samples(chain.world / "samples.jsonl")
+    write_jsonl(tmp_path / "s.jsonl", [*(s.to_dict() for s in samples), {**samples[0].to_dict(), "qid": "x", "video": "gone.mp4", "teacher": toy_teacher(samples[0])}])
+    pairs = ["-p", "outputs_dir", str(tmp_path), "-p", "annotations", str(tmp_path / "s.jsonl"), "-p", "video_root", chain.videos]
+    assert main(["run", "nbs/05_grpo.ipynb", *pairs]) == 1
+    assert "gone.mp4" in capsys.readouterr().err
