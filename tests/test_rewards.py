@@ -147,15 +147,15 @@ def test_group_signal():
 
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
-def test_a_hundred_thousand_completions(reward):
-    "Well below 2 s a reward on one core in `benchmarks/`; here with room for a busy machine."
+def test_fast_enough(reward):
+    "The goal is 100,000 in 2 s on one core (`benchmarks/` measures that); here a fifth of them, with as much time again for a busy machine."
     n = 20_000
     thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
     texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]
     columns = dict(spans=[[[3.0, 9.0]]] * n, duration=[30.0] * n, answer=["A"] * n, completion_ids=[[1, 2]] * n)
     start = time.process_time()
     reward(texts, **columns)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 0.8
 
 
 @pytest.fixture(scope="module")

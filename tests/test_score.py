@@ -75,7 +75,7 @@ def test_says_what_was_scored(tmp_path, capsys):
 
 
 BAD = {
-    "duplicate": "row 2: qid 'AAAAA_0' stands already in row 1", "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
+    "duplicate": "row 2 (qid 'AAAAA_0'): stands already in row 1", "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
     "cut_off": "row 3: is no JSON", "json_array": "row 1: is a JSON list", "no_qid": "row 1: qid is None", "neither": "has neither pred nor response",
     "flat_pred": "(qid 'AAAAA_0'): pred holds 1, which is no [start, end]", "scored_pred": "pred holds [1, 2, 0.9]", "text_pred": "pred holds '1'",
     "nan_pred": "pred holds nan", "huge_pred": "pred holds 1000", "bool_pred": "pred holds True", "list_response": "response is ['<time>[1, 2]</time>']",

@@ -39,52 +39,59 @@ def load_benchmark(
         samples = [replace(s, answer=letters[s.qid]) for s in samples]
     return samples, report
 
-# %% ../nbs/parts/benchmarks.ipynb #37fa9ff1
+# %% ../nbs/parts/benchmarks.ipynb #113bbecb
 class PredictionError(ValueError):
     "A prediction file that cannot be scored; the message names the row and the fix."
 
-@dataclass
+@dataclass(slots=True)
 class Prediction:
     "What a model said to one query."
     spans: list[list[float]] = field(default_factory=list)  # seconds, best first; empty is a miss
     answer: str | None = None                               # option letter, grounded QA only
 
-def _fail(where: str, problem: str, fix: str): raise PredictionError(f"{where}: {problem}; {fix}")
-
-def _seconds(value, where: str) -> float:
+def _seconds(value) -> float:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not ok or not abs(value) < 1e12: _fail(where, f"pred holds {repr(value)[:40]}", "give finite numbers of seconds")
+    if not ok or not abs(value) < 1e12: raise PredictionError(f"pred holds {repr(value)[:40]}; give finite numbers of seconds")
     return float(value)
 
-def _spans(pred, where: str) -> list[list[float]]:
+def _spans(pred) -> list[list[float]]:
     "The `pred` of a row, checked."
-    if not isinstance(pred, list): _fail(where, f"pred is {pred!r}", "give a list of [start, end], or null")
+    if not isinstance(pred, list): raise PredictionError(f"pred is {pred!r}; give a list of [start, end], or null")
     for span in pred:
-        if not isinstance(span, list) or len(span) != 2: _fail(where, f"pred holds {span!r}, which is no [start, end]", "give [[start, end], …] in seconds")
-    return [[_seconds(t, where) for t in span] for span in pred]
+        if not isinstance(span, list) or len(span) != 2: raise PredictionError(f"pred holds {span!r}, which is no [start, end]; give [[start, end], …] in seconds")
+    return [[_seconds(t) for t in span] for span in pred]
 
-def _text(row: dict, key: str, where: str) -> str | None:
+def _text(row: dict, key: str) -> str | None:
     value = row.get(key)
-    if value is not None and not isinstance(value, str): _fail(where, f"{key} is {value!r}", "give a string or null")
+    if value is not None and not isinstance(value, str): raise PredictionError(f"{key} is {value!r}; give a string or null")
     return value
 
-def _letter(row: dict, where: str) -> str | None:
-    answer = _text(row, "answer", where)
+def _letter(row: dict) -> str | None:
+    answer = _text(row, "answer")
     if answer is None: return None
     letter = answer.strip().strip("().").upper()
-    if len(letter) != 1 or not "A" <= letter <= "Z": _fail(where, f"answer is {answer!r}", "give the option's letter, such as \"A\", or null")
+    if len(letter) != 1 or not "A" <= letter <= "Z": raise PredictionError(f"answer is {answer!r}; give the option's letter, such as \"A\", or null")
     return letter
 
 def read_prediction(
     row: dict,                # one parsed line
-    where: str,               # file and line, for errors
     reading: str = "strict",  # how `response` is read
 ) -> Prediction:
-    "One row of a prediction file."
-    if not row.keys() & {"pred", "response", "answer"}: _fail(where, "has neither pred nor response", "give one of them (null for a miss)")
-    response, answer = _text(row, "response", where), _letter(row, where)
-    spans = _spans(row["pred"], where) if row.get("pred") is not None else parse_spans(response, reading)
+    "One row of a prediction file, checked."
+    if not row.keys() & {"pred", "response", "answer"}: raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
+    response, answer = _text(row, "response"), _letter(row)
+    spans = _spans(row["pred"]) if row.get("pred") is not None else parse_spans(response, reading)
     return Prediction(spans, parse_answer(response, reading) if answer is None and response else answer)
+
+def _qid(row, known: set[str]) -> str:
+    "The qid of a parsed line, checked."
+    if isinstance(row, Exception): raise PredictionError(f"is no JSON ({row}); write one JSON object a line")
+    if not isinstance(row, dict): raise PredictionError(f"is a JSON {type(row).__name__}; write one JSON object a line")
+    qid = row.get("qid")
+    if isinstance(qid, int) and not isinstance(qid, bool): qid = str(qid)  # QVHighlights' own qids are numbers
+    if not isinstance(qid, str): raise PredictionError(f"qid is {qid!r}; give the query's id as a string")
+    if qid not in known: raise PredictionError(f"qid {qid!r} is not in the annotations; their ids look like {min(known)!r}")
+    return qid
 
 def read_predictions(
     path: str | Path,         # JSONL
@@ -95,15 +102,12 @@ def read_predictions(
     if reading not in READINGS: raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
     known, seen, out = set(qids), {}, {}
     for number, row in iter_jsonl(path):
-        where = f"{path}, row {number}"
-        if isinstance(row, Exception): _fail(where, f"is no JSON ({row})", "write one JSON object a line")
-        if not isinstance(row, dict): _fail(where, f"is a JSON {type(row).__name__}", "write one JSON object a line")
-        qid = row.get("qid")
-        if isinstance(qid, int) and not isinstance(qid, bool): qid = str(qid)  # QVHighlights' own qids are numbers
-        if not isinstance(qid, str): _fail(where, f"qid is {qid!r}", "give the query's id as a string")
-        if qid not in known: _fail(where, f"qid {qid!r} is not in the annotations", f"their ids look like {next(iter(qids))!r}")
-        if qid in seen: _fail(where, f"qid {qid!r} stands already in row {seen[qid]}", "give each query one row")
-        seen[qid], out[qid] = number, read_prediction(row, f"{where} (qid {qid!r})", reading)
+        qid = None
+        try:
+            qid = _qid(row, known)
+            if qid in seen: raise PredictionError(f"stands already in row {seen[qid]}; give each query one row")
+            seen[qid], out[qid] = number, read_prediction(row, reading)
+        except PredictionError as e: raise PredictionError(f"{path}, row {number}{f' (qid {qid!r})' if qid else ''}: {e}") from None
     if not out: raise PredictionError(f"{path}: holds no predictions; write one JSON object a line")
     return out
 

@@ -61,7 +61,7 @@ def shape_of(
     duration = np.array([s.duration for s in samples])
     return {"iou": per_query(samples, predictions)["iou"], "length": length(longest) / duration, "centre": longest.mean(1) / duration, "predicted": first.mean(1) / duration}
 
-# %% ../nbs/07_benchmarks.ipynb #bbf3321f
+# %% ../nbs/07_benchmarks.ipynb #b78db76f
 def draw_case(
     sample: Sample,
     prediction: Prediction,
@@ -72,10 +72,12 @@ def draw_case(
     "Frames of a video over a timeline with the true and the predicted spans."
     strip, line = axes
     clip = tuple(sample.clip) if sample.clip else None
-    pictures, _ = read_frames(Path(view.video_root) / sample.video, frames, 96 * 96, clip)
-    strip.imshow(np.concatenate(list(pictures), axis=1), aspect="auto", extent=(0, sample.duration, 0, 1))
-    strip.vlines(np.linspace(0, sample.duration, len(pictures) + 1)[1:-1], 0, 1, color="white", linewidth=1.5)
+    pictures, times = read_frames(Path(view.video_root) / sample.video, frames, 96 * 96, clip)
+    half = (times[-1] - times[0]) / (len(times) - 1) / 2 if len(times) > 1 else sample.duration / 2
+    left, right = times[0] - half, times[-1] + half  # each frame is centred on its own second
+    strip.imshow(np.concatenate(list(pictures), axis=1), aspect="auto", extent=(left, right, 0, 1))
+    strip.vlines(np.linspace(left, right, len(pictures) + 1)[1:-1], 0, 1, color="white", linewidth=1.5)
     strip.set(xticks=[], yticks=[], title=f"{sample.query} ({sample.qid})")
     for height, spans, colour in ((1, sample.spans, "tab:green"), (0, prediction.spans[:1], "tab:orange")):
         line.broken_barh([(s, e - s) for s, e in spans if e > s], (height - 0.4, 0.8), color=colour)
-    line.set(xlim=(0, sample.duration), ylim=(-0.6, 1.6), yticks=[0, 1], yticklabels=["predicted", "true"], xlabel="seconds")
+    line.set(xlim=(left, right), ylim=(-0.6, 1.6), yticks=[0, 1], yticklabels=["predicted", "true"], xlabel="seconds")

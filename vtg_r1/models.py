@@ -6,13 +6,13 @@
 __all__ = ['TINY', 'TINY_PATH', 'TOY_WORDS', 'TAGS', 'SPECIALS', 'CHAT_TEMPLATE', 'model_path', 'load_processor', 'load_model',
            'lora_config', 'build_tokenizer', 'build_processor', 'tiny_config', 'build_tiny']
 
-# %% ../nbs/parts/models.ipynb #68356e01
-import json
+# %% ../nbs/parts/models.ipynb #f17abe2a
+from importlib.resources import files
 from pathlib import Path
 
-# %% ../nbs/parts/models.ipynb #e870d374
+# %% ../nbs/parts/models.ipynb #ba114d5e
 TINY = "tiny"
-TINY_PATH = Path(__file__).parent / "assets" / "tiny" if "__file__" in globals() else Path("vtg_r1/assets/tiny")
+TINY_PATH = Path(str(files("vtg_r1"))) / "assets" / "tiny"
 
 def model_path(
     name: str,  # "tiny", a folder, or a hub id

@@ -193,7 +193,7 @@ def wasserstein_reward(
     work, union = _wasserstein(_sound(_answers(completions)), true)
     return _listed(np.exp(-beta * np.divide(work, union, out=np.full(len(true), np.inf), where=union > 0)), true)
 
-# %% ../nbs/02_rewards.ipynb #caac9e1f
+# %% ../nbs/02_rewards.ipynb #437e3b6e
 def length_penalty(
     completions: Sequence,     # n strings or message lists
     completion_ids: Sequence,  # n lists of token ids, which TRL passes
@@ -212,8 +212,8 @@ def repetition_penalty(
     "Minus the share of n-word phrases that occurred before in the same response."
     def share(text: str) -> float:
         words = text.lower().split()
-        phrases = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
-        return (len(phrases) - len(set(phrases))) / len(phrases) if phrases else 0.0
+        phrases = max(0, len(words) - n + 1)
+        return 1 - len(set(zip(*(words[i:] for i in range(n))))) / phrases if phrases else 0.0
     return [-share(completion_text(c)) for c in completions]
 
 # %% ../nbs/02_rewards.ipynb #bcf93391

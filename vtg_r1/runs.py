@@ -7,8 +7,9 @@ __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'git
            'run_folder', 'start_run', 'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters',
            'set_seed', 'stage_name', 'known_parameters', 'run_notebook', 'collapse_progress', 'upstream']
 
-# %% ../nbs/parts/runs.ipynb #de8aa00c
-import ast, contextlib, hashlib, json, os, platform, subprocess, sys, time, warnings
+# %% ../nbs/parts/runs.ipynb #1aeb9dbc
+import ast, contextlib, hashlib, io, json, os, platform, subprocess, sys, time, warnings
+from collections import deque
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -180,7 +181,7 @@ def set_seed(
     torch.manual_seed(seed)
     if deterministic: torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/parts/runs.ipynb #920c8df0
+# %% ../nbs/parts/runs.ipynb #13675cf9
 def stage_name(notebook: str | Path) -> str:
     "`nbs/05_grpo.ipynb` → `grpo`."
     stem = Path(notebook).stem
@@ -255,7 +256,15 @@ def upstream(
     if status: raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage_name(notebook)} run there, making it with {notebook}", flush=True)
     pairs = [x for name, value in parameters.items() for x in ("-p", name, json.dumps(value))]
-    with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True) as p:
-        tail = [print(line, end="", flush=True) or line for line in p.stdout][-20:]
-    if p.returncode: raise RunError(f"{notebook} failed:\n{''.join(tail)}")
+    with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p:
+        tail = _echo(p.stdout)
+    if p.returncode: raise RunError(f"{notebook} failed:\n{tail}")
     return folder
+
+def _echo(stream) -> str:
+    "Print a process's output as it comes, progress bars overwriting themselves; returns the end of it."
+    tail = deque(maxlen=20)
+    for piece in io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline=""):  # "" keeps \\r as it is
+        print(piece, end="", flush=True)
+        tail.append(piece)
+    return "".join(tail)
