@@ -6,7 +6,7 @@
 __all__ = ['TeacherError', 'NoAnswer', 'Teacher', 'request', 'request_key', 'Log', 'ask', 'Tally', 'annotate', 'with_teacher',
            'judge']
 
-# %% ../nbs/parts/teacher.ipynb #b44454c6
+# %% ../nbs/parts/teacher.ipynb #33f1058f
 import base64, hashlib, io, json, os, random, threading, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from .inputs import View, show
 from .prompts import grounding_prompt, parse_span
-from .samples import Sample, iter_jsonl
+from .samples import Sample
 from .spans import tiou
 from .video import VideoError
 
