@@ -76,7 +76,7 @@ def test_pipeline_counts_and_card(tmp_path):
     work = work_folder(tmp_path / "work", entries, seed=0)
     (tmp_path / "bench.json").write_text(json.dumps({"a1": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["something else"]}}))
     guard = overlap_guard([("activitynet", tmp_path / "bench.json", None)])
-    collected = collect(entries, work, guard, {"b0.mp4": "holds no video frame"})
+    collected = collect(entries, work, guard, {"b0.mp4": {"seconds": None, "reason": "holds no video frame"}})
     drawn = draw(work, [{"task": "instance", "sources": ["a", "b"], "total": 20}])
     pool = list(iter_samples(work / "pool.jsonl"))
     assert drawn["sources"] == {"a": {"task": "instance", "candidates": 27, "pool": 14}, "b": {"task": "instance", "candidates": 6, "pool": 6}} and len(pool) == 20
@@ -166,9 +166,21 @@ def test_videos_missing_and_unreadable(tmp_path):
     found = probe_videos(load_samples(world / "samples.jsonl"), world / "videos")
     assert (found["named"], found["found"], found["missing"], list(found["unreadable"])) == (3, 1, ["train_00002.mp4"], ["train_00001.mp4"])
     (tmp_path / "videos.jsonl").write_text('{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid')  # killed here
-    bad = check_videos([{"path": world / "samples.jsonl"}], world / "videos", tmp_path, progress=False)
+    seen = check_videos([{"path": world / "samples.jsonl"}], world / "videos", tmp_path, progress=False)
+    bad = {v: r["reason"] for v, r in seen.items() if r["reason"]}
     assert set(bad) == {"train_00001.mp4", "train_00002.mp4"} and "no such file" in bad["train_00002.mp4"]
     assert sum(isinstance(r, dict) for _, r in iter_jsonl(tmp_path / "videos.jsonl")) == 3
+
+
+def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
+    from vtg_r1.toyworld import make_world
+    world = make_world(tmp_path / "w", videos=1, seed=0)
+    turns = [{"from": "human", "value": "<image>\nWhen is it?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."}]
+    (tmp_path / "g.json").write_text(json.dumps([{"question_id": "7", "video_id": "train_00000", "video_file": "train_00000.mp4", "conversation": turns}]))
+    entries = [{"path": tmp_path / "g.json", "dataset": "grounded_videollm"}]
+    (tmp_path / "work").mkdir()
+    report, = collect(entries, tmp_path / "work", None, check_videos(entries, world / "videos", tmp_path / "work", progress=False))["reports"]
+    assert next(iter_samples(tmp_path / "work" / "candidates.jsonl")).duration == pytest.approx(15.5) and report["kept"] == 1 and not report.get("missing_duration")
 
 
 @pytest.mark.parametrize("video, source", [
@@ -212,3 +224,13 @@ def test_stage_on_the_toy_world(tmp_path):
     (dict(eps3=0.1), "eps3")])
 def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
     with pytest.raises(Exception, match=problem): run_stage(tmp_path, run_name="a", **parameters)
+
+
+def test_the_papers_configuration_names_known_parameters_and_datasets():
+    import yaml
+    from vtg_r1.datasets import READERS
+    from vtg_r1.runs import check_parameters, known_parameters, project_root
+    config = yaml.safe_load((project_root() / "configs" / "curation_paper.yaml").read_text())
+    check_parameters(config, known_parameters(project_root() / "nbs" / "01_curation.ipynb"))
+    assert {e["dataset"] for e in config["sources"] + config["benchmarks"]} <= set(READERS)
+    assert {s for q in config["quotas"] for s in q["sources"]} == {e["dataset"] for e in config["sources"]}

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from vtg_r1.datasets import read_dataset
 from vtg_r1.inputs import View
+from vtg_r1.models import model_path
 from vtg_r1.samples import load_samples
 from vtg_r1.teacher import Log, Teacher, TeacherError, annotate, request, with_teacher
 from vtg_r1.toyworld import make_world
@@ -40,13 +42,10 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    "`transformers serve` with the tiny architecture: its base url and the model's name."
-    from vtg_r1.models import build_tiny
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    for part in build_tiny(): part.save_pretrained(folder)
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder), "--port", str(port), "--device", "cpu"]
+def server():
+    "`transformers serve` with the embedded tiny model: its base url and the model's name."
+    folder, port = model_path("tiny"), free_port()
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", folder, "--port", str(port), "--device", "cpu"]
     with subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             for _ in range(240):
@@ -54,7 +53,7 @@ def server(tmp_path_factory):
                     if httpx.get(f"http://localhost:{port}/health").status_code == 200: break
                 except httpx.HTTPError: time.sleep(0.5)
                 assert process.poll() is None, "transformers serve ended before it answered"
-            yield f"http://localhost:{port}", str(folder)
+            yield f"http://localhost:{port}", folder
         finally: process.terminate()
 
 
@@ -127,7 +126,9 @@ def test_faults_are_survived_and_no_answer_is_paid_twice(world, teacher, proxy, 
 
 RUN = """
 import sys, json
+from vtg_r1.datasets import read_dataset
 from vtg_r1.inputs import View
+from vtg_r1.models import model_path
 from vtg_r1.samples import load_samples
 from vtg_r1.teacher import Teacher, annotate
 a = json.loads(sys.argv[1])
@@ -148,6 +149,21 @@ def test_a_killed_run_goes_on_without_paying_again(how, world, teacher, proxy, t
     with open(tmp_path / "log.jsonl", "a") as f: f.write('{"key": "torn')  # a kill in the middle of a line
     tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
     assert (tally.known, tally.sent) == (3, 3) and len(proxy.paid) == len(set(proxy.paid)) == 6
+
+
+@pytest.mark.shared
+@pytest.mark.skipif("VTG_R1_SHARED" not in os.environ, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")
+def test_real_clips(teacher, proxy, tmp_path):
+    data = Path(os.environ["VTG_R1_SHARED"]) / "data"
+    published = [("charades_sta", "charades_sta/charades_sta_test.txt"), ("activitynet", "activitynet_captions/val_2.json")]
+    samples = [s for name, file in published for s in read_dataset(name, data / "annotations" / file, past_end="clip")[0] if (data / "videos" / s.video).is_file()]
+    assert len(samples) == 11
+    proxy.faults = {2: "429", 5: "truncated"}
+    view = View(str(data / "videos"), frames=4, pixels=56 * 56, style="short")
+    tally = annotate(samples, replace(teacher, concurrency=2, timeout=30.0), view, tmp_path / "log.jsonl", progress=False)
+    assert tally.sent + tally.known == 11 and not tally.failed  # a sentence that stands twice for one video is asked once
+    found = list(with_teacher(samples, teacher, view, tmp_path / "log.jsonl"))
+    assert all(s.teacher["usage"]["prompt_tokens"] > 16 and isinstance(s.teacher["response"], str) for s in found)
 
 
 def test_concurrent_requests_and_duplicates(world, teacher, proxy, tmp_path):
@@ -180,15 +196,22 @@ def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, m
     assert (tally.sent, tally.failed) == (2, 1) and KEY not in (tmp_path / "log.jsonl").read_text()
     assert [s.teacher is None for s in with_teacher(samples, teacher, view, tmp_path / "log.jsonl")] == [True, False, False]
     missing = [replace(samples[0], qid="gone", video="gone.mp4")]
-    assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).unread["gone"]
+    assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).reasons["gone"]
     monkeypatch.delenv("TEST_TEACHER_KEY")
     with pytest.raises(TeacherError, match="TEST_TEACHER_KEY"): annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
 
 
 def test_a_dead_server_costs_nothing(world, teacher, tmp_path):
     dead = replace(teacher, base_url=f"http://localhost:{free_port()}/v1", attempts=1)
-    with pytest.raises(TeacherError, match="run again"): annotate(world[0][:1], dead, world[1], tmp_path / "log.jsonl", progress=False)
+    with pytest.raises(TeacherError, match="run again"): annotate(world[0], dead, world[1], tmp_path / "log.jsonl", progress=False)
     assert (tmp_path / "log.jsonl").read_text() == ""
+
+
+def test_one_stubborn_sample_does_not_stop_the_others(world, teacher, proxy, tmp_path):
+    proxy.faults = {2: "500", 3: "500"}
+    tally = annotate(world[0][:4], replace(teacher, attempts=2), world[1], tmp_path / "log.jsonl", progress=False)
+    assert (tally.sent, tally.failed, len(tally.reasons)) == (3, 1, 1) and "no answer in 2 attempts" in tally.reasons[world[0][1].qid]
+    assert annotate(world[0][:4], teacher, world[1], tmp_path / "log.jsonl", progress=False).sent == 1
 
 
 def test_one_writer_at_a_time(tmp_path):
@@ -210,11 +233,12 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
     from vtg_r1.runs import run_notebook
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
-    facts = dict(outputs_dir=str(tmp_path), toy_videos=2, teacher="endpoint", teacher_model=server[1], teacher_url=proxy.url, teacher_key_env="TEST_TEACHER_KEY", teacher_max_length=8,
-                 frames=4, prompt_style="short", eps2=0.0, price_in=1.0, price_out=10.0, budget_money=1.0)
+    facts = dict(outputs_dir=str(tmp_path), toy_videos=2, teacher="endpoint", teacher_model=server[1], teacher_url=proxy.url, teacher_key_env="TEST_TEACHER_KEY", teacher_max_length=32,
+                 frames=16, prompt_style="short", eps2=0.0, price_in=1.0, price_out=10.0, budget_money=1.0)
     run = run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "a"}, progress=False)
     samples = load_samples(run / "rl.jsonl")
     assert len(proxy.paid) == len(samples) > 0 and all(s.teacher["usage"]["prompt_tokens"] for s in samples)
+    assert any(s.teacher["span"] for s in samples), [s.teacher["response"] for s in samples]
     run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "b"}, progress=False)
     assert len(proxy.paid) == len(samples)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]

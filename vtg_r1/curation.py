@@ -7,7 +7,7 @@ __all__ = ['SETS', 'SET_COLOURS', 'write_files', 'iter_samples', 'only_one', 'wo
            'collect', 'allocate', 'draw', 'answered', 'route', 'supervised', 'split_by_teacher', 'write_sets', 'table1',
            'markdown_table', 'report_name', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
 
-# %% ../nbs/01_curation.ipynb #7d3ad394
+# %% ../nbs/01_curation.ipynb #4945c621
 import hashlib, json, os
 from array import array
 from collections import Counter
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from .datasets import iter_rows, read_dataset
+from .datasets import iter_rows, read_dataset, video_id
 from .prompts import is_well_formed, response_text
 from .quality import probe_each
 from .runs import sha256
@@ -83,7 +83,7 @@ def _digest(entry: dict) -> list[str]:
     if entry.get("dataset") == "huggingface": return [str(entry["path"])]
     raise SampleError(f"{path}: no such file", reason="wrong_file")
 
-# %% ../nbs/01_curation.ipynb #4e1601b5
+# %% ../nbs/01_curation.ipynb #a708447c
 def read_source(
     path: str | Path,
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
@@ -131,32 +131,37 @@ def check_videos(
     work: Path,              # where videos.jsonl grows
     workers: int = 2,
     progress: bool = True,
-) -> dict[str, str]:         # video → why it cannot be used
+) -> dict[str, dict]:        # video → {"video", "seconds", "reason"}: its duration, or why it cannot be used
     "Open every video that the sources name; what is known from an interrupted run is not opened again."
-    known = {r["video"]: r["reason"] for _, r in iter_jsonl(work / "videos.jsonl") if isinstance(r, dict)} if (work / "videos.jsonl").exists() else {}
-    named = dict.fromkeys(s.video for e in entries for s in read_source(**e)[0])
-    with open(work / "videos.jsonl", "a", encoding="utf-8") as f:
+    path = work / "videos.jsonl"
+    known = {r["video"]: r for _, r in iter_jsonl(path) if isinstance(r, dict)} if path.exists() else {}
+    guess = lambda e: e if e.get("dataset", "samples") in ("samples", "huggingface") else {**e, "missing_duration": "last_end"}  # a format without durations names its videos too
+    named = dict.fromkeys(s.video for e in entries for s in read_source(**guess(e))[0])
+    with open(path, "a", encoding="utf-8") as f:
         f.write("\n")  # an interrupted run may have left half a line
         for video, seconds, reason in probe_each([v for v in named if v not in known], video_root, workers, progress):
-            f.write(json.dumps({"video": video, "seconds": seconds, "reason": reason}, ensure_ascii=False) + "\n")
-            known[video] = reason
-    return {v: known[v] for v in named if known[v]}
+            known[video] = {"video": video, "seconds": seconds, "reason": reason}
+            f.write(json.dumps(known[video], ensure_ascii=False) + "\n")
+    return {v: known[v] for v in named}
 
-# %% ../nbs/01_curation.ipynb #9a508f61
+# %% ../nbs/01_curation.ipynb #acaba8dd
 def collect(
     entries: list[dict],     # sources, as keyword arguments of `read_source`
     work: Path,              # an own folder of these settings
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`
-    bad_videos: dict[str, str] | None = None,      # of `check_videos`
+    videos: dict[str, dict] | None = None,         # of `check_videos`; their durations stand in where a file has none
 ) -> dict:  # {"reports": [report as a dict, in the order of `entries`]}
     "Read all sources into candidates.jsonl and refused.jsonl; done at once where it was done before."
     done = work / "collected.json"
     if done.exists(): return json.loads(done.read_text(encoding="utf-8"))
-    seen, reports = set(), []
+    seen, reports, videos = set(), [], videos or {}
+    bad = {v: r["reason"] for v, r in videos.items() if r["reason"]}
+    measured = {video_id(v): r["seconds"] for v, r in videos.items() if not r["reason"]}
     def rows():
         for entry in entries:
-            samples, report = read_source(**entry)
-            for s, reason, detail in _refusals(samples, guard, bad_videos or {}, seen):
+            extra = {"durations": measured} if measured and entry.get("dataset", "samples") not in ("samples", "huggingface") and "durations" not in entry else {}
+            samples, report = read_source(**entry, **extra)
+            for s, reason, detail in _refusals(samples, guard, bad, seen):
                 yield ("refused.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}) if reason else ("candidates.jsonl", s)
             reports.append(report.to_dict())
     write_files(work, ["candidates.jsonl", "refused.jsonl"], rows())

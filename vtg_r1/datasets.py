@@ -241,7 +241,7 @@ def _checked(sample: Sample, report: Report, line) -> Sample | None:
     except SampleError as e: return report.add(sample.qid, e.reason, "dropped", str(e), line)
     return sample
 
-# %% ../nbs/parts/datasets.ipynb #f8edf05b
+# %% ../nbs/parts/datasets.ipynb #c3e69875
 def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
     "Rows with unique qids; one the file uses twice gets a suffix, and a note."
     seen = {}
@@ -254,16 +254,19 @@ def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
                 row["qid"] += f"#{n}"
         yield row
 
-def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy) -> None:
-    "Fill in durations that the file lacks, from `durations` or by policy."
-    last = {}
+def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy) -> int:
+    "Fill in durations that the file lacks, from `durations` or by policy; how many came from `durations`."
+    last, filled = {}, 0
     for row in rows:
-        if row["duration"] is None: row["duration"] = durations.get(row["vid"])
+        if row["duration"] is None and row["vid"] in durations:
+            row["duration"] = durations[row["vid"]]
+            filled += 1
         for _, end in _pairs(row): last[row["vid"]] = max(end, last.get(row["vid"], 0))
     for row in rows:
         guess = policy.missing_duration == "last_end" or (policy.missing_duration == "auto" and row.get("never_has_duration"))
         if guess and row["duration"] is None and last.get(row["vid"]):
             row["guess"] = last[row["vid"]]
+    return filled
 
 def _settled(rows: Iterable[dict], report: Report, policy: Policy, source: str, split: str) -> Iterator[Sample]:
     "Count, then settle, each row; a stream."
@@ -282,12 +285,12 @@ def _settled(rows: Iterable[dict], report: Report, policy: Policy, source: str, 
             report.kept += 1
             yield sample
 
-def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: dict, source: str, split: str) -> list[Sample]:
+def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: dict, origin: str, source: str, split: str) -> list[Sample]:
     "Every row of a file settled; an error where none has the format's shape."
     rows = list(_number_rows(rows, report))
     sound = [r for r in rows if "problem" not in r]
     if not sound: raise SampleError(f"{report.path}: no record reads as {source}; {rows[0]['problem'] if rows else 'the file is empty'}", reason="wrong_file")
-    _with_durations(sound, durations, policy)
+    if n := _with_durations(sound, durations, policy): report.notes.append(f"{n:,} queries have no duration in the file; theirs come from {origin}")
     return list(_settled(rows, report, policy, source, split))
 
 # %% ../nbs/parts/datasets.ipynb #71b9f066
@@ -467,7 +470,7 @@ def _durations(given, path) -> tuple[dict[str, float], str]:
         found |= {video_id(k): v for k, v in rows.items() if v}
     return found, str(given) if given else ", ".join(p.name for p in _charades_siblings(path))
 
-# %% ../nbs/parts/datasets.ipynb #770ca4ca
+# %% ../nbs/parts/datasets.ipynb #79a9c5d2
 def read_dataset(
     name: str,          # a key of `READERS`
     path: str | Path,   # the annotation file; for NExT-GQA its folder
@@ -486,9 +489,8 @@ def read_dataset(
     split = split or ("test" if name == "nextgqa" and Path(path).is_dir() else _split_of(path))
     known, origin = _durations(durations, path)
     report, policy = Report(str(path), dataset=name, split=split), Policy(inverted, past_end, zero_length, missing_duration)
-    if known and origin: report.notes.append(f"durations that the file lacks come from {origin}")
     if name == "didemo": report.notes.append("durations are 5 s × segments, an upper bound: the file gives none")
-    try: return _samples(READERS[name](path, split, **options), report, policy, known, name, split), report
+    try: return _samples(READERS[name](path, split, **options), report, policy, known, origin, name, split), report
     except SampleError as e:
         raise (SampleError(f"{e}. {name} is read from {READERS[name].__doc__}", reason=e.reason) if e.reason == "wrong_file" else e) from None
     except (OSError, UnicodeDecodeError, csv.Error, pickle.UnpicklingError) as e: raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
@@ -514,4 +516,4 @@ def read_rows(
 ) -> tuple[list[Sample], Report]:
     "Your own rows as a list of samples, and the report; parameters as `iter_rows`."
     names, report = _columns(columns), Report(source, dataset=source, split=split)
-    return _samples(_each(_numbered(rows), lambda r: _table_row(r, names)), report, Policy(**policies), {}, source, split), report
+    return _samples(_each(_numbered(rows), lambda r: _table_row(r, names)), report, Policy(**policies), {}, "", source, split), report

@@ -147,7 +147,7 @@ def quality_text(
     lines += [f"overlap: {len(qids)} samples, {what}" for what, qids in q.get("overlap", {}).items()]
     return "\n".join(lines)
 
-# %% ../nbs/parts/quality.ipynb #05662e87
+# %% ../nbs/parts/quality.ipynb #e66129d9
 def check(
     dataset: str,                # a key of `READERS`
     annotations: str | Path,
@@ -166,7 +166,7 @@ def check(
     if report.before["missing_duration"] and durations is None and probed["durations"]:
         known = {video_id(v): s for v, s in probed["durations"].items()}
         samples, report = read_dataset(dataset, annotations, split, durations=known, **policies)
-        report.notes.append("durations that the file lacks were measured in the videos")
+        report.notes.append("these durations were measured in the videos")
     return report, quality(samples, report, probed, guard)
 
 # %% ../nbs/parts/quality.ipynb #a91b3644
