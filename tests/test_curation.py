@@ -197,6 +197,8 @@ def test_overlap_kinds(tmp_path):
     assert [guard(s).split(" as")[0] for s in (same_video, same_source, same_query)] == ["same video", "same source", "same query"]
     assert [bool(overlap_guard(benchmark, by)(same_query)) for by in (["video"], ["query"], [])] == [False, True, False]
     with pytest.raises(ValueError, match="sound"): overlap_guard(benchmark, ["sound"])
+    (tmp_path / "wrong.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(SampleError, match="nothing would be guarded"): overlap_guard([("tacos", tmp_path / "wrong.jsonl", None)])
 
 
 def run_stage(folder, **parameters):

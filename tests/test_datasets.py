@@ -181,6 +181,11 @@ def rows(**changes):
     (dict(video="../../etc/passwd"), {}, None, "unsafe_video/dropped"),
     (dict(start=None), {}, None, "malformed_span/dropped"),
     (dict(end=float("nan")), {}, None, "malformed_span/dropped"),
+    (dict(end=10**400), {}, None, "malformed_span/dropped"),
+    (dict(start=-5.0, end=-1.0), dict(past_end="clip"), None, "before_start/dropped"),
+    (dict(start=-5.0, end=0.0), dict(zero_length="keep"), None, "before_start/dropped"),
+    (dict(start=0.0, end=0.0), dict(zero_length="keep"), [[0.0, 0.0]], "zero_length/kept"),
+    (dict(query="a dog \ud83d"), {}, None, "bad_text/dropped"),
 ])
 def test_policies(change, policy, spans, finding):
     samples, report = read_rows(rows(**change), **policy)
@@ -188,6 +193,23 @@ def test_policies(change, policy, spans, finding):
     assert finding in report.counts()
     assert report.kept == len(samples) and report.read == 1
     assert {f.qid for f in report.findings} == {"a"}
+
+
+def test_lists_in_csv_cells_marks_at_the_start_and_odd_durations(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufeffvideo,query,spans,duration,options,answer\na.mp4,q,"[[1, 2], [3, 4]]",9,"[""x"", ""y""]",B\n', encoding="utf-8")
+    sample, = read_dataset("csv", tmp_path / "a.csv")[0]
+    assert sample.spans == [[1, 2], [3, 4]] and sample.options == ["x", "y"] and sample.answer == "B"
+    (tmp_path / "b.txt").write_text("\ufeffAO8RW 0.0 6.9##a person is putting a book on a shelf.\n", encoding="utf-8")
+    (tmp_path / "d.json").write_text('{"AO8RW": "33.67"}')
+    sample, = read_dataset("charades_sta", tmp_path / "b.txt", durations=tmp_path / "d.json")[0]
+    assert sample.video == "AO8RW.mp4" and sample.duration == 6.9
+
+
+def test_half_characters_are_reported_not_written(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"qid": "\\ud800", "video": "a.mp4", "duration": 9, "query": "q", "spans": [[1, 2]]}\n')
+    samples, report = read_samples(tmp_path / "a.jsonl")
+    assert samples == [] and report.dropped[0].reason == "bad_text"
+    assert main(["data", "check", "--dataset", "jsonl", "--annotations", str(tmp_path / "a.jsonl"), "--json"]) == 0
 
 
 def test_policy_names_are_checked():

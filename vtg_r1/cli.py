@@ -165,7 +165,7 @@ def _data_check(args) -> int:
         report, found = check(args.dataset, args.annotations, args.split, args.videos, args.workers, guard, args.durations, **policies, **options)
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
-    print(json.dumps(found, ensure_ascii=False) if args.json else quality_text(found, report))
+    print(json.dumps(found) if args.json else quality_text(found, report))
     return 0
 
 

@@ -34,7 +34,7 @@ class Policy:
         for name, choices in POLICIES.items():
             if getattr(self, name) not in choices: raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
-# %% ../nbs/parts/datasets.ipynb #a516bd90
+# %% ../nbs/parts/datasets.ipynb #2d6d37f4
 _SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
 
 def _each(
@@ -51,7 +51,7 @@ def _each(
 
 def _json(path, kind: type):
     "A JSON file whose top level is `kind`; a clear error otherwise."
-    try: data = json.loads(Path(path).read_text(encoding="utf-8"))
+    try: data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as e: raise SampleError(f"{path}: not JSON ({e})", reason="wrong_file") from None
     if not isinstance(data, kind):
         raise SampleError(f"{path}: holds a JSON {type(data).__name__}, this dataset's file is a {kind.__name__}", reason="wrong_file")
@@ -68,8 +68,8 @@ def video_id(
     "The file name without folder and suffix; ids may hold dots (`NUsG9BgSes0_210.0_360.0`), so only a known suffix is cut."
     return re.sub(r"\.(mp4|mkv|avi|webm|mov|m4v|mpg|3gp|flv|wmv|mpeg|qt|mts|m2ts)$", "", PurePosixPath(video).name, flags=re.I)
 
-# %% ../nbs/parts/datasets.ipynb #f243e1a2
-def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+# %% ../nbs/parts/datasets.ipynb #b444523d
+def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
 
 def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict:
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
@@ -77,7 +77,7 @@ def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict
     if spans is not None and not isinstance(spans, (list, tuple)): raise ValueError(f"spans {spans!r} is not a list of [start, end]")
     return {"qid": None if qid is None else str(qid), "vid": str(vid), "video": video or f"{vid}.mp4", "duration": duration, "query": query, "spans": spans, **more}
 
-# %% ../nbs/parts/datasets.ipynb #2a93aad8
+# %% ../nbs/parts/datasets.ipynb #5bcfe920
 _CHARADES_LINE = re.compile(r"(\S+) +(\S+) +(\S+?)##(.*)")
 
 def _charades_line(line: str):
@@ -102,7 +102,7 @@ def _charades_sta(path, split):
     "lines 'vid start end##sentence', a JSON dict vid -> {duration, timestamps, sentences}, JSON lines with relevant_windows, or TimeChat's {annotations: [...]}."
     if _is_json_lines(path): return _windows(path, split)
     if Path(path).suffix != ".json":
-        return _each(enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1), _charades_line)
+        return _each(enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1), _charades_line)
     data = _json(path, dict)
     if not isinstance(data.get("annotations"), list): return _captions(path)
     def parse(r): yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"], never_has_duration=True)
@@ -192,7 +192,7 @@ def _oddities(row, seen: set) -> Iterator[str]:
     if key in seen: yield "duplicates"
     seen.add(key)
 
-# %% ../nbs/parts/datasets.ipynb #313f3aa9
+# %% ../nbs/parts/datasets.ipynb #527fe55a
 def _settle_span(span, duration: float, policy: Policy, note) -> list[float] | None:
     "One published span under the policies, in seconds; None where it is dropped."
     start, end = span
@@ -203,6 +203,8 @@ def _settle_span(span, duration: float, policy: Policy, note) -> list[float] | N
     if start == end:
         note("zero_length", "kept" if policy.zero_length == "keep" else "dropped", f"{span}")
         if policy.zero_length == "drop": return None
+    if end < 0 or start < end == 0:
+        return note("before_start", "dropped", f"{span}")
     if start < 0:
         note("negative_start", "kept" if policy.past_end == "keep" else "clipped", f"{span}")
         if policy.past_end != "keep": start = 0.0
@@ -407,19 +409,19 @@ def _tvg_r1(path, split):
 # %% ../nbs/parts/datasets.ipynb #d7619a77
 COLUMNS = {name: name for name in ("qid", "video", "duration", "query", "start", "end", "spans", "source", "split", "clip", "question", "options", "answer", "teacher", "difficulty")}
 
-# %% ../nbs/parts/datasets.ipynb #ed759c34
+# %% ../nbs/parts/datasets.ipynb #aa302069
 def _number(value):
     "A table cell as a number; None where it is empty."
-    return None if value in (None, "") else float(value)
+    return None if value in (None, "") else float(value) if isinstance(value, str) else value
 
 def _table_row(r: dict, columns: dict):
     get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
         if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {sorted(map(str, r))}")
-    spans = get("spans")
-    if isinstance(spans, str): spans = json.loads(spans)
-    if spans is None: spans = [[_number(get("start")), _number(get("end"))]]
-    keep = {n: v for n in ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty") if (v := get(n)) not in (None, "")}
+    parsed = lambda v: json.loads(v) if isinstance(v, str) and v[:1] in ("[", "{") else v  # a csv cell that holds a list
+    spans = parsed(get("spans"))
+    if spans in (None, ""): spans = [[_number(get("start")), _number(get("end"))]]
+    keep = {n: parsed(v) for n in ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty") if (v := get(n)) not in (None, "")}
     yield _row(video_id(get("video")), get("query"), spans, _number(get("duration")), get("qid") if get("qid") != "" else None, get("video"), **keep)
 
 def _columns(columns) -> dict:
@@ -445,7 +447,7 @@ READERS = {  # the names of `vtg-r1 data check --dataset`
     "timer1": _timer1, "tvgbench": _tvgbench, "timelens": _timelens, "tvg_r1": _tvg_r1, "csv": _csv, "jsonl": _jsonl,
 }
 
-# %% ../nbs/parts/datasets.ipynb #72984af2
+# %% ../nbs/parts/datasets.ipynb #070277ac
 def _split_of(path) -> str:
     "The split a file name speaks of."
     m = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", Path(path).stem)
@@ -467,7 +469,7 @@ def _durations(given, path) -> tuple[dict[str, float], str]:
     for file in [Path(given)] if given else _charades_siblings(path):
         if _is_json_lines(file): rows = {r["vid"]: r.get("duration") for _, r in iter_jsonl(file) if isinstance(r, dict) and "vid" in r}
         else: rows = dict(_walk_durations(_json(file, dict)))
-        found |= {video_id(k): v for k, v in rows.items() if v}
+        found |= {video_id(k): v for k, v in rows.items() if _is_number(v)}
     return found, str(given) if given else ", ".join(p.name for p in _charades_siblings(path))
 
 # %% ../nbs/parts/datasets.ipynb #79a9c5d2

@@ -87,7 +87,7 @@ def probe_videos(
     off = {v: [named[v], s] for v, s in found.items() if named[v] is not None and abs(named[v] - s) > 1}
     return {"named": len(named), "found": len(found), "missing": sorted(set(named) - set(there)), "unreadable": unreadable, "durations": found, "off_by_more_than_1s": off}
 
-# %% ../nbs/parts/quality.ipynb #dadfaecb
+# %% ../nbs/parts/quality.ipynb #29ae0cfa
 def source_id(
     video: str,  # path or id
 ) -> str:
@@ -106,8 +106,9 @@ def overlap_guard(
     if unknown := set(by) - set(OVERLAPS): raise ValueError(f"overlap is by {OVERLAPS}, got {sorted(unknown)}")
     for name, path, split in benchmarks:
         if name not in READERS: raise SampleError(f"unknown dataset {name!r}: use one of {', '.join(READERS)}", reason="unknown_dataset")
-        for row in READERS[name](path, split or "test"):
-            if "problem" in row: continue
+        rows = [r for r in READERS[name](path, split or "test") if "problem" not in r]
+        if not rows: raise SampleError(f"{path}: no record reads as {name}, so nothing would be guarded. {name} is read from {READERS[name].__doc__}", reason="wrong_file")
+        for row in rows:
             for kind, key in _keys(row["video"], row["query"]): known[kind].setdefault(key, name)
     def guard(sample: Sample) -> str:
         return next((f"same {kind} as {known[kind][key]}" for kind, key in _keys(sample.video, sample.query) if kind in by and key in known[kind]), "")

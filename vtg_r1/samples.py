@@ -6,8 +6,8 @@
 __all__ = ['COUNTED', 'SampleError', 'Sample', 'validate', 'from_dict', 'Finding', 'Report', 'iter_jsonl', 'write_jsonl',
            'read_samples', 'load_samples']
 
-# %% ../nbs/parts/samples.ipynb #a6e1d348
-import dataclasses, json, math, os, tempfile
+# %% ../nbs/parts/samples.ipynb #1695dfe1
+import dataclasses, json, os, tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -42,18 +42,20 @@ class Sample:
         "A plain dict in field order, ready for JSON."
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-# %% ../nbs/parts/samples.ipynb #ad73853a
+# %% ../nbs/parts/samples.ipynb #56089088
 def _fail(qid, field, problem, fix, reason="invalid"):
     raise SampleError(f"sample {qid!r}, field {field!r}: {problem}; {fix}", field, reason)
 
 def _number(x):
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
 
 def _check_text(s: Sample):
     for name in ("qid", "query", "video"):
         value = getattr(s, name)
         if not isinstance(value, str) or not value.strip():
             _fail(s.qid, name, f"is {value!r}", "give a string that is not empty", f"empty_{name}")
+        if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
+            _fail(s.qid, name, f"{value!r} holds half characters that no file can keep", "repair the text", "bad_text")
 
 def _check_video(s: Sample):
     path = PurePosixPath(s.video)

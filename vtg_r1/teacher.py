@@ -147,7 +147,7 @@ class Log:
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
-# %% ../nbs/parts/teacher.ipynb #4a1d3d17
+# %% ../nbs/parts/teacher.ipynb #0a06153e
 _NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0}
 
 def _pause(error, attempt: int) -> float:
@@ -168,7 +168,7 @@ def _answer(completion) -> dict:
     "The row of a complete answer; a body without a choice is a broken one."
     try: choice, message = completion.choices[0], completion.choices[0].message
     except (AttributeError, TypeError, IndexError): raise ValueError(f"a body without an answer: {str(completion)[:100]!r}") from None
-    return {"model": completion.model, "response": message.content or "", "finish": choice.finish_reason, "usage": _usage(completion)}
+    return {"model": completion.model, "response": (message.content or "").encode("utf-8", "replace").decode(), "finish": choice.finish_reason, "usage": _usage(completion)}
 
 def _never_sent(error) -> bool:
     "Whether the server was not reached at all (by the name of the cause: the client has changed its HTTP library before)."
