@@ -165,7 +165,7 @@ def test_videos_missing_and_unreadable(tmp_path):
     (world / "videos" / "train_00002.mp4").unlink()
     found = probe_videos(load_samples(world / "samples.jsonl"), world / "videos")
     assert (found["named"], found["found"], found["missing"], list(found["unreadable"])) == (3, 1, ["train_00002.mp4"], ["train_00001.mp4"])
-    (tmp_path / "videos.jsonl").write_text('{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid')  # killed here
+    (tmp_path / "videos.jsonl").write_text('{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid')  # killed here; the first is not opened again
     seen = check_videos([{"path": world / "samples.jsonl"}], world / "videos", tmp_path, progress=False)
     bad = {v: r["reason"] for v, r in seen.items() if r["reason"]}
     assert set(bad) == {"train_00001.mp4", "train_00002.mp4"} and "no such file" in bad["train_00002.mp4"]
@@ -214,9 +214,22 @@ def test_stage_on_the_toy_world(tmp_path):
     assert metrics["coldstart"] == len(load_samples(run / "coldstart.jsonl")) and metrics["rl"] == len(load_samples(run / "rl.jsonl"))
     assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "rejected_sample.png"}
     again = run_stage(tmp_path, run_name="b", keep_coldstart_in_rl=False)
-    assert len(list((tmp_path / "curation-work").iterdir())) == 1  # other thresholds, the same work
+    assert len(list((tmp_path / "curation-work").iterdir())) == 2  # of the videos and of the samples: other thresholds, the same work
     assert (again / "coldstart.jsonl").read_bytes() == (run / "coldstart.jsonl").read_bytes()
     assert not {s.qid for s in load_samples(again / "rl.jsonl")} & {s.qid for s in load_samples(again / "coldstart.jsonl")}
+
+
+@pytest.mark.slow
+def test_a_video_that_is_found_later_is_used_later(tmp_path):
+    run = run_stage(tmp_path, run_name="a")
+    hidden = next((tmp_path / "toyworld").glob("*/videos/train_00003.mp4"))
+    hidden.rename(tmp_path / "elsewhere.mp4")
+    without = run_stage(tmp_path, run_name="b")
+    refused = [r for _, r in iter_jsonl(without / "rejected.jsonl") if r["reason"] == "video"]
+    assert refused and {r["sample"]["video"] for r in refused} == {"train_00003.mp4"}
+    (tmp_path / "elsewhere.mp4").rename(hidden)
+    again = run_stage(tmp_path, run_name="c")
+    assert all((again / n).read_bytes() == (run / n).read_bytes() for n in ("coldstart.jsonl", "rl.jsonl", "rejected.jsonl"))
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def _digest(entry: dict) -> list[str]:
     if entry.get("dataset") == "huggingface": return [str(entry["path"])]
     raise SampleError(f"{path}: no such file", reason="wrong_file")
 
-# %% ../nbs/01_curation.ipynb #a708447c
+# %% ../nbs/01_curation.ipynb #c9e35e0d
 def read_source(
     path: str | Path,
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
@@ -132,9 +132,10 @@ def check_videos(
     workers: int = 2,
     progress: bool = True,
 ) -> dict[str, dict]:        # video → {"video", "seconds", "reason"}: its duration, or why it cannot be used
-    "Open every video that the sources name; what is known from an interrupted run is not opened again."
+    "Open every video that the sources name; one that was readable before is not opened again."
     path = work / "videos.jsonl"
-    known = {r["video"]: r for _, r in iter_jsonl(path) if isinstance(r, dict)} if path.exists() else {}
+    found = [r for _, r in iter_jsonl(path) if isinstance(r, dict)] if path.exists() else []
+    known = {r["video"]: r for r in found if not r["reason"] and (Path(video_root) / r["video"]).is_file()}  # a bad one may have been replaced
     guess = lambda e: e if e.get("dataset", "samples") in ("samples", "huggingface") else {**e, "missing_duration": "last_end"}  # a format without durations names its videos too
     named = dict.fromkeys(s.video for e in entries for s in read_source(**guess(e))[0])
     with open(path, "a", encoding="utf-8") as f:
