@@ -1,5 +1,6 @@
 "The package as others install it: light to import, whole in its wheel."
 
+import os
 import subprocess
 import sys
 import time
@@ -39,10 +40,11 @@ def test_wheel_holds_the_modules_and_the_embedded_model(wheel):
 
 
 def test_wheel_works_in_an_environment_with_numpy_alone(wheel, tmp_path):
-    env, python = tmp_path / "env", tmp_path / "env/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", str(env)], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "numpy"], check=True)
+    python = tmp_path / "env/bin/python"
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)], env=clean, cwd=tmp_path, check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", "numpy"], env=clean, cwd=tmp_path, check=True)
     code = "import vtg_r1.rewards, vtg_r1.spans, vtg_r1.metrics; print(vtg_r1.rewards.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]))"
-    out = subprocess.run([str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    out = subprocess.run([str(python), "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[1.0]"

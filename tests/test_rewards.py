@@ -153,9 +153,11 @@ def test_fast_enough(reward):
     thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
     texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]
     columns = dict(spans=[[[3.0, 9.0]]] * n, duration=[30.0] * n, answer=["A"] * n, completion_ids=[[1, 2]] * n)
-    start = time.process_time()
-    reward(texts, **columns)
-    assert time.process_time() - start < 0.8
+    def seconds():
+        start = time.process_time()
+        reward(texts, **columns)
+        return time.process_time() - start
+    assert min(seconds() for _ in range(3)) < 0.8
 
 
 @pytest.fixture(scope="module")
