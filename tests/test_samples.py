@@ -1,0 +1,74 @@
+"The record: what is refused, by which name, and that nothing beside it is lost."
+
+import dataclasses
+import json
+
+import pytest
+
+from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, validate, write_jsonl
+
+GOOD = Sample("q1", "a/v.mp4", 30.0, "a person eats.", [[2.0, 9.5]])
+
+BAD = [
+    ({"spans": [[9.5, 2.0]]}, "spans", "inverted"),
+    ({"spans": [[2.0, 2.0]]}, "spans", "zero_length"),
+    ({"spans": [[-1.0, 2.0]]}, "spans", "negative_start"),
+    ({"spans": [[2.0, 31.0]]}, "spans", "past_end"),
+    ({"spans": [[5.0, 6.0], [1.0, 2.0]]}, "spans", "unsorted"),
+    ({"spans": []}, "spans", "no_span"),
+    ({"spans": [[2.0]]}, "spans", "malformed_span"),
+    ({"spans": [[2.0, float("nan")]]}, "spans", "malformed_span"),
+    ({"spans": [["2", "3"]]}, "spans", "malformed_span"),
+    ({"query": "  "}, "query", "empty_query"),
+    ({"query": None}, "query", "empty_query"),
+    ({"qid": 7}, "qid", "empty_qid"),
+    ({"duration": 0}, "duration", "missing_duration"),
+    ({"duration": None}, "duration", "missing_duration"),
+    ({"duration": True}, "duration", "missing_duration"),
+    ({"video": "/etc/passwd"}, "video", "unsafe_video"),
+    ({"video": "../v.mp4"}, "video", "unsafe_video"),
+    ({"video": "https://x/v.mp4"}, "video", "unsafe_video"),
+    ({"clip": [4.0, 1.0]}, "clip", "inverted"),
+    ({"options": ["only one"]}, "options", "bad_options"),
+    ({"options": ["a", "b"], "answer": "C"}, "answer", "bad_answer"),
+]
+
+
+@pytest.mark.parametrize("change,field,reason", BAD, ids=lambda x: json.dumps(x, default=str)[:40])
+def test_a_bad_record_names_sample_field_and_reason(change, field, reason):
+    with pytest.raises(SampleError) as e:
+        validate(dataclasses.replace(GOOD, **change))
+    assert (e.value.field, e.value.reason) == (field, reason) and f"field '{field}'" in str(e.value)
+
+
+@pytest.mark.parametrize("change,field", [({"span": []}, "span"), ({"Query": "x"}, "Query")])
+def test_unknown_keys_are_errors(change, field):
+    with pytest.raises(SampleError, match=f"'{field}'.*not a field"):
+        from_dict({**GOOD.to_dict(), **change})
+
+
+@pytest.mark.parametrize("key", ["qid", "video", "duration", "query", "spans"])
+def test_missing_keys_are_errors(key):
+    with pytest.raises(SampleError, match=f"field '{key}': is missing"):
+        from_dict({k: v for k, v in GOOD.to_dict().items() if k != key})
+
+
+def test_bad_lines_leave_their_neighbours(tmp_path):
+    path = tmp_path / "s.jsonl"
+    bad = [b"{", b"[1]", b"\xff\xfe", json.dumps({**GOOD.to_dict(), "qid": "x", "spans": [[3, 1]]}).encode(), json.dumps(GOOD.to_dict()).encode()]
+    lines = [json.dumps({**GOOD.to_dict(), "qid": f"g{i}"}).encode() for i in range(len(bad) + 1)]
+    path.write_bytes(b"\n".join(x for pair in zip(lines, [*bad[:-1], json.dumps({**GOOD.to_dict(), "qid": "g0"}).encode(), b""]) for x in pair))
+    samples, report = read_samples(path)
+    assert [s.qid for s in samples] == [f"g{i}" for i in range(len(lines))]
+    assert [f.line for f in report.dropped] == [2, 4, 6, 8, 10] and all(str(path) in f.detail for f in report.dropped)
+    with pytest.raises(SampleError, match="5 of 11 samples are not valid"):
+        load_samples(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "s.jsonl"
+    write_jsonl(path, [GOOD])
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write_jsonl(path, [GOOD, {"x": float("nan")}])
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["s.jsonl"]

@@ -1,0 +1,76 @@
+"What the trainers are really given: the loss mask, the advantages, the adapters, the prompt that every stage shares."
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from vtg_r1.grpo import advantages, grpo_trainer
+from vtg_r1.inputs import View, training_set
+from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.samples import SampleError
+from vtg_r1.sft import sft_trainer, target_response
+from vtg_r1.toyworld import toy_teacher
+from vtg_r1.training import fit, save_policy
+
+
+@pytest.fixture(scope="module")
+def view(world):
+    return View(str(world / "videos"), 16, 28 * 28, "short")
+
+
+@pytest.fixture(scope="module")
+def taught(toy_samples):
+    return [dataclasses.replace(s, teacher=toy_teacher(s)) for s in toy_samples]
+
+
+def test_sft_loss_is_on_the_response_alone(taught, view, tmp_path):
+    model, processor = build_tiny()
+    trainer = sft_trainer(model, processor, taught[:4], view, tmp_path, batch_size=4, micro_batch=4)
+    batch = next(iter(trainer.get_train_dataloader()))
+    learned = {processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]}
+    assert learned == {target_response(s) + "<|im_end|>" for s in taught[:4]}
+
+
+def test_a_sample_without_a_teacher_is_an_error_by_name(toy_samples, view):
+    with pytest.raises(SampleError, match=toy_samples[0].qid):
+        training_set(toy_samples, view, target_response)[0]
+
+
+def test_advantages_use_the_population_deviation():
+    r = np.array([[0.9, 0.1, 0.1, 0.5]])
+    np.testing.assert_allclose(advantages(r), (r - r.mean()) / r.std())
+    assert not advantages([[0.3, 0.3, 0.3]]).any()
+
+
+def test_grpo_asks_what_evaluation_asks(toy_samples, view, tmp_path):
+    from vtg_r1.inputs import show
+
+    row, shown = training_set(toy_samples, view)[0], show(toy_samples[0], view)
+    assert row["prompt"] == shown["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(shown["images"]) == 16
+
+
+@pytest.mark.parametrize("change,said", [({"micro_batch": 3}, "must divide"), ({"prompts_per_step": 500, "micro_batch": 8}, "fewer than prompts_per_step")])
+def test_impossible_batches_are_named(toy_samples, view, tmp_path, change, said):
+    model, processor = build_tiny()
+    with pytest.raises(ValueError, match=said):
+        grpo_trainer(model, processor, toy_samples, view, tmp_path, **{"prompts_per_step": 4, "micro_batch": 8, **change})
+
+
+def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_path):
+    import torch
+
+    model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    trainer = grpo_trainer(model, processor, toy_samples, view, tmp_path / "t", steps=2, prompts_per_step=2, generations=4, micro_batch=8, learning_rate=1e-2, max_response=16, lora=lora_config(4))
+    assert {n.split(".")[-3] for n, p in trainer.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+    log = fit(trainer, "lora", {"reward": "reward"})
+    assert len(log) == 2
+    merged = load_model(str(save_policy(trainer.model, processor, tmp_path / "model")), device="cpu")
+    moved = {n for n, p in merged.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all("language_model" in n and "proj" in n for n in moved)
+
+
+def test_a_missing_model_folder_is_no_hub_id():
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        load_model("outputs/sft/gone/model")
