@@ -7,7 +7,6 @@ __all__ = ['difficulty', 'keep_between', 'reward_spread']
 
 # %% ../nbs/04_difficulty.ipynb #2a2c637b
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from .prompts import parse_span

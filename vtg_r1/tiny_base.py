@@ -38,7 +38,7 @@ def when_loosely(rng: np.random.Generator, sample: Sample, reach: int = 2) -> tu
 @dataclass
 class Clip:
     "One decoded toy video: its patches, the seconds of its frames, its events."
-    patches: "torch.Tensor"   # (frames · 4, 1176), what the image processor makes
+    patches: object           # (frames · 4, 1176) torch tensor, what the image processor makes
     times: np.ndarray         # (frames,) seconds
     events: list[Sample]
 

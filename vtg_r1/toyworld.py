@@ -9,12 +9,11 @@ __all__ = ['COLOURS', 'SHAPES', 'TEACHER_MIX', 'World', 'script', 'render', 'wri
 # %% ../nbs/parts/toyworld.ipynb #6606c7ae
 import hashlib, json, os, shutil, tempfile
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from .prompts import response_text
-from .samples import Sample, read_samples, write_jsonl
+from .samples import Sample, write_jsonl
 from .spans import tiou
 
 # %% ../nbs/parts/toyworld.ipynb #e1657a94
