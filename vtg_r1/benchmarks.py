@@ -39,7 +39,7 @@ def load_benchmark(
         samples = [replace(s, answer=letters[s.qid]) for s in samples]
     return samples, report
 
-# %% ../nbs/parts/benchmarks.ipynb #113bbecb
+# %% ../nbs/parts/benchmarks.ipynb #e16a834c
 class PredictionError(ValueError):
     "A prediction file that cannot be scored; the message names the row and the fix."
 
@@ -73,6 +73,7 @@ def _letter(row: dict) -> str | None:
     if len(letter) != 1 or not "A" <= letter <= "Z": raise PredictionError(f"answer is {answer!r}; give the option's letter, such as \"A\", or null")
     return letter
 
+# %% ../nbs/parts/benchmarks.ipynb #acc5cb5b
 def read_prediction(
     row: dict,                # one parsed line
     reading: str = "strict",  # how `response` is read

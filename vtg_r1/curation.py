@@ -83,7 +83,7 @@ def _digest(entry: dict) -> list[str]:
     if entry.get("dataset") == "huggingface": return [str(entry["path"])]
     raise SampleError(f"{path}: no such file", reason="wrong_file")
 
-# %% ../nbs/01_curation.ipynb #c9e35e0d
+# %% ../nbs/01_curation.ipynb #2b81164f
 def read_source(
     path: str | Path,
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
@@ -125,6 +125,7 @@ def _refusals(samples: Iterable[Sample], guard, bad_videos: dict[str, str], seen
         else: yield s, "", ""
         seen.add(s.qid)
 
+# %% ../nbs/01_curation.ipynb #dd3ec3c5
 def check_videos(
     entries: list[dict],     # sources, as keyword arguments of `read_source`
     video_root: str | Path,

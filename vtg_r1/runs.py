@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'git_state', 'sha256', 'device_name', 'Run',
            'run_folder', 'start_run', 'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters',
-           'set_seed', 'stage_name', 'known_parameters', 'run_notebook', 'collapse_progress', 'upstream']
+           'set_seed', 'stage_name', 'known_parameters', 'collapse_progress', 'run_notebook', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
 import ast, contextlib, hashlib, io, json, os, platform, subprocess, sys, time, warnings
@@ -181,7 +181,7 @@ def set_seed(
     torch.manual_seed(seed)
     if deterministic: torch.use_deterministic_algorithms(True, warn_only=True)
 
-# %% ../nbs/parts/runs.ipynb #13675cf9
+# %% ../nbs/parts/runs.ipynb #e771edbe
 def stage_name(notebook: str | Path) -> str:
     "`nbs/05_grpo.ipynb` → `grpo`."
     stem = Path(notebook).stem
@@ -195,6 +195,36 @@ def known_parameters(
     found = papermill.inspect_notebook(str(notebook))
     if not found: raise RunError(f"{notebook}: no cell tagged 'parameters'")
     return found
+
+# %% ../nbs/parts/runs.ipynb #e2a10d6f
+def collapse_progress(path: str | Path) -> None:
+    "Keep only the last state of each progress bar in an executed notebook; a training run leaves thousands."
+    import nbformat
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code": cell.outputs = _merged(cell.outputs)
+    nbformat.write(notebook, path)
+
+def _merged(outputs: list) -> list:
+    "Outputs with neighbouring pieces of one text stream joined, and overwritten lines dropped."
+    kept = []
+    for out in outputs:
+        if out.output_type == "stream" and kept and kept[-1].get("name") == out.name: kept[-1].text += out.text
+        else: kept.append(out)
+    for out in kept:
+        if out.output_type == "stream": out.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in out.text.split("\n"))
+    return kept
+
+# %% ../nbs/parts/runs.ipynb #f08bd421
+@contextlib.contextmanager
+def _closing(folder: Path, executed: Path):
+    "Mark the run failed if what is inside fails; tidy the executed notebook either way."
+    try: yield
+    except BaseException:
+        if manifest := read_manifest(folder): write_json(folder / "manifest.json", {**manifest, "status": "failed", "ended": _now()})
+        raise
+    finally:
+        if executed.exists(): collapse_progress(executed)
 
 def run_notebook(
     notebook: str | Path,
@@ -217,34 +247,7 @@ def run_notebook(
                                    progress_bar=False, cwd=str(project_root()), **streams)
     return folder
 
-def collapse_progress(path: str | Path) -> None:
-    "Keep only the last state of each progress bar in an executed notebook; a training run leaves thousands."
-    import nbformat
-    notebook = nbformat.read(path, 4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code": cell.outputs = _merged(cell.outputs)
-    nbformat.write(notebook, path)
-
-def _merged(outputs: list) -> list:
-    "Outputs with neighbouring pieces of one text stream joined, and overwritten lines dropped."
-    kept = []
-    for out in outputs:
-        if out.output_type == "stream" and kept and kept[-1].get("name") == out.name: kept[-1].text += out.text
-        else: kept.append(out)
-    for out in kept:
-        if out.output_type == "stream": out.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in out.text.split("\n"))
-    return kept
-
-@contextlib.contextmanager
-def _closing(folder: Path, executed: Path):
-    "Mark the run failed if what is inside fails; tidy the executed notebook either way."
-    try: yield
-    except BaseException:
-        if manifest := read_manifest(folder): write_json(folder / "manifest.json", {**manifest, "status": "failed", "ended": _now()})
-        raise
-    finally:
-        if executed.exists(): collapse_progress(executed)
-
+# %% ../nbs/parts/runs.ipynb #e75712d0
 def upstream(
     notebook: str,        # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
     parameters: dict,     # of that stage; run_name names the run

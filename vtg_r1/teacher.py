@@ -250,7 +250,7 @@ def _stop_on_sigterm():
     try: yield
     finally: signal.signal(signal.SIGTERM, old)
 
-# %% ../nbs/parts/teacher.ipynb #ca8949d9
+# %% ../nbs/parts/teacher.ipynb #0a074079
 def annotate(
     samples: Iterable[Sample],
     teacher: Teacher,
@@ -296,6 +296,7 @@ def annotate(
         while waiting: collect(wait(waiting, return_when=FIRST_COMPLETED).done)
     return tally
 
+# %% ../nbs/parts/teacher.ipynb #708aa9b7
 def _has_budget(teacher: Teacher) -> bool: return teacher.budget_tokens is not None or teacher.budget_money is not None
 
 def _settle(done, what: tuple[Sample, str], log: Log, tally: Tally):
