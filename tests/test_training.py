@@ -11,7 +11,7 @@ from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
 from vtg_r1.samples import SampleError
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.toyworld import toy_teacher
-from vtg_r1.training import fit, save_policy
+from vtg_r1.training import fit, read_annotations, save_policy
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +74,9 @@ def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_pa
 def test_a_missing_model_folder_is_no_hub_id():
     with pytest.raises(FileNotFoundError, match="no config.json"):
         load_model("outputs/sft/gone/model")
+
+
+def test_a_file_without_a_usable_record_says_why(tmp_path):
+    (tmp_path / "mine.csv").write_text("video,query,start,end\nv.mp4,a person eats,1,2\n")
+    with pytest.raises(SampleError, match="none of its 1 records.*duration"):
+        read_annotations(str(tmp_path / "mine.csv"), "csv")

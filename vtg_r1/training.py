@@ -33,6 +33,7 @@ def _read_entry(path: str, dataset: str = "samples", past_end: str = "clip", **o
     if dataset == "samples": return load_samples(found)
     samples, report = read_dataset(dataset, found, past_end=past_end, **options)
     print(report)
+    if not samples: raise SampleError(f"{path}: none of its {report.read} records can be used, e.g. {report.dropped[0].detail if report.dropped else 'it is empty'}", reason="empty_file")
     return samples
 
 def find_videos(
