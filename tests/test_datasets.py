@@ -258,7 +258,8 @@ def test_formats_known_by_description_only(tmp_path):
 
 
 class _Bomb:
-    def __reduce__(self): return os.system, ("echo pwned > /tmp/vtg_r1_pwned",)
+    def __init__(self, folder): self.folder = folder
+    def __reduce__(self): return os.mkdir, (self.folder,)
 
 
 def test_queryd_folder_and_its_pickles(tmp_path):
@@ -267,8 +268,9 @@ def test_queryd_folder_and_its_pickles(tmp_path):
     (tmp_path / "raw_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [["a", "dog", "barks"]]}))
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [[1.0, 4.0]]}))
     assert read_dataset("queryd", tmp_path)[0][0] == Sample("abc_0", "abc.mp4", 30.0, "a dog barks", [[1.0, 4.0]], "queryd")
-    (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(_Bomb()))
+    (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "went off"))))
     with pytest.raises(SampleError, match="refuses"): read_dataset("queryd", tmp_path)
+    assert not (tmp_path / "went off").exists()
 
 
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30).filter(str.strip)
