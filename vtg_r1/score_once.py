@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['SHAREABLE', 'same_video', 'SeenOnce', 'inputs_once', 'trunks', 'prefill_once', 'shareable']
 
-# %% ../nbs/parts/score_once.ipynb #2d78fe58
+# %% ../nbs/parts/score_once.ipynb #5beb3a0f
 import copy, inspect, os, warnings
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 # %% ../nbs/parts/score_once.ipynb #01d72f6a
 def same_video(
@@ -18,7 +20,7 @@ def same_video(
     numbers = {}
     return [numbers.setdefault((s.get("fps"), *map(id, s["images"] if "images" in s else s["video"])), len(numbers)) for s in shown]
 
-# %% ../nbs/parts/score_once.ipynb #24d676ae
+# %% ../nbs/parts/score_once.ipynb #47ee5888
 class _EachOnce:
     "An image or video processor that looks at each video of a batch once; pixels come once a video, grids once a prompt."
     def __init__(self, inner, which: list[int]):
@@ -34,7 +36,7 @@ class _EachOnce:
             out, counts, grid = self.inner([videos[i] for i in self.first], video_metadata=clocks, **kwargs), [1] * len(self.first), "video_grid_thw"
             if "video_metadata" in out: out["video_metadata"] = [out["video_metadata"][v] for v in self.which]
         self.grids = out[grid].split(counts)  # a video's own
-        out[grid] = out[grid].new_tensor([row for v in self.which for row in self.grids[v].tolist()])
+        out[grid] = np.concatenate([self.grids[v].numpy() for v in self.which])  # the processor makes a tensor of it at the end
         return out
 
 # %% ../nbs/parts/score_once.ipynb #4c8e3828
@@ -98,7 +100,7 @@ def trunks(
             found.append((group[0], length))
     return found, continues
 
-# %% ../nbs/parts/score_once.ipynb #94728a9d
+# %% ../nbs/parts/score_once.ipynb #40267574
 def _layout(rows: list, width: int, fill=0):
     "Tensors of different lengths (last axis) stacked along a new axis -2, padded on the left."
     import torch
@@ -107,12 +109,19 @@ def _layout(rows: list, width: int, fill=0):
         if row.shape[-1]: out[..., i, width - row.shape[-1]:] = row
     return out
 
-def _positions(model, inputs: dict):
-    "Positions (…, prompts, length) as `generate` itself would prepare them."
-    known = {k: v for k, v in inputs.items() if k in ("attention_mask", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")}
-    return model._prepare_position_ids_for_generation(inputs["input_ids"], known)
+def _positions(model, seen) -> list:
+    "Positions (…, length) of each prompt, as `generate` itself would prepare them; once for prompts of the same layout."
+    import torch
+    names = [n for n in ("attention_mask", "mm_token_type_ids") if n in seen.inputs]
+    rows, clock = [seen.inputs[n].tolist() for n in names], seen.inputs.get("second_per_grid_ts", [None] * len(seen.which))
+    layouts = [str((*(r[i] for r in rows), seen.grids[v].tolist(), clock[i])) for i, v in enumerate(seen.which)]
+    distinct = [layouts.index(x) for x in dict.fromkeys(layouts)]
+    known = {n: seen.inputs[n][distinct] for n in names} | {f"{seen.kind}_grid_thw": torch.cat([seen.grids[seen.which[i]] for i in distinct])}
+    if clock[0] is not None: known["second_per_grid_ts"] = [clock[i] for i in distinct]
+    of = dict(zip(dict.fromkeys(layouts), model._prepare_position_ids_for_generation(seen.inputs["input_ids"][distinct], known).unbind(-2)))
+    return [of[x] for x in layouts]
 
-# %% ../nbs/parts/score_once.ipynb #763ad2b7
+# %% ../nbs/parts/score_once.ipynb #58f3a4d8
 def prefill_once(
     model,             # a transformers model of `SHAREABLE`
     seen: SeenOnce,
@@ -123,7 +132,7 @@ def prefill_once(
     import torch
     mask = seen.inputs["attention_mask"].bool()
     ids = [row[m] for row, m in zip(seen.inputs["input_ids"], mask)]
-    positions = [row[..., m] for row, m in zip(_positions(model, seen.inputs).unbind(-2), mask)]
+    positions = [row[..., m] for row, m in zip(_positions(model, seen), mask)]
     found, continues = trunks([i.tolist() for i in ids], [k[m].tolist() for k, m in zip(seen.inputs["mm_token_type_ids"], mask)], seen.which)
     width = max(length for _, length in found)
     def trunk(rows, fill=0): return _layout([rows[i][..., :length] for i, length in found], width, fill)
