@@ -33,7 +33,7 @@ def outputs(tmp_path_factory): return tmp_path_factory.mktemp("outputs")
 @pytest.fixture(scope="module")
 def toy(outputs):
     folder, metrics = run(outputs, "toy", limit=48)
-    return folder, metrics, outputs / "toyworld" / "held-out-s0"
+    return folder, metrics, outputs / "toyworld" / "held-out-in-domain"
 
 
 @pytest.fixture(scope="module")
