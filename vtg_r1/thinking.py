@@ -21,8 +21,8 @@ def lesson(
     length: str,          # of the reasoning: "none" answers at once
 ) -> tuple[str, str]:     # (question, response with the exact span)
     "A sentence about a clip, every level equally often where the clip has it, and the response to learn."
-    levels = sorted({q["level"] for q in clip.queries})
-    pool = [q for q in clip.queries if q["level"] == levels[rng.integers(len(levels))]]
+    level = rng.choice(sorted({q["level"] for q in clip.queries}))
+    pool = [q for q in clip.queries if q["level"] == level]
     query = pool[rng.integers(len(pool))]
     return query["query"], response_text(reasoning(query, query["span"], length, clip.play["seconds"] // STEPS), query["span"])
 

@@ -155,11 +155,7 @@ def make_world(
 ) -> Path:                    # the folder, holding world.json, samples.jsonl, scripts.jsonl and videos/
     "Make a toy world, or return the one that stands there if it was made with the same dials."
     folder, dials = Path(folder), {"videos": videos, "seed": seed, "split": split, **json.loads(json.dumps(asdict(world)))}
-    if folder.exists():
-        card = folder / "world.json"
-        found = json.loads(card.read_text()) if card.exists() else None
-        if found == dials: return folder
-        raise FileExistsError(f"{folder} holds another world ({found}); remove it or name another folder")
+    if folder.exists(): return _same_world(folder, dials)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
     try:
@@ -169,8 +165,18 @@ def make_world(
         write_jsonl(tmp / "scripts.jsonl", (script for _, script in made))
         (tmp / "world.json").write_text(json.dumps(dials, indent=1) + "\n")
         os.chmod(tmp, 0o755)
-        os.rename(tmp, folder)
+        try: os.rename(tmp, folder)
+        except OSError:
+            if not folder.exists(): raise
+            return _same_world(folder, dials)  # another process was faster
     finally: shutil.rmtree(tmp, ignore_errors=True)
+    return folder
+
+def _same_world(folder: Path, dials: dict) -> Path:
+    "The folder, if its world was made with these dials."
+    card = folder / "world.json"
+    found = json.loads(card.read_text()) if card.exists() else None
+    if found != dials: raise FileExistsError(f"{folder} holds another world ({found}); remove it or name another folder")
     return folder
 
 def _write_videos(folder: Path, videos: int, seed: int, split: str, world: World, progress: bool):
