@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Level', 'plant', 'tree_attention', 'TrunkLayer', 'decode_attention', 'see_once_attention', 'same_prompts', 'Prompts',
-           'branches', 'SeeOnceGRPOTrainer']
+           'branches', 'cannot', 'SeeOnceGRPOTrainer']
 
-# %% ../nbs/parts/see_once.ipynb #6b713df9
+# %% ../nbs/parts/see_once.ipynb #c34054ff
+import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -179,14 +180,36 @@ def branches(
     inputs["tree"] = plant([prompts.lengths(which), n], [None, [which.index(i) for i in of]], device)
     return inputs, labels
 
-# %% ../nbs/parts/see_once.ipynb #40b40450
+# %% ../nbs/parts/see_once.ipynb #595453f5
+def cannot(trainer: GRPOTrainer) -> str:
+    "Why prompts cannot be shared exactly in this run; empty where they can."
+    model, text = _base(trainer.model), _base(trainer.model).config.get_text_config()
+    reasons = {
+        f"{type(model).__name__} has no multimodal rotary positions of the Qwen-VL kind": not hasattr(model.base_model, "get_rope_index"),
+        "some layers do not attend to everything before": set(getattr(text, "layer_types", None) or ["full_attention"]) != {"full_attention"},
+        "tools, environments and rollout functions change the prompt": bool(trainer.tools or trainer.rollout_func or trainer.environment_factories),
+        "continuous batching has its own cache": trainer.use_transformers_continuous_batching,
+        "a mixture of experts balances its load over padded rows": trainer.aux_loss_enabled,
+        "dropout draws other masks": bool(getattr(text, "attention_dropout", 0)) or any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout)),
+        "a virtual prompt stands before the tokens": any(c.is_prompt_learning for c in getattr(trainer.model, "peft_config", {}).values()),
+        "generation with a cache of its own kind": getattr(trainer.generation_config, "cache_implementation", None) is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+def _base(model):
+    "The transformers model inside a PEFT model."
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
 class SeeOnceGRPOTrainer(GRPOTrainer):
-    "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update."
+    "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it says so and is TRL's own."
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if reason := cannot(self):
+            warnings.warn(f"prompts are not shared, this run is stock TRL: {reason}")
+            self.__class__ = GRPOTrainer
+            return
         for model in filter(None, (self.model, self.ref_model)):
-            base = getattr(model, "get_base_model", lambda: model)()
-            base.set_attn_implementation({"text_config": "see_once"})
+            _base(self.accelerator.unwrap_model(model)).set_attn_implementation({"text_config": "see_once"})
 
     def _generate_and_score_completions(self, inputs):
         of, first, _ = same_prompts(inputs)
@@ -196,7 +219,7 @@ class SeeOnceGRPOTrainer(GRPOTrainer):
         out = super()._generate_and_score_completions(lean)
         return {**out, "prompts": self._prompts, "of": torch.tensor(of)}
 
-    def _calculate_rewards(self, inputs, *args):
+    def _calculate_rewards(self, inputs, *args):  # rewards may read the images
         return super()._calculate_rewards(self._rows, *args)
 
     def _tokenize_prompts(self, prompts):
@@ -210,8 +233,7 @@ class SeeOnceGRPOTrainer(GRPOTrainer):
         ids = [torch.tensor(x, device=device) for x in ids]
         kinds = [torch.tensor(x, device=device) for x in fields["mm_token_type_ids"]]
         grids, pixels = (torch.as_tensor(np.asarray(fields[k])).to(device) for k in ("image_grid_thw", "pixel_values"))
-        backbone = self.accelerator.unwrap_model(self.model)
-        backbone = getattr(backbone, "get_base_model", lambda: backbone)().model
+        backbone = _base(self.accelerator.unwrap_model(self.model)).base_model
         images = [len(_images(self._rows[i])) for i in self._first]
         grids = grids.split(images)
         pixels = pixels.split([int(g.prod(1).sum()) for g in grids])
@@ -239,6 +261,7 @@ class SeeOnceGRPOTrainer(GRPOTrainer):
         return Cache(layers=layers)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        if self.use_vllm: return super()._generate_single_turn(prompt_ids, [_images(row) for row in self._rows], {}, num_generations)
         prompts, device = self._prompts, self.accelerator.device
         ids = pad([prompts.ids[i] for i in self._of], padding_value=self._tokenizer.pad_token_id, padding_side="left")
         mask = pad([torch.ones_like(prompts.ids[i]) for i in self._of], padding_value=0, padding_side="left")
