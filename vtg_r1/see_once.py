@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Level', 'plant', 'tree_attention', 'TrunkLayer', 'decode_attention', 'see_once_attention', 'same_prompts', 'Prompts',
-           'branches', 'cannot', 'SeeOnceGRPOTrainer']
+           'trunks', 'branches', 'prefill', 'read_prompts', 'cannot', 'SeeOnceGRPOTrainer']
 
-# %% ../nbs/parts/see_once.ipynb #c34054ff
+# %% ../nbs/parts/see_once.ipynb #3e20df03
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,12 +19,15 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-# %% ../nbs/parts/see_once.ipynb #0cf90184
+from .inference import _frames as frame_inputs
+
+# %% ../nbs/parts/see_once.ipynb #ab8be938
 @dataclass
 class Level:
     "The nodes of one level of a tree, as attention sees them."
@@ -34,6 +37,9 @@ class Level:
     mask: torch.Tensor | None    # (N or 1, 1, L, A + L) bool, what a token sees of the A places above and of its own node; None is plain causal
     start: int                   # place of its first token
     end: int                     # behind its last
+
+    @property
+    def full(self) -> bool: return self.end - self.start == self.at.numel()
 
 def plant(
     lengths: list[list[int]],  # of the nodes, level by level
@@ -61,12 +67,15 @@ def plant(
         start = end
     return levels
 
-# %% ../nbs/parts/see_once.ipynb #3a8db3e9
+# %% ../nbs/parts/see_once.ipynb #ca6f0d1d
+def _gather(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    "(1, H, T, D) packed, and places (N, L) → (N, H, L, D)."
+    return x[0].index_select(1, at.flatten()).unflatten(1, at.shape).transpose(0, 1)
+
 def _nodes(x: torch.Tensor, level: Level) -> torch.Tensor:
-    "(1, H, T, D) packed → (N, H, L, D)."
-    if level.end - level.start == level.at.numel(): flat = x[0, :, level.start:level.end]
-    else: flat = x[0].index_select(1, level.at.flatten())
-    return flat.unflatten(1, level.at.shape).transpose(0, 1)
+    "(1, H, T, D) packed → (N, H, L, D), without copying where nodes are of one length."
+    if level.full: return x[0, :, level.start:level.end].unflatten(1, level.at.shape).transpose(0, 1)
+    return _gather(x, level.at)
 
 def tree_attention(module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tree: list[Level], **kwargs) -> torch.Tensor:
     "Attention of a packed tree, (1, H, T, D) → (1, T, H, D)."
@@ -75,18 +84,18 @@ def tree_attention(module, query: torch.Tensor, key: torch.Tensor, value: torch.
         q, k, v = (_nodes(x, level) for x in (query, key, value))
         if above is not None: k, v = (torch.cat([a.index_select(0, level.parent), own], 2) for a, own in zip(above, (k, v)))
         out, _ = sdpa_attention_forward(module, q, k, v, level.mask, is_causal=level.mask is None, **kwargs)
-        outs.append(out.flatten(0, 1) if level.end - level.start == level.at.numel() else out[level.real])
+        outs.append(out.flatten(0, 1) if level.full else out[level.real])
         above = k, v
     return torch.cat(outs)[None]
 
-# %% ../nbs/parts/see_once.ipynb #74e18e19
+# %% ../nbs/parts/see_once.ipynb #5d1f2f0c
 class TrunkLayer(DynamicLayer):
     "One layer's cache of many responses that continue few prompts: the prompts stand once, only what is new grows a row."
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor | None, length: int):
         super().__init__()
         self.trunk = keys, values  # (N, H, S, D)
         self.seen = seen           # (N, 1, 1, S) float, 0 where there is a token and −inf where not; None where all are there
-        self.length = keys.shape[2]
+        self.length = length       # tokens of the longest prompt, which is what `generate` counts
 
     def get_seq_length(self) -> int: return self.length + super().get_seq_length()
 
@@ -120,48 +129,72 @@ def _mask(*args, **kwargs):
 AttentionInterface.register("see_once", see_once_attention)
 AttentionMaskInterface.register("see_once", _mask)
 
-# %% ../nbs/parts/see_once.ipynb #9ca4f8cd
+# %% ../nbs/parts/see_once.ipynb #4fb37466
 def _digest(image) -> bytes:
     "What an image shows, as a short key."
     pixels = np.asarray(image)
     return blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16, person=str(pixels.shape).encode()[:16]).digest()
 
-def _images(row: dict) -> list:
-    "The images of a dataset row."
-    return row.get("images") or ([row["image"]] if row.get("image") is not None else [])
+def _frames(row: dict) -> list:
+    "The images or video frames of a dataset row."
+    return row.get("images") or row.get("video") or ([row["image"]] if row.get("image") is not None else [])
 
 def same_prompts(
     rows: list[dict],  # of a dataset, as TRL hands them over
-) -> tuple[list[int], list[int], list[bytes]]:  # (prompt of each row; first row of each prompt; what each prompt's video shows)
-    "Which rows ask the same about the same frames. Content decides, not position: two videos may well be asked in equal words."
-    seen, digest, of, first, videos = {}, {}, [], [], []
+) -> tuple[list[int], list[int], list[bytes]]:  # (prompt of each row; first row of each prompt; what each prompt's frames show, b"" without any)
+    "Which rows ask the same about the same frames. Content decides, not position or words: two videos may well be asked in equal words."
+    digest, known, of, first, videos = {}, {}, [], [], []
     for i, row in enumerate(rows):
-        video = b"".join(digest[id(im)] if id(im) in digest else digest.setdefault(id(im), _digest(im)) for im in _images(row))
-        key = video, repr(row["prompt"])
-        if key not in seen:
-            seen[key] = len(first)
+        for image in _frames(row):
+            if id(image) not in digest: digest[id(image)] = _digest(image)
+        video = b"".join(digest[id(image)] for image in _frames(row)) + (f"@{row['fps']}".encode() if "fps" in row else b"")
+        if (key := (video, repr(row["prompt"]))) not in known:
+            known[key] = len(first)
             first.append(i)
             videos.append(video)
-        of.append(seen[key])
+        of.append(known[key])
     return of, first, videos
 
-# %% ../nbs/parts/see_once.ipynb #9c1f1581
+# %% ../nbs/parts/see_once.ipynb #8398c948
 @dataclass
 class Prompts:
     "The prompts of a batch, each once, and their pixels."
     ids: list[torch.Tensor]        # (P,) tokens
     positions: list[torch.Tensor]  # (3, P) rotary positions
-    pixels: list[dict]             # pixel_values and their grid, a prompt
-    of: list[int]                  # prompt of each row of the batch
+    pixels: list[dict]             # pixel values and their grid; prompts about one video hold the same tensors
+    videos: list[bytes]            # what each prompt's frames show
+    ends: list[int]                # tokens up to its last vision token
 
-    def trunks(self, which: list[int]) -> dict:
-        "Inputs of the model for some prompts without their last token."
-        pixels = {k: torch.cat([self.pixels[i][k] for i in which]) for k in self.pixels[which[0]]}
-        return dict(input_ids=torch.cat([self.ids[i][:-1] for i in which])[None], position_ids=torch.cat([self.positions[i][:, :-1] for i in which], 1)[:, None], **pixels)
+    def common(self, which: list[int]) -> int:
+        "How many tokens prompts about one video share from the start, if these hold the whole video; else 0."
+        n = min(len(self.ids[i]) for i in which) - 1
+        same = torch.stack([(self.ids[i][:n] == self.ids[which[0]][:n]) & (self.positions[i][:, :n] == self.positions[which[0]][:, :n]).all(0) for i in which]).all(0)
+        k = int(same.int().argmin()) if not same.all() else n
+        return k if k >= self.ends[which[0]] else 0
 
-    def lengths(self, which: list[int]) -> list[int]: return [len(self.ids[i]) - 1 for i in which]
+# %% ../nbs/parts/see_once.ipynb #657c04c9
+def trunks(
+    prompts: Prompts,
+    which: list[int],  # prompts wanted
+) -> tuple[dict, list[list[int]], list, list[int]]:  # (model inputs; lengths of the nodes, level by level; their parents; the prompt of each node of the last level)
+    "One packed row of prompts without their last token; what prompts about one video have in common, video and all, stands once."
+    by = {}
+    for i in which: by.setdefault(prompts.videos[i] or i, []).append(i)
+    heads, tails = [], []  # (prompt, from, to); tails also name their head
+    for same in by.values():
+        k = prompts.common(same) if len(same) > 1 else 0
+        if k: heads.append((same[0], 0, k))
+        for i in same:
+            if not k: heads.append((i, 0, len(prompts.ids[i]) - 1))
+            tails.append((i, heads[-1][2], len(prompts.ids[i]) - 1, len(heads) - 1))
+    order, parents = [t[0] for t in tails], [None, [t[3] for t in tails]]
+    levels = [heads, [t[:3] for t in tails]] if any(a < b for _, a, b, _ in tails) else [heads]
+    parts = [part for level in levels for part in level]
+    ids, positions = (torch.cat([x[i][..., a:b] for i, a, b in parts], -1) for x in (prompts.ids, prompts.positions))
+    pixels = {k: torch.cat([prompts.pixels[i][k] for i, *_ in heads if k in prompts.pixels[i]]) for k in {k for i, *_ in heads for k in prompts.pixels[i]}}
+    return dict(input_ids=ids[None], position_ids=positions[:, None], **pixels), [[b - a for _, a, b in level] for level in levels], parents[:len(levels)], order
 
-# %% ../nbs/parts/see_once.ipynb #fea297d1
+# %% ../nbs/parts/see_once.ipynb #8c40080c
 def branches(
     prompts: Prompts,
     of: list[int],             # prompt of each row
@@ -169,18 +202,77 @@ def branches(
     mask: torch.Tensor,        # (B, C), 1 where there is a token
 ) -> tuple[dict, torch.Tensor]:  # (model inputs, labels (1, T) with −100 on the trunks)
     "One packed row: the trunks, each once, then a branch for each response. A branch begins with the prompt's last token, which has as many followers as there are responses."
-    which, device = sorted(set(of)), ids.device
-    inputs, n = prompts.trunks(which), mask.sum(1).tolist()
-    tokens = torch.cat([torch.stack([prompts.ids[i][-1] for i in of])[:, None], ids[:, :-1]], 1)[mask.bool()]
+    inputs, lengths, parents, order = trunks(prompts, sorted(set(of)))
+    real = mask.bool()
+    tokens = torch.cat([torch.stack([prompts.ids[i][-1] for i in of])[:, None], ids[:, :-1]], 1)[real]
     last = torch.stack([prompts.positions[i][:, -1] for i in of], 1)
-    positions = (last[..., None] + torch.arange(ids.shape[1], device=device))[:, mask.bool()]
-    labels = torch.cat([inputs["input_ids"].new_full(inputs["input_ids"].shape, -100), ids[mask.bool()][None]], 1)
+    positions = (last[..., None] + torch.arange(ids.shape[1], device=ids.device))[:, real]
+    labels = torch.cat([torch.full_like(inputs["input_ids"], -100), ids[real][None]], 1)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens[None]], 1)
     inputs["position_ids"] = torch.cat([inputs["position_ids"], positions[:, None]], 2)
-    inputs["tree"] = plant([prompts.lengths(which), n], [None, [which.index(i) for i in of]], device)
-    return inputs, labels
+    return {**inputs, "tree": plant([*lengths, mask.sum(1).tolist()], [*parents, [order.index(i) for i in of]], ids.device)}, labels
 
-# %% ../nbs/parts/see_once.ipynb #595453f5
+# %% ../nbs/parts/see_once.ipynb #4bc58023
+def prefill(
+    model,
+    prompts: Prompts,
+    of: list[int],  # prompt of each row that will be generated
+) -> Cache:
+    "A cache in which every prompt, but for its last token, stands once for all its rows."
+    device = prompts.ids[0].device
+    inputs, lengths, parents, order = trunks(prompts, list(range(len(prompts.ids))))
+    tree, packed = plant(lengths, parents, device), DynamicCache()
+    model(**inputs, tree=tree, past_key_values=packed, use_cache=True, logits_to_keep=1)
+    at, real = tree[0].at, tree[0].real
+    for level in tree[1:]: at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
+    rows = list(range(len(order))) if of == [i for i in range(len(order)) for _ in range(len(of) // len(order))] else of  # groups of one size, in turn: once a prompt; else once a row
+    rows = torch.tensor([order.index(i) for i in rows], device=device)
+    at, real = at[rows], real[rows]
+    seen = None if real.all() else torch.zeros(real.shape, device=device, dtype=packed.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
+    return Cache(layers=[TrunkLayer(_gather(layer.keys, at), _gather(layer.values, at), seen, int(real.sum(1).max())) for layer in packed.layers])
+
+# %% ../nbs/parts/see_once.ipynb #26c89891
+def _expand(ids: list[int], pads: tuple, counts: list[int]) -> list[int]:
+    "Tokens in which the n-th placeholder stands as often as the n-th count says."
+    left = iter(counts)
+    return [t for x in ids for t in ([x] * next(left) if x in pads else [x])]
+
+def _split(read: dict, images: list[int]) -> list[tuple[dict, dict]]:  # [(model inputs, what positions are computed from)]
+    "What a processor made of several videos, video by video; `images` is how many pictures each has, one for a native video."
+    kind, pixels = ("image_grid_thw", "pixel_values") if "image_grid_thw" in read else ("video_grid_thw", "pixel_values_videos")
+    grids = read[kind].split(images)
+    parts = read[pixels].split([int(g.prod(1).sum()) for g in grids])
+    clocks = [{"second_per_grid_ts": read["second_per_grid_ts"][i:i + 1]} if "second_per_grid_ts" in read else {} for i in range(len(images))]
+    return [({pixels: p, kind: g}, {kind: g, **clock}) for p, g, clock in zip(parts, grids, clocks)]
+
+def read_prompts(
+    processor, backbone,       # of the policy
+    texts: list[str],          # prompts as the chat template writes them
+    rows: list[dict],          # a dataset row for each, with its frames
+    videos: list[bytes],       # what they show, b"" without frames
+    device,
+) -> Prompts:
+    "Tokens, positions and pixels of prompts. A video is preprocessed once, for the first prompt about it."
+    lead = {v: i for i, v in reversed(list(enumerate(videos))) if v}
+    leads, pads, merge = sorted(lead.values()), [processor.tokenizer.convert_tokens_to_ids(t) for t in (processor.image_token, processor.video_token)], backbone.config.vision_config.spatial_merge_size ** 2
+    plain = processor.tokenizer(texts)["input_ids"]
+    ids, seen = list(plain), [({}, {})] * len(texts)
+    if leads:
+        shown = [rows[i] if "video" in rows[i] else {"images": _frames(rows[i])} for i in leads]
+        read = processor(text=[texts[i] for i in leads], **frame_inputs(shown), padding=True, return_tensors="pt")
+        for i, x, m, video in zip(leads, read["input_ids"], read["attention_mask"], _split(read, [len(s.get("images", "1")) for s in shown])): ids[i], seen[i] = x[m.bool()].tolist(), video
+    for i in (i for i, v in enumerate(videos) if v and lead[v] != i):
+        first, seen[i] = lead[videos[i]], seen[lead[videos[i]]]
+        counts = [int(g.prod()) // merge for k, grids in seen[i][0].items() if k.endswith("grid_thw") for g in grids]
+        if _expand(plain[first], pads, counts) != ids[first]: raise ValueError("this processor writes more than a video's placeholders, so several queries cannot share it: use see_once=False")
+        ids[i] = _expand(plain[i], pads, counts)
+    ids = [torch.tensor(x) for x in ids]
+    kinds = [(x == pads[0]).int() + 2 * (x == pads[1]).int() for x in ids]
+    positions = [backbone.get_rope_index(x[None], k[None], **clock)[0][:, 0].to(device) for x, k, (_, clock) in zip(ids, kinds, seen)]
+    moved = {id(v): {k: x.to(device) for k, x in v.items()} for v, _ in seen}
+    return Prompts([x.to(device) for x in ids], positions, [moved[id(v)] for v, _ in seen], videos, [int(k.nonzero().max()) + 1 if k.any() else 0 for k in kinds])
+
+# %% ../nbs/parts/see_once.ipynb #51cdd7c7
 def cannot(trainer: GRPOTrainer) -> str:
     "Why prompts cannot be shared exactly in this run; empty where they can."
     model, text = _base(trainer.model), _base(trainer.model).config.get_text_config()
@@ -212,33 +304,21 @@ class SeeOnceGRPOTrainer(GRPOTrainer):
             _base(self.accelerator.unwrap_model(model)).set_attn_implementation({"text_config": "see_once"})
 
     def _generate_and_score_completions(self, inputs):
-        of, first, _ = same_prompts(inputs)
-        shown = [prepare_multimodal_messages(inputs[i]["prompt"], images=_images(inputs[i])) for i in first]
-        self._rows, self._of, self._first = inputs, of, first
-        lean = [{**{k: v for k, v in row.items() if k not in ("image", "images")}, "prompt": shown[i]} for row, i in zip(inputs, of)]
-        out = super()._generate_and_score_completions(lean)
-        return {**out, "prompts": self._prompts, "of": torch.tensor(of)}
+        self._rows = inputs
+        self._of, self._first, self._videos = same_prompts(inputs)
+        shown = [prepare_multimodal_messages(inputs[i]["prompt"], images=_frames(inputs[i])) if "video" not in inputs[i] else inputs[i]["prompt"] for i in self._first]
+        out = super()._generate_and_score_completions([{**{k: v for k, v in row.items() if k not in ("image", "images", "video")}, "prompt": shown[i]} for row, i in zip(inputs, self._of)])
+        if self.log_completions and self.log_multimodal: self._logs["images"].extend(gather_object([_frames(row) for row in inputs]))
+        return {**out, "prompts": self._prompts, "of": torch.tensor(self._of)}
 
-    def _calculate_rewards(self, inputs, *args):  # rewards may read the images
-        return super()._calculate_rewards(self._rows, *args)
+    def _calculate_rewards(self, inputs, *args): return super()._calculate_rewards(self._rows, *args)  # rewards may read the images
 
     def _tokenize_prompts(self, prompts):
-        ids, _, fields = super()._tokenize_prompts([prompts[i] for i in self._first])
-        self._prompts = self._read(ids, fields)
-        return [ids[i] for i in self._of], None, {}
-
-    def _read(self, ids: list[list[int]], fields: dict) -> Prompts:
-        "Tokens, positions and pixels of the prompts of this batch."
-        device = self.accelerator.device
-        ids = [torch.tensor(x, device=device) for x in ids]
-        kinds = [torch.tensor(x, device=device) for x in fields["mm_token_type_ids"]]
-        grids, pixels = (torch.as_tensor(np.asarray(fields[k])).to(device) for k in ("image_grid_thw", "pixel_values"))
         backbone = _base(self.accelerator.unwrap_model(self.model)).base_model
-        images = [len(_images(self._rows[i])) for i in self._first]
-        grids = grids.split(images)
-        pixels = pixels.split([int(g.prod(1).sum()) for g in grids])
-        positions = [backbone.get_rope_index(i[None], k[None], image_grid_thw=g)[0][:, 0] for i, k, g in zip(ids, kinds, grids)]
-        return Prompts(ids, positions, [dict(pixel_values=p, image_grid_thw=g) for p, g in zip(pixels, grids)], self._of)
+        how = dict(add_generation_prompt=True, tokenize=False, chat_template=self.chat_template, **self.chat_template_kwargs)
+        texts = [self.processing_class.apply_chat_template(prompts[i], **how) for i in (self._of.index(u) for u in range(len(self._first)))]
+        self._prompts = read_prompts(self.processing_class, backbone, texts, [self._rows[i] for i in self._first], self._videos, self.accelerator.device)
+        return [self._prompts.ids[i].tolist() for i in self._of], None, {}
 
     @contextmanager
     def _generating(self):
@@ -248,33 +328,29 @@ class SeeOnceGRPOTrainer(GRPOTrainer):
               torch.no_grad(), self._dist.summon_full_params(self.model_wrapped, recurse=False)):
             yield model
 
-    def _prefill(self, model, prompts: Prompts, of: list[int]) -> Cache:
-        "The cache of all prompts without their last token, each computed once."
-        which = list(range(len(prompts.ids)))
-        tree = plant([prompts.lengths(which)], [None], prompts.ids[0].device)
-        cache = DynamicCache()
-        model(**prompts.trunks(which), tree=tree, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        level = tree[0]
-        width = level.at.shape[1]
-        seen = None if level.real.all() else torch.zeros(level.real.shape, device=level.at.device, dtype=cache.layers[0].keys.dtype).masked_fill(~level.real, -torch.inf)[:, None, None]
-        layers = [TrunkLayer(_nodes(layer.keys, level), _nodes(layer.values, level), seen) for layer in cache.layers]
-        return Cache(layers=layers)
-
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        if self.use_vllm: return super()._generate_single_turn(prompt_ids, [_images(row) for row in self._rows], {}, num_generations)
-        prompts, device = self._prompts, self.accelerator.device
-        ids = pad([prompts.ids[i] for i in self._of], padding_value=self._tokenizer.pad_token_id, padding_side="left")
-        mask = pad([torch.ones_like(prompts.ids[i]) for i in self._of], padding_value=0, padding_side="left")
-        positions = torch.stack([torch.nn.functional.pad(prompts.positions[i], (ids.shape[1] - prompts.positions[i].shape[1], 0)) for i in self._of], 1)
+        if self.use_vllm: return self._generate_vllm(prompt_ids, num_generations)
+        prompts, rows = self._prompts, self._of
+        ids, mask = (pad(x, padding_value=fill, padding_side="left") for x, fill in (([prompts.ids[i] for i in rows], self._tokenizer.pad_token_id), ([torch.ones_like(prompts.ids[i]) for i in rows], 0)))
+        positions = torch.stack([torch.nn.functional.pad(p, (ids.shape[1] - p.shape[1], 0)) for p in (prompts.positions[i] for i in rows)], 1)
         with self._generating() as model:
-            cache = self._prefill(model, prompts, self._of)
+            cache = prefill(model, prompts, rows)
             token = _decoding.set(cache)
             try: out = model.generate(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, generation_config=self.generation_config)
             finally: _decoding.reset(token)
         said = out[:, ids.shape[1]:]
-        ends = torch.isin(said, torch.tensor(self.eos_token_ids, device=device))
+        ends = torch.isin(said, torch.tensor(self.eos_token_ids, device=said.device))
         n = torch.where(ends.any(1), ends.int().argmax(1) + 1, said.shape[1]).tolist()
         return [row[:k] for row, k in zip(said.tolist(), n)], None
+
+    def _generate_vllm(self, prompt_ids, num_generations):
+        "vLLM's prefix cache shares by itself what stands side by side, so queries of one video do. TRL empties that cache whenever it loads new weights."
+        video = [self._videos.index(self._videos[i]) for i in self._of]
+        order = sorted(range(len(prompt_ids)), key=lambda i: (video[i], self._of[i]))
+        images = [_frames(self._rows[i]) for i in order]
+        said, logprobs = super()._generate_single_turn([prompt_ids[i] for i in order], images if any(images) else None, {}, num_generations)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return [said[i] for i in back], logprobs and [logprobs[i] for i in back]
 
     def _prepare_inputs(self, generation_batch):
         if not self.model.training: return super()._prepare_inputs(generation_batch)
