@@ -128,3 +128,63 @@ def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
     rows = ROWS["equal words about two videos"]
     stock, spoiled = step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows), step(trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows), rows, spoil)
     assert distance(spoiled, stock) > 1e-2
+
+
+def run(kind, folder, tmp_path, rows, **how) -> tuple[dict, list]:
+    "Weights and log after a short run."
+    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=3, **how)
+    trainer.train()
+    return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [h["loss"] for h in trainer.state.log_history if "loss" in h]
+
+
+@pytest.mark.parametrize("how", [dict(per_device_train_batch_size=G, gradient_accumulation_steps=3), dict(num_iterations=2, beta=0.1)], ids=["accumulation", "iterations and reference"])
+def test_a_run_ends_where_stocks_ends(tiny, tmp_path, how):
+    rows = ROWS["two queries on one video"]
+    (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    start = {f".{name}": p for name, p in trainer_of(GRPOTrainer, tiny, tmp_path, rows).model.named_parameters()}
+    print(max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock), losses, same)
+    assert max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 1e-2  # Adam divides by the gradient's size, noise included
+    assert np.allclose(losses, same, atol=1e-5) and any(abs(x) > 1e-4 for x in losses)
+
+
+RANKS = """
+import json, sys, torch
+from pathlib import Path
+from transformers import TrainerCallback
+sys.path.insert(0, sys.argv[1])
+from test_see_once import G, ROWS, GRPOTrainer, SeeOnceGRPOTrainer, distance, trainer_of
+torch.set_num_threads(1)
+rows, found = ROWS["two queries on one video"] + ROWS["equal words about two videos"][:1], {}
+for name, kind in {"stock": GRPOTrainer, "once": SeeOnceGRPOTrainer}.items():
+    trainer = trainer_of(kind, sys.argv[2], sys.argv[3], rows, per_device_train_batch_size=2 * G, ddp_backend="gloo")
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs): found[name] = {n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    trainer.add_callback(Keep())
+    trainer.train()
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(dict(ranks=trainer.accelerator.num_processes, distance=distance(found["once"], found["stock"]), tensors=len(found["stock"]))))
+"""
+
+
+def test_two_processes(tiny, tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "ranks.py"), str(Path(__file__).parent), str(tiny), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    print(found)
+    assert found["ranks"] == 2 and found["tensors"] > 60 and found["distance"] < TOLERANCE
+
+
+def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
+    def fit(see_once):
+        set_seed(0)
+        trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), toy_samples, View(str(world / "videos"), 16, 28 * 28, "short"), tmp_path, steps=4, prompts_per_step=4, generations=4, micro_batch=8,
+                               learning_rate=3e-4, max_response=24, see_once=see_once)
+        assert isinstance(trainer, SeeOnceGRPOTrainer) == see_once
+        trainer.train()
+        return trainer.state.log_history[:-1]
+    stock, once = fit(False), fit(True)
+    for key in ("reward", "rewards/tiou_reward/mean", "completions/mean_length", "loss", "grad_norm"):
+        a, b = ([h[key] for h in log] for log in (stock, once))
+        print(key, np.abs(np.subtract(a, b)).max())
+        assert np.allclose(a, b, rtol=1e-3, atol=1e-5), key
