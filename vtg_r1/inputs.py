@@ -77,6 +77,6 @@ def training_set(
         out = {**show(s, view), "spans": s.spans, "qid": s.qid, "duration": s.duration}
         return out if target is None else {**out, "completion": [{"role": "assistant", "content": [{"type": "text", "text": target(s)}]}]}
     def rows(batch: dict) -> dict:
-        made = [row(i) for i in batch["index"]]
-        return {key: [m[key] for m in made] for key in made[0]}
+        made = {i: row(i) for i in batch["index"]}  # GRPO asks for a row G times at once
+        return {key: [made[i][key] for i in batch["index"]] for key in made[batch["index"][0]]}
     return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(rows)
