@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIXES', 'read_annotations', 'find_videos', 'common_arguments', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out',
-           'hold_out_videos', 'toy_out_of_domain', 'toy_sets', 'subsample', 'stage_samples', 'StageData', 'stage_data',
-           'pick_samples', 'resolved_config', 'save_policy']
+           'hold_out_videos', 'toy_out_of_domain', 'toy_sets', 'subsample', 'noted_root', 'stage_samples', 'StageData',
+           'stage_data', 'pick_samples', 'resolved_config', 'save_policy']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import json, os
@@ -182,19 +182,27 @@ def subsample(
     return [samples[i] for i in sorted(picked)], limit - min(limit, len(first))
 
 # %% ../nbs/parts/training.ipynb #fd5e0a44
+def noted_root(
+    given: str | list,  # annotations, as `stage_samples` takes them
+) -> str:
+    "The folder of videos that curation noted beside the annotations."
+    roots = {read_manifest(resolve(e["path"]).parent).get("config", {}).get("video_root") for e in _entries(given, "")}
+    if len(roots) != 1 or None in roots: raise RunError("video_root is empty: own annotations need the folder their videos lie in")
+    return roots.pop()
+
 def stage_samples(
     run: Run,
     given: str | list,     # the stage's annotations: a file, a list of {"path", "dataset", …}, or "" for the toy curation's
     toy_file: str,         # "coldstart.jsonl" or "rl.jsonl" of the toy curation
     dataset: str = "samples",        # format of `given`
-    video_root: str = "",            # folder of the videos; needed with own annotations
+    video_root: str = "",            # folder of the videos; "" as noted by the run of 01_curation that the annotations lie in
     missing_videos: str = "error",   # or "skip"
     seed: int = 0,
     outputs: str = "outputs",
     role: str = "annotations",       # name of the input in the manifest
 ) -> tuple[list[Sample], str]:       # (samples whose video is there, folder of the videos)
     "The samples of a stage, as given or from the toy curation."
-    if given and not video_root: raise RunError("video_root is empty: own annotations need the folder their videos lie in")
+    if given and not video_root: video_root = noted_root(given)
     if not given:
         folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs)
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
