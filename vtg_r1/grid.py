@@ -15,8 +15,8 @@ from pathlib import Path
 
 from .runs import RunError, read_manifest, resolve, run_folder, stage_name
 
-# %% ../nbs/parts/grid.ipynb #86a6f0aa
-ROW_KEYS = {"stage", "once", "after", "not_runnable"}  # the rest of a row are parameters of its stage
+# %% ../nbs/parts/grid.ipynb #7c7aecd5
+ROW_KEYS = {"stage", "once", "after", "label", "not_runnable"}  # the rest of a row are parameters of its stage
 
 def read_grid(
     path: str | Path,          # YAML; relative paths count from the project root
