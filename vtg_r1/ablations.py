@@ -16,7 +16,7 @@ from .runs import RunError, read_manifest, resolve
 from .samples import iter_jsonl
 from .verdicts import claim_arms, metric, paired
 
-# %% ../nbs/06_ablations.ipynb #ac30ca96
+# %% ../nbs/06_ablations.ipynb #4508d7af
 def grid_arms(grid: dict) -> dict[str, dict]:  # name → {"row", "label", "score"?}
     "Everything of a grid that has a score: its labelled rows, and the arms that are another row's run before training."
     rows = {name: {"row": name, "label": row["label"]} for name, row in grid["rows"].items() if "label" in row}
@@ -36,10 +36,13 @@ def testable(
     grid: dict,
     arms: list[str],   # that were run
 ) -> dict[str, dict]:  # claim → its entry in the grid
-    "The claims whose arms are all there, and those that are declared untestable."
-    return {name: claim for name, claim in grid["claims"].items() if claim.get("untestable") or set(claim_arms(claim)) <= set(arms)}
+    "The claims whose effects can be computed, and those that are declared untestable; what stands beside is kept where its arms were run."
+    there = lambda specs: [e for e in specs if set(e["contrast"]) <= set(arms)]
+    decided = lambda claim: [*claim["effects"], *([claim["needs"]] if "needs" in claim else [])]
+    found = {name: claim for name, claim in grid["claims"].items() if claim.get("untestable") or there(decided(claim)) == decided(claim)}
+    return {name: {**claim, "beside": there(claim.get("beside", []))} for name, claim in found.items()}
 
-# %% ../nbs/06_ablations.ipynb #60d5dd79
+# %% ../nbs/06_ablations.ipynb #d6d3b903
 SHOWN = {"mIoU": "mIoU", "R1@0.5": "R1@0.5", "R1@0.7": "R1@0.7", "ood": "mIoU out of domain", "reasons": "reasons", "length": "tokens", "format": "format", "zero_variance": "no signal", "samples_seen": "samples seen"}
 
 def arm_scores(
@@ -52,10 +55,10 @@ def arm_scores(
     if ood: found["ood"] = float(np.mean(ood))
     return found | ({k: metrics[k] for k in ("zero_variance", "samples_seen") if k in metrics} if score == "after" else {})
 
-def spread(values: list[float], digits: int = 1) -> str:
-    "Mean ± half the 95 % interval over seeds."
+def spread(values: list[float], digits: int = 1, sign: str = "") -> str:
+    "Mean ± half the 95 % interval over seeds; sign `+` writes it always."
     e = paired(values)
-    return f"{e.mean:.{digits}f}" + (f" ± {(e.ci95[1] - e.ci95[0]) / 2:.{digits}f}" if e.ci95 and e.ci95[1] > e.ci95[0] else "")
+    return f"{e.mean:{sign}.{digits}f}" + (f" ± {(e.ci95[1] - e.ci95[0]) / 2:.{digits}f}" if e.ci95 and e.ci95[1] > e.ci95[0] else "")
 
 def arm_table(
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
@@ -69,7 +72,7 @@ def arm_table(
         rows[arms[name]["label"]] = {SHOWN[k]: spread([f[k] for f in found], 0 if k == "samples_seen" else 1) for k in SHOWN if all(k in f for f in found)}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
-# %% ../nbs/06_ablations.ipynb #8d7586b8
+# %% ../nbs/06_ablations.ipynb #15b14421
 def draw_effects(
     claims: list[dict],  # of claims.json, with "beside"
 ):  # a matplotlib figure
@@ -80,7 +83,7 @@ def draw_effects(
     for y, (_, e, kind) in enumerate(rows):
         colour = "C0" if kind == "effects" else "grey"
         if e["ci95"]: ax.plot(100 * np.array(e["ci95"]), [y, y], color=colour, lw=2)
-        ax.plot(100 * np.array(e["values"]), [y] * len(e["values"]), ".", color=colour, alpha=0.4, ms=4)
+        ax.plot(100 * np.array(e["values"]), [y] * len(e["values"]), "|", color=colour, alpha=0.7, ms=9, mew=1)
         ax.plot(100 * e["mean"], y, "o", color=colour, mfc=colour if e["holds"] else "white", ms=6)
     ax.axvline(0, color="black", lw=0.8)
     ax.set(yticks=range(len(rows)), yticklabels=[f"{c}  {e['name']}" for c, e, _ in rows], xlabel="difference in held-out mIoU, points", ylim=(len(rows) - 0.4, -0.6))
@@ -118,7 +121,7 @@ def paths_of(
     start = {a: [n for n in references(grid["rows"][a].get("model", "")) if n in arms] for a in names if a in arms}
     return {grid["rows"][a]["label"]: ["base", *before, a] for a, before in start.items() if "base" in arms}
 
-# %% ../nbs/06_ablations.ipynb #41a7eb2a
+# %% ../nbs/06_ablations.ipynb #d33381a7
 def published_table(
     rows: list[dict],                    # {"arm", "values"} of the grid's `published`
     scored: dict[str, dict[int, dict]],
@@ -129,7 +132,7 @@ def published_table(
     out = {}
     for row in rows:
         out[arms[row["arm"]]["label"]] = {"paper": " / ".join(f"{v:.2f}" for v in row["values"]), "paper, mean": f"{np.mean(row['values']):.1f}",
-                                          "paper, from first": f"{np.mean(row['values']) - np.mean(rows[0]['values']):+.1f}", **_here(row["arm"], rows[0]["arm"], scored, arms)}
+                                          "paper, from first": "" if row is rows[0] else f"{np.mean(row['values']) - np.mean(rows[0]['values']):+.1f}", **_here(row["arm"], rows[0]["arm"], scored, arms)}
     return pd.DataFrame.from_dict(out, orient="index").fillna("not run")
 
 def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
@@ -138,7 +141,7 @@ def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
     here = {s: arm_scores(m, arms[arm].get("score", "after")) for s, m in scored[arm].items()}
     then = {s: arm_scores(m, arms[first].get("score", "after")) for s, m in scored.get(first, {}).items()}
     cells = {"here": [v["mIoU"] for v in here.values()], "here, out of domain": [v["ood"] for v in here.values() if "ood" in v], "here, from first": [here[s]["mIoU"] - then[s]["mIoU"] for s in here if s in then and arm != first]}
-    return {name: spread(values) for name, values in cells.items() if values}
+    return {name: spread(values, sign="+" if "from" in name else "") if values else "" for name, values in cells.items()}
 
 # %% ../nbs/06_ablations.ipynb #52af20a1
 def curve_rows(
@@ -158,7 +161,7 @@ def smooth(rows: list[dict], over: int = 10) -> list[dict]:
     means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - over + 1):i + 1]]))) for i, r in enumerate(line)]
     return [r for line in lines.values() for r in means(sorted(line, key=lambda r: r["step"]))]
 
-# %% ../nbs/06_ablations.ipynb #c58066de
+# %% ../nbs/06_ablations.ipynb #5bdafdcb
 def draw_curves(
     rows: list[dict],          # of `curve_rows`
     panels: dict[str, str],    # curve → label of the axis
@@ -176,9 +179,11 @@ def draw_curves(
             values = np.array([lines[s] for s in steps])  # (steps, seeds)
             ax.plot(steps, values, color=f"C{k}", alpha=0.3, lw=0.7)
             ax.plot(steps, values.mean(1), color=f"C{k}", lw=2, label=arm)
-            if values.shape[1] > 1: ax.fill_between(steps, *np.array([paired(v).ci95 for v in values]).T, color=f"C{k}", alpha=0.15, lw=0)
+            limits = ax.get_ylim()
+            if values.shape[1] > 2: ax.fill_between(steps, *np.array([paired(v).ci95 for v in values]).T, color=f"C{k}", alpha=0.15, lw=0)
+            ax.set_ylim(limits)  # the seeds decide what is shown, not the bands
         ax.set(xlabel="optimiser step", ylabel=label)
-    axes[0, 0].legend(fontsize=8)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return fig
 
 # %% ../nbs/06_ablations.ipynb #02b4cce3

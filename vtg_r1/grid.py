@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROW_KEYS', 'ONE_THREAD', 'read_grid', 'references', 'filled', 'Job', 'grid_jobs', 'start_job', 'clock', 'time_left',
-           'run_jobs', 'results', 'commits']
+           'Pool', 'run_jobs', 'results', 'commits']
 
 # %% ../nbs/parts/grid.ipynb #e2127bdc
 import fcntl, hashlib, json, os, re, shutil, subprocess, sys, time
@@ -142,7 +142,42 @@ def time_left(
     left = sum(mean[s] for s in waiting) + sum(max(mean[s] - t, 0) for s, t in running)
     return max(left / processes, max((mean[s] - t for s, t in running), default=0))
 
-# %% ../nbs/parts/grid.ipynb #8d0d2ffe
+# %% ../nbs/parts/grid.ipynb #a7c592cc
+class Pool:
+    "Jobs that wait, run, are done or have failed."
+    def __init__(self, jobs: list[Job], logs: Path, start: Callable):
+        self.jobs, self.logs, self.start, self.began = jobs, logs, start, time.monotonic()
+        self.done = {j.name for j in jobs if j.finished}
+        self.took = [(j.stage, float(read_manifest(j.folder).get("seconds", 0))) for j in jobs if j.name in self.done]
+        self.waiting, self.running, self.failed = [j for j in jobs if j.name not in self.done], {}, {}
+
+    def launch(self, processes: int, lock: int):
+        "Start jobs whose needs are met, up to so many at a time."
+        while len(self.running) < processes and (ready := next((j for j in self.waiting if set(j.needs) <= self.done), None)):
+            self.waiting.remove(ready)
+            self.running[ready] = (self.start(ready, self.logs, lock), time.monotonic())
+
+    def collect(self):
+        "Note the jobs that have ended, and give up those that needed a failed one."
+        for job, (process, since) in list(self.running.items()):
+            if process.poll() is None: continue
+            del self.running[job]
+            if process.returncode == 0 and job.finished:
+                self.done.add(job.name)
+                self.took.append((job.stage, time.monotonic() - since))
+            else: self.failed[job.name] = _tail(self.logs / f"{job.name}.log")
+        for job in [j for j in self.waiting if set(j.needs) & set(self.failed)]:
+            self.waiting.remove(job)
+            self.failed[job.name] = f"not started: it needs {', '.join(n for n in job.needs if n in self.failed)}"
+
+    def line(self, processes: int) -> str:
+        "How far it is."
+        now = time.monotonic()
+        left = time_left([j.stage for j in self.waiting], [(j.stage, now - since) for j, (_, since) in self.running.items()], self.took, processes)
+        running = f"{len(self.running)} running{''.join(f' {j.row}' for j in self.running)}"
+        return f"{len(self.done)}/{len(self.jobs)} runs finished, {running}, {len(self.failed)} failed; {clock(now - self.began)} so far" + (f", about {clock(left)} left" if left is not None else "")
+
+# %% ../nbs/parts/grid.ipynb #6f42cf48
 def run_jobs(
     jobs: Iterable[Job],   # each after those it needs, as `grid_jobs` orders them
     logs: str | Path,      # folder of their logs and parameters
@@ -154,31 +189,19 @@ def run_jobs(
     logs.mkdir(parents=True, exist_ok=True)
     if not jobs: return
     with _alone(resolve(jobs[0].parameters["outputs_dir"])) as lock:
-        done = {j.name for j in jobs if j.finished}
-        waiting, running, failed = [j for j in jobs if j.name not in done], {}, {}
-        took = [(j.stage, float(read_manifest(j.folder).get("seconds", 0))) for j in jobs if j.name in done]
-        began = time.monotonic()
+        pool, told = Pool(jobs, logs, start), 0.0
         try:
-            while waiting or running:
-                for job, (process, since) in list(running.items()):
-                    if process.poll() is None: continue
-                    del running[job]
-                    if process.returncode == 0 and job.finished: done.add(job.name); took.append((job.stage, time.monotonic() - since))
-                    else: failed[job.name] = _tail(logs / f"{job.name}.log")
-                for job in [j for j in waiting if set(j.needs) & set(failed)]: waiting.remove(job); failed[job.name] = f"not started: it needs {', '.join(set(job.needs) & set(failed))}"
-                while len(running) < processes and (ready := next((j for j in waiting if set(j.needs) <= done), None)):
-                    waiting.remove(ready)
-                    running[ready] = (start(ready, logs, lock), time.monotonic())
-                now = time.monotonic()
-                left = time_left([j.stage for j in waiting], [(j.stage, now - since) for j, (_, since) in running.items()], took, processes)
-                print(f"\r{len(done)}/{len(jobs)} runs finished, {len(running)} running{''.join(f' {j.row}' for j in running)}, {len(failed)} failed; {clock(now - began)} so far"
-                      f"{f', about {clock(left)} left' if left is not None else ''}".ljust(140), end="", flush=True)
-                time.sleep(0.5 if running else 0)
+            while pool.waiting or pool.running:
+                pool.collect()
+                pool.launch(processes, lock)
+                if not pool.running or time.monotonic() - told > 5: print("\r" + pool.line(processes).ljust(140), end="", flush=True); told = time.monotonic()
+                time.sleep(0.2 if pool.running else 0)
         finally:
-            for process, _ in running.values(): process.terminate()
-            for process, _ in running.values(): process.wait()
-            print()
-    if failed: raise RunError(f"{len(failed)} of {len(jobs)} runs failed; the finished ones are kept, and the same command goes on with the rest:\n" + "\n".join(f"--- {n}\n{t}" for n, t in failed.items()))
+            for process, _ in pool.running.values(): process.terminate()
+            for process, _ in pool.running.values(): process.wait()
+            print("\r" + pool.line(processes).ljust(140))
+    if pool.failed: raise RunError(f"{len(pool.failed)} of {len(jobs)} runs failed; the finished ones are kept, and the same command goes on with the rest:\n"
+                                   + "\n".join(f"--- {n}\n{t}" for n, t in pool.failed.items()))
 
 # %% ../nbs/parts/grid.ipynb #6d216347
 def results(

@@ -112,7 +112,7 @@ def judge(
     held = [e.holds for e in effects]
     return "supported" if all(held) else "mixed" if any(held) else "not supported"
 
-# %% ../nbs/parts/verdicts.ipynb #e371038f
+# %% ../nbs/parts/verdicts.ipynb #452c3995
 def effect_of(
     spec: dict,       # {"name", "contrast", "metric"?, "at_least"? or "below"?}
     scored: dict[str, dict[int, dict[str, float]]],  # arm → seed → metrics
@@ -131,11 +131,11 @@ def claim_record(
     alpha: float = 0.05,
 ) -> dict:            # an entry of claims.json
     "What was found about a claim."
-    entry = {"claim": f"{name} {claim['text']}", "arms": claim_arms(claim), "n_seeds": 0, "effect": None, "ci95": None, "p": None, "verdict": "untestable here", "note": claim.get("untestable", ""), "effects": []}
+    entry = {"claim": f"{name} {claim['text']}", "arms": claim_arms(claim), "n_seeds": 0, "effect": None, "ci95": None, "p": None, "verdict": "untestable here", "note": claim.get("untestable", ""), "unit": "mIoU, as a fraction of 1", "effects": []}
     if claim.get("untestable"): return entry
     effects = [effect_of(spec, scored, arms) for spec in claim["effects"]]
     verdict = judge(effects, claim["effects"], alpha)
-    note = "; ".join(f"{e.name}: {_shown(e)}" for e in effects)
+    note = "; ".join(f"{e.name}: {_shown(e)}" + (f" (p against an effect of {100 * spec['below']:g} points)" if "below" in spec else "") for e, spec in zip(effects, claim["effects"]))
     if any(e.p is None for e in effects): note = "one seed gives no interval. " + note
     if needs := claim.get("needs"):
         need = effect_of(needs, scored, arms)
