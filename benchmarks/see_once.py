@@ -1,6 +1,6 @@
 """What reading a prompt once saves: update, whole train() and rollout of SeeOnceGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions and random weights.
 
-    python benchmarks/see_once.py [update|train|rollout …] [--repeats 5] [--quick] [--save outputs/reference/bench]
+    python benchmarks/see_once.py [update|rollout|train|anatomy …] [--repeats 5] [--quick] [--save outputs/reference/bench]
 
 The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that does one repeat of one variant and nothing else.
 Every benchmark prints a table and a last line `name: ratio ×`.
@@ -131,7 +131,7 @@ def peak(kind: str, variant: str, case: tuple) -> float:
     return float(out.stdout.split()[-1])
 
 
-def measure(kind: str, case: tuple, repeats: int, clock) -> list[dict]:
+def measure(kind: str, case: tuple, repeats: int, clock, memory: bool = True) -> list[dict]:
     "One row a variant; they take turns, and must agree."
     made = {variant: KINDS[kind](variant, *case[:4]) for variant in case[4]}
     times, said = {v: [] for v in made}, {}
@@ -143,7 +143,7 @@ def measure(kind: str, case: tuple, repeats: int, clock) -> list[dict]:
     first = next(iter(said.values()))
     for v, x in said.items(): assert x == first if isinstance(x, list) else abs(x - first) < 1e-4 * abs(first), f"{kind}: {v} found {x}, not {first}"
     (_, p), (_, c, g, *_) = next(iter(made.values())), case
-    memory = {v: peak(kind, v, case) for v in made}
+    memory = {v: peak(kind, v, case) if memory else None for v in made}
     return [dict(bench=kind, P=p, C=c, G=g, variant=v, seconds=median(times[v]), times=times[v], peak_gb=memory[v], limit=g * (p + c) / (p + g * c)) for v in made]
 
 
@@ -152,9 +152,9 @@ def bench(kind: str, repeats: int, quick: bool, grid: bool = False, clock=time.p
     rows, head = [], None
     for case in CASES[kind] + (GRID if grid else []):
         case = (max(1, case[0] // 5), *case[1:]) if quick else case
-        found = measure(kind, case, repeats, clock)
+        found = measure(kind, case, repeats, clock, memory=case[:4] not in [g[:4] for g in GRID])
         once, stock = found[-1], min(found[:-1], key=lambda r: r["seconds"])
-        for r in found: print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {r['peak_gb']:5.2f} GB"
+        for r in found: print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {f"{r['peak_gb']:5.2f} GB" if r['peak_gb'] else ''}"
                             + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"), flush=True)
         head = head or stock["seconds"] / once["seconds"]
         rows += found
@@ -162,7 +162,32 @@ def bench(kind: str, repeats: int, quick: bool, grid: bool = False, clock=time.p
     return rows
 
 
-BENCHES = {kind: lambda args, kind=kind: bench(kind, args.repeats, args.quick, args.grid, time.process_time if args.cpu else time.perf_counter) for kind in KINDS}
+def preprocess_variant(variant: str, frames: int, c: int, g: int, ragged: bool = False):
+    "A function that does everything of a generation batch but generating: processor, rewards, advantages."
+    rows = rows_of(1, frames)
+    trainer = trainer_of(variant == "see once", rows, g, c, responses(g, c, ragged))
+    def work(): return trainer._generate_and_score_completions([row for row in rows for _ in range(g)])["completion_ids"].tolist()
+    return work, 0
+
+
+def anatomy(repeats: int, quick: bool, grid: bool = False, clock=time.perf_counter) -> list[dict]:
+    "Where a step goes: one prompt, its group; stock's update in its faster way."
+    frames, c, g, _, _ = CASES["update"][0]
+    frames, rows = max(1, frames // 5) if quick else frames, []
+    def timed(kind, c, variants): return {r["variant"].split(",")[0]: r["seconds"] for r in measure(kind, (frames, c, g, False, variants), repeats, clock, memory=False)}
+    once = ("stock", "see once")
+    first, whole = timed("rollout", 1, once), timed("rollout", c, once)
+    for part, seconds in {"preprocessing": timed("preprocess", c, once), "prefill": first, "decoding": {v: whole[v] - first[v] for v in once}, "update": timed("update", c, (STOCK[1], once[1]))}.items():
+        rows += [dict(bench="anatomy", variant=v, part=part, seconds=seconds[v]) for v in once]
+        print(f"anatomy  {part:14} {seconds[once[0]]:8.2f} s {seconds[once[1]]:8.2f} s  {seconds[once[0]] / seconds[once[1]]:5.2f} × the time", flush=True)
+    stock, ours = (sum(r["seconds"] for r in rows if r["variant"] == v) for v in once)
+    print(f"anatomy: {stock / ours:.2f} ×", flush=True)
+    return rows
+
+
+KINDS["preprocess"] = preprocess_variant
+BENCHES = {kind: lambda args, kind=kind: bench(kind, args.repeats, args.quick, args.grid, time.process_time if args.cpu else time.perf_counter) for kind in CASES}
+BENCHES["anatomy"] = lambda args: anatomy(args.repeats, args.quick, args.grid, time.process_time if args.cpu else time.perf_counter)
 
 
 def main():
@@ -186,7 +211,7 @@ def main():
         rows = BENCHES[name](args)
         if args.save:
             Path(args.save).mkdir(parents=True, exist_ok=True)
-            Path(args.save, f"{name}.json").write_text(json.dumps(dict(threads=args.threads, repeats=args.repeats, torch=torch.__version__, rows=rows), indent=1) + "\n")
+            Path(args.save, f"{name}.json").write_text(json.dumps(dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__, rows=rows), indent=1) + "\n")
 
 
 if __name__ == "__main__": main()
