@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install grpo test export readme lab clean-notebooks
+BENCH ?= update rollout train anatomy frames evaluation
+
+.PHONY: help install bench grpo test export readme lab clean-notebooks
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -21,6 +23,11 @@ grpo: install  ## watch a video model learn when: toy world, cold start, GRPO, h
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print
 	pytest -q -n 2 --dist loadfile
+
+bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update
+	$(if $(filter-out update rollout train anatomy frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, frames, evaluation))
+	$(if $(filter update rollout train anatomy,$(BENCH)),python benchmarks/see_once.py $(filter update rollout train anatomy,$(BENCH)))
+	$(if $(filter frames evaluation,$(BENCH)),python benchmarks/see_once_eval.py $(filter frames evaluation,$(BENCH)))
 
 export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git
 	nbdev_export

@@ -28,12 +28,12 @@ class _EachOnce:
 
     def __getattr__(self, name): return getattr(self.inner, name)
 
-    def __call__(self, images=None, videos=None, **kwargs):
-        if images is not None:
-            out, counts, grid = self.inner([images[i] for i in self.first], **kwargs), [len(images[i]) for i in self.first], "image_grid_thw"
+    def __call__(self, shown=None, images=None, videos=None, **kwargs):  # transformers passes either kind by position, older versions by name
+        shown, clocks = next(x for x in (shown, images, videos) if x is not None), kwargs.pop("video_metadata", None)
+        once = [shown[i] for i in self.first]
+        if clocks is None: out, counts, grid = self.inner(once, **kwargs), [len(x) for x in once], "image_grid_thw"
         else:
-            clocks = [kwargs.pop("video_metadata")[i] for i in self.first]
-            out, counts, grid = self.inner([videos[i] for i in self.first], video_metadata=clocks, **kwargs), [1] * len(self.first), "video_grid_thw"
+            out, counts, grid = self.inner(once, video_metadata=[clocks[i] for i in self.first], **kwargs), [1] * len(once), "video_grid_thw"
             if "video_metadata" in out: out["video_metadata"] = [out["video_metadata"][v] for v in self.which]
         self.grids = out[grid].split(counts)  # a video's own
         out[grid] = np.concatenate([self.grids[v].numpy() for v in self.which])  # the processor makes a tensor of it at the end
