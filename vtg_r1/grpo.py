@@ -64,10 +64,12 @@ def grpo_trainer(
     weights: tuple[float, float] = (0.9, 0.1),  # λ_tIoU, λ_form (paper: 0.9, 0.1)
     lora=None,                     # a peft config, or None for all weights
     gradient_checkpointing: bool = False,
+    see_once: bool = True,         # every prompt of a batch computed once for all its responses, exactly; False is stock TRL
     plan: Plan | None = None,      # of `difficulty.make_plan`: which samples come when, in place of shuffling `samples`
 ):  # a trl GRPOTrainer
     "TRL's GRPO trainer with the paper's composite reward, advantages scaled within each group."
     from trl import GRPOConfig, GRPOTrainer
+    from vtg_r1.see_once import SeeOnceGRPOTrainer
     responses = prompts_per_step * generations
     if responses % micro_batch: raise ValueError(f"micro_batch {micro_batch} must divide prompts_per_step · generations = {responses}")
     if len(samples) < prompts_per_step: raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {prompts_per_step}: give more samples or a smaller step")
@@ -76,6 +78,6 @@ def grpo_trainer(
                         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=responses // micro_batch, num_generations=generations,
                         max_completion_length=max_response, temperature=temperature, top_k=0, beta=beta, epsilon=0.2, loss_type="dapo", scale_rewards="group",
                         reward_weights=list(weights))
-    if plan is None: trainer, paid = GRPOTrainer, tiou_reward
-    else: trainer, paid, samples = planned(GRPOTrainer, plan), plan.noting(tiou_reward), plan.samples
+    trainer, paid = SeeOnceGRPOTrainer if see_once else GRPOTrainer, tiou_reward
+    if plan is not None: trainer, paid, samples = planned(trainer, plan), plan.noting(tiou_reward), plan.samples
     return trainer(model, [paid, format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora)
