@@ -162,7 +162,7 @@ def smooth(rows: list[dict], over: int = 10) -> list[dict]:
     means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - over + 1):i + 1]]))) for i, r in enumerate(line)]
     return [r for line in lines.values() for r in means(sorted(line, key=lambda r: r["step"]))]
 
-# %% ../nbs/06_ablations.ipynb #5bdafdcb
+# %% ../nbs/06_ablations.ipynb #0711e385
 def draw_curves(
     rows: list[dict],          # of `curve_rows`
     panels: dict[str, str],    # curve → label of the axis
@@ -171,6 +171,7 @@ def draw_curves(
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
     for ax, (curve, label) in zip(axes[0], panels.items()):
+        bands = []
         for k, arm in enumerate(dict.fromkeys(r["arm"] for r in rows)):
             lines = {}
             for r in rows:
@@ -180,10 +181,10 @@ def draw_curves(
             values = np.array([lines[s] for s in steps])  # (steps, seeds)
             ax.plot(steps, values, color=f"C{k}", alpha=0.3, lw=0.7)
             ax.plot(steps, values.mean(1), color=f"C{k}", lw=2, label=arm)
-            limits = ax.get_ylim()
-            if values.shape[1] > 2: ax.fill_between(steps, *np.array([paired(v).ci95 for v in values]).T, color=f"C{k}", alpha=0.15, lw=0)
-            ax.set_ylim(limits)  # the seeds decide what is shown, not the bands
-        ax.set(xlabel="optimiser step", ylabel=label)
+            if values.shape[1] > 2: bands.append((f"C{k}", steps, np.array([paired(v).ci95 for v in values]).T))
+        limits = ax.get_ylim()
+        for colour, steps, band in bands: ax.fill_between(steps, *band, color=colour, alpha=0.15, lw=0)
+        ax.set(xlabel="optimiser step", ylabel=label, ylim=limits)  # the seeds decide what is shown, not the bands
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return fig
 
