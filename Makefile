@@ -4,13 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-<<<<<<< HEAD
 BENCH ?= update rollout train anatomy frames evaluation
 
-.PHONY: help install bench grpo test export readme lab clean-notebooks
-=======
-.PHONY: help install grpo claims claims-reference test export readme lab clean-notebooks
->>>>>>> claims
+.PHONY: help install grpo claims claims-reference test bench export readme lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
