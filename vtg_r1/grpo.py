@@ -71,6 +71,7 @@ def grpo_trainer(
     from trl import GRPOConfig, GRPOTrainer
     from vtg_r1.see_once import SeeOnceGRPOTrainer
     responses = prompts_per_step * generations
+    if view.encoding == "native" and not see_once: raise ValueError("stock TRL trains on images: native video needs see_once=True, or encoding='interleaved'")
     if responses % micro_batch: raise ValueError(f"micro_batch {micro_batch} must divide prompts_per_step · generations = {responses}")
     if len(samples) < prompts_per_step: raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {prompts_per_step}: give more samples or a smaller step")
     config = GRPOConfig(**common_arguments(folder, seed, gradient_checkpointing=gradient_checkpointing), max_steps=steps, learning_rate=learning_rate,

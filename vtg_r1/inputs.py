@@ -71,7 +71,7 @@ def training_set(
 ):  # a datasets.Dataset with columns prompt, images, spans, qid, duration, and completion if `target`
     "A TRL dataset over samples; a video is decoded when its row is read."
     from datasets import Dataset
-    if view.encoding != "interleaved": raise ValueError("TRL trains on images: show videos in the interleaved encoding")
+    if view.encoding != "interleaved" and target: raise ValueError("TRL's SFT trains on images: show videos in the interleaved encoding")
     def row(i: int) -> dict:
         s = samples[i]
         out = {**show(s, view), "spans": s.spans, "qid": s.qid, "duration": s.duration}
