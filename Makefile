@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 BENCH ?= update rollout train anatomy frames evaluation
 
-.PHONY: help install bench grpo test export readme lab clean-notebooks
+.PHONY: help install grpo claims claims-reference test bench export readme lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -19,6 +19,12 @@ install: $(VENV)/.installed  ## a virtual environment with everything, once
 
 grpo: install  ## watch a video model learn when: toy world, cold start, GRPO, held-out scores
 	vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml
+
+claims: install  ## the paper's five claims as experiments, with seeds and verdicts; QUICK=1 for the short form
+	vtg-r1 run nbs/06_ablations.ipynb -p processes $(or $(PROCESSES),2) -p quick $(if $(QUICK),true,false)
+
+claims-reference: install  ## keep the last full run of the claims in outputs/reference/claims
+	$(BIN)/python -c "from vtg_r1.ablations import keep_reference, latest; print(keep_reference(latest()))"
 
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print

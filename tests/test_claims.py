@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vtg_r1.ablations import grid_arms, keep_reference, testable, wanted_arms
+from vtg_r1.ablations import grid_arms, judged_claims, keep_reference, wanted_arms
 from vtg_r1.cli import main
 from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
 from vtg_r1.grid import grid_jobs, read_grid, run_jobs
@@ -91,10 +91,10 @@ def test_every_row_of_the_claims_grid_has_parameters_that_its_notebook_knows():
 
 def test_claims_without_their_arms_are_left_out_and_untestable_ones_stay():
     grid = read_grid(GRID)
-    assert set(testable(grid, ["base", "sft", "r1"])) - {n for n, c in grid["claims"].items() if c.get("untestable")} == {"C1", "C5"}
-    assert not testable(grid, ["base", "sft", "r1"])["C1"]["beside"][1:]  # a control that was not run is not shown
+    assert set(judged_claims(grid, ["base", "sft", "r1"])) - {n for n, c in grid["claims"].items() if c.get("untestable")} == {"C1", "C5"}
+    assert not judged_claims(grid, ["base", "sft", "r1"])["C1"]["beside"][1:]  # a control that was not run is not shown
     grid["claims"]["C2"]["untestable"] = "a reason"
-    assert "C2" in testable(grid, [])
+    assert "C2" in judged_claims(grid, [])
     with pytest.raises(RunError, match="no such arm: r2"):
         wanted_arms(grid, ["r2"])
 

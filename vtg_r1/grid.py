@@ -15,22 +15,22 @@ from pathlib import Path
 
 from .runs import RunError, read_manifest, resolve, run_folder, stage_name
 
-# %% ../nbs/parts/grid.ipynb #7c7aecd5
+# %% ../nbs/parts/grid.ipynb #60bbb771
 ROW_KEYS = {"stage", "once", "after", "label", "not_runnable"}  # the rest of a row are parameters of its stage
 
 def read_grid(
     path: str | Path,          # YAML; relative paths count from the project root
     quick: bool = False,       # lay the file's `quick` part over it
-    overrides: dict | None = None,  # stage → parameters, laid over everything
-) -> dict:                     # {"stages", "rows", "seeds", …}
+    overrides: dict | None = None,  # stage → parameters, which win over the rows too
+) -> dict:                     # {"stages", "rows", "seeds", "overrides", …}
     "A grid file, checked."
     import yaml
     grid = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
-    layers = [grid.pop("quick", {}) if quick else {}, {"stages": overrides or {}}]
-    for layer in layers:
-        if strange := set(layer.get("stages", {})) - set(grid["stages"]): raise RunError(f"{path}: no such stage {sorted(strange)}; it has {sorted(grid['stages'])}")
-        for stage, extra in layer.get("stages", {}).items(): grid["stages"][stage] = {**grid["stages"][stage], **extra}
-        grid |= {k: v for k, v in layer.items() if k != "stages"}
+    short = grid.pop("quick", {})
+    for part in ("stages", "rows") if quick else ():
+        for name, extra in short.get(part, {}).items(): grid[part][name] = {**grid[part][name], **extra}
+    grid |= {"overrides": overrides or {}, **({k: v for k, v in short.items() if k not in ("stages", "rows")} if quick else {})}
+    if strange := set(grid["overrides"]) - set(grid["stages"]): raise RunError(f"{path}: overrides: no such stage {sorted(strange)}; it has {sorted(grid['stages'])}")
     for name, row in grid["rows"].items():
         if row.get("stage") not in grid["stages"]: raise RunError(f"{path}: row {name!r} has stage {row.get('stage')!r}; use one of {sorted(grid['stages'])}")
         if missing := [n for n in references(row) if n not in grid["rows"]]: raise RunError(f"{path}: row {name!r} refers to ${missing[0]}, which is no row")
@@ -50,7 +50,7 @@ def filled(value, folders: dict[str, str]):
     if isinstance(value, list): return [filled(v, folders) for v in value]
     return _REFERENCE.sub(lambda m: folders[m[1]], value) if isinstance(value, str) else value
 
-# %% ../nbs/parts/grid.ipynb #c08d2b0f
+# %% ../nbs/parts/grid.ipynb #9d54e3de
 @dataclass(eq=False)
 class Job:
     "One run that a grid asks for."
@@ -79,7 +79,7 @@ def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
     stage = dict(grid["stages"][row["stage"]])
     notebook = stage.pop("notebook")
     own = {k: v for k, v in row.items() if k not in ROW_KEYS}
-    given = {**({} if row.get("once") else {"seed": seed}), **stage, **filled(own, {n: f"{outputs}/{stage_name(j.notebook)}/{j.name}" for n, j in needs.items()})}
+    given = {**({} if row.get("once") else {"seed": seed}), **stage, **filled(own, {n: f"{outputs}/{stage_name(j.notebook)}/{j.name}" for n, j in needs.items()}), **grid["overrides"].get(row["stage"], {})}
     digest = hashlib.sha256(json.dumps([notebook, given], sort_keys=True).encode()).hexdigest()[:8]
     run_name = "-".join([name, *([] if row.get("once") else [f"s{seed}"]), digest])
     made[key] = Job(name, seed, row["stage"], notebook, {**given, "run_name": run_name, "outputs_dir": outputs}, tuple(j.name for j in needs.values()))

@@ -124,7 +124,7 @@ def toy_held_out(
 TOY_HELD_OUT = {  # name → (videos, dials that differ from training's); all labels are right
     "in-domain": (96, {}),
     "pairings": (40, dict(pairings="new")),     # colours and shapes that training never puts together
-    "longer": (40, dict(lengths=(45,))),        # three seconds between frames instead of one or two
+    "slower": (40, dict(spacing=(2,))),         # two seconds between frames instead of one
     "relation": (120, dict(levels=("relation",))),
     "overlap": (48, dict(levels=("overlap",))),
 }
