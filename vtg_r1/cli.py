@@ -39,7 +39,7 @@ def run(args) -> int:
     from .runs import RunError, run_notebook
 
     try:
-        print(run_notebook(args.notebook, _parameters(args)))
+        print(run_notebook(args.notebook, given_parameters(args)))
     except RunError as e:
         raise UserError(e) from e
     except PapermillExecutionError as e:
@@ -48,7 +48,7 @@ def run(args) -> int:
     return 0
 
 
-def _parameters(args) -> dict:
+def given_parameters(args) -> dict:
     "Parameters of -f files and -p pairs, in that order."
     found: dict = {}
     for name in args.file:

@@ -9,6 +9,7 @@ __all__ = ['advantages', 'grpo_trainer']
 import numpy as np
 from .inputs import View, training_set
 from .rewards import format_reward, tiou_reward
+from .runs import processes, stage_main
 from .samples import Sample
 from .training import common_arguments
 
@@ -40,15 +41,19 @@ def grpo_trainer(
     weights: tuple[float, float] = (0.9, 0.1),  # λ_tIoU, λ_form (paper: 0.9, 0.1)
     lora=None,                     # a peft config, or None for all weights
     gradient_checkpointing: bool = False,
+    save_steps: int = 0,           # steps between checkpoints; 0 for none
 ):  # a trl GRPOTrainer
     "TRL's GRPO trainer with the paper's composite reward, advantages scaled within each group."
     from trl import GRPOConfig, GRPOTrainer
-    responses = prompts_per_step * generations
-    if responses % micro_batch: raise ValueError(f"micro_batch {micro_batch} must divide prompts_per_step · generations = {responses}")
+    responses, a_pass = prompts_per_step * generations, micro_batch * processes()[1]
+    if responses % a_pass: raise ValueError(f"micro_batch · processes = {a_pass} must divide prompts_per_step · generations = {responses}")
     if len(samples) < prompts_per_step: raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {prompts_per_step}: give more samples or a smaller step")
-    config = GRPOConfig(**common_arguments(folder, seed, gradient_checkpointing=gradient_checkpointing), max_steps=steps, learning_rate=learning_rate,
+    config = GRPOConfig(**common_arguments(folder, seed, gradient_checkpointing, save_steps), max_steps=steps, learning_rate=learning_rate,
                         lr_scheduler_type="constant_with_warmup", warmup_steps=warmup_steps, weight_decay=0.01, max_grad_norm=1.0,  # paper's code: 1e-2, 1.0
-                        per_device_train_batch_size=micro_batch, gradient_accumulation_steps=responses // micro_batch, num_generations=generations,
+                        per_device_train_batch_size=micro_batch, gradient_accumulation_steps=responses // a_pass, num_generations=generations,
                         max_completion_length=max_response, temperature=temperature, top_k=0, beta=beta, epsilon=0.2, loss_type="dapo", scale_rewards="group",
                         reward_weights=list(weights))
     return GRPOTrainer(model, [tiou_reward, format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora)
+
+# %% ../nbs/05_grpo.ipynb #0e5ede34
+if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/05_grpo.ipynb")  # as a program; a notebook has no spec

@@ -8,6 +8,7 @@ __all__ = ['target_response', 'sft_trainer']
 # %% ../nbs/03_sft.ipynb #7007bf39
 from .inputs import View, training_set
 from .prompts import is_well_formed
+from .runs import processes, stage_main
 from .samples import Sample, SampleError
 from .training import common_arguments
 
@@ -34,10 +35,15 @@ def sft_trainer(
     micro_batch: int = 1,          # samples a forward pass
     lora=None,                     # a peft config, or None for all weights
     gradient_checkpointing: bool = False,
+    save_steps: int = 0,           # steps between checkpoints; 0 for none
 ):  # a trl SFTTrainer
     "TRL's SFT trainer on the teacher's responses, loss on the response only."
     from trl import SFTConfig, SFTTrainer
-    if batch_size % micro_batch: raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch {micro_batch}")
-    config = SFTConfig(**common_arguments(folder, seed, gradient_checkpointing=gradient_checkpointing), num_train_epochs=epochs, learning_rate=learning_rate,
-                       per_device_train_batch_size=micro_batch, gradient_accumulation_steps=batch_size // micro_batch, max_length=None, warmup_steps=0.05)
+    a_pass = micro_batch * processes()[1]
+    if batch_size % a_pass: raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch · processes = {a_pass}")
+    config = SFTConfig(**common_arguments(folder, seed, gradient_checkpointing, save_steps), num_train_epochs=epochs, learning_rate=learning_rate,
+                       per_device_train_batch_size=micro_batch, gradient_accumulation_steps=batch_size // a_pass, max_length=None, warmup_steps=0.05)
     return SFTTrainer(model, config, train_dataset=training_set(samples, view, target_response), processing_class=processor, peft_config=lora)
+
+# %% ../nbs/03_sft.ipynb #9d53171d
+if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/03_sft.ipynb")  # as a program; a notebook has no spec

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['read_annotations', 'find_videos', 'common_arguments', 'seal_checkpoint', 'is_complete', 'last_checkpoint',
-           'stop_asked', 'checkpointing', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out', 'hold_out_videos',
-           'stage_samples', 'StageData', 'stage_data', 'resolved_config', 'save_policy']
+           'stop_asked', 'checkpointing', 'progress_bar', 'log_writer', 'fit', 'toy_upstream', 'toy_held_out',
+           'hold_out_videos', 'stage_samples', 'StageData', 'stage_data', 'resolved_config', 'held_out_rows',
+           'StageDone', 'launched', 'save_policy', 'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import contextlib, json, os, shutil, signal, threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .runs import Run, RunError, from_main, is_main, project_root, read_manifest, resolve, upstream, write_json
-from .samples import Sample, SampleError, load_samples
+from .runs import (Run, RunError, from_all, from_main, is_main, launch_stage, processes, project_root, read_manifest, resolve, run_folder, stage_name,
+                         upstream, write_json)
+from .samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
 
 # %% ../nbs/parts/training.ipynb #a952e746
 def read_annotations(
@@ -143,6 +145,18 @@ def progress_bar(
         def on_train_end(self, args, state, control, **kwargs): self.bar.close()
     return Progress()
 
+def log_writer():  # a transformers TrainerCallback
+    "Appends every step's log to log.jsonl in the run folder as it comes; a resumed run begins with what its checkpoint knows."
+    from transformers import TrainerCallback
+    class LogWriter(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.path = Path(args.output_dir).parent / "log.jsonl"
+            if is_main(): write_jsonl(self.path, [h for h in state.log_history if "loss" in h])
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if not is_main() or "loss" not in logs: return
+            with open(self.path, "a", encoding="utf-8") as f: f.write(json.dumps(state.log_history[-1]) + "\n")
+    return LogWriter()
+
 def _restored(trainer, checkpoint: Path) -> bool:
     "Load a checkpoint's weights; True if its training was over, and with it everything done."
     import logging
@@ -187,7 +201,7 @@ def fit(
     import math
     from transformers import PrinterCallback
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(progress_bar(desc, shown))
+    for callback in (progress_bar(desc, shown), log_writer()): trainer.add_callback(callback)
     with stop_asked() as asked:
         trainer.add_callback(checkpointing(asked))
         _train(trainer)
@@ -267,10 +281,12 @@ def stage_data(
     outputs: str = "outputs",
 ) -> StageData:
     "Training and held-out samples of a stage; arguments as in `stage_samples`."
+    if not is_main(): from_main(None)  # the first process makes what is missing
     train, root = stage_samples(run, given, toy_file, dataset, video_root, missing_videos, seed, outputs)
     if heldout: held, held_root = stage_samples(run, heldout, "", dataset, root, missing_videos, role="heldout")
     elif given: (train, held), held_root = hold_out_videos(train), root
     else: held, held_root = toy_held_out(seed, outputs)
+    if is_main(): from_main(None)
     print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on, {len(held)} of {len({s.video for s in held})} held out")
     return StageData(train, held, root, held_root)
 
@@ -282,6 +298,40 @@ def resolved_config(trainer, view) -> dict:
     shown = {**asdict(view), "video_root": os.path.relpath(view.video_root, project_root())}
     return dict(video_root=shown["video_root"], view=shown, trainer={**args, **paths})
 
+# %% ../nbs/parts/training.ipynb #7531368e
+def held_out_rows(
+    path: str | Path,        # JSONL of the rows; read where it exists, else written
+    model, processor,
+    samples: list[Sample],
+    view,
+    batch_size: int = 8,
+    max_new_tokens: int = 2048,
+    desc: str = "predict",   # of the progress bar
+) -> list[dict]:             # one row a sample, in their order
+    "Greedy predictions of `inference.predict`, kept in a file."
+    from vtg_r1.inference import predict
+    kept = {row["qid"]: row for _, row in iter_jsonl(path)} if Path(path).exists() else {}
+    if from_main([s.qid for s in samples] == list(kept)): return list(kept.values())
+    rank, world = processes()
+    shares = from_all(predict(model, processor, samples[rank::world], view, batch_size, max_new_tokens, desc))
+    rows = [shares[i % world][i // world] for i in range(len(samples))]
+    if is_main(): write_jsonl(path, rows)
+    from_main(None)
+    return rows
+
+class StageDone(Exception):
+    "Raised in a notebook whose stage has run in other processes; Jupyter shows the message alone."
+    def _render_traceback_(self): return [str(self)]
+
+def launched(notebook: str, parameters: dict) -> None:
+    "With the parameter `launch`, run the stage in processes of its own and end the notebook there; without it, or in such a process, nothing."
+    from datetime import datetime
+    if not parameters["launch"] or "WORLD_SIZE" in os.environ: return
+    folder = run_folder(stage_name(notebook), parameters["run_name"] or datetime.now().strftime("%Y%m%d-%H%M%S"), parameters["outputs_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
+    raise StageDone(f"The stage ran in the processes of {parameters['launch']}; all it left is in {folder}")
+
 # %% ../nbs/parts/training.ipynb #22f130fb
 def save_policy(
     model, processor,
@@ -292,3 +342,23 @@ def save_policy(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Path(folder)
+
+def save_trained(
+    trainer, processor,
+    folder: str | Path,
+):  # the model as it was saved, in eval mode
+    "`save_policy` of a trainer's model, in every process; one that is spread over GPUs is gathered, saved and read again."
+    from vtg_r1.models import load_model
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if hasattr(model, "merge_and_unload"): model = model.merge_and_unload()
+        if is_main(): save_policy(model, processor, folder)
+        from_main(None)
+        return model.eval()
+    if hasattr(trainer.model, "peft_config"): raise RunError("LoRA on sharded weights is not merged here: use DDP, where adapters leave room for it")
+    trainer.save_model(str(folder))
+    if is_main(): processor.save_pretrained(folder)
+    from_main(None)
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    trainer.accelerator.free_memory()
+    return load_model(str(folder))
