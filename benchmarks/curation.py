@@ -40,6 +40,13 @@ def make_sources(folder: Path, scale: float, seed: int) -> None:
     for name, n in PAPER.items(): write_jsonl(folder / f"{name}.jsonl", rows(name, max(1, round(n * scale))))
 
 
+def story(sample) -> tuple[dict, dict]:
+    "A query and a script around one sample, for the simulated teacher to know."
+    span = [int(sample.spans[0][0]), int(sample.spans[0][1]) + 1]
+    event = {"name": sample.query, "spans": [span]}
+    return {"span": span, "named": [event]}, {"seconds": max(15, span[1]), "events": [event]}
+
+
 def curate(folder: Path, scale: float, seed: int) -> dict:
     "All steps; what an earlier, killed process finished is not done again."
     out, entries = folder / "out", [{"path": folder / f"{name}.jsonl"} for name in PAPER]
@@ -52,7 +59,7 @@ def curate(folder: Path, scale: float, seed: int) -> dict:
     with Log(folder / "answers.jsonl") as log:
         for s in iter_samples(work / "pool.jsonl"):
             if (key := request_key(s, TEACHER, VIEW)) not in log.answered:
-                log.add({"key": key, "qid": s.qid, **toy_teacher(s, seed), "usage": {"prompt_tokens": 9000, "completion_tokens": 600}})
+                log.add({"key": key, "qid": s.qid, **toy_teacher(s, {s.qid: story(s)}, seed), "usage": {"prompt_tokens": 9000, "completion_tokens": 600}})
     counts = write_sets(answered(work / "pool.jsonl", "endpoint", endpoint=(TEACHER, VIEW, folder / "answers.jsonl")), work / "refused.jsonl", out)
     (out / "README.md").write_text(dataset_card(out, drawn, collected, {"seed": seed}), encoding="utf-8")
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **counts}

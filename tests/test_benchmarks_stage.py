@@ -33,14 +33,14 @@ def outputs(tmp_path_factory): return tmp_path_factory.mktemp("outputs")
 @pytest.fixture(scope="module")
 def toy(outputs):
     folder, metrics = run(outputs, "toy", limit=48)
-    return folder, metrics, outputs / "toyworld" / "held-out-s0"
+    return folder, metrics, outputs / "toyworld" / "held-out-in-domain"
 
 
 @pytest.fixture(scope="module")
 def charades(toy, tmp_path_factory):
     "Two toy videos under Charades-STA's own file format, and one video that is not there."
     folder, videos = tmp_path_factory.mktemp("charades"), toy[2]
-    lines = [f"{Path(s.video).stem} {s.spans[0][0]} {s.spans[0][1]}##{s.query}\n" for s in load_samples(videos / "samples.jsonl") if s.video in ("held-out_00000.mp4", "held-out_00001.mp4")]
+    lines = [f"{Path(s.video).stem} {s.spans[0][0]} {s.spans[0][1]}##{s.query}\n" for s in load_samples(videos / "samples.jsonl") if s.video in ("in-domain_00000.mp4", "in-domain_00001.mp4")]
     (folder / "charades_sta_test.txt").write_text("".join([*lines, "GONE1 1.0 2.0##a person leaves.\n"]))
     return dict(benchmark="charades_sta", annotations=str(folder / "charades_sta_test.txt"), video_root=str(videos / "videos")), len(lines) + 1
 

@@ -173,8 +173,8 @@ def test_videos_missing_and_unreadable(tmp_path):
 
 
 def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
-    from vtg_r1.toyworld import make_world
-    world = make_world(tmp_path / "w", videos=1, seed=0)
+    from vtg_r1.toyworld import World, make_world
+    world = make_world(tmp_path / "w", videos=1, seed=0, world=World(lengths=(15,)))
     turns = [{"from": "human", "value": "<image>\nWhen is it?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."}]
     (tmp_path / "g.json").write_text(json.dumps([{"question_id": "7", "video_id": "train_00000", "video_file": "train_00000.mp4", "conversation": turns}]))
     entries = [{"path": tmp_path / "g.json", "dataset": "grounded_videollm"}]

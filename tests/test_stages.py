@@ -9,7 +9,7 @@ from vtg_r1.cli import main
 from vtg_r1.prompts import response_text
 from vtg_r1.runs import read_manifest
 from vtg_r1.samples import iter_jsonl, load_samples, write_jsonl
-from vtg_r1.toyworld import make_world, toy_teacher
+from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.training import find_videos, read_annotations
 
 pytestmark = pytest.mark.slow
@@ -149,7 +149,7 @@ def test_spans_of_real_annotations_equal_the_files(shared):
 
 def test_missing_video_stops_the_run_by_name(tmp_path, chain, capsys):
     samples = load_samples(chain.world / "samples.jsonl")
-    write_jsonl(tmp_path / "s.jsonl", [*(s.to_dict() for s in samples), {**samples[0].to_dict(), "qid": "x", "video": "gone.mp4", "teacher": toy_teacher(samples[0])}])
+    write_jsonl(tmp_path / "s.jsonl", [*(s.to_dict() for s in samples), {**samples[0].to_dict(), "qid": "x", "video": "gone.mp4", "teacher": toy_teacher(samples[0], read_scripts(chain.world))}])
     pairs = ["-p", "outputs_dir", str(tmp_path), "-p", "annotations", str(tmp_path / "s.jsonl"), "-p", "video_root", chain.videos]
     assert main(["run", "nbs/05_grpo.ipynb", *pairs]) == 1
     assert "gone.mp4" in capsys.readouterr().err

@@ -1,10 +1,13 @@
 "The toy world: same seed, same world; what is drawn is what is annotated."
 
+import itertools
+
 import numpy as np
 import pytest
 
+from vtg_r1.samples import load_samples
 from vtg_r1.spans import tiou
-from vtg_r1.toyworld import COLOURS, World, make_world, toy_teacher
+from vtg_r1.toyworld import COLOURS, LEVELS, NEW_PAIRINGS, REASONING, World, make_world, queries, read_scripts, script, toy_teacher
 from vtg_r1.video import read_frames
 
 
@@ -16,15 +19,53 @@ def test_same_seed_same_annotation_and_same_pictures(tmp_path):
     assert (make_world(tmp_path / "c", videos=3, seed=10) / "samples.jsonl").read_bytes() != (a / "samples.jsonl").read_bytes()
 
 
-def test_a_colour_is_visible_exactly_in_the_union_of_its_spans(world, toy_samples):
-    for video in {s.video for s in toy_samples}:
-        frames, times = read_frames(world / "videos" / video, 31, 56 * 56)
+def test_a_colour_is_visible_exactly_when_the_script_says(world, toy_samples):
+    for _, play in read_scripts(world).values():
+        frames, times = read_frames(world / "videos" / play["video"], 31, 56 * 56)
         for name, rgb in COLOURS.items():
-            spans = [s.spans[0] for s in toy_samples if s.video == video and f" {name} " in s.query]
+            spans = [span for e in play["events"] for span in e["spans"] if e["name"].split()[0] == name]
             near = np.abs(frames.astype(int) - rgb).max(-1) < 60
             seen = near.sum((1, 2)) > 25
             expected = np.array([any(a <= t < b for a, b in spans) for t in times])
-            assert (seen == expected).all(), (video, name)
+            assert (seen == expected).all(), (play["video"], name)
+
+
+def visible(play: dict, name: str) -> set[float]:
+    "Half steps at which an object is there, counted the slow way."
+    step = play["seconds"] / 30
+    return {k * step for k in range(30) for e in play["events"] if e["name"] == name for a, b in e["spans"] if a <= k * step < b}
+
+
+def test_every_sentence_is_true_of_its_span_and_of_no_other():
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        play = script(rng, World(objects=(2, 4)))
+        spans = {e["name"]: e["spans"] for e in play["events"]}
+        for q in queries(play):
+            seen.add(q["level"])
+            words, inside = q["query"].removeprefix("the ").split(" "), {k * play["seconds"] / 30 for k in range(30) if q["span"][0] <= k * play["seconds"] / 30 < q["span"][1]}
+            if q["level"] == "direct": assert visible(play, " ".join(words)) == inside
+            if q["level"] == "ordinal": assert spans[" ".join(words[1:])][("first", "second").index(words[0])] == q["span"] and len(spans[" ".join(words[1:])]) == 2
+            if q["level"] == "overlap": assert visible(play, " ".join(words[:2])) & visible(play, " ".join(words[4:])) == inside
+            if q["level"] == "relation":
+                (other,), mine = spans[" ".join(words[4:])], spans[" ".join(words[:2])]
+                assert [s for s in mine if (s[0] < other[0] if words[2] == "before" else s[0] > other[0])] == [q["span"]]
+        assert len({q["query"] for q in queries(play)}) == len(queries(play))
+    assert seen == set(LEVELS)
+
+
+def test_new_pairings_are_only_where_they_belong(tmp_path):
+    for pairings, expected in (("seen", {False}), ("new", {True}), ("all", {True, False})):
+        plays = [script(np.random.default_rng(i), World(pairings=pairings)) for i in range(30)]
+        assert {tuple(e["name"].split()) in NEW_PAIRINGS for p in plays for e in p["events"]} == expected
+
+
+def test_wrong_labels_are_as_many_as_asked_for_and_really_wrong(tmp_path):
+    world = make_world(tmp_path / "w", 60, 2, world=World(mislabelled=0.3, size=28))
+    scripts = read_scripts(world)
+    agree = np.array([tiou(s.spans[0], scripts[s.qid][0]["span"]) for s in load_samples(world / "samples.jsonl")])
+    assert set(np.unique(agree >= 0.25)) == {False, True} and (agree[agree >= 0.25] == 1).all()
+    assert abs((agree < 1).mean() - 0.3) < 3 * (0.3 * 0.7 / len(agree)) ** 0.5
 
 
 def test_dials_are_kept():
@@ -37,8 +78,25 @@ def test_another_world_is_not_overwritten(world):
         make_world(world, videos=12, seed=6)
 
 
-def test_teacher_is_seeded_and_scored_honestly(toy_samples):
+def test_teacher_is_seeded_and_scored_honestly(world, toy_samples):
+    scripts = read_scripts(world)
     for s in toy_samples:
-        t = toy_teacher(s, 3)
-        assert t == toy_teacher(s, 3) and t["iou"] == pytest.approx(tiou(t["span"], s.spans[0])) and 0 <= t["span"][0] < t["span"][1] <= s.duration
-    assert any(toy_teacher(s, 3) != toy_teacher(s, 4) for s in toy_samples)
+        t = toy_teacher(s, scripts, 3)
+        assert t == toy_teacher(s, scripts, 3) and t["iou"] == pytest.approx(tiou(t["span"], s.spans[0])) and 0 <= t["span"][0] < t["span"][1] <= s.duration
+    assert any(toy_teacher(s, scripts, 3) != toy_teacher(s, scripts, 4) for s in toy_samples)
+
+
+def test_reasoning_changes_the_words_and_not_the_answer(world, toy_samples):
+    scripts = read_scripts(world)
+    for s in toy_samples:
+        given = [toy_teacher(s, scripts, 0, length) for length in REASONING]
+        assert len({tuple(t["span"]) for t in given}) == 1
+        assert all(len(a["response"]) < len(b["response"]) for a, b in itertools.pairwise(given) if "short" not in a["model"])
+        assert all(f"{t['span'][0]:g}-{t['span'][1]:g}" in t["response"] for t in given[2:])
+    with pytest.raises(ValueError, match="reasoning length"):
+        toy_teacher(toy_samples[0], scripts, 0, "huge")
+
+
+def test_teacher_of_another_world_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="toy worlds only"):
+        read_scripts(tmp_path)

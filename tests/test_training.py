@@ -10,7 +10,7 @@ from vtg_r1.inputs import View, training_set
 from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
 from vtg_r1.samples import SampleError
 from vtg_r1.sft import sft_trainer, target_response
-from vtg_r1.toyworld import toy_teacher
+from vtg_r1.toyworld import read_scripts, toy_teacher
 from vtg_r1.training import fit, read_annotations, save_policy
 
 
@@ -20,8 +20,9 @@ def view(world):
 
 
 @pytest.fixture(scope="module")
-def taught(toy_samples):
-    return [dataclasses.replace(s, teacher=toy_teacher(s)) for s in toy_samples]
+def taught(world, toy_samples):
+    scripts = read_scripts(world)
+    return [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples]
 
 
 def test_sft_loss_is_on_the_response_alone(taught, view, tmp_path):

@@ -219,13 +219,16 @@ def answered(
     kind: str,         # "simulated", "given", or "endpoint"
     seed: int = 0,     # of the simulated teacher
     endpoint=None,     # (Teacher, View, log path) of `vtg_r1.teacher`
+    world: Path | None = None,  # the simulated teacher's toy world
+    reasoning: str = "medium",  # the simulated teacher's: "none", "short", "medium" or "long"
 ) -> Iterator[Sample]: # in the pool's order
     "The pool with the teacher's answers, streamed."
     samples = iter_samples(pool)
     if kind == "given": return samples
     if kind == "simulated":
-        from vtg_r1.toyworld import toy_teacher
-        return (replace(s, teacher=toy_teacher(s, seed)) for s in samples)
+        from vtg_r1.toyworld import read_scripts, toy_teacher
+        scripts = read_scripts(world)
+        return (replace(s, teacher=toy_teacher(s, scripts, seed, reasoning)) for s in samples)
     if kind == "endpoint":
         from vtg_r1.teacher import with_teacher
         return with_teacher(samples, *endpoint)
