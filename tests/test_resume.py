@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from vtg_r1.runs import project_root, read_manifest, run_here
 from vtg_r1.samples import load_samples, write_jsonl
-from vtg_r1.toyworld import make_world, toy_teacher
+from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.training import last_checkpoint
 
 pytestmark = pytest.mark.resume
@@ -36,7 +36,7 @@ def setting(tmp_path_factory):
     home = tmp_path_factory.mktemp("resume")
     world = make_world(home / "world", videos=6, seed=5)
     samples = load_samples(world / "samples.jsonl")[:8]
-    taught = [{**s.to_dict(), "teacher": toy_teacher(s)} for s in samples]
+    taught = [{**s.to_dict(), "teacher": toy_teacher(s, read_scripts(world))} for s in samples]
     write_jsonl(home / "train.jsonl", taught[:6])
     write_jsonl(home / "held.jsonl", taught[6:])
     common = {"annotations": str(home / "train.jsonl"), "heldout": str(home / "held.jsonl"), "video_root": str(world / "videos"), "outputs_dir": str(home)}
