@@ -58,15 +58,14 @@ def training_set(
     samples: list[Sample],
     view: View,
     target: Callable[[Sample], str] | None = None,  # SFT: the response to learn; None for RL
-):  # a datasets.Dataset with columns prompt, images, spans, qid, duration, and completion if `target`
+):  # a datasets.Dataset with columns prompt, images (natively video, fps), spans, qid, duration, and completion if `target`
     "A TRL dataset over samples; a video is decoded when its row is read."
     from datasets import Dataset
-    if view.encoding != "interleaved": raise ValueError("TRL trains on images: show videos in the interleaved encoding")
     def row(i: int) -> dict:
         s = samples[i]
         out = {**show(s, view), "spans": s.spans, "qid": s.qid, "duration": s.duration}
         return out if target is None else {**out, "completion": [{"role": "assistant", "content": [{"type": "text", "text": target(s)}]}]}
     def rows(batch: dict) -> dict:
-        made = [row(i) for i in batch["index"]]
-        return {key: [m[key] for m in made] for key in made[0]}
+        made = {i: row(i) for i in batch["index"]}  # GRPO asks for a row G times at once
+        return {key: [made[i][key] for i in batch["index"]] for key in made[batch["index"][0]]}
     return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(rows)

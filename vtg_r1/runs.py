@@ -250,6 +250,7 @@ def set_seed(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if deterministic: torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # else torch fills every empty tensor with NaN, a fifth of a toy GRPO step
 
 # %% ../nbs/parts/runs.ipynb #e771edbe
 def stage_name(notebook: str | Path) -> str:

@@ -64,13 +64,14 @@ def common_arguments(
     seed: int,
     gradient_checkpointing: bool = False,  # less memory, more time
     save_steps: int = 0,         # steps between checkpoints below folder/checkpoints; 0 for none
+    report_to: str = "none",     # "trackio", "tensorboard" or "wandb"
 ) -> dict:                       # keyword arguments of SFTConfig and GRPOConfig
     "Trainer arguments that SFT and GRPO share."
     import torch
     from transformers import TrainingArguments
     gpu = torch.cuda.is_available()
     checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__)  # renamed in transformers 5.23
-    return dict(output_dir=str(Path(folder) / "checkpoints"), seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to="none", logging_steps=1, disable_tqdm=True,
+    return dict(output_dir=str(Path(folder) / "checkpoints"), seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to=report_to, logging_steps=1, disable_tqdm=True,
                 save_strategy="steps" if save_steps else "no", save_steps=save_steps or 500, save_total_limit=2, remove_unused_columns=False, dataloader_pin_memory=gpu, **{checkpointing: gradient_checkpointing})
 
 # %% ../nbs/parts/training.ipynb #c2a1a0ae

@@ -1,0 +1,190 @@
+"Sharing prompts and videos changes the cost of a GRPO step and nothing else: log-probabilities, gradients, samples and whole runs against stock TRL, in float32."
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from trl import GRPOConfig, GRPOTrainer
+
+from vtg_r1.grpo import grpo_trainer
+from vtg_r1.inputs import View
+from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.runs import set_seed
+from vtg_r1.see_once import SeeOnceGRPOTrainer, plant, same_prompts
+from vtg_r1.training import common_arguments
+
+TOLERANCE = 5e-6  # relative, float32
+G = 3
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "A folder with a tiny model of random weights: the reference model is loaded from there."
+    folder = tmp_path_factory.mktemp("tiny")
+    model, processor = build_tiny(0)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def video(seed: int, frames: int = 4, size=(28, 28)) -> list:
+    noise = np.random.default_rng(seed)
+    return [Image.fromarray(noise.integers(0, 256, (size[1], size[0], 3), np.uint8)) for _ in range(frames)]
+
+
+def row(query: str, frames: list, first: str = "video") -> dict:
+    "A dataset row; the video stands before the query or behind it."
+    ask, shown = [{"type": "text", "text": query}], [block for i in range(len(frames)) for block in ({"type": "text", "text": str(i)}, {"type": "image"})]
+    return {"prompt": [{"role": "user", "content": shown + ask if first == "video" else ask + shown}], "images": frames}
+
+
+ROWS = {
+    "mixed videos, ragged prompts": [row("when does the red circle appear?", video(0)), row("the cross", video(1, 6, (56, 28)))],
+    "two queries on one video": [row("when does the red circle appear?", video(0)), row("the cross", video(0)), row("the red square", video(0, 5))],
+    "two queries before one video": [row("when does the red circle appear?", video(0), "query"), row("the cross", video(0), "query")],
+    "equal words about two videos": [row("the cross", video(0)), row("the cross", video(1))],
+}
+
+
+def spread(completion_ids, **columns):
+    "A reward that differs between responses."
+    return [float(sum(ids) % 7) for ids in completion_ids]
+
+
+def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **config):
+    set_seed(0)
+    data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
+    config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
+    args = GRPOConfig(**common_arguments(tmp_path, 0, checkpointing), num_generations=G, max_completion_length=8, temperature=1.0, top_k=0, loss_type="dapo", learning_rate=1e-3, max_grad_norm=0.0, **config)
+    trainer = kind(load_model(str(folder)), [spread], args, train_dataset=data, processing_class=load_processor(str(folder)), peft_config=lora)
+    trainer.eos_token_ids = list(range(300, 400))  # responses of many lengths
+    torch.manual_seed(1)
+    with torch.no_grad():  # away from the reference model, adapters away from zero
+        for p in trainer.model.parameters(): p.add_(0.02 * torch.randn_like(p) * p.requires_grad)
+    return trainer
+
+
+def step(trainer, rows, spoil=None) -> dict:
+    "Everything one update is made of: samples, log-probabilities of policy, old policy and reference, loss, gradients."
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    torch.manual_seed(2)
+    batch = trainer._generate_and_score_completions([r for r in rows for _ in range(G)])
+    if spoil: spoil(batch)
+    seen = []
+    score = trainer._get_per_token_logps_and_entropies
+    trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: seen.append(score(*args, **kwargs)) or seen[-1]
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    (logps, entropies, _), = seen
+    grads = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return {"ids": batch["completion_ids"], "mask": batch["completion_mask"], "logps": logps.detach(), "entropies": entropies.detach(), "loss": loss.detach(), **grads,
+            **{k: batch[k] for k in ("ref_per_token_logps", "old_per_token_logps") if k in batch}}
+
+
+def distance(a: dict, b: dict) -> float:
+    "The largest relative difference of any tensor, a gradient's in units of its norm or of a thousandth of the largest gradient's."
+    assert a.keys() == b.keys()
+    floor = 1e-3 * max(x.float().norm() for k, x in b.items() if "." in k)
+    return max(float((a[k].float() - b[k].float()).norm() / b[k].float().norm().clamp(min=floor if "." in k else 1e-9)) for k in a)
+
+
+def test_what_stock_itself_varies_by(tiny, tmp_path):
+    rows = ROWS["mixed videos, ragged prompts"]
+    whole = step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows)
+    assert len(set(whole["mask"].sum(1).tolist())) > 3, "the responses should be of many lengths"
+    assert sum(k.startswith("model.") for k in whole) > 60
+
+
+CASES = {**{name: dict(rows=name) for name in ROWS}, "reference model": dict(rows="two queries on one video", beta=0.1), "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
+         "LoRA and reference": dict(rows="two queries on one video", beta=0.1, lora=True), "checkpointing": dict(rows="two queries on one video", checkpointing=True),
+         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True), "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence")}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_update_is_stocks(tiny, tmp_path, case):
+    how = dict(CASES[case])
+    rows = ROWS[how.pop("rows")]
+    if how.pop("lora", False): how["lora"] = lora_config(4)
+    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    assert torch.equal(once["ids"], stock["ids"]) and torch.equal(once["mask"], stock["mask"])
+    print(case, distance(once, stock))
+    assert distance(once, stock) < TOLERANCE
+
+
+def late(batch): batch["prompts"].positions[0][:, -1] += 2
+def swapped(batch): batch["prompts"].pixels.reverse()
+def disordered(batch): batch["of"] = batch["of"].flip(0)
+
+
+@pytest.mark.parametrize("spoil", [late, swapped, disordered])
+def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
+    rows = ROWS["equal words about two videos"]
+    stock, spoiled = step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows), step(trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows), rows, spoil)
+    assert distance(spoiled, stock) > 1e-2
+
+
+def run(kind, folder, tmp_path, rows, **how) -> tuple[dict, list]:
+    "Weights and log after a short run."
+    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=3, **how)
+    trainer.train()
+    return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [h["loss"] for h in trainer.state.log_history if "loss" in h]
+
+
+@pytest.mark.parametrize("how", [dict(per_device_train_batch_size=G, gradient_accumulation_steps=3), dict(num_iterations=2, beta=0.1)], ids=["accumulation", "iterations and reference"])
+def test_a_run_ends_where_stocks_ends(tiny, tmp_path, how):
+    rows = ROWS["two queries on one video"]
+    (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    start = {f".{name}": p for name, p in trainer_of(GRPOTrainer, tiny, tmp_path, rows).model.named_parameters()}
+    print(max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock), losses, same)
+    assert max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 1e-2  # Adam divides by the gradient's size, noise included
+    assert np.allclose(losses, same, atol=1e-5) and any(abs(x) > 1e-4 for x in losses)
+
+
+RANKS = """
+import json, sys, torch
+from pathlib import Path
+from transformers import TrainerCallback
+sys.path.insert(0, sys.argv[1])
+from test_see_once import G, ROWS, GRPOTrainer, SeeOnceGRPOTrainer, distance, trainer_of
+torch.set_num_threads(1)
+rows, found = ROWS["two queries on one video"] + ROWS["equal words about two videos"][:1], {}
+for name, kind in {"stock": GRPOTrainer, "once": SeeOnceGRPOTrainer}.items():
+    trainer = trainer_of(kind, sys.argv[2], sys.argv[3], rows, per_device_train_batch_size=2 * G, ddp_backend="gloo")
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs): found[name] = {n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    trainer.add_callback(Keep())
+    trainer.train()
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(dict(ranks=trainer.accelerator.num_processes, distance=distance(found["once"], found["stock"]), tensors=len(found["stock"]))))
+"""
+
+
+def test_two_processes(tiny, tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "ranks.py"), str(Path(__file__).parent), str(tiny), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    print(found)
+    assert found["ranks"] == 2 and found["tensors"] > 60 and found["distance"] < TOLERANCE
+
+
+def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
+    def fit(see_once):
+        set_seed(0)
+        trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), toy_samples, View(str(world / "videos"), 16, 28 * 28, "short"), tmp_path, steps=4, prompts_per_step=4, generations=4, micro_batch=8,
+                               learning_rate=3e-4, max_response=24, see_once=see_once)
+        assert isinstance(trainer, SeeOnceGRPOTrainer) == see_once
+        trainer.train()
+        return trainer.state.log_history[:-1]
+    stock, once = fit(False), fit(True)
+    for key in ("reward", "rewards/tiou_reward/mean", "completions/mean_length", "loss", "grad_norm"):
+        a, b = ([h[key] for h in log] for log in (stock, once))
+        print(key, np.abs(np.subtract(a, b)).max())
+        assert np.allclose(a, b, rtol=1e-3, atol=1e-5), key
