@@ -36,10 +36,10 @@ def run(args) -> int:
     "Handler of `vtg-r1 run`."
     from papermill.exceptions import PapermillExecutionError
 
-    from .runs import RunError, run_notebook
+    from .runs import RunError, run_notebook, stage_name
 
     try:
-        print(run_notebook(args.notebook, given_parameters(args)))
+        print(run_notebook(args.notebook, given_parameters(args, stage_name(args.notebook))))
     except RunError as e:
         raise UserError(e) from e
     except PapermillExecutionError as e:
@@ -48,11 +48,18 @@ def run(args) -> int:
     return 0
 
 
-def given_parameters(args) -> dict:
-    "Parameters of -f files and -p pairs, in that order."
+STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benchmarks")
+
+
+def given_parameters(args, stage: str) -> dict:
+    "Parameters of -f files and -p pairs, in that order. Of a file in parts, one a stage, the stage's."
     found: dict = {}
     for name in args.file:
-        found |= _read_yaml(name)
+        content = _read_yaml(name)
+        parts = content and set(content) <= set(STAGES)
+        if parts and stage not in content:
+            raise UserError(f"parameter file {name}: has parts for {', '.join(content)}, none for {stage}")
+        found |= {key: _number(value) for key, value in ((content[stage] or {}) if parts else content).items()}
     return found | {name: _value(text) for name, text in args.parameter}
 
 
@@ -66,7 +73,7 @@ def _read_yaml(name: str) -> dict:
         raise UserError(f"parameter file {name}: {e}") from e
     if not isinstance(content, dict):
         raise UserError(f"parameter file {name}: must hold `name: value` lines, holds {type(content).__name__}")
-    return {key: _number(value) for key, value in content.items()}
+    return content
 
 
 def _value(text: str):

@@ -385,10 +385,10 @@ def stage_main(notebook: str, argv: list[str] | None = None) -> None:
     "`python -m vtg_r1.STAGE --params FILE`, alone or under a launcher."
     import argparse
     from vtg_r1.cli import given_parameters
-    parser = argparse.ArgumentParser(description=f"Run {notebook} in this process; under `accelerate launch` in several.")
+    parser = argparse.ArgumentParser(description=f"Run {notebook} in this process, whatever `launch` says; under `accelerate launch` in several.")
     parser.add_argument("--params", dest="file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML")
-    print(run_here(notebook, given_parameters(parser.parse_args(argv))))
+    print(run_here(notebook, given_parameters(parser.parse_args(argv), stage_name(notebook))))
 
 # %% ../nbs/parts/runs.ipynb #e75712d0
 def upstream(
@@ -402,7 +402,8 @@ def upstream(
     if status: raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage_name(notebook)} run there, making it with {notebook}", flush=True)
     pairs = [x for name, value in parameters.items() for x in ("-p", name, json.dumps(value))]
-    with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p:
+    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") and not k.startswith(("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_"))}
+    with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], cwd=project_root(), env=alone, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p:
         tail = _echo(p.stdout)
     if p.returncode: raise RunError(f"{notebook} failed:\n{tail}")
     return folder

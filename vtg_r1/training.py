@@ -6,7 +6,8 @@
 __all__ = ['TOY_HELD_OUT', 'read_annotations', 'find_videos', 'common_arguments', 'seal_checkpoint', 'is_complete',
            'last_checkpoint', 'stop_asked', 'checkpointing', 'progress_bar', 'log_writer', 'fit', 'toy_upstream',
            'toy_held_out', 'toy_out_of_domain', 'hold_out_videos', 'stage_samples', 'StageData', 'stage_data',
-           'resolved_config', 'held_out_rows', 'StageDone', 'launched', 'save_policy', 'save_trained']
+           'resolved_config', 'held_out_rows', 'StageDone', 'launched', 'save_policy', 'load_policy', 'merged',
+           'merged_onto_base', 'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import contextlib, json, os, shutil, signal, threading
@@ -341,7 +342,8 @@ class StageDone(Exception):
 def launched(notebook: str, parameters: dict) -> None:
     "With the parameter `launch`, run the stage in processes of its own and end the notebook there; without it, or in such a process, nothing."
     from datetime import datetime
-    if not parameters["launch"] or "WORLD_SIZE" in os.environ: return
+    from IPython import get_ipython
+    if not parameters["launch"] or get_ipython() is None: return
     folder = run_folder(stage_name(notebook), parameters["run_name"] or datetime.now().strftime("%Y%m%d-%H%M%S"), parameters["outputs_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
@@ -358,6 +360,35 @@ def save_policy(
     processor.save_pretrained(folder)
     return Path(folder)
 
+def load_policy(
+    name: str,           # "tiny", a folder, or a hub id
+    quantize: str = "",  # "4bit": frozen weights in 4 bits, to train LoRA on (QLoRA); needs bitsandbytes and a GPU
+):  # a transformers image-text-to-text model
+    "A policy to train, whole or in 4 bits with the vision tower left as it is."
+    from vtg_r1.models import load_model, model_path
+    if not quantize: return load_model(name)
+    if quantize != "4bit": raise RunError(f"quantize must be '' or '4bit', got {quantize!r}")
+    import torch
+    from importlib.util import find_spec
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+    if not (find_spec("bitsandbytes") and torch.cuda.is_available()): raise RunError("quantize 4bit needs a GPU and bitsandbytes (pip install bitsandbytes); leave it empty for plain LoRA")
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=["visual", "lm_head"])
+    return AutoModelForImageTextToText.from_pretrained(model_path(name), quantization_config=how, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()}, use_safetensors=True)
+
+def merged(model, folder: str | Path):
+    "A trained model with its adapters merged in. Adapters on 4-bit weights are merged into the unquantized ones, which are read again."
+    if not hasattr(model, "merge_and_unload"): return model
+    if not getattr(model, "is_loaded_in_4bit", False): return model.merge_and_unload()
+    return merged_onto_base(model, Path(folder).with_name("adapter"))
+
+def merged_onto_base(model, adapter: Path):
+    "The base model, read again, with a model's adapters merged in; the adapters stay in a folder of their own."
+    from peft import PeftModel
+    from vtg_r1.models import load_model
+    if is_main(): model.save_pretrained(adapter)
+    from_main(None)
+    return PeftModel.from_pretrained(load_model(model.peft_config["default"].base_model_name_or_path), adapter).merge_and_unload()
+
 def save_trained(
     trainer, processor,
     folder: str | Path,
@@ -365,8 +396,7 @@ def save_trained(
     "`save_policy` of a trainer's model, in every process; one that is spread over GPUs is gathered, saved and read again."
     from vtg_r1.models import load_model
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if hasattr(model, "merge_and_unload"): model = model.merge_and_unload()
+        model = merged(trainer.accelerator.unwrap_model(trainer.model), folder)
         if is_main(): save_policy(model, processor, folder)
         from_main(None)
         return model.eval()
