@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from .prompts import grounding_prompt, qa_prompt
 from .samples import Sample
 from .video import read_frames
@@ -50,8 +51,15 @@ def show(
     "The prompt of a sample, and the frames that belong in it."
     images, times = _load(str(Path(view.video_root) / sample.video), view.frames, view.pixels, tuple(sample.clip) if sample.clip else None)
     if view.encoding == "interleaved": return dict(prompt=_prompt(sample, times, view), images=list(images))
-    seconds = times[-1] - times[0]
-    return dict(prompt=_prompt(sample, None, view), video=list(images), fps=(len(times) - 1) / seconds if seconds > 0 else 1.0)
+    shown, fps = _evenly(times, view.frames)
+    return dict(prompt=_prompt(sample, None, view), video=[images[i] for i in shown], fps=fps)
+
+def _evenly(times: list[float], n: int) -> tuple[list[int], float]:
+    "Frames on display at evenly spaced moments from 0 to the last frame, and how many moments a second there are: the clock of a native video ticks evenly from 0, whatever the stream's does."
+    if times[-1] <= 0: return list(range(len(times))), 1.0
+    even = np.linspace(0, times[-1], len(times))
+    moments = even if np.allclose(times, even, atol=2e-3) else np.linspace(0, times[-1], n)
+    return np.maximum(0, np.searchsorted(times, moments + 2e-3, side="right") - 1).tolist(), (len(moments) - 1) / times[-1]
 
 # %% ../nbs/parts/inputs.ipynb #2e6501b7
 def training_set(
