@@ -51,7 +51,7 @@ def grpo_arguments(
                 lr_scheduler_type="constant_with_warmup", warmup_steps=warmup_steps, weight_decay=0.01, max_grad_norm=1.0,  # paper's code: 1e-2, 1.0
                 per_device_train_batch_size=micro_batch, gradient_accumulation_steps=responses // a_pass, num_generations=generations,
                 max_completion_length=max_response, temperature=temperature, top_k=0, beta=beta, epsilon=0.2, loss_type="dapo", scale_rewards="group",
-                reward_weights=list(weights), entropy_coef=entropy, use_vllm=bool(vllm), vllm_mode=vllm or "colocate", vllm_server_host=host, vllm_server_port=int(port))
+                reward_weights=list(weights), entropy_coef=entropy, log_completions=report_to in ("trackio", "wandb"), use_vllm=bool(vllm), vllm_mode=vllm or "colocate", vllm_server_host=host, vllm_server_port=int(port))
 
 def grpo_trainer(
     model, processor,
@@ -66,11 +66,12 @@ def grpo_trainer(
     from trl import GRPOConfig, GRPOTrainer
     from vtg_r1.native import NativeGRPOTrainer
     from vtg_r1.see_once import SeeOnceGRPOTrainer
+    from vtg_r1.watch import Watch
     config = GRPOConfig(**grpo_arguments(folder, world=processes()[1], **recipe))
     queries = config.generation_batch_size // config.num_generations
     if len(samples) < queries: raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {queries}: give more samples or a smaller step")
-    trainer = SeeOnceGRPOTrainer if see_once else NativeGRPOTrainer if view.encoding == "native" else GRPOTrainer
-    return trainer(model, [tiou_reward, format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora)
+    trainer, watch = SeeOnceGRPOTrainer if see_once else NativeGRPOTrainer if view.encoding == "native" else GRPOTrainer, Watch(config.num_generations)
+    return trainer(model, [watch.seeing(tiou_reward), format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora, callbacks=[watch])
 
 # %% ../nbs/05_grpo.ipynb #0e5ede34
 if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/05_grpo.ipynb")  # as a program; a notebook has no spec

@@ -198,12 +198,14 @@ def fit(
     trainer,
     desc: str,
     shown: dict[str, str],  # log key → short name beside the bar
+    patience: int = 0,      # steps without a gain in reward after which training ends; 0 for never
 ) -> list[dict]:            # the log, one dict a step
     "Train with a progress bar, from the last checkpoint where there is one; returns the log history. A loss that is not finite is an error."
     import math
     from transformers import PrinterCallback
     trainer.remove_callback(PrinterCallback)
-    for callback in (progress_bar(desc, shown), log_writer()): trainer.add_callback(callback)
+    from vtg_r1.watch import LiveFigure, PlateauStop
+    for callback in (progress_bar(desc, shown), log_writer(), LiveFigure(), *([PlateauStop(patience)] if patience else [])): trainer.add_callback(callback)
     with stop_asked() as asked:
         trainer.add_callback(checkpointing(asked))
         _train(trainer)
