@@ -15,6 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(commands)
     add_score(commands)
     add_data(commands)
+    add_push(commands)
     return parser
 
 
@@ -173,6 +174,36 @@ def _data_check(args) -> int:
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     print(json.dumps(found) if args.json else quality_text(found, report))
+    return 0
+
+
+def add_push(commands) -> None:
+    "`vtg-r1 push`: a finished run to the Hugging Face Hub."
+    p = commands.add_parser("push", help="share a finished run on the Hugging Face Hub", description="Upload a run's model (safetensors) or data with a card made from its manifest.")
+    p.add_argument("run", metavar="RUN_FOLDER", help="e.g. outputs/grpo/mine")
+    p.add_argument("repo", metavar="OWNER/NAME", help="repository; made where it is missing")
+    p.add_argument("--public", action="store_true", help="make a new repository public; private otherwise")
+    p.add_argument("--dry-run", action="store_true", help="show exactly what would go, send nothing")
+    p.set_defaults(handler=_push)
+
+
+def _push(args) -> int:
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    from .runs import RunError, resolve
+    from .sharing import push
+    try:
+        report = push(resolve(args.run), args.repo, not args.public, args.dry_run)
+    except RunError as e:
+        raise UserError(e) from None
+    except (HTTPError, HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as e:
+        print(f"vtg-r1 push: the hub did not take it ({type(e).__name__}: {e}); nothing of the run has changed", file=sys.stderr)
+        return 1
+    if args.dry_run: print(report["card"] + "\n")
+    for name, size in report["files"].items(): print(f"{size:>14,d}  {name}")
+    for name in report["left"]: print(f"{'stays':>14s}  {name}")
+    print(report["url"] or f"dry run: {len(report['files'])} files, {sum(report['files'].values()):,d} bytes would go to {report['kind']} {args.repo}")
     return 0
 
 
