@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help install grpo test export readme lab clean-notebooks
+BENCH ?= update rollout train anatomy frames evaluation
+
+.PHONY: help install grpo claims claims-reference test bench export readme lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -18,9 +20,20 @@ install: $(VENV)/.installed  ## a virtual environment with everything, once
 grpo: install  ## watch a video model learn when: toy world, cold start, GRPO, held-out scores
 	vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml
 
+claims: install  ## the paper's five claims as experiments, with seeds and verdicts; QUICK=1 for the short form
+	vtg-r1 run nbs/06_ablations.ipynb -p processes $(or $(PROCESSES),2) -p quick $(if $(QUICK),true,false)
+
+claims-reference: install  ## keep the last full run of the claims in outputs/reference/claims
+	$(BIN)/python -c "from vtg_r1.ablations import keep_reference, latest; print(keep_reference(latest()))"
+
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print
 	pytest -q -n 2 --dist loadfile
+
+bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update
+	$(if $(filter-out update rollout train anatomy frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, frames, evaluation))
+	$(if $(filter update rollout train anatomy,$(BENCH)),python benchmarks/see_once.py $(filter update rollout train anatomy,$(BENCH)))
+	$(if $(filter frames evaluation,$(BENCH)),python benchmarks/see_once_eval.py $(filter frames evaluation,$(BENCH)))
 
 export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git
 	nbdev_export

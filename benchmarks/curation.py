@@ -44,7 +44,7 @@ def story(sample) -> tuple[dict, dict]:
     "A query and a script around one sample, for the simulated teacher to know."
     span = [int(sample.spans[0][0]), int(sample.spans[0][1]) + 1]
     event = {"name": sample.query, "spans": [span]}
-    return {"span": span, "named": [event]}, {"seconds": max(15, span[1]), "events": [event]}
+    return {"span": span, "named": [event]}, {"seconds": span[1] + 15, "step": 1, "events": [event]}
 
 
 def curate(folder: Path, scale: float, seed: int) -> dict:

@@ -174,13 +174,13 @@ def test_videos_missing_and_unreadable(tmp_path):
 
 def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
     from vtg_r1.toyworld import World, make_world
-    world = make_world(tmp_path / "w", videos=1, seed=0, world=World(lengths=(15,)))
+    world = make_world(tmp_path / "w", videos=1, seed=0, world=World(lengths=(15,), spacing=(1,)))
     turns = [{"from": "human", "value": "<image>\nWhen is it?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."}]
     (tmp_path / "g.json").write_text(json.dumps([{"question_id": "7", "video_id": "train_00000", "video_file": "train_00000.mp4", "conversation": turns}]))
     entries = [{"path": tmp_path / "g.json", "dataset": "grounded_videollm"}]
     (tmp_path / "work").mkdir()
     report, = collect(entries, tmp_path / "work", None, check_videos(entries, world / "videos", tmp_path / "work", progress=False))["reports"]
-    assert next(iter_samples(tmp_path / "work" / "candidates.jsonl")).duration == pytest.approx(15.5) and report["kept"] == 1 and not report.get("missing_duration")
+    assert next(iter_samples(tmp_path / "work" / "candidates.jsonl")).duration == pytest.approx(16) and report["kept"] == 1 and not report.get("missing_duration")
 
 
 @pytest.mark.parametrize("video, source", [

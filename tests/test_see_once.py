@@ -61,7 +61,7 @@ def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **c
     set_seed(0)
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
-    args = GRPOConfig(**common_arguments(tmp_path, 0, checkpointing), num_generations=G, max_completion_length=8, temperature=1.0, top_k=0, loss_type="dapo", learning_rate=1e-3, max_grad_norm=0.0, **config)
+    args = GRPOConfig(**{**common_arguments(tmp_path, 0, checkpointing), **config}, num_generations=G, max_completion_length=8, temperature=1.0, top_k=0, loss_type="dapo", learning_rate=1e-3, max_grad_norm=0.0)
     trainer = kind(load_model(str(folder)), [spread], args, train_dataset=data, processing_class=load_processor(str(folder)), peft_config=lora)
     trainer.eos_token_ids = list(range(300, 400))  # responses of many lengths
     torch.manual_seed(1)
@@ -188,3 +188,102 @@ def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
         a, b = ([h[key] for h in log] for log in (stock, once))
         print(key, np.abs(np.subtract(a, b)).max())
         assert np.allclose(a, b, rtol=1e-3, atol=1e-5), key
+
+
+def test_native_video(toy_samples, world, tmp_path):
+    "Stock TRL has no native video, so the peer is the model's own pass over whole sequences, one by one."
+    set_seed(0)
+    model, processor = build_tiny(0)
+    view = View(str(world / "videos"), 8, 28 * 28, "full", "native")
+    trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G, max_response=6)
+    rows = [trainer.train_dataset[i] for i in (0, 1) for _ in range(G)]
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions(rows)
+    trainer._prompts, trainer._of = batch["prompts"], batch["of"].tolist()
+    ids, mask = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    C = batch["completion_ids"].shape[1]
+    with torch.no_grad(): once, _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, C)
+    from vtg_r1.inference import model_inputs
+    for i, r in enumerate(rows):
+        whole = model_inputs(processor, [r], "cpu")
+        said = batch["completion_ids"][i:i + 1]
+        for key, fill in (("input_ids", said), ("attention_mask", torch.ones_like(said)), ("mm_token_type_ids", torch.zeros_like(said))): whole[key] = torch.cat([whole[key], fill.to(whole[key].dtype)], 1)
+        with torch.no_grad(): logits = model(**whole).logits[0, -C - 1:-1]
+        logps = logits.log_softmax(-1).gather(1, said.T)[:, 0] * batch["completion_mask"][i]
+        assert torch.allclose(once[i], logps, atol=1e-5)
+    assert rows[0]["fps"] and trainer._prompts.pixels[0].keys() == {"pixel_values_videos", "video_grid_thw"}
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.compute_loss(trainer.model, batch).backward()
+    with pytest.raises(ValueError, match="see_once=True"): grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G, see_once=False)
+
+
+def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
+    rows, counts = ROWS["two queries on one video"], {}
+    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+        trainer, encoded, cut = trainer_of(kind, tiny, tmp_path, rows), [], []
+        trainer.model.model.visual.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
+        images = trainer.processing_class.image_processor
+        class Counting(type(images)):
+            def __call__(self, images, **kwargs):
+                cut.append(sum(map(len, images)))
+                return super().__call__(images, **kwargs)
+        images.__class__ = Counting
+        step(trainer, rows)
+        counts[kind] = (sum(cut), sum(encoded))
+    assert counts[SeeOnceGRPOTrainer] == (4 + 5, 2 * 4 * (4 + 5))          # two videos, for rollout and update
+    assert counts[GRPOTrainer] == (2 * G * (4 + 4 + 5), 2 * 4 * G * (4 + 4 + 5))
+
+
+def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
+    "Evaluation batches and resumed epochs hand rows over as they come."
+    rows = ROWS["mixed videos, ragged prompts"]
+    trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
+    trainer.model.eval()
+    trainer.num_generations_eval = 1
+    picked = [rows[i] for i in (1, 0, 1, 1)]
+    torch.manual_seed(0)
+    once = trainer._generate_and_score_completions(picked)
+    stock = trainer_of(GRPOTrainer, tiny, tmp_path, rows)
+    stock.model.eval()
+    stock.num_generations_eval = 1
+    torch.manual_seed(0)
+    peer = stock._generate_and_score_completions(picked)
+    assert once["of"].tolist() == [0, 1, 0, 0] and torch.equal(once["completion_ids"], peer["completion_ids"])
+
+
+@pytest.mark.parametrize("spoil, says", [(lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"), (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
+                                         (lambda m: setattr(m.config.text_config, "layer_types", ["sliding_attention"] * 4), "do not attend to everything")])
+def test_it_turns_into_stock_and_says_so(tmp_path, spoil, says):
+    model, processor = build_tiny(0)
+    spoil(model)
+    args = GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G)
+    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"): trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=Dataset.from_dict({"prompt": ["x"] * 3}), processing_class=processor)
+    assert type(trainer) is GRPOTrainer
+
+
+def test_a_row_without_frames_is_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match="see_once=False"): same_prompts([{"prompt": "when?"}])
+
+
+def test_prompts_are_told_apart_by_what_they_show():
+    "Not by their words, nor by the identity of image objects."
+    rows = [row("the cross", video(0)), row("the cross", video(0)), row("the cross", video(1)), row("the square", video(0)), {**row("the cross", video(0)), "fps": 2.0}]
+    assert same_prompts(rows) == ([0, 0, 1, 2, 3], [0, 2, 3, 4], [0, 1, 0, 2])
+
+
+def test_a_tree_holds_no_padding():
+    tree = plant([[3, 2], [1, 0], [4, 2, 3]], [None, [0, 1], [0, 0, 1]])
+    assert tree[-1].end == 15 and sorted(torch.cat([level.at[level.real] for level in tree]).tolist()) == list(range(15))
+    assert tree[1].mask.shape == (2, 1, 1, 4) and tree[1].mask[1, 0, 0].tolist() == [True, True, False, True]
+
+
+def test_vision_is_bfloat16_wherever_the_run_is(tiny, tmp_path, monkeypatch):
+    "Stock samples with a float32 vision tower and learns with a bfloat16 one."
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # put back afterwards: the trainer's arguments set it
+    rows, seen = ROWS["equal words about two videos"], {}
+    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+        trainer = trainer_of(kind, tiny, tmp_path, rows, bf16=True)
+        types = seen[kind] = []
+        trainer.model.model.visual.blocks[0].attn.qkv.register_forward_hook(lambda module, args, out: types.append(out.dtype))
+        trainer.train()
+    assert seen[SeeOnceGRPOTrainer] == [torch.bfloat16, torch.bfloat16] and seen[GRPOTrainer] == [torch.float32, torch.bfloat16]

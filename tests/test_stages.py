@@ -96,13 +96,6 @@ def test_difficulty_scores_every_sample(chain, tuned):
     assert len(samples) == 6 and all(len(s.difficulty["ious"]) == 3 for s in samples)
 
 
-def test_ablation_compares_arms(chain, tuned):
-    own = {k: v for k, v in RL.items() if k not in ("seed", "steps", "model")}
-    common = {**own, "annotations": str(chain.world / "samples.jsonl"), "video_root": chain.videos}
-    folder = chain.run("06_ablations", "a", arms={"tuned": {"model": str(tuned / "model")}, "base": {"model": "tiny"}}, common=common, steps=2)
-    assert len((folder / "table.csv").read_text().splitlines()) == 3 and (folder / "figs/curves.png").is_file()
-
-
 def test_rewards_notebook_draws_its_figures(chain):
     assert any((chain.run("02_rewards", "r") / "figs").iterdir())
 

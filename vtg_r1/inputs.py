@@ -7,12 +7,14 @@ __all__ = ['ENCODINGS', 'View', 'show', 'training_set']
 
 # %% ../nbs/parts/inputs.ipynb #8d14920d
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from .frame_cache import FrameCache, Recent, cache_folder, cache_gigabytes
 from .prompts import grounding_prompt, qa_prompt
+from .runs import resolve
 from .samples import Sample
 from .video import read_frames
 
@@ -28,16 +30,24 @@ class View:
     style: str = "full"           # "full" (paper's system prompt, frames first) or "short" (the tiny model's)
     encoding: str = "interleaved" # "interleaved" (each frame an image behind its time as text) or "native" (the model's own video input)
     options: bool = False         # ask grounded-QA samples for their option too, not for the moment alone
+    cache: str = field(default_factory=cache_folder)  # decoded frames are kept here; "" decodes every time
+    cache_gb: float = field(default_factory=cache_gigabytes)  # 10⁹ bytes they may take
 
     def __post_init__(self):
         if self.encoding not in ENCODINGS: raise ValueError(f"encoding must be one of {ENCODINGS}, got {self.encoding!r}")
 
-@lru_cache(maxsize=512)
-def _load(path: str, frames: int, pixels: int, clip: tuple[float, float] | None) -> tuple[list, list[float]]:
-    "PIL frames of a video and their seconds; kept, since a group of rollouts asks for them again and again."
+_recent = Recent(10**9)  # decoded videos in this process, bytes
+
+_cache = lru_cache(FrameCache)
+
+def _load(path: Path, view: View, clip: tuple[float, float] | None) -> tuple[list, list[float]]:
+    "PIL frames of a video and their seconds; the same objects as long as they stay in memory, since a group of rollouts asks for them again and again."
     from PIL import Image
-    arrays, times = read_frames(path, frames, pixels, clip)
-    return [Image.fromarray(a) for a in arrays], times.tolist()
+    def read() -> tuple[tuple[list, list[float]], int]:
+        arrays, times = read_frames(path, view.frames, view.pixels, clip, _cache(resolve(view.cache), view.cache_gb) if view.cache else None)
+        return ([Image.fromarray(a) for a in arrays], times.tolist()), arrays.nbytes * 4 // 3  # Pillow keeps four bytes a pixel
+    changed = path.stat().st_mtime_ns if path.is_file() else None
+    return _recent.get((str(path), changed, view.frames, view.pixels, clip), read)
 
 def _prompt(sample: Sample, times: list[float] | None, view: View) -> list[dict]:
     "The chat messages of a sample."
@@ -49,7 +59,7 @@ def show(
     view: View,
 ) -> dict:  # {"prompt": chat messages, "images": PIL frames}, or natively {"prompt", "video": PIL frames, "fps"}; raises VideoError
     "The prompt of a sample, and the frames that belong in it."
-    images, times = _load(str(Path(view.video_root) / sample.video), view.frames, view.pixels, tuple(sample.clip) if sample.clip else None)
+    images, times = _load(Path(view.video_root) / sample.video, view, tuple(sample.clip) if sample.clip else None)
     if view.encoding == "interleaved": return dict(prompt=_prompt(sample, times, view), images=list(images))
     shown, fps = _evenly(times, view.frames)
     return dict(prompt=_prompt(sample, None, view), video=[images[i] for i in shown], fps=fps)

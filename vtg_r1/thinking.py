@@ -12,7 +12,7 @@ import numpy as np
 from .metrics import grounding_metrics
 from .prompts import parse_span, response_text
 from .tiny_base import Clip, ask, encoded
-from .toyworld import LEVELS, STEPS, reasoning
+from .toyworld import LEVELS, reasoning
 
 # %% ../nbs/parts/thinking.ipynb #7393c5e4
 def lesson(
@@ -24,7 +24,7 @@ def lesson(
     level = rng.choice(sorted({q["level"] for q in clip.queries}))
     pool = [q for q in clip.queries if q["level"] == level]
     query = pool[rng.integers(len(pool))]
-    return query["query"], response_text(reasoning(query, query["span"], length, clip.play["seconds"] // STEPS), query["span"])
+    return query["query"], response_text(reasoning(query, query["span"], length, clip.play["step"]), query["span"])
 
 def lessons(
     clips: list[Clip], processor, size: int, seed: int,

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from .frame_cache import FrameCache
 
 # %% ../nbs/parts/video.ipynb #8538957e
 class VideoError(Exception):
@@ -125,14 +126,22 @@ def read_frames(
     n: int = 64,                               # frames at most (paper: 64)
     max_pixels: int = 128 * 28 * 28,           # pixel budget a frame (paper: 128·28·28)
     clip: tuple[float, float] | None = None,   # [start, end] of the video to read, seconds
+    cache: FrameCache | None = None,           # keeps decoded frames; None decodes
 ) -> tuple[np.ndarray, np.ndarray]:            # frames (m, h, w, 3) uint8 RGB; times (m,) seconds from the start of the video or clip
     "Evenly spaced frames of a video and the presentation time of each; raises `VideoError`."
+    def decode(): return _decode(Path(path), n, max_pixels, clip)
+    if cache is None: return decode()
+    how = (f"decord {_decord().__version__}, layout 1", n, max_pixels, clip and tuple(map(float, clip)))
+    try: return cache.fetch(path, how, decode)
+    except OSError: return decode()  # which says what is wrong with the file
+
+def _decode(path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
     info = probe(path)
     if clip is not None and not (0 <= clip[0] < clip[1] and clip[0] <= info.times[-1]):
         raise VideoError(path, f"clip {list(clip)} is not a stretch of its {info.duration:.2f} s")
     picked = pick_frames(info.times, n, clip)
     width, height = fit_size(info.width, info.height, max_pixels)
-    reader = _open(Path(path), width=width, height=height)
+    reader = _open(path, width=width, height=height)
     try: frames = reader.get_batch(picked.tolist()).asnumpy()
     except (_decord().DECORDError, RuntimeError) as e: raise VideoError(path, f"cannot be decoded ({_first_line(e)})") from e
     return frames, np.maximum(0.0, info.times[picked] - (clip[0] if clip else 0.0))

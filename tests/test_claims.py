@@ -1,0 +1,333 @@
+"The experiment machinery: a tiny grid run for real, grids of pretended runs, statistics with known answers, difficulty strategies, equal sets."
+
+import dataclasses
+import json
+import subprocess
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vtg_r1.ablations import grid_arms, judged_claims, keep_reference, wanted_arms
+from vtg_r1.cli import main
+from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
+from vtg_r1.grid import grid_jobs, read_grid, run_jobs
+from vtg_r1.inputs import View
+from vtg_r1.prompts import response_text
+from vtg_r1.runs import RunError, check_parameters, known_parameters, read_manifest, write_json
+from vtg_r1.samples import Sample, SampleError, write_jsonl
+from vtg_r1.training import subsample
+from vtg_r1.verdicts import claim_arms, claim_record, contrast, holm, judge, paired, t_quantile
+
+GRID = "configs/claims.yaml"
+
+
+# the grid, run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "Base, cold start, R1 and R1-Zero: one seed, two steps, eight held-out queries of each set."
+    outputs = tmp_path_factory.mktemp("outputs")
+    sft = {"steps": 2, "batch_size": 4, "micro_batch": 4, "test_limit": 8, "max_response": 16}
+    grpo = {"steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 8, "test_limit": 8, "watch_every": 1, "watch_limit": 4, "max_response": 16}
+    given = {"outputs_dir": str(outputs), "arms": ["base", "sft", "r1", "zero"], "seeds": [0], "overrides": {"curation": {"toy_videos": 24}, "sft": sft, "grpo": grpo}}
+    pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
+    assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "one", *pairs]) == 0
+    return outputs, pairs
+
+
+@pytest.mark.slow
+def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(tiny, tmp_path):
+    folder = tiny[0] / "ablations/one"
+    claims = json.loads((folder / "claims.json").read_text())
+    assert [c["claim"][:2] for c in claims] == ["C1", "C5"]
+    for c in claims:
+        assert set(c) >= {"claim", "arms", "n_seeds", "effect", "ci95", "p", "verdict", "note"}
+        assert (c["n_seeds"], c["ci95"], c["p"], c["verdict"]) == (1, None, None, "untestable here") and np.isfinite(c["effect"])
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["runs"] == 4 and all(0 <= metrics[f"{arm}/mIoU"] <= 100 for arm in ("base", "sft", "r1", "zero"))
+    assert {"arms.csv", "curves.csv", "06_ablations.ipynb"} <= {p.name for p in folder.iterdir()} and (folder / "figs/curves.png").is_file()
+    kept = keep_reference(folder, tmp_path / "reference")
+    assert (kept / "claims.json").is_file() and len(list(kept.glob("runs/*/*/metrics.json"))) == 4 and not list(kept.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
+def test_runs_of_arms_note_more_than_a_score(tiny):
+    jobs = grid_jobs(read_grid(GRID, overrides=read_manifest(tiny[0] / "ablations/one")["parameters"]["overrides"]), ["r1"], [0], str(tiny[0]))
+    assert all(job.finished for job in jobs.values())
+    m = json.loads((jobs["r1", 0].folder / "metrics.json").read_text())
+    levels = {"after/mIoU/direct", "after/mIoU/ordinal", "after/reasons/ordinal"}
+    assert levels | {"after/mIoU", "after/length", "after/reasons", "after/format", "zero_variance", "after/ood-pairings/mIoU", "samples_seen"} <= set(m) and "before/mIoU" not in m
+    sft = json.loads((jobs["sft", 0].folder / "metrics.json").read_text())
+    assert sft["before/mIoU"] is not None and sft["steps"] == 2 and sft["samples_seen"] == 8
+    watched = [json.loads(line) for line in (jobs["r1", 0].folder / "watched.jsonl").read_text().splitlines()]
+    assert [w["step"] for w in watched] == [0, 1, 2] and "mIoU" in watched[0]
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_run_again(tiny):
+    before = {p: p.stat().st_mtime_ns for p in tiny[0].glob("*/*/manifest.json")}
+    assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "two", *tiny[1]]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    first, second = (tiny[0] / "ablations" / name / "claims.json" for name in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+# the grid, its rules
+
+
+def test_every_row_of_the_claims_grid_has_parameters_that_its_notebook_knows():
+    grid = read_grid(GRID)
+    for quick in (False, True):
+        laid = read_grid(GRID, quick)
+        runnable = [name for name, row in laid["rows"].items() if "not_runnable" not in row]
+        for job in grid_jobs(laid, runnable, [0]).values():
+            check_parameters(job.parameters, known_parameters(job.notebook))
+    assert set(grid["claims"]) == {"C1", "C2", "C3", "C4", "C5"}
+    assert all(set(claim_arms(c)) <= set(grid_arms(grid)) for c in grid["claims"].values())
+    assert all(row["arm"] in grid_arms(grid) for rows in grid["published"].values() for row in rows)
+
+
+def test_claims_without_their_arms_are_left_out_and_untestable_ones_stay():
+    grid = read_grid(GRID)
+    assert set(judged_claims(grid, ["base", "sft", "r1"])) - {n for n, c in grid["claims"].items() if c.get("untestable")} == {"C1", "C5"}
+    assert not judged_claims(grid, ["base", "sft", "r1"])["C1"]["beside"][1:]  # a control that was not run is not shown
+    grid["claims"]["C2"]["untestable"] = "a reason"
+    assert "C2" in judged_claims(grid, [])
+    with pytest.raises(RunError, match="no such arm: r2"):
+        wanted_arms(grid, ["r2"])
+
+
+def test_a_row_that_cannot_be_run_says_why():
+    with pytest.raises(RunError, match="r1-native.*interleaved"):
+        grid_jobs(read_grid(GRID), ["r1-native"], [0])
+
+
+TABLE = """
+stages:
+  curation: {notebook: nbs/01_curation.ipynb}
+  sft: {notebook: nbs/03_sft.ipynb}
+  grpo: {notebook: nbs/05_grpo.ipynb, steps: 3}
+rows:
+  data: {stage: curation, once: true}
+  sft: {stage: sft, annotations: $data/coldstart.jsonl}
+  r1: {stage: grpo, model: $sft/model}
+  zero: {stage: grpo, model: tiny}
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    (tmp_path / "grid.yaml").write_text(TABLE)
+    return grid_jobs(read_grid(tmp_path / "grid.yaml"), ["r1", "zero"], [0, 1], str(tmp_path / "out"))
+
+
+class Pretend:
+    "In place of training: a process that does nothing, a folder with a manifest, and a list of who was started when what was finished."
+
+    def __init__(self, broken=()):
+        self.broken, self.started = broken, []
+
+    def __call__(self, job, logs, lock):
+        self.started.append((job.row, job.seed))
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (logs / f"{job.name}.log").write_text(f"the log of {job.name}")
+        bad = (job.row, job.seed) in self.broken
+        if not bad:
+            write_json(job.folder / "manifest.json", {"status": "finished", "seconds": 1.0})
+        return subprocess.Popen(["false" if bad else "true"])
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_inputs_are_finished_before_what_needs_them_and_shared_ones_made_once(jobs, tmp_path, processes):
+    pretend = Pretend()
+    run_jobs(jobs.values(), tmp_path / "logs", processes, pretend)
+    order = pretend.started
+    assert len(order) == len(set(order)) == len(jobs) == 7 and order[0][0] == "data"
+    assert all(order.index(("sft", s)) < order.index(("r1", s)) for s in (0, 1))
+
+
+def test_a_failed_run_stops_what_needs_it_and_nothing_else_and_is_made_again(jobs, tmp_path, capsys):
+    with pytest.raises(RunError, match="2 of 7 runs failed") as e:
+        run_jobs(jobs.values(), tmp_path / "logs", 2, Pretend(broken={("sft", 0)}))
+    assert "the log of sft-s0" in str(e.value) and f"it needs {jobs['sft', 0].name}" in str(e.value)
+    assert {k for k, j in jobs.items() if not j.finished} == {("sft", 0), ("r1", 0)} and "5/7" in capsys.readouterr().out
+    killed = jobs["zero", 1]
+    write_json(killed.folder / "manifest.json", {"status": "running"})  # as SIGKILL leaves it
+    again = Pretend()
+    run_jobs(jobs.values(), tmp_path / "logs", 2, again)
+    assert set(again.started) == {("sft", 0), ("r1", 0), ("zero", 1)} and all(j.finished for j in jobs.values())
+
+
+def test_two_grids_in_one_folder_are_one_too_many(jobs, tmp_path):
+    def nested(job, logs, lock):
+        with pytest.raises(RunError, match="another grid runs here"):
+            run_jobs(jobs.values(), tmp_path / "other", 1, Pretend())
+        return Pretend()(job, logs, lock)
+
+    run_jobs(list(jobs.values())[:1], tmp_path / "logs", 1, nested)
+
+
+def test_a_run_is_named_after_all_that_decides_it(jobs, tmp_path):
+    (tmp_path / "other.yaml").write_text(TABLE.replace("{stage: curation, once: true}", "{stage: curation, once: true, eps1: 0.5}"))
+    other = grid_jobs(read_grid(tmp_path / "other.yaml"), ["r1", "zero"], [0, 1], str(tmp_path / "out"))
+    same = {k for k in jobs if jobs[k].name == other[k].name}
+    assert same == {("zero", 0), ("zero", 1)}  # another data set is another cold start and another R1, and the same R1-Zero of this table
+
+
+@pytest.mark.parametrize("change,said", [(("$sft/model", "$gone/model"), "refers to \\$gone"), (("stage: sft,", "stage: sftt,"), "has stage 'sftt'")])
+def test_a_grid_with_a_slip_is_refused_by_row(tmp_path, change, said):
+    (tmp_path / "grid.yaml").write_text(TABLE.replace(*change))
+    with pytest.raises(RunError, match=said):
+        read_grid(tmp_path / "grid.yaml")
+
+
+# statistics
+
+
+@pytest.mark.parametrize("df,t95,t99", [(1, 12.7062, 63.6567), (2, 4.3027, 9.9248), (4, 2.7764, 4.6041), (7, 2.3646, 3.4995), (60, 2.0003, 2.6603)])
+def test_t_quantiles_are_the_textbooks(df, t95, t99):
+    assert t_quantile(0.95, df) == pytest.approx(t95, abs=2e-4) and t_quantile(0.99, df) == pytest.approx(t99, abs=2e-4)
+
+
+def test_a_paired_effect_is_the_textbooks():
+    e = paired(np.subtract([25.0, 25, 27, 44, 30, 67, 53, 53, 52, 60, 28], [27.0, 29, 37, 56, 46, 82, 57, 80, 61, 59, 43]))  # platelets before and after smoking (Levine, 1973)
+    assert e.mean == pytest.approx(-10.27, abs=0.01) and e.ci95 == pytest.approx([-15.63, -4.91], abs=0.01) and e.p == pytest.approx(0.00163, abs=1e-5)
+
+
+def test_no_spread_and_one_seed_are_no_division_by_zero():
+    assert paired([0.1, 0.1, 0.1]).p == 0.0 and paired([0.0, 0.0]).p == 1.0 and paired([0.1]).ci95 is None
+
+
+def test_noise_is_called_supported_as_rarely_as_promised():
+    rng = np.random.default_rng(0)
+    verdicts = Counter(judge([paired(d)], [{}]) for d in rng.normal(0, 0.03, (2000, 5)))
+    assert 0.015 < verdicts["supported"] / 2000 < 0.036  # one side of 5 %
+    three = Counter(judge([paired(d) for d in ds], [{}] * 3) for ds in rng.normal(0, 0.03, (1000, 3, 5)))
+    assert (three["supported"] + three["mixed"]) / 1000 < 0.05  # Holm: any of three by luck, one side
+    real = Counter(judge([paired(d)], [{}]) for d in rng.normal(0.08, 0.03, (500, 5)))
+    assert real["supported"] / 500 > 0.9
+
+
+def test_an_interval_around_zero_does_not_show_that_nothing_happens():
+    noisy, quiet = [0.2, -0.15, 0.1, -0.18, 0.04], [0.001, -0.002, 0.002, 0.0, -0.001]
+    assert judge([paired(noisy, null=0.02)], [{"below": 0.02}]) == "not supported" and judge([paired(quiet, null=0.02)], [{"below": 0.02}]) == "supported"
+
+
+def test_holm_is_the_textbooks():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Wikipedia's example
+
+
+def test_pairing_takes_out_what_arms_of_a_seed_share():
+    rng = np.random.default_rng(1)
+    shared = rng.normal(0, 10, 5)
+    scored = {arm: {s: {"after/mIoU": 50 + shared[s] + add + rng.normal(0, 0.3)} for s in range(5)} for arm, add in (("a", 2.0), ("b", 0.0))}
+    one = {"a": "after/mIoU", "b": "after/mIoU"}
+    assert paired(contrast(scored, {"a": 1, "b": -1}, one)).ci95[0] > 0
+    swapped = {**scored, "b": {s: scored["b"][(s + 1) % 5] for s in range(5)}}  # control: unpaired, the shared part swamps it
+    assert paired(contrast(swapped, {"a": 1, "b": -1}, one)).ci95[0] < 0
+
+
+def test_a_claim_whose_ground_is_missing_is_untestable():
+    arms = {a: {"row": a, "label": a} for a in ("long", "short", "none")}
+    scored = {a: {s: {"after/mIoU": value + s % 2} for s in range(5)} for a, value in (("long", 60.0), ("short", 50.0), ("none", 70.0))}
+    scored["long"][0]["after/mIoU"] += 0.5
+    claim = {"text": "longer is better", "effects": [{"name": "long over short", "contrast": {"long": 1, "short": -1}}]}
+    assert claim_record("C4", claim, scored, arms)["verdict"] == "supported"
+    needs = {"name": "thinking helps", "contrast": {"long": 1, "none": -1}}
+    found = claim_record("C4", {**claim, "needs": needs}, scored, arms)
+    assert found["verdict"] == "untestable here" and "thinking helps" in found["note"] and found["arms"] == ["long", "short", "none"]
+
+
+# equal sets and difficulty
+
+
+def sample(i: int, source: str = "a", teacher: float = 0.6, ious=(0.2, 0.8), length: float = 4.0) -> Sample:
+    ious = list(ious)
+    record = {"policy": "p", "ious": ious, "mean_iou": float(np.mean(ious)), "pass_rate": 0.5}
+    return Sample(f"q{i}", f"{i}.mp4", 16.0, "the red circle", [[2.0, 2.0 + length]], source, teacher={"response": response_text("it is seen", [2, 6]), "span": [2, 6], "iou": teacher}, difficulty=record)
+
+
+def test_a_matched_set_has_the_size_and_the_mix_and_depends_on_the_seed():
+    pool = [sample(i, "ab"[i % 3 == 0], length=[3.0, 9.0][i % 2]) for i in range(120)]
+    like = [s for s in pool if s.spans[0][1] > 9][:24]
+    drawn, other = subsample(pool, like=like, by=("source", "span"), seed=0)
+    mix = lambda samples: Counter((s.source, s.spans[0][1]) for s in samples)
+    assert mix(drawn) == mix(like) and other == 0 and drawn == subsample(pool, like=like, by=("source", "span"), seed=0)[0]
+    assert drawn != subsample(pool, like=like, by=("source", "span"), seed=1)[0]
+    assert mix(subsample(pool, like=like, seed=0)[0]) != mix(like)  # control: equal size alone is not equal mix
+    short = [s for s in pool if s.spans[0][1] < 9]
+    assert subsample(short, like=like, by=("span",))[1] == 24  # none of that kind: filled up, and said
+    with pytest.raises(SampleError, match="fewer than the 200"):
+        subsample(pool, 200)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_gives_a_plan_of_the_samples_it_was_given(strategy):
+    rng = np.random.default_rng(0)
+    pool = [sample(i, teacher=rng.random(), ious=np.clip(rng.normal(m, 0.1, 8), 0, 1)) for i, m in enumerate(np.linspace(0, 1, 40))]
+    plan = make_plan(pool, strategy, seed=3)
+    assert 0 < len(plan.samples) <= 40 and {s.qid for s in plan.samples} <= {s.qid for s in pool}
+    assert [s.qid for s in make_plan(pool, strategy, seed=3).samples] == [s.qid for s in plan.samples]
+    order = plan.passes(4, seed=1)
+    seen = [next(order) for _ in range(len(plan.samples) - len(plan.samples) % 4)]
+    assert len(seen) == len(set(seen))  # a pass meets each sample once at most
+
+
+def test_strategies_that_ask_whom_nobody_asked_say_so():
+    bare = [dataclasses.replace(sample(0), teacher=None, difficulty=None)]
+    for strategy, missing in (("teacher_threshold", "'teacher'"), ("gaussian", "'difficulty'"), ("easy_to_hard", "'difficulty'")):
+        with pytest.raises(SampleError, match=missing):
+            make_plan(bare, strategy)
+    with pytest.raises(SampleError, match="keeps none"):
+        make_plan([sample(0, teacher=0.1)], "teacher_threshold")
+
+
+def test_dropping_reacts_to_the_last_group_and_forgives():
+    plan = Plan([sample(i) for i in range(4)], stays=STRATEGIES["drop_both"][1])
+    order = plan.passes(1)
+    assert sorted(next(order) for _ in range(4)) == [0, 1, 2, 3]
+    plan.seen |= {"q0": [0.9, 1.0], "q1": [0.0, 0.0], "q2": [0.5, 0.1]}
+    assert sorted(next(order) for _ in range(2)) == [2, 3]
+    plan.seen["q0"] = [0.1, 0.2]  # it was unlearned
+    assert sorted(next(order) for _ in range(3)) == [0, 2, 3]
+
+
+def test_difficulty_records_are_joined_by_qid(tmp_path):
+    write_jsonl(tmp_path / "rl_scored.jsonl", [sample(i) for i in range(3)])
+    bare = [dataclasses.replace(sample(i), difficulty=None) for i in (2, 0)]
+    assert [s.difficulty["mean_iou"] for s in with_difficulty(bare, tmp_path)] == [0.5, 0.5]
+    with pytest.raises(SampleError, match="no difficulty for 1 of 1 samples, e.g. 'q9'"):
+        with_difficulty([sample(9)], tmp_path)
+
+
+def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
+    import random
+
+    def ask(batch):
+        if len(calls) == stop: raise KeyboardInterrupt
+        calls.append(len(batch))
+        return [f"<time>[{random.random()}, 9]</time>" for _ in range(3 * len(batch))]
+
+    pool, calls, stop = [sample(i) for i in range(7)], [], None
+    whole = rollouts_to(tmp_path / "a.jsonl", ask, pool, 2, seed=5, progress=False)
+    calls, stop = [], 2
+    with pytest.raises(KeyboardInterrupt):
+        rollouts_to(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False)
+    calls, stop = [], None
+    assert rollouts_to(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False) == whole and calls == [2, 1]
+    assert rollouts_to(tmp_path / "c.jsonl", ask, pool, 2, seed=6, progress=False) != whole
+
+
+def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):
+    from vtg_r1.grpo import grpo_trainer
+    from vtg_r1.models import build_tiny
+
+    view = View(str(world / "videos"), 4, 28 * 28, "short")
+    scored = [dataclasses.replace(s, difficulty={"policy": "p", "ious": [i / 20] * 2, "mean_iou": i / 20, "pass_rate": 0}) for i, s in enumerate(toy_samples[:6])]
+    model, processor = build_tiny()
+    plan = make_plan(scored, "easy_to_hard")
+    trainer = grpo_trainer(model, processor, plan.samples, view, tmp_path, steps=3, prompts_per_step=2, generations=2, micro_batch=4, plan=plan)
+    qids = [row["qid"] for batch in trainer.get_train_dataloader() for row in batch]
+    assert qids == [s.qid for s in reversed(scored) for _ in range(2)]
