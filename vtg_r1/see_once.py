@@ -239,7 +239,7 @@ def prefill(
     seen = None if real.all() else torch.zeros(real.shape, device=device, dtype=packed.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
     return Cache(layers=[TrunkLayer(_gather(layer.keys, at), _gather(layer.values, at), seen, int(real.sum(1).max())) for layer in packed.layers])
 
-# %% ../nbs/parts/see_once.ipynb #79c424cc
+# %% ../nbs/parts/see_once.ipynb #03dd6f75
 def _base(model):
     "The transformers model inside a PEFT model."
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -287,6 +287,7 @@ class _RolloutOnce(GRPOTrainer):
 
     def _generate_vllm(self, prompt_ids, num_generations):
         "TRL's call of vLLM, queries of one video side by side."
+        if "video" in self._rows[0]: raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
         order = sorted(range(len(prompt_ids)), key=lambda i: (self._videos[self._of[i]], self._of[i]))
         said, logprobs = super()._generate_single_turn([prompt_ids[i] for i in order], [_frames(self._rows[i]) for i in order], {}, num_generations)
         back = sorted(range(len(order)), key=order.__getitem__)
