@@ -15,6 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_run(commands)
     add_score(commands)
     add_data(commands)
+    add_push(commands)
     return parser
 
 
@@ -36,10 +37,10 @@ def run(args) -> int:
     "Handler of `vtg-r1 run`."
     from papermill.exceptions import PapermillExecutionError
 
-    from .runs import RunError, run_notebook
+    from .runs import RunError, run_notebook, stage_name
 
     try:
-        print(run_notebook(args.notebook, _parameters(args)))
+        print(run_notebook(args.notebook, given_parameters(args, stage_name(args.notebook))))
     except RunError as e:
         raise UserError(e) from e
     except PapermillExecutionError as e:
@@ -48,11 +49,18 @@ def run(args) -> int:
     return 0
 
 
-def _parameters(args) -> dict:
-    "Parameters of -f files and -p pairs, in that order."
+STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benchmarks")
+
+
+def given_parameters(args, stage: str) -> dict:
+    "Parameters of -f files and -p pairs, in that order. Of a file in parts, one a stage, the stage's."
     found: dict = {}
     for name in args.file:
-        found |= _read_yaml(name)
+        content = _read_yaml(name)
+        parts = content and set(content) <= set(STAGES)
+        if parts and stage not in content:
+            raise UserError(f"parameter file {name}: has parts for {', '.join(content)}, none for {stage}")
+        found |= {key: _number(value) for key, value in ((content[stage] or {}) if parts else content).items()}
     return found | {name: _value(text) for name, text in args.parameter}
 
 
@@ -66,7 +74,7 @@ def _read_yaml(name: str) -> dict:
         raise UserError(f"parameter file {name}: {e}") from e
     if not isinstance(content, dict):
         raise UserError(f"parameter file {name}: must hold `name: value` lines, holds {type(content).__name__}")
-    return {key: _number(value) for key, value in content.items()}
+    return content
 
 
 def _value(text: str):
@@ -166,6 +174,36 @@ def _data_check(args) -> int:
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     print(json.dumps(found) if args.json else quality_text(found, report))
+    return 0
+
+
+def add_push(commands) -> None:
+    "`vtg-r1 push`: a finished run to the Hugging Face Hub."
+    p = commands.add_parser("push", help="share a finished run on the Hugging Face Hub", description="Upload a run's model (safetensors) or data with a card made from its manifest.")
+    p.add_argument("run", metavar="RUN_FOLDER", help="e.g. outputs/grpo/mine")
+    p.add_argument("repo", metavar="OWNER/NAME", help="repository; made where it is missing")
+    p.add_argument("--public", action="store_true", help="make a new repository public; private otherwise")
+    p.add_argument("--dry-run", action="store_true", help="show exactly what would go, send nothing")
+    p.set_defaults(handler=_push)
+
+
+def _push(args) -> int:
+    from httpx import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    from .runs import RunError, resolve
+    from .sharing import push
+    try:
+        report = push(resolve(args.run), args.repo, not args.public, args.dry_run)
+    except RunError as e:
+        raise UserError(e) from None
+    except (HTTPError, HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as e:
+        print(f"vtg-r1 push: the hub did not take it ({type(e).__name__}: {e}); nothing of the run has changed", file=sys.stderr)
+        return 1
+    if args.dry_run: print(report["card"] + "\n")
+    for name, size in report["files"].items(): print(f"{size:>14,d}  {name}")
+    for name in report["left"]: print(f"{'stays':>14s}  {name}")
+    print(report["url"] or f"dry run: {len(report['files'])} files, {sum(report['files'].values()):,d} bytes would go to {report['kind']} {args.repo}")
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from .prompts import parse_span
-from .runs import resolve
+from .runs import from_all, resolve
 from .samples import Sample, SampleError, iter_jsonl, load_samples
 from .spans import tiou
 
@@ -134,6 +134,8 @@ class Plan:
     in_order: bool = False                                   # else shuffled anew in each pass
     stays: Callable[[list[float]], bool] = lambda ious: True # whether a sample is in the next pass, by the tIoUs of its last group
     seen: dict[str, list[float]] = field(default_factory=dict)  # qid → tIoUs of its last group, filled during training
+    lives: list[list[int]] = field(default_factory=list)     # the samples that were in each pass so far
+    again: list[list[int]] = field(default_factory=list)     # those of an interrupted run, gone through again when it is resumed
 
     def passes(
         self,
@@ -141,12 +143,17 @@ class Plan:
         seed: int = 0,
     ) -> Iterator[int]:  # indices of samples, without end; each pass a multiple of `batch`
         "The order in which samples are trained on."
-        rng, everyone = np.random.default_rng([seed, 3]), list(range(len(self.samples)))
+        rng, self.lives = np.random.default_rng([seed, 3]), []
         while True:
-            live = [i for i in everyone if self.samples[i].qid not in self.seen or self.stays(self.seen[self.samples[i].qid])]
-            if len(live) < batch: live = everyone  # too few are left for one update: all of them again
+            live = self.again[len(self.lives)] if len(self.lives) < len(self.again) else self._alive(batch)
+            self.lives.append(live)
             order = live if self.in_order else rng.permutation(live).tolist()
             yield from order[:len(order) - len(order) % batch]
+
+    def _alive(self, batch: int) -> list[int]:
+        "The samples that are in the next pass; where too few are left for one update, all."
+        live = [i for i, s in enumerate(self.samples) if s.qid not in self.seen or self.stays(self.seen[s.qid])]
+        return live if len(live) >= batch else list(range(len(self.samples)))
 
     def noting(self, reward: Callable) -> Callable:
         "The same reward function, which also notes what each group got; TRL logs it by the same name."
@@ -154,7 +161,7 @@ class Plan:
         def noted(completions, qid=(), **columns):
             values = reward(completions=completions, qid=qid, **columns)
             groups = {}
-            for q, v in zip(qid, values): groups.setdefault(q, []).append(v)
+            for q, v in (pair for part in from_all(list(zip(qid, values))) for pair in part): groups.setdefault(q, []).append(v)
             self.seen |= groups
             return values
         return noted

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from .frame_cache import FrameCache, Recent, cache_folder, cache_gigabytes
 from .prompts import grounding_prompt, qa_prompt
 from .runs import resolve
@@ -60,18 +61,24 @@ def show(
     "The prompt of a sample, and the frames that belong in it."
     images, times = _load(Path(view.video_root) / sample.video, view, tuple(sample.clip) if sample.clip else None)
     if view.encoding == "interleaved": return dict(prompt=_prompt(sample, times, view), images=list(images))
-    seconds = times[-1] - times[0]
-    return dict(prompt=_prompt(sample, None, view), video=list(images), fps=(len(times) - 1) / seconds if seconds > 0 else 1.0)
+    shown, fps = _evenly(times, view.frames)
+    return dict(prompt=_prompt(sample, None, view), video=[images[i] for i in shown], fps=fps)
+
+def _evenly(times: list[float], n: int) -> tuple[list[int], float]:
+    "Frames on display at evenly spaced moments from 0 to the last frame, and how many moments a second there are: the clock of a native video ticks evenly from 0, whatever the stream's does."
+    if times[-1] <= 0: return list(range(len(times))), 1.0
+    even = np.linspace(0, times[-1], len(times))
+    moments = even if np.allclose(times, even, atol=2e-3) else np.linspace(0, times[-1], n)
+    return np.maximum(0, np.searchsorted(times, moments + 2e-3, side="right") - 1).tolist(), (len(moments) - 1) / times[-1]
 
 # %% ../nbs/parts/inputs.ipynb #2e6501b7
 def training_set(
     samples: list[Sample],
     view: View,
     target: Callable[[Sample], str] | None = None,  # SFT: the response to learn; None for RL
-):  # a datasets.Dataset with columns prompt, images, spans, qid, duration, and completion if `target`
+):  # a datasets.Dataset with columns prompt, images (natively video, fps), spans, qid, duration, and completion if `target`
     "A TRL dataset over samples; a video is decoded when its row is read."
     from datasets import Dataset
-    if view.encoding != "interleaved" and target: raise ValueError("TRL's SFT trains on images: show videos in the interleaved encoding")
     def row(i: int) -> dict:
         s = samples[i]
         out = {**show(s, view), "spans": s.spans, "qid": s.qid, "duration": s.duration}

@@ -1,0 +1,92 @@
+"LoRA: on top of a cold start that was LoRA itself, its own reference with the adapters off, and merged on export."
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from vtg_r1.grpo import grpo_trainer
+from vtg_r1.inputs import View
+from vtg_r1.models import load_model, load_processor, lora_config
+from vtg_r1.runs import RunError, set_seed
+from vtg_r1.sft import sft_trainer
+from vtg_r1.toyworld import read_scripts, toy_teacher
+from vtg_r1.training import fit, load_policy, merged_onto_base, save_trained
+
+SMALL = {"steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-2, "max_response": 16, "see_once": False}
+
+
+@pytest.fixture(scope="module")
+def view(world):
+    return View(str(world / "videos"), 8, 28 * 28, "short")
+
+
+@pytest.fixture(scope="module")
+def cold(world, toy_samples, view, tmp_path_factory):
+    "The folder of a cold start by LoRA, merged on export; and the weights of its base."
+    set_seed(0)
+    folder = tmp_path_factory.mktemp("cold")
+    scripts = read_scripts(world)
+    taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
+    model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
+    base = copy.deepcopy(model.state_dict())
+    trainer = sft_trainer(model, processor, taught, view, folder, lora_config(4), epochs=2, batch_size=4, micro_batch=4, learning_rate=1e-2)
+    fit(trainer, "cold start", {})
+    save_trained(trainer, processor, folder / "model")
+    return folder / "model", base
+
+
+def logps(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits.log_softmax(-1)
+
+
+def test_an_adapter_on_the_cold_start_has_it_as_its_reference(cold, toy_samples, view, tmp_path):
+    "β > 0 needs π_ref. It is the cold start, which is the policy with the adapters off: no second copy in memory."
+    folder, base = cold
+    start, processor = load_model(str(folder), device="cpu"), load_processor(str(folder))
+    assert any(not torch.equal(p, base[n]) for n, p in start.state_dict().items())
+    trainer = grpo_trainer(load_model(str(folder), device="cpu"), processor, toy_samples[:4], view, tmp_path, lora_config(4), beta=0.04, **SMALL)
+    assert trainer.ref_model is None
+    trainer.model.train()
+    trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = dict(input_ids=torch.tensor([processor.tokenizer("when is the red circle")["input_ids"]]))
+    log = fit(trainer, "GRPO", {})
+    assert all("kl" in row for row in log) and abs(log[0]["kl"]) < 1e-6
+    with torch.no_grad():
+        for n, p in trainer.model.named_parameters():
+            if "lora_B" in n:
+                p.add_(0.05)  # whatever the adapters have become
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    now = logps(model, batch)
+    with model.disable_adapter():
+        torch.testing.assert_close(logps(model, batch), logps(start, batch))
+    assert (now - logps(start, batch)).abs().max() > 1e-2
+
+
+def test_adapters_merge_onto_their_base_read_again(toy_samples, view, tmp_path):
+    "What 4-bit training needs: its base is quantized, so the adapters go onto the weights as they were. Equal here, where the base is not."
+    set_seed(0)
+    processor = load_processor("tiny")
+    trainer = grpo_trainer(load_model("tiny", device="cpu"), processor, toy_samples[:4], view, tmp_path, lora_config(4), **SMALL)
+    with torch.no_grad():
+        for n, p in trainer.model.named_parameters():
+            if "lora_B" in n:
+                p.normal_(std=0.05)
+    again = merged_onto_base(trainer.model, tmp_path / "adapter")
+    whole = save_trained(trainer, processor, tmp_path / "model")
+    kept = load_model(str(tmp_path / "model"), device="cpu").state_dict()
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    for n, p in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[n], p)
+        assert torch.equal(kept[n], p)
+
+
+def test_four_bits_without_a_gpu_say_so():
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    with pytest.raises(RunError, match="needs a GPU and bitsandbytes"):
+        load_policy("tiny", "4bit")
+    with pytest.raises(RunError, match="must be '' or '4bit'"):
+        load_policy("tiny", "3bit")

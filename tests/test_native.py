@@ -1,0 +1,123 @@
+"The clock a model sees is the stream's, in both encodings, at constant and at variable frame rates; and native video reaches rollout and update whole."
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vtg_r1.grpo import grpo_trainer
+from vtg_r1.inference import model_inputs
+from vtg_r1.inputs import View, show
+from vtg_r1.models import build_tiny, load_model, load_processor
+from vtg_r1.native import native_collator
+from vtg_r1.runs import set_seed
+from vtg_r1.samples import Sample
+from vtg_r1.sft import sft_trainer
+from vtg_r1.toyworld import read_scripts, toy_teacher
+from vtg_r1.training import fit
+from vtg_r1.video import probe
+
+RATES = {  # milliseconds at which the frames are shown
+    "constant": [500 * i for i in range(12)],
+    "variable": [0, 40, 80, 900, 2000, 2040, 5000, 5100, 9000],
+    "many, with pauses": [*range(0, 600, 40), *range(6000, 6600, 40), 12000],
+    "a late picture": [1400 + 500 * i for i in range(8)],
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    "Frame i of each video is grey level 8·i, so that a frame says which one it is."
+    from test_video import write
+
+    folder = tmp_path_factory.mktemp("rates")
+    for name, shown in RATES.items():
+        write(folder / f"{name}.mp4", shown, audio_from=0 if name == "a late picture" else None)
+    return folder
+
+
+def on_display(path, seconds: float) -> set[int]:
+    "Which frames a player may be showing then, 3 ms either way; before the first one, the first."
+    times = probe(path).times
+    return {max(0, int(np.searchsorted(times, s, side="right")) - 1) for s in (seconds - 3e-3, seconds + 3e-3)}
+
+
+def which(image) -> int:
+    return round(float(np.asarray(image).mean()) / 8)
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("frames", [6, 64])
+def test_interleaved_writes_the_second_at_which_the_frame_is_shown(videos, name, frames):
+    path = videos / f"{name}.mp4"
+    shown = show(Sample("q", path.name, 13.0, "x", [[0, 1]]), View(str(videos), frames, 28 * 28, "full"))
+    blocks = shown["prompt"][1]["content"]
+    seconds = [float(said["text"]) for said, image in zip(blocks, blocks[1:]) if image["type"] == "image"]
+    times = probe(path).times
+    assert len(seconds) == len(shown["images"])
+    for s, image in zip(seconds, shown["images"]):
+        assert abs(times[which(image)] - s) <= 0.051  # seconds are written to a tenth
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("frames", [6, 64])
+def test_native_positions_say_the_second_at_which_the_frame_is_on_display(videos, name, frames):
+    path = videos / f"{name}.mp4"
+    model, processor = build_tiny(0)
+    shown = show(Sample("q", path.name, 13.0, "x", [[0, 1]]), View(str(videos), frames, 28 * 28, "full", "native"))
+    batch = model_inputs(processor, [shown], "cpu")
+    second = float(batch["second_per_grid_ts"][0])
+    assert second == pytest.approx(processor.video_processor.temporal_patch_size / shown["fps"])  # the processor's own reading of the clock
+    for k, image in enumerate(shown["video"]):
+        s = k / shown["fps"]
+        if name == "a late picture" and frames == 6:  # the six frames were read at even moments from the first picture on, the clock counts from 0
+            assert abs(probe(path).times[which(image)] - s) <= (1.4 if k == 0 else 1 / shown["fps"])
+        else:
+            assert which(image) in on_display(path, s), (k, s)
+    assert (len(shown["video"]) - 1) / shown["fps"] == pytest.approx(probe(path).times[-1], abs=0.01)
+    positions = model.model.get_rope_index(batch["input_ids"], batch["mm_token_type_ids"], video_grid_thw=batch["video_grid_thw"], second_per_grid_ts=batch["second_per_grid_ts"])[0][0, 0]
+    video = positions[batch["input_ids"][0] == model.config.video_token_id]
+    ticks = (video - video[0]).tolist()
+    per_second = model.config.vision_config.tokens_per_second
+    assert sorted(set(ticks)) == sorted({int(k * second * per_second + 1e-4) for k in range(int(batch["video_grid_thw"][0, 0]))})
+
+
+@pytest.fixture(scope="module")
+def native(world):
+    return View(str(world / "videos"), 8, 28 * 28, "short", "native")
+
+
+def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, native, tmp_path):
+    set_seed(0)
+    scripts = read_scripts(world)
+    taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
+    model, processor = build_tiny(0)
+    trainer = sft_trainer(model, processor, taught, native, tmp_path, epochs=6, batch_size=4, micro_batch=2, learning_rate=3e-3)
+    batch = native_collator(processor)([trainer.train_dataset[0], trainer.train_dataset[3]])
+    learned = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    assert learned == [taught[i].teacher["response"] + "<|im_end|>" for i in (0, 3)]
+    asked = model_inputs(processor, [show(taught[i], native) for i in (0, 3)], "cpu")
+    for key in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"):
+        assert torch.equal(batch[key], asked[key])  # what evaluation shows
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    log = fit(trainer, "cold start", {})
+    assert log[-1]["loss"] < log[0]["loss"] - 0.5
+    assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
+
+
+def test_grpo_on_native_video_once_or_stock_is_the_same_training(world, toy_samples, native, tmp_path):
+    "The trainer that reads every video once takes native rows itself; TRL's, made to carry them, gives the same numbers."
+    logs = []
+    for once in (False, True):
+        set_seed(0)
+        model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        how = dict(steps=2, prompts_per_step=2, generations=4, micro_batch=4, learning_rate=1e-3, max_response=24, see_once=once)
+        trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), **how)
+        trainer.reward_funcs = [lambda completion_ids, **kwargs: [float(sum(ids) % 7) for ids in completion_ids], trainer.reward_funcs[1]]  # any reward that varies
+        logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
+        assert type(trainer).__name__ == ("SeeOnceGRPOTrainer" if once else "NativeGRPOTrainer")
+        assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
+    np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
+    assert all(row[1] > 0.01 for row in logs[0])

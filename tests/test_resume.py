@@ -1,0 +1,161 @@
+"Runs that are killed and gone on with end as if nothing had happened. VTG_R1_KILLS=10 kills every stage ten times over, at random steps."
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from vtg_r1.runs import project_root, read_manifest, run_here
+from vtg_r1.samples import load_samples, write_jsonl
+from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
+from vtg_r1.training import last_checkpoint
+
+pytestmark = pytest.mark.resume
+KILLS = int(os.environ.get("VTG_R1_KILLS", 1))
+STEPS = 6
+STAGES = {
+    "sft": ("nbs/03_sft.ipynb", {"epochs": 2.0, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3}),
+    "grpo": ("nbs/05_grpo.ipynb", {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3}),
+}
+CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
+CLEAN.set_forkserver_preload(["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "seaborn", "papermill"])
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    "Six training samples (three steps a pass, so that a resumed run has to find its place in the second), two held out."
+    home = tmp_path_factory.mktemp("resume")
+    world = make_world(home / "world", videos=6, seed=5)
+    samples = load_samples(world / "samples.jsonl")[:8]
+    taught = [{**s.to_dict(), "teacher": toy_teacher(s, read_scripts(world))} for s in samples]
+    write_jsonl(home / "train.jsonl", taught[:6])
+    write_jsonl(home / "held.jsonl", taught[6:])
+    common = {"annotations": str(home / "train.jsonl"), "heldout": str(home / "held.jsonl"), "video_root": str(world / "videos"), "outputs_dir": str(home)}
+    return home, {**common, "save_steps": 2, "threads": 1, "max_response": 24}
+
+
+def _stage(stage, params, out, limit):
+    "In the child: one stage, its output in a file."
+    sys.stdout.flush()
+    with open(out, "w") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    os.chdir(project_root())
+    run_here(STAGES[stage][0], params)
+
+
+def start(stage, setting, name, limit=None, **more):
+    "The stage as a process of its own; `limit` is the most bytes it may write to a file, which is what a full disk is like."
+    home, common = setting
+    params = {**common, **STAGES[stage][1], "run_name": name, **more}
+    process = CLEAN.Process(target=_stage, args=(stage, params, str(home / f"{stage}-{name}.txt"), limit))
+    process.start()
+    return process
+
+
+def returncode(process) -> int:
+    process.join(300)
+    return process.exitcode
+
+
+def finished(process, setting, stage, name):
+    assert returncode(process) == 0, (setting[0] / f"{stage}-{name}.txt").read_text()[-2000:]
+    return setting[0] / stage / name
+
+
+def steps_logged(folder: Path) -> int:
+    log = folder / "log.jsonl"
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def end(process, folder: Path, step: int, how: signal.Signals) -> None:
+    "Send a signal once the log shows this step."
+    while steps_logged(folder) < step and process.is_alive():
+        time.sleep(0.005)
+    os.kill(process.pid, how)
+    process.join(60)
+
+
+def outcome(folder: Path) -> tuple:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    clocks = {"step_time", "num_tokens", "tokens_per_second"}  # num_tokens: SFTTrainer counts since its start
+    log = [{k: v for k, v in row.items() if k not in clocks} for row in rows]
+    return json.loads((folder / "metrics.json").read_text()), log, {k: v.tolist() for k, v in load_file(folder / "model/model.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(setting):
+    return {stage: outcome(finished(start(stage, setting, "whole"), setting, stage, "whole")) for stage in STAGES}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_killed_and_resumed_equals_uninterrupted(setting, uninterrupted, stage, attempt):
+    name, folder = f"killed{attempt}", setting[0] / stage / f"killed{attempt}"
+    step = random.Random(f"{stage}{attempt}").randrange(0, STEPS) if KILLS > 1 else 4
+    end(start(stage, setting, name), folder, step, signal.SIGKILL)
+    assert read_manifest(folder).get("status") in (None, "running")
+    again = outcome(finished(start(stage, setting, name, resume=True), setting, stage, name))
+    whole = uninterrupted[stage]
+    assert again[0] == whole[0] and again[1] == whole[1] and again[2] == whole[2]
+    assert len(whole[1]) == STEPS and (stage == "sft" or any(row["grad_norm"] for row in whole[1]))
+    assert not (folder / "checkpoints").exists()
+
+
+def test_sigterm_saves_before_it_stops(setting, uninterrupted):
+    process, folder = start("grpo", setting, "asked", save_steps=0), setting[0] / "grpo/asked"
+    end(process, folder, 3, signal.SIGTERM)
+    assert process.exitcode != 0 and read_manifest(folder)["status"] == "failed"
+    assert "stopped by SIGTERM after step" in (setting[0] / "grpo-asked.txt").read_text()
+    saved = last_checkpoint(folder / "checkpoints")
+    assert int(saved.name.split("-")[1]) >= 3 and {p.suffix for p in saved.glob("model*")} == {".safetensors"} and not (saved / "training_args.bin").exists()
+    again = outcome(finished(start("grpo", setting, "asked", save_steps=0, resume=True), setting, "grpo", "asked"))
+    assert again[0] == uninterrupted["grpo"][0] and again[2] == uninterrupted["grpo"][2]
+
+
+def test_a_full_disk_ends_clearly_and_leaves_the_last_checkpoint(setting, uninterrupted):
+    weights = (setting[0] / "sft/whole/model/model.safetensors").stat().st_size
+    process, folder = start("sft", setting, "full", limit=weights + 100_000), setting[0] / "sft/full"
+    assert returncode(process) == 1
+    said = (setting[0] / "sft-full.txt").read_text()
+    assert "checkpoint-2 could not be written" in said and "is the disk full?" in said
+    assert last_checkpoint(folder / "checkpoints") is None and read_manifest(folder)["status"] == "failed"
+    again = outcome(finished(start("sft", setting, "full", resume=True), setting, "sft", "full"))
+    assert again[0] == uninterrupted["sft"][0] and again[2] == uninterrupted["sft"][2]
+
+
+def test_a_resumed_run_must_be_the_same_run(setting, uninterrupted):
+    (setting[0] / "sft/whole2").mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(setting[0] / "sft/whole")
+    (setting[0] / "sft/whole2/manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    process = start("sft", setting, "whole2", resume=True, learning_rate=5e-3)
+    assert returncode(process) == 1 and "learning_rate was 0.001, now 0.005" in (setting[0] / "sft-whole2.txt").read_text()
+    process = start("sft", setting, "whole", resume=True)
+    assert returncode(process) == 1 and "holds a run already (status finished)" in (setting[0] / "sft-whole.txt").read_text()
+
+
+def test_a_video_that_vanishes_is_named(setting, tmp_path):
+    home, common = setting
+    shutil.copytree(home / "world/videos", tmp_path / "videos")
+    sample = load_samples(home / "train.jsonl")[0]
+    (tmp_path / "videos" / sample.video).write_bytes(b"")  # there when the run began, unreadable now
+    process = start("sft", setting, "gone", video_root=str(tmp_path / "videos"))
+    assert returncode(process) == 1
+    said = (home / "sft-gone.txt").read_text()
+    assert "VideoError" in said and sample.video in said and read_manifest(home / "sft/gone")["status"] == "failed"
+
+
+def test_a_place_one_may_not_write_to(setting):
+    process = start("sft", setting, "nowhere", outputs_dir="/proc/self/fd")
+    assert returncode(process) == 1 and "outputs_dir must name a folder one may write to" in (setting[0] / "sft-nowhere.txt").read_text()

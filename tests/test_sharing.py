@@ -1,0 +1,53 @@
+"What `vtg-r1 push` would send: a card from the manifest, safetensors, and nobody's folders."
+
+import json
+
+import pytest
+
+from vtg_r1.cli import main
+from vtg_r1.models import build_tiny
+from vtg_r1.runs import start_run
+from vtg_r1.training import save_policy
+
+
+@pytest.fixture
+def run(tmp_path):
+    "A finished run with a model, beside it what must not go."
+    run = start_run("grpo", "mine", {"seed": 3, "model": "Qwen/Qwen2.5-VL-3B-Instruct", "annotations": "/home/somebody/rl.jsonl", "steps": 2}, tmp_path)
+    source = tmp_path / "rl.jsonl"
+    source.write_text("{}\n")
+    run.add_input(source, "annotations")
+    save_policy(*build_tiny(0), run.path / "model")
+    (run.path / "model/optimizer.pt").write_bytes(b"pickle")
+    (run.path / "model/.secret").write_text("token")
+    run.save_metrics({"after/mIoU": 41.25, "n": 12, "seed": 3})
+    run.finish()
+    return run
+
+
+def test_a_dry_run_shows_exactly_what_would_go(run, capsys):
+    assert main(["push", str(run.path), "me/mine", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    sent = {line.split()[1] for line in out.splitlines() if line.strip()[:1].isdigit()}
+    there = {p.name for p in (run.path / "model").iterdir()}
+    assert sent == there - {"optimizer.pt", ".secret"} | {"README.md"} and "model.safetensors" in sent
+    assert {line.split()[1] for line in out.splitlines() if line.strip().startswith("stays")} == {"optimizer.pt", ".secret"}
+    for said in ("| after/mIoU | 41.25 |", "seed 3", "base_model: Qwen/Qwen2.5-VL-3B-Instruct", "| annotations | rl.jsonl |", json.loads((run.path / "manifest.json").read_text())["inputs"]["annotations"]["sha256"]):
+        assert said in out
+    assert "somebody" not in out and run.manifest["host"] not in out.replace("\n", " ").split()
+    assert f"{sum((run.path / 'model' / name).stat().st_size for name in sent - {'README.md'}):,d}"[:3] in out
+
+
+def test_only_safe_weights_of_finished_runs(run, tmp_path, capsys):
+    (run.path / "model/model.safetensors").rename(run.path / "model/pytorch_model.bin")
+    assert main(["push", str(run.path), "me/mine", "--dry-run"]) == 2 and "no .safetensors there" in capsys.readouterr().err
+    start_run("grpo", "going", {"seed": 0}, tmp_path)
+    assert main(["push", str(tmp_path / "grpo/going"), "me/mine", "--dry-run"]) == 2 and "the run is running" in capsys.readouterr().err
+    assert main(["push", str(tmp_path / "none"), "me/mine"]) == 2 and "no run there" in capsys.readouterr().err
+    assert main(["push", str(run.path), "mine"]) == 2 and "OWNER/NAME" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached_is_said(run, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["push", str(run.path), "me/mine"]) == 1
+    assert "the hub did not take it" in capsys.readouterr().err
