@@ -127,7 +127,7 @@ CASES = {  # (frames, C, G, ragged, variants)
 
 def peak(kind: str, variant: str, case: tuple) -> float:
     "GB at most in use by a process that does one repeat."
-    out = subprocess.run([sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]])], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]]), "--threads", str(torch.get_num_threads())], capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
 
 

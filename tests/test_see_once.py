@@ -235,7 +235,6 @@ def test_native_video(toy_samples, world, tmp_path):
     assert rows[0]["fps"] and trainer._prompts.pixels[0].keys() == {"pixel_values_videos", "video_grid_thw"}
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, batch).backward()
-    with pytest.raises(ValueError, match="see_once=True"): grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G, see_once=False)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
@@ -274,12 +273,19 @@ def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
 
 @pytest.mark.parametrize("spoil, says", [(lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"), (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
                                          (lambda m: setattr(m.config.text_config, "layer_types", ["sliding_attention"] * 4), "do not attend to everything")])
-def test_it_turns_into_stock_and_says_so(tmp_path, spoil, says):
+def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     model, processor = build_tiny(0)
     spoil(model)
     args = GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G)
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"): trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=Dataset.from_dict({"prompt": ["x"] * 3}), processing_class=processor)
-    assert type(trainer) is GRPOTrainer
+    assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
+
+
+def test_stock_is_stock(tiny, tmp_path):
+    rows = ROWS["mixed videos, ragged prompts"]
+    trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
+    trainer.stock = "a test wants it"
+    assert distance(step(trainer, rows), step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows)) == 0 and "prompts" not in trainer._prepare_inputs([r for r in rows for _ in range(G)])
 
 
 def test_a_row_without_frames_is_named(tiny, tmp_path):
