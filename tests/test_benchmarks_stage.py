@@ -101,14 +101,14 @@ def test_annotations_are_asked_for(outputs):
     with pytest.raises(RunError, match="did you mean 'benchmark'"): run(outputs, "typo", benchmarks="charades_sta")
 
 
-def test_grounded_qa_prompt_and_training_guard(toy):
+def test_grounded_qa_prompt_and_native_training_set(toy):
     videos = toy[2]
     sample = load_samples(videos / "samples.jsonl")[0]
     question = Sample(**{**sample.to_dict(), "question": "which shape comes first?", "options": ["circle", "square"], "answer": "A"})
     view = View(str(videos / "videos"), 4, 784, "short", options=True)
     assert "(B) square" in show(question, view)["prompt"][0]["content"][0]["text"]
     assert show(sample, view)["prompt"][0]["content"][0]["text"] == sample.query
-    with pytest.raises(ValueError, match="interleaved"): training_set([sample], View("x", encoding="native"), str)
+    assert {"video", "fps", "spans"} <= set(training_set([sample], View(str(videos / "videos"), 4, 784, "short", "native"))[0])
     with pytest.raises(ValueError, match="encoding must be"): View("x", encoding="both")
 
 

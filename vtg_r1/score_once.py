@@ -106,7 +106,6 @@ def trunks(
 # %% ../nbs/parts/score_once.ipynb #40267574
 def _layout(rows: list, width: int, fill=0):
     "Tensors of different lengths (last axis) stacked along a new axis -2, padded on the left."
-    import torch
     out = rows[0].new_full((*rows[0].shape[:-1], len(rows), width), fill)
     for i, row in enumerate(rows):
         if row.shape[-1]: out[..., i, width - row.shape[-1]:] = row
