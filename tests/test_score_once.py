@@ -114,9 +114,9 @@ def test_logits_and_tokens_are_those_of_asking_one_by_one(family, videos, style,
 def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, encoding):
     model, processor = tiny
     shown, said = ask(videos, style, encoding), []
-    for see_once in (True, False):
+    for see_once, prompts, samples in ((True, shown, 4), (False, [s for s in shown for _ in range(4)], 1)):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
         torch.manual_seed(3)
-        said.append(generate(model, processor, shown, 10, temperature=1.0, samples=4, see_once=see_once))
+        said.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, see_once=see_once))
     assert said[0] == said[1] and len(said[0]) == 4 * len(shown) and len(set(said[0])) > len(shown)
 
 

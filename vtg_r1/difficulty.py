@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 
 import numpy as np
+from .inference import by_video
 from .prompts import parse_span
 from .runs import from_all, resolve
 from .samples import Sample, SampleError, iter_jsonl, load_samples
@@ -50,7 +51,7 @@ def rollouts_to(
     from vtg_r1.runs import set_seed
     path = Path(path)
     found = {row["qid"]: row["responses"] for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
-    batches = [samples[i:i + batch_size] for i in range(0, len(samples), batch_size)]
+    batches = list(by_video(samples, batch_size))  # a video is seen once for its queries and all their rollouts
     with open(path, "a", encoding="utf-8", newline="\n") as f:
         if found: f.write("\n")  # a killed run may have left half a line
         for k, batch in enumerate(tqdm(batches, desc="rollouts", mininterval=2, disable=not progress)):
@@ -72,7 +73,8 @@ def teacher_iou(sample: Sample) -> float:
 
 def policy_iou(sample: Sample) -> float:
     "How well the policy did on a sample, mean tIoU of its rollouts."
-    if not sample.difficulty: raise SampleError(f"sample {sample.qid!r}, field 'difficulty': is empty; this strategy needs rollouts, see 04_difficulty and the parameter `difficulty`", "difficulty")
+    if not sample.difficulty: raise SampleError(f"sample {sample.qid!r}, field 'difficulty': is empty; this strategy needs rollouts, see 04_difficulty and the parameter difficulty",
+                                                "difficulty")
     return float(sample.difficulty["mean_iou"])
 
 def teacher_threshold(
@@ -206,5 +208,6 @@ def with_difficulty(
     path = resolve(path)
     records = {s.qid: s.difficulty for s in load_samples(path / "rl_scored.jsonl" if path.is_dir() else path) if s.difficulty}
     without = [s.qid for s in samples if s.qid not in records]
-    if without: raise SampleError(f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0", "difficulty")
+    if without: raise SampleError(f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0",
+                                  "difficulty")
     return [replace(s, difficulty=records[s.qid]) for s in samples]

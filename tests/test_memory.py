@@ -1,0 +1,25 @@
+"The bench script of the presets: models of the published shapes, and a run at tiny size."
+
+import json
+import sys
+
+import pytest
+
+from vtg_r1.runs import project_root
+
+sys.path.insert(0, str(project_root() / "benchmarks"))
+import memory  # noqa: E402
+
+
+@pytest.mark.parametrize("size,parameters", [("3b", 3_754_622_976), ("7b", 8_292_166_656)])
+def test_shapes_have_the_published_number_of_weights(size, parameters):
+    "As the checkpoints on the hub count them; built without memory."
+    model, _ = memory.random_model(size, "sdpa", "meta")
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_the_script_measures_a_tiny_step(capsys):
+    found = memory.main("--size tiny --frames 4 --pixels 3136 --generations 2 --response 8 --steps 2 --lora 4".split())
+    assert found == json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["step_seconds"] > 0 and found["per_second"] > 0 and 0.1 < found["peak_gb"] < 16 and found["error"] is None
+    assert "LoRA 4" in memory.row(found)
