@@ -104,7 +104,8 @@ def test_what_stock_itself_varies_by(tiny, tmp_path):
 
 CASES = {**{name: dict(rows=name) for name in ROWS}, "reference model": dict(rows="two queries on one video", beta=0.1), "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
          "LoRA and reference": dict(rows="two queries on one video", beta=0.1, lora=True), "checkpointing": dict(rows="two queries on one video", checkpointing=True),
-         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True), "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence")}
+         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True), "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence"),
+         "entropy bonus": dict(rows="mixed videos, ragged prompts", entropy_coef=0.05)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,7 +157,7 @@ def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
 
 def run(kind, folder, tmp_path, rows, **how) -> tuple[dict, list]:
     "Weights and log after a short run."
-    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=3, **how)
+    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=2, **how)
     trainer.train()
     return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [h["loss"] for h in trainer.state.log_history if "loss" in h]
 
