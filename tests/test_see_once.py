@@ -238,6 +238,13 @@ def test_native_video(toy_samples, world, tmp_path):
     trainer.compute_loss(trainer.model, batch).backward()
 
 
+def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_path):
+    model, processor = build_tiny(0)
+    model.config.text_config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="because dropout .*see_once=False"), pytest.warns(UserWarning):
+        grpo_trainer(model, processor, toy_samples[:4], View(str(world / "videos"), 8, 28 * 28, "full", "native"), tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G)
+
+
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
     rows, counts = ROWS["two queries on one video"], {}
     for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
