@@ -104,7 +104,8 @@ def test_what_stock_itself_varies_by(tiny, tmp_path):
 
 CASES = {**{name: dict(rows=name) for name in ROWS}, "reference model": dict(rows="two queries on one video", beta=0.1), "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
          "LoRA and reference": dict(rows="two queries on one video", beta=0.1, lora=True), "checkpointing": dict(rows="two queries on one video", checkpointing=True),
-         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True), "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence")}
+         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True), "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence"),
+         "entropy bonus": dict(rows="mixed videos, ragged prompts", entropy_coef=0.05)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,7 +157,7 @@ def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
 
 def run(kind, folder, tmp_path, rows, **how) -> tuple[dict, list]:
     "Weights and log after a short run."
-    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=3, **how)
+    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=2, **how)
     trainer.train()
     return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [h["loss"] for h in trainer.state.log_history if "loss" in h]
 
@@ -235,6 +236,13 @@ def test_native_video(toy_samples, world, tmp_path):
     assert rows[0]["fps"] and trainer._prompts.pixels[0].keys() == {"pixel_values_videos", "video_grid_thw"}
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, batch).backward()
+
+
+def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_path):
+    model, processor = build_tiny(0)
+    model.config.text_config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="because dropout .*see_once=False"), pytest.warns(UserWarning):
+        grpo_trainer(model, processor, toy_samples[:4], View(str(world / "videos"), 8, 28 * 28, "full", "native"), tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
