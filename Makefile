@@ -31,8 +31,8 @@ test: install  ## every lesson cell of the notebooks, then the contracts in test
 	pytest -q -n 2 --dist loadfile
 
 bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update
-	$(if $(filter-out update rollout train anatomy frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, frames, evaluation))
-	$(if $(filter update rollout train anatomy,$(BENCH)),python benchmarks/see_once.py $(filter update rollout train anatomy,$(BENCH)))
+	$(if $(filter-out update rollout train anatomy grid frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, grid, frames, evaluation))
+	$(if $(filter update rollout train anatomy grid,$(BENCH)),python benchmarks/see_once.py $(filter update rollout train anatomy grid,$(BENCH)))
 	$(if $(filter frames evaluation,$(BENCH)),python benchmarks/see_once_eval.py $(filter frames evaluation,$(BENCH)))
 
 export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git

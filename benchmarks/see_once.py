@@ -1,6 +1,6 @@
 """What reading a prompt once saves: update, whole train() and rollout of SeeOnceGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions and random weights.
 
-    python benchmarks/see_once.py [update|rollout|train|anatomy …] [--repeats 5] [--quick] [--save outputs/reference/bench]
+    python benchmarks/see_once.py [update|rollout|train|anatomy|grid …] [--repeats 5] [--quick] [--save outputs/reference/bench]
 
 The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that does one repeat of one variant and nothing else.
 Every benchmark prints a table and a last line `name: ratio ×`.
@@ -116,18 +116,18 @@ def train_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fals
 
 
 STOCK = ("stock, batched", "stock, row by row")
-KINDS = {"update": update_variant, "rollout": rollout_variant, "train": train_variant}
+KINDS = {"update": update_variant, "rollout": rollout_variant, "train": train_variant, "grid": update_variant}
 CASES = {  # (frames, C, G, ragged, variants)
     "update": [(15, 64, 8, False, (*STOCK, "see once")), (31, 300, 8, False, (STOCK[1], "see once"))],
     "rollout": [(15, 64, 8, False, ("stock", "see once"))],
     "train": [(15, 64, 8, False, ("stock", "see once"))],
+    "grid": [(f, c, g, False, (STOCK[1], "see once")) for f, c, g in ((3, 64, 8), (7, 64, 8), (15, 64, 2), (15, 64, 4), (15, 16, 8), (15, 256, 8), (15, 64, 16))],  # the update at other lengths and group sizes
 }
-GRID = [(f, c, g, False, (STOCK[1], "see once")) for f, c, g in ((3, 64, 8), (7, 64, 8), (15, 16, 8), (15, 256, 8), (15, 64, 2), (15, 64, 4), (15, 64, 16))]
 
 
 def peak(kind: str, variant: str, case: tuple) -> float:
     "GB at most in use by a process that does one repeat."
-    out = subprocess.run([sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]])], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]]), "--threads", str(torch.get_num_threads())], capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
 
 
@@ -147,14 +147,14 @@ def measure(kind: str, case: tuple, repeats: int, clock, memory: bool = True) ->
     return [dict(bench=kind, P=p, C=c, G=g, variant=v, seconds=median(times[v]), times=times[v], peak_gb=memory[v], limit=g * (p + c) / (p + g * c)) for v in made]
 
 
-def bench(kind: str, repeats: int, quick: bool, grid: bool = False, clock=time.perf_counter) -> list[dict]:
+def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
     "A table of all cases of a kind, and the ratio of the first to the better stock variant."
     rows, head = [], None
-    for case in CASES[kind] + (GRID if grid else []):
+    for case in CASES[kind]:
         case = (max(1, case[0] // 5), *case[1:]) if quick else case
-        found = measure(kind, case, repeats, clock, memory=case[:4] not in [g[:4] for g in GRID])
+        found = measure(kind, case, repeats, clock, memory=kind != "grid")
         once, stock = found[-1], min(found[:-1], key=lambda r: r["seconds"])
-        for r in found: print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {f"{r['peak_gb']:5.2f} GB" if r['peak_gb'] else ''}"
+        for r in found: print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {r['peak_gb'] or float('nan'):5.2f} GB"
                             + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"), flush=True)
         head = head or stock["seconds"] / once["seconds"]
         rows += found
@@ -170,7 +170,7 @@ def preprocess_variant(variant: str, frames: int, c: int, g: int, ragged: bool =
     return work, 0
 
 
-def anatomy(repeats: int, quick: bool, grid: bool = False, clock=time.perf_counter) -> list[dict]:
+def anatomy(repeats: int, quick: bool, clock) -> list[dict]:
     "Where a step goes: one prompt, its group; stock's update in its faster way."
     frames, c, g, _, _ = CASES["update"][0]
     frames, rows = max(1, frames // 5) if quick else frames, []
@@ -186,16 +186,15 @@ def anatomy(repeats: int, quick: bool, grid: bool = False, clock=time.perf_count
 
 
 KINDS["preprocess"] = preprocess_variant
-BENCHES = {kind: lambda args, kind=kind: bench(kind, args.repeats, args.quick, args.grid, time.process_time if args.cpu else time.perf_counter) for kind in CASES}
-BENCHES["anatomy"] = lambda args: anatomy(args.repeats, args.quick, args.grid, time.process_time if args.cpu else time.perf_counter)
+BENCHES = {kind: lambda args, kind=kind: bench(kind, args.repeats, args.quick, time.process_time if args.cpu else time.perf_counter) for kind in CASES}
+BENCHES["anatomy"] = lambda args: anatomy(args.repeats, args.quick, time.process_time if args.cpu else time.perf_counter)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHES)}; all but grid by default")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a fifth of the frames")
-    parser.add_argument("--grid", action="store_true", help="more lengths and group sizes for the update")
     parser.add_argument("--cpu", action="store_true", help="processor time instead of the clock's: for a machine that others use too, with one thread")
     parser.add_argument("--save", help="folder for a JSON a benchmark")
     parser.add_argument("--threads", type=int, default=2)
@@ -207,7 +206,7 @@ def main():
         KINDS[kind](variant, *case)[0]()
         return print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20)  # not ru_maxrss, which a child inherits from the parent that started it
     if strange := set(args.names) - set(BENCHES): parser.error(f"no benchmark {', '.join(strange)}; there are {', '.join(BENCHES)}")
-    for name in args.names or BENCHES:
+    for name in args.names or [name for name in BENCHES if name != "grid"]:
         rows = BENCHES[name](args)
         if args.save:
             Path(args.save).mkdir(parents=True, exist_ok=True)

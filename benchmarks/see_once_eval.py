@@ -1,6 +1,6 @@
 """What seeing a video once saves outside training: loading frames beside qwen_vl_utils, and five queries on one video beside asking one by one or in a batch.
 
-    OMP_NUM_THREADS=1 python benchmarks/see_once_eval.py [frames|evaluation …] [--repeats 5] [--threads 1] [--videos FOLDER] [--save FOLDER]
+    OMP_NUM_THREADS=1 python benchmarks/see_once_eval.py [frames|evaluation …] [--repeats 5] [--threads 1] [--cpu] [--videos FOLDER] [--save FOLDER]
 
 The variants take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that runs one variant once. `frames` needs `pip install qwen-vl-utils`.
 Every benchmark prints a table and a last line `name: ratio ×`.
@@ -8,7 +8,6 @@ Every benchmark prints a table and a last line `name: ratio ×`.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,10 @@ import numpy as np
 FRAMES, PIXELS = 64, 128 * 28 * 28  # the paper's
 
 
-def clock(work) -> float:
-    start = time.perf_counter()
+def clock(work, now=time.perf_counter) -> float:
+    start = now()
     work()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def peak(*what: str) -> float:
@@ -100,7 +99,7 @@ def frames(args) -> list[dict]:
         variants = {"qwen_vl_utils": lambda p=path: qwen(p), "cold": lambda p=path: cold(p), "warm": lambda p=path, k=kept: ours(p, k)}
         times = {v: [] for v in variants}
         for _ in range(args.repeats):
-            for v, work in variants.items(): times[v].append(clock(work))
+            for v, work in variants.items(): times[v].append(clock(work, args.now))
         row = dict(bench="frames", video=Path(path).name, **{v: median(t) for v, t in times.items()}, times=times, synthetic=path.startswith(str(home)))
         row |= dict(zip(("bicubic_mean", "bicubic_psnr", "bilinear_mean", "bilinear_psnr"), resampling(path)))
         rows.append(row)
@@ -117,20 +116,12 @@ def frames(args) -> list[dict]:
 
 # ---- evaluation ----
 
-def bench_model(seed: int = 0):
-    "Qwen2.5-VL's architecture, 4 layers, hidden size 256, random weights; it never ends an answer early."
-    import torch
-    from transformers import Qwen2_5_VLForConditionalGeneration
-    from vtg_r1.models import build_processor, tiny_config
-    processor = build_processor()
-    config = tiny_config(processor.tokenizer)
-    for key, value in dict(hidden_size=256, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16384, layer_types=["full_attention"] * 4).items(): setattr(config.text_config, key, value)
-    config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
-    for key, value in dict(depth=4, hidden_size=160, intermediate_size=428, num_heads=4, out_hidden_size=256, window_size=112, fullatt_block_indexes=[3]).items(): setattr(config.vision_config, key, value)
-    torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, processor.tokenizer.pad_token_id
-    return model, processor
+def bench_model():
+    "The training benchmarks' model; it never ends an answer early."
+    import see_once
+    model, processor = see_once.bench_model()
+    model.generation_config.eos_token_id = None
+    return model.eval(), processor
 
 
 def questions(n: int, frames: int, seed: int = 0) -> list[dict]:
@@ -159,7 +150,7 @@ def evaluation(args) -> list[dict]:
     for n, pictures, c in ((5, 15, 64), (5, 15, 16), (5, 31, 64), (2, 15, 64)):
         shown, times, said = questions(n, pictures), {v: [] for v in VARIANTS}, {}
         for _ in range(args.repeats):
-            for v in VARIANTS: times[v].append(clock(lambda: said.update({v: answer(v, model, processor, shown, c)})))
+            for v in VARIANTS: times[v].append(clock(lambda: said.update({v: answer(v, model, processor, shown, c)}), args.now))
         assert said["one by one"] == said["batched"] == said["see once"], "the variants answer differently"
         p = processor(text=[processor.apply_chat_template(shown[0]["prompt"], add_generation_prompt=True)], images=[shown[0]["images"]])["input_ids"][0]
         seconds = {v: median(t) for v, t in times.items()}
@@ -179,7 +170,7 @@ def child(kind: str, variant: str, *case):
         n, pictures, c = case
         answer(variant, *bench_model(), questions(n, pictures), c)
     else: {"qwen_vl_utils": qwen, "cold": cold}[variant](case[0])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20)  # not ru_maxrss, which a child inherits from the parent that started it
 
 
 def main():
@@ -187,11 +178,13 @@ def main():
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHES)}; all by default")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of wall time, for a machine that others use too")
     shared = os.environ.get("VTG_R1_SHARED")
     parser.add_argument("--videos", default=f"{shared}/data/videos" if shared else "", help="folder of real clips")
     parser.add_argument("--save", help="folder for a JSON a benchmark")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.now = time.process_time if args.cpu else time.perf_counter
     import torch
     torch.set_num_threads(args.threads)
     if args.child: return child(*json.loads(args.child))
@@ -200,7 +193,7 @@ def main():
         rows = BENCHES[name](args)
         if args.save:
             Path(args.save).mkdir(parents=True, exist_ok=True)
-            Path(args.save, f"{name}.json").write_text(json.dumps(dict(threads=args.threads, repeats=args.repeats, torch=torch.__version__, rows=rows), indent=1) + "\n")
+            Path(args.save, f"{name}.json").write_text(json.dumps(dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__, rows=rows), indent=1) + "\n")
 
 
 if __name__ == "__main__": main()

@@ -99,9 +99,10 @@ def test_claims_without_their_arms_are_left_out_and_untestable_ones_stay():
         wanted_arms(grid, ["r2"])
 
 
-def test_a_row_that_cannot_be_run_says_why():
-    with pytest.raises(RunError, match="r1-native.*interleaved"):
-        grid_jobs(read_grid(GRID), ["r1-native"], [0])
+def test_a_row_that_cannot_be_run_says_why(tmp_path):
+    (tmp_path / "grid.yaml").write_text(TABLE + '  far: {stage: grpo, not_runnable: "it needs a GPU"}\n')
+    with pytest.raises(RunError, match="far.*it needs a GPU"):
+        grid_jobs(read_grid(tmp_path / "grid.yaml"), ["far"], [0])
 
 
 TABLE = """

@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.inputs import View
-from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, load_model, load_processor, lora_config, tiny_config
 from vtg_r1.runs import set_seed
 from vtg_r1.see_once import SeeOnceGRPOTrainer, plant, same_prompts
 from vtg_r1.training import common_arguments
@@ -114,8 +114,32 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
     if how.pop("lora", False): how["lora"] = lora_config(4)
     stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and torch.equal(once["mask"], stock["mask"])
-    print(case, distance(once, stock))
     assert distance(once, stock) < TOLERANCE
+
+
+def other_model(kind: str):
+    "A random tiny model of another Qwen-VL generation, and its processor."
+    import transformers as t
+    processor = build_processor()
+    base, tokenizer = tiny_config(processor.tokenizer), processor.tokenizer
+    text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4096,
+                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]))
+    vision = dict(depth=3, num_heads=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
+    vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2) if kind == "Qwen2VL" else dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
+    ids = {k: getattr(base, k) for k in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
+    torch.manual_seed(0)
+    model = getattr(t, f"{kind}ForConditionalGeneration")(getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids))
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    cutter = processor.video_processor if kind == "Qwen2VL" else t.Qwen3VLVideoProcessor(patch_size=14)
+    return model, getattr(t, f"{kind}Processor")(image_processor=processor.image_processor, tokenizer=tokenizer, video_processor=cutter, chat_template=CHAT_TEMPLATE)
+
+
+@pytest.mark.parametrize("kind", ["Qwen2VL", "Qwen3VL"])
+def test_other_generations(kind, tmp_path):
+    for part in other_model(kind): part.save_pretrained(tmp_path)
+    rows = ROWS["two queries on one video"]
+    stock, once = (step(trainer_of(trainer, tmp_path, tmp_path / "t", rows), rows) for trainer in (GRPOTrainer, SeeOnceGRPOTrainer))
+    assert torch.equal(once["ids"], stock["ids"]) and distance(once, stock) < TOLERANCE
 
 
 def late(batch): batch["prompts"].positions[0][:, -1] += 2
@@ -142,8 +166,7 @@ def test_a_run_ends_where_stocks_ends(tiny, tmp_path, how):
     rows = ROWS["two queries on one video"]
     (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
     start = {f".{name}": p for name, p in trainer_of(GRPOTrainer, tiny, tmp_path, rows).model.named_parameters()}
-    print(max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock), losses, same)
-    assert max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 1e-2  # Adam divides by the gradient's size, noise included
+    assert max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 5e-3  # Adam divides by the gradient's size, noise included
     assert np.allclose(losses, same, atol=1e-5) and any(abs(x) > 1e-4 for x in losses)
 
 
@@ -171,7 +194,6 @@ def test_two_processes(tiny, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    print(found)
     assert found["ranks"] == 2 and found["tensors"] > 60 and found["distance"] < TOLERANCE
 
 
@@ -186,7 +208,6 @@ def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
     stock, once = fit(False), fit(True)
     for key in ("reward", "rewards/tiou_reward/mean", "completions/mean_length", "loss", "grad_norm"):
         a, b = ([h[key] for h in log] for log in (stock, once))
-        print(key, np.abs(np.subtract(a, b)).max())
         assert np.allclose(a, b, rtol=1e-3, atol=1e-5), key
 
 
@@ -214,7 +235,6 @@ def test_native_video(toy_samples, world, tmp_path):
     assert rows[0]["fps"] and trainer._prompts.pixels[0].keys() == {"pixel_values_videos", "video_grid_thw"}
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, batch).backward()
-    with pytest.raises(ValueError, match="see_once=True"): grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G, see_once=False)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
@@ -253,12 +273,19 @@ def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
 
 @pytest.mark.parametrize("spoil, says", [(lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"), (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
                                          (lambda m: setattr(m.config.text_config, "layer_types", ["sliding_attention"] * 4), "do not attend to everything")])
-def test_it_turns_into_stock_and_says_so(tmp_path, spoil, says):
+def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     model, processor = build_tiny(0)
     spoil(model)
     args = GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G)
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"): trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=Dataset.from_dict({"prompt": ["x"] * 3}), processing_class=processor)
-    assert type(trainer) is GRPOTrainer
+    assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
+
+
+def test_stock_is_stock(tiny, tmp_path):
+    rows = ROWS["mixed videos, ragged prompts"]
+    trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
+    trainer.stock = "a test wants it"
+    assert distance(step(trainer, rows), step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows)) == 0 and "prompts" not in trainer._prepare_inputs([r for r in rows for _ in range(G)])
 
 
 def test_a_row_without_frames_is_named(tiny, tmp_path):

@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 
 import numpy as np
+from .inference import by_video
 from .prompts import parse_span
 from .runs import from_all, resolve
 from .samples import Sample, SampleError, iter_jsonl, load_samples
@@ -50,7 +51,7 @@ def rollouts_to(
     from vtg_r1.runs import set_seed
     path = Path(path)
     found = {row["qid"]: row["responses"] for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
-    batches = [samples[i:i + batch_size] for i in range(0, len(samples), batch_size)]
+    batches = list(by_video(samples, batch_size))  # a video is seen once for its queries and all their rollouts
     with open(path, "a", encoding="utf-8", newline="\n") as f:
         if found: f.write("\n")  # a killed run may have left half a line
         for k, batch in enumerate(tqdm(batches, desc="rollouts", mininterval=2, disable=not progress)):

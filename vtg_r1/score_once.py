@@ -20,26 +20,24 @@ def same_video(
     numbers = {}
     return [numbers.setdefault((s.get("fps"), *map(id, s["images"] if "images" in s else s["video"])), len(numbers)) for s in shown]
 
-# %% ../nbs/parts/score_once.ipynb #47ee5888
+# %% ../nbs/parts/score_once.ipynb #ac72eb5a
 class _EachOnce:
     "An image or video processor that looks at each video of a batch once; pixels come once a video, grids once a prompt."
-    def __init__(self, inner, which: list[int]):
-        self.inner, self.which, self.first = inner, which, [which.index(v) for v in range(max(which) + 1)]
+    def __init__(self, inner, kind: str, which: list[int]):
+        self.inner, self.kind, self.which, self.first = inner, kind, which, [which.index(v) for v in range(max(which) + 1)]
 
     def __getattr__(self, name): return getattr(self.inner, name)
 
-    def __call__(self, shown=None, images=None, videos=None, **kwargs):  # transformers passes either kind by position, older versions by name
-        shown, clocks = next(x for x in (shown, images, videos) if x is not None), kwargs.pop("video_metadata", None)
-        once = [shown[i] for i in self.first]
-        if clocks is None: out, counts, grid = self.inner(once, **kwargs), [len(x) for x in once], "image_grid_thw"
-        else:
-            out, counts, grid = self.inner(once, video_metadata=[clocks[i] for i in self.first], **kwargs), [1] * len(once), "video_grid_thw"
-            if "video_metadata" in out: out["video_metadata"] = [out["video_metadata"][v] for v in self.which]
-        self.grids = out[grid].split(counts)  # a video's own
+    def __call__(self, *args, **kwargs):
+        shown, grid = args[0] if args else kwargs.pop(f"{self.kind}s"), f"{self.kind}_grid_thw"
+        if self.kind == "video": kwargs["video_metadata"] = [kwargs["video_metadata"][i] for i in self.first]
+        out = self.inner([shown[i] for i in self.first], **kwargs)
+        self.grids = out[grid].split([len(shown[i]) if self.kind == "image" else 1 for i in self.first])  # a video's own
         out[grid] = np.concatenate([self.grids[v].numpy() for v in self.which])  # the processor makes a tensor of it at the end
+        if "video_metadata" in out: out["video_metadata"] = [out["video_metadata"][v] for v in self.which]
         return out
 
-# %% ../nbs/parts/score_once.ipynb #4c8e3828
+# %% ../nbs/parts/score_once.ipynb #4257c365
 @dataclass
 class SeenOnce:
     "Prompts with every video preprocessed once."
@@ -59,15 +57,20 @@ class SeenOnce:
         import torch
         pixels, grids = self._pixel_name, {f"{self.kind}_grid_thw": torch.cat([self.grids[v] for v in videos])}
         if videos == list(range(len(self.grids))): return {pixels: self.inputs[pixels], **grids}
-        encode = getattr(model, f"get_{self.kind}_features")
         if len(set(videos)) == len(videos) or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters: return {pixels: torch.cat([self._patches[v] for v in videos]), **grids}
-        seen = encode(self.inputs[pixels], torch.cat(self.grids), return_dict=True)
-        counts = [len(g) for g in self.grids]
-        starts = [sum(counts[:v]) for v in range(len(counts))]
-        seen.pooler_output = [seen.pooler_output[starts[v] + k] for v in videos for k in range(counts[v])]
-        return {"mm_encoder_outputs": {self.kind: seen}, **grids}
+        return {"mm_encoder_outputs": {self.kind: self._encoded(model, videos)}, **grids}
 
-# %% ../nbs/parts/score_once.ipynb #bbd11e7b
+    def _encoded(self, model, videos: list[int]):
+        "What the vision tower makes of `videos`; it runs once for each."
+        import torch
+        seen = getattr(model, f"get_{self.kind}_features")(self.inputs[self._pixel_name], torch.cat(self.grids), return_dict=True)
+        counts = [len(g) for g in self.grids]
+        order = [sum(counts[:v]) + k for v in videos for k in range(counts[v])]
+        seen.pooler_output = [seen.pooler_output[i] for i in order]
+        if getattr(seen, "deepstack_features", None) is not None: seen.deepstack_features = [[layer[i] for i in order] for layer in seen.deepstack_features]  # Qwen3-VL's
+        return seen
+
+# %% ../nbs/parts/score_once.ipynb #e4a97afb
 def inputs_once(
     processor,
     text: list[str],    # prompts with one placeholder for each image or video
@@ -78,7 +81,7 @@ def inputs_once(
     "Tokens of all prompts, patches of each video."
     kind = "image" if "images" in frames else "video"
     processor, name = copy.copy(processor), f"{kind}_processor"
-    setattr(processor, name, _EachOnce(getattr(processor, name), which))
+    setattr(processor, name, _EachOnce(getattr(processor, name), kind, which))
     batch = processor(text=text, **frames, padding=True, padding_side="left", return_tensors="pt", return_mm_token_type_ids=True).to(device)
     return SeenOnce(dict(batch), which, tuple(g.to(device) for g in getattr(processor, name).grids), kind)
 

@@ -6,11 +6,12 @@
 __all__ = ['Level', 'plant', 'tree_attention', 'TrunkLayer', 'decode_attention', 'see_once_attention', 'same_prompts', 'Prompts',
            'read_prompts', 'trunks', 'branches', 'prefill', 'cannot', 'SeeOnceGRPOTrainer']
 
-# %% ../nbs/parts/see_once.ipynb #50701023
+# %% ../nbs/parts/see_once.ipynb #8c23953c
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import blake2b
 
 import numpy as np
@@ -239,23 +240,35 @@ def prefill(
     seen = None if real.all() else torch.zeros(real.shape, device=device, dtype=packed.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
     return Cache(layers=[TrunkLayer(_gather(layer.keys, at), _gather(layer.values, at), seen, int(real.sum(1).max())) for layer in packed.layers])
 
-# %% ../nbs/parts/see_once.ipynb #79c424cc
+# %% ../nbs/parts/see_once.ipynb #66d63329
 def _base(model):
     "The transformers model inside a PEFT model."
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+def _unless_stock(method):
+    "TRL's own method in a run that shares nothing."
+    @wraps(method)
+    def either(self, *args, **kwargs): return (getattr(GRPOTrainer, method.__name__) if self.stock else method)(self, *args, **kwargs)
+    return either
+
 class _RolloutOnce(GRPOTrainer):
     "Preprocessing and prefill once a prompt."
+    stock = ""  # why nothing is shared, if so
+
+    @_unless_stock
     def _generate_and_score_completions(self, inputs):
         self._rows = inputs
+        if "video" in inputs[0]: self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = [self._image_pad_token_id, self._video_pad_token_id]  # a sampled one would have no pixels
         self._of, self._first, self._videos = same_prompts(inputs)
         shown = [inputs[i]["prompt"] if "video" in inputs[i] else prepare_multimodal_messages(inputs[i]["prompt"], images=_frames(inputs[i])) for i in self._first]
         out = super()._generate_and_score_completions([{**{k: v for k, v in row.items() if k not in ("image", "images", "video")}, "prompt": shown[i]} for row, i in zip(inputs, self._of)])
         if self.log_completions and self.log_multimodal: self._logs["images"].extend(gather_object([_frames(row) for row in inputs]))
         return {**out, "prompts": self._prompts, "of": torch.tensor(self._of)}
 
+    @_unless_stock
     def _calculate_rewards(self, inputs, *args): return super()._calculate_rewards(self._rows, *args)
 
+    @_unless_stock
     def _tokenize_prompts(self, prompts):
         how = dict(add_generation_prompt=True, tokenize=False, chat_template=self.chat_template, **self.chat_template_kwargs)
         texts = [self.processing_class.apply_chat_template(prompts[i], **how) for i in self._first]
@@ -270,6 +283,7 @@ class _RolloutOnce(GRPOTrainer):
               torch.no_grad(), self._dist.summon_full_params(self.model_wrapped, recurse=False)):
             yield model
 
+    @_unless_stock
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         if self.use_vllm: return self._generate_vllm(prompt_ids, num_generations)
         rows = [(self._prompts.ids[i], self._prompts.positions[i]) for i in self._of]
@@ -287,6 +301,7 @@ class _RolloutOnce(GRPOTrainer):
 
     def _generate_vllm(self, prompt_ids, num_generations):
         "TRL's call of vLLM, queries of one video side by side."
+        if "video" in self._rows[0]: raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
         order = sorted(range(len(prompt_ids)), key=lambda i: (self._videos[self._of[i]], self._of[i]))
         said, logprobs = super()._generate_single_turn([prompt_ids[i] for i in order], [_frames(self._rows[i]) for i in order], {}, num_generations)
         back = sorted(range(len(order)), key=order.__getitem__)
@@ -306,17 +321,17 @@ def cannot(trainer: GRPOTrainer) -> str:
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
-# %% ../nbs/parts/see_once.ipynb #d85c85cb
+# %% ../nbs/parts/see_once.ipynb #5ae12489
 class SeeOnceGRPOTrainer(_RolloutOnce):
     "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it says so and is TRL's own."
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if reason := cannot(self):
-            warnings.warn(f"see_once: this run is stock TRL, because {reason}", stacklevel=2)
-            self.__class__ = GRPOTrainer
+        self.stock = cannot(self)
+        if self.stock: warnings.warn(f"see_once: this run is stock TRL, because {self.stock}", stacklevel=2)
         else:
             for model in filter(None, (self.model, self.ref_model)): _base(self.accelerator.unwrap_model(model)).set_attn_implementation({"text_config": "see_once"})
 
+    @_unless_stock
     def _prepare_inputs(self, generation_batch):
         if not self.model.training: return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
@@ -331,10 +346,12 @@ class SeeOnceGRPOTrainer(_RolloutOnce):
         def pick(v, rows): return v[rows.to(v.device)] if isinstance(v, torch.Tensor) and v.ndim else v
         return [{k: pick(v, rows) for k, v in batch.items()} for rows in order.chunk(self.args.steps_per_generation)]
 
+    @_unless_stock
     def _compute_loss(self, model, inputs):
         self._prompts, self._of = inputs["prompts"], inputs["of"].tolist()
         return super()._compute_loss(model, inputs)
 
+    @_unless_stock
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **kwargs):
         ids, mask, n = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:], batch_size or len(input_ids)
         logps, entropies = zip(*(self._score(model, self._of[i:i + n], ids[i:i + n], mask[i:i + n]) for i in range(0, len(ids), n)))
