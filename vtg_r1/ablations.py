@@ -44,7 +44,8 @@ def judged_claims(
     return {name: {**claim, "beside": there(claim.get("beside", []))} for name, claim in found.items()}
 
 # %% ../nbs/06_ablations.ipynb #d6d3b903
-SHOWN = {"mIoU": "mIoU", "R1@0.5": "R1@0.5", "R1@0.7": "R1@0.7", "ood": "mIoU out of domain", "reasons": "reasons", "length": "tokens", "format": "format", "zero_variance": "no signal", "samples_seen": "samples seen"}
+SHOWN = {"mIoU": "mIoU", "R1@0.5": "R1@0.5", "R1@0.7": "R1@0.7", "ood": "mIoU out of domain", "reasons": "reasons", "length": "tokens", "format": "format",
+         "zero_variance": "no signal", "samples_seen": "samples seen"}
 
 def arm_scores(
     metrics: dict[str, float],  # of a run
@@ -132,8 +133,9 @@ def published_table(
     import pandas as pd
     out = {}
     for row in rows:
-        out[arms[row["arm"]]["label"]] = {"paper": " / ".join(f"{v:.2f}" for v in row["values"]), "paper, mean": f"{np.mean(row['values']):.1f}",
-                                          "paper, from first": "" if row is rows[0] else f"{np.mean(row['values']) - np.mean(rows[0]['values']):+.1f}", **_here(row["arm"], rows[0]["arm"], scored, arms)}
+        away = "" if row is rows[0] else f"{np.mean(row['values']) - np.mean(rows[0]['values']):+.1f}"
+        paper = {"paper": " / ".join(f"{v:.2f}" for v in row["values"]), "paper, mean": f"{np.mean(row['values']):.1f}", "paper, from first": away}
+        out[arms[row["arm"]]["label"]] = {**paper, **_here(row["arm"], rows[0]["arm"], scored, arms)}
     return pd.DataFrame.from_dict(out, orient="index").fillna("not run")
 
 def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
@@ -141,7 +143,8 @@ def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
     if arm not in scored: return {}
     here = {s: arm_scores(m, arms[arm].get("score", "after")) for s, m in scored[arm].items()}
     then = {s: arm_scores(m, arms[first].get("score", "after")) for s, m in scored.get(first, {}).items()}
-    cells = {"here": [v["mIoU"] for v in here.values()], "here, out of domain": [v["ood"] for v in here.values() if "ood" in v], "here, from first": [here[s]["mIoU"] - then[s]["mIoU"] for s in here if s in then and arm != first]}
+    cells = {"here": [v["mIoU"] for v in here.values()], "here, out of domain": [v["ood"] for v in here.values() if "ood" in v],
+             "here, from first": [here[s]["mIoU"] - then[s]["mIoU"] for s in here if s in then and arm != first]}
     return {name: spread(values, sign="+" if "from" in name else "") if values else "" for name, values in cells.items()}
 
 # %% ../nbs/06_ablations.ipynb #52af20a1

@@ -73,7 +73,8 @@ def teacher_iou(sample: Sample) -> float:
 
 def policy_iou(sample: Sample) -> float:
     "How well the policy did on a sample, mean tIoU of its rollouts."
-    if not sample.difficulty: raise SampleError(f"sample {sample.qid!r}, field 'difficulty': is empty; this strategy needs rollouts, see 04_difficulty and the parameter `difficulty`", "difficulty")
+    if not sample.difficulty: raise SampleError(f"sample {sample.qid!r}, field 'difficulty': is empty; this strategy needs rollouts, see 04_difficulty and the parameter difficulty",
+                                                "difficulty")
     return float(sample.difficulty["mean_iou"])
 
 def teacher_threshold(
@@ -207,5 +208,6 @@ def with_difficulty(
     path = resolve(path)
     records = {s.qid: s.difficulty for s in load_samples(path / "rl_scored.jsonl" if path.is_dir() else path) if s.difficulty}
     without = [s.qid for s in samples if s.qid not in records]
-    if without: raise SampleError(f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0", "difficulty")
+    if without: raise SampleError(f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0",
+                                  "difficulty")
     return [replace(s, difficulty=records[s.qid]) for s in samples]

@@ -79,7 +79,8 @@ def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
     stage = dict(grid["stages"][row["stage"]])
     notebook = stage.pop("notebook")
     own = {k: v for k, v in row.items() if k not in ROW_KEYS}
-    given = {**({} if row.get("once") else {"seed": seed}), **stage, **filled(own, {n: f"{outputs}/{stage_name(j.notebook)}/{j.name}" for n, j in needs.items()}), **grid["overrides"].get(row["stage"], {})}
+    folders = {n: f"{outputs}/{stage_name(j.notebook)}/{j.name}" for n, j in needs.items()}
+    given = {**({} if row.get("once") else {"seed": seed}), **stage, **filled(own, folders), **grid["overrides"].get(row["stage"], {})}
     digest = hashlib.sha256(json.dumps([notebook, given], sort_keys=True).encode()).hexdigest()[:8]
     run_name = "-".join([name, *([] if row.get("once") else [f"s{seed}"]), digest])
     made[key] = Job(name, seed, row["stage"], notebook, {**given, "run_name": run_name, "outputs_dir": outputs}, tuple(j.name for j in needs.values()))

@@ -131,7 +131,8 @@ def claim_record(
     alpha: float = 0.05,
 ) -> dict:            # an entry of claims.json
     "What was found about a claim."
-    entry = {"claim": f"{name} {claim['text']}", "arms": claim_arms(claim), "n_seeds": 0, "effect": None, "ci95": None, "p": None, "verdict": "untestable here", "note": claim.get("untestable", ""), "unit": "mIoU, as a fraction of 1", "effects": []}
+    entry = {"claim": f"{name} {claim['text']}", "arms": claim_arms(claim), "n_seeds": 0, "effect": None, "ci95": None, "p": None,
+             "verdict": "untestable here", "note": claim.get("untestable", ""), "unit": "mIoU, as a fraction of 1", "effects": []}
     if claim.get("untestable"): return entry
     effects = [effect_of(spec, scored, arms) for spec in claim["effects"]]
     verdict = judge(effects, claim["effects"], alpha)
