@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from vtg_r1.difficulty import make_plan
 from vtg_r1.runs import project_root, read_manifest, run_here
 from vtg_r1.samples import load_samples, write_jsonl
 from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
@@ -159,3 +160,30 @@ def test_a_video_that_vanishes_is_named(setting, tmp_path):
 def test_a_place_one_may_not_write_to(setting):
     process = start("sft", setting, "nowhere", outputs_dir="/proc/self/fd")
     assert returncode(process) == 1 and "outputs_dir must name a folder one may write to" in (setting[0] / "sft-nowhere.txt").read_text()
+
+
+def draw(plan, start: int, end: int) -> list[int]:
+    "Queries start … end of a plan in updates of two; of every query seen, one with an even number is solved, and an odd one is not."
+    passes, drawn = plan.passes(2), []
+    for n in range(end):
+        i = next(passes)
+        if n >= start:
+            drawn.append(i)
+            plan.seen[plan.samples[i].qid] = [1.0] if i % 2 == 0 else [0.1]
+    return drawn
+
+
+def test_a_plan_that_drops_solved_queries_is_taken_up_in_its_order(toy_samples):
+    "What a checkpoint keeps of a plan: what was seen, and who was in the passes so far."
+    whole = make_plan(toy_samples[:8], "drop_solved")
+    order = draw(whole, 0, 24)
+    assert any(len(live) < 8 for live in whole.lives)
+    first = make_plan(toy_samples[:8], "drop_solved")
+    assert draw(first, 0, 10) == order[:10]
+    kept = json.loads(json.dumps({"seen": first.seen, "lives": first.lives}))
+    again = make_plan(toy_samples[:8], "drop_solved")
+    again.seen, again.again = kept["seen"], kept["lives"]
+    assert draw(again, 10, 24) == order[10:]
+    forgetful = make_plan(toy_samples[:8], "drop_solved")
+    forgetful.seen = kept["seen"]
+    assert draw(forgetful, 10, 24) != order[10:]
