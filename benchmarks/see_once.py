@@ -154,8 +154,10 @@ def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
         case = (max(1, case[0] // 5), *case[1:]) if quick else case
         found = measure(kind, case, repeats, clock, memory=kind != "grid")
         once, stock = found[-1], min(found[:-1], key=lambda r: r["seconds"])
-        for r in found: print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {r['peak_gb'] or float('nan'):5.2f} GB"
-                            + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"), flush=True)
+        for r in found:
+            memory = f"{r['peak_gb']:5.2f} GB" if r["peak_gb"] else ""
+            print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {memory}"
+                  + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"), flush=True)
         head = head or stock["seconds"] / once["seconds"]
         rows += found
     print(f"{kind}: {head:.2f} ×", flush=True)
