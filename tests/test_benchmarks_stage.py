@@ -108,7 +108,7 @@ def test_grounded_qa_prompt_and_training_guard(toy):
     view = View(str(videos / "videos"), 4, 784, "short", options=True)
     assert "(B) square" in show(question, view)["prompt"][0]["content"][0]["text"]
     assert show(sample, view)["prompt"][0]["content"][0]["text"] == sample.query
-    with pytest.raises(ValueError, match="interleaved"): training_set([sample], View("x", encoding="native"))
+    with pytest.raises(ValueError, match="interleaved"): training_set([sample], View("x", encoding="native"), str)
     with pytest.raises(ValueError, match="encoding must be"): View("x", encoding="both")
 
 
