@@ -1,8 +1,8 @@
-"""What reading a prompt once saves: update, whole train() and rollout of SeeOnceGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions and random weights.
+"""What reading a prompt once saves: update, rollout and whole train() of SeeOnceGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions.
 
     python benchmarks/see_once.py [update|rollout|train|anatomy|grid …] [--repeats 5] [--quick] [--save outputs/reference/bench]
 
-The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that does one repeat of one variant and nothing else.
+The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process that does one repeat of one variant.
 Every benchmark prints a table and a last line `name: ratio ×`.
 """
 import argparse
@@ -24,10 +24,11 @@ def bench_model(seed: int = 0):
     from vtg_r1.models import build_processor, tiny_config
     processor = build_processor()
     config = tiny_config(processor.tokenizer)
-    for key, value in dict(hidden_size=256, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16384, initializer_range=0.02).items(): setattr(config.text_config, key, value)
+    text = dict(hidden_size=256, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=16384, initializer_range=0.02)
+    vision = dict(depth=4, hidden_size=160, intermediate_size=428, num_heads=4, out_hidden_size=256, window_size=112, fullatt_block_indexes=[3])
+    for part, given in ((config.text_config, {**text, "layer_types": ["full_attention"] * 4}), (config.vision_config, vision)):
+        for key, value in given.items(): setattr(part, key, value)
     config.text_config.rope_parameters["mrope_section"] = [8, 12, 12]
-    config.text_config.layer_types = ["full_attention"] * 4
-    for key, value in dict(depth=4, hidden_size=160, intermediate_size=428, num_heads=4, out_hidden_size=256, window_size=112, fullatt_block_indexes=[3]).items(): setattr(config.vision_config, key, value)
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
@@ -39,8 +40,8 @@ def rows_of(prompts: int, frames: int, seed: int = 0) -> list[dict]:
     from PIL import Image
     noise = np.random.default_rng(seed)
     videos = [[Image.fromarray(noise.integers(0, 256, (224, 448, 3), np.uint8)) for _ in range(frames)] for _ in range(prompts)]
-    ask = lambda i: [block for t in range(frames) for block in ({"type": "text", "text": str(t)}, {"type": "image"})] + [{"type": "text", "text": f"when does the red circle appear? {i}"}]
-    return [{"prompt": [{"role": "user", "content": ask(i)}], "images": video} for i, video in enumerate(videos)]
+    shown = [block for t in range(frames) for block in ({"type": "text", "text": str(t)}, {"type": "image"})]
+    return [{"prompt": [{"role": "user", "content": [*shown, {"type": "text", "text": f"when does the red circle appear? {i}"}]}], "images": video} for i, video in enumerate(videos)]
 
 
 def spread(completion_ids, **columns):
@@ -58,8 +59,8 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
     class Trainer(kind):
         def _generate_single_turn(self, *args, **kwargs): return (given, None) if given else super()._generate_single_turn(*args, **kwargs)
     n, micro = len(rows) * g, micro or len(rows) * g
-    args = GRPOConfig(**{**common_arguments(tempfile.mkdtemp(), 0), "bf16": False, "use_cpu": True}, per_device_train_batch_size=micro, gradient_accumulation_steps=n // micro, num_generations=g, max_completion_length=c,
-                      temperature=1.0, top_k=0, loss_type="dapo", learning_rate=1e-4, max_steps=steps, generation_kwargs=dict(min_new_tokens=c))
+    args = GRPOConfig(**{**common_arguments(tempfile.mkdtemp(), 0), "bf16": False, "use_cpu": True}, per_device_train_batch_size=micro, gradient_accumulation_steps=n // micro,
+                      num_generations=g, max_completion_length=c, temperature=1.0, top_k=0, loss_type="dapo", learning_rate=1e-4, max_steps=steps, generation_kwargs=dict(min_new_tokens=c))
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     model, processor = bench_model()
     trainer = Trainer(model, [spread], args, train_dataset=data, processing_class=processor)
@@ -121,13 +122,15 @@ CASES = {  # (frames, C, G, ragged, variants)
     "update": [(15, 64, 8, False, (*STOCK, "see once")), (31, 300, 8, False, (STOCK[1], "see once"))],
     "rollout": [(15, 64, 8, False, ("stock", "see once"))],
     "train": [(15, 64, 8, False, ("stock", "see once"))],
-    "grid": [(f, c, g, False, (STOCK[1], "see once")) for f, c, g in ((3, 64, 8), (7, 64, 8), (15, 64, 2), (15, 64, 4), (15, 16, 8), (15, 256, 8), (15, 64, 16))],  # the update at other lengths and group sizes
+    "grid": [(f, c, g, False, (STOCK[1], "see once"))  # the update at other lengths and group sizes
+             for f, c, g in ((3, 64, 8), (7, 64, 8), (15, 64, 2), (15, 64, 4), (15, 16, 8), (15, 256, 8), (15, 64, 16))],
 }
 
 
 def peak(kind: str, variant: str, case: tuple) -> float:
     "GB at most in use by a process that does one repeat."
-    out = subprocess.run([sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]]), "--threads", str(torch.get_num_threads())], capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]]), "--threads", str(torch.get_num_threads())]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
 
 
@@ -154,8 +157,10 @@ def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
         case = (max(1, case[0] // 5), *case[1:]) if quick else case
         found = measure(kind, case, repeats, clock, memory=kind != "grid")
         once, stock = found[-1], min(found[:-1], key=lambda r: r["seconds"])
-        for r in found: print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {r['peak_gb'] or float('nan'):5.2f} GB"
-                            + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"), flush=True)
+        for r in found:
+            memory = f"{r['peak_gb']:5.2f} GB" if r["peak_gb"] else ""
+            print(f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {memory}"
+                  + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"), flush=True)
         head = head or stock["seconds"] / once["seconds"]
         rows += found
     print(f"{kind}: {head:.2f} ×", flush=True)
@@ -177,7 +182,8 @@ def anatomy(repeats: int, quick: bool, clock) -> list[dict]:
     def timed(kind, c, variants): return {r["variant"].split(",")[0]: r["seconds"] for r in measure(kind, (frames, c, g, False, variants), repeats, clock, memory=False)}
     once = ("stock", "see once")
     first, whole = timed("rollout", 1, once), timed("rollout", c, once)
-    for part, seconds in {"preprocessing": timed("preprocess", c, once), "prefill": first, "decoding": {v: whole[v] - first[v] for v in once}, "update": timed("update", c, (STOCK[1], once[1]))}.items():
+    parts = {"preprocessing": timed("preprocess", c, once), "prefill": first, "decoding": {v: whole[v] - first[v] for v in once}, "update": timed("update", c, (STOCK[1], once[1]))}
+    for part, seconds in parts.items():
         rows += [dict(bench="anatomy", variant=v, part=part, seconds=seconds[v]) for v in once]
         print(f"anatomy  {part:14} {seconds[once[0]]:8.2f} s {seconds[once[1]]:8.2f} s  {seconds[once[0]] / seconds[once[1]]:5.2f} × the time", flush=True)
     stock, ours = (sum(r["seconds"] for r in rows if r["variant"] == v) for v in once)
@@ -204,13 +210,15 @@ def main():
     if args.child:
         kind, variant, *case = json.loads(args.child)
         KINDS[kind](variant, *case)[0]()
-        return print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20)  # not ru_maxrss, which a child inherits from the parent that started it
+        own = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # not ru_maxrss, which a child inherits from the parent that started it
+        return print(int(own) / 2**20)
     if strange := set(args.names) - set(BENCHES): parser.error(f"no benchmark {', '.join(strange)}; there are {', '.join(BENCHES)}")
     for name in args.names or [name for name in BENCHES if name != "grid"]:
         rows = BENCHES[name](args)
         if args.save:
             Path(args.save).mkdir(parents=True, exist_ok=True)
-            Path(args.save, f"{name}.json").write_text(json.dumps(dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__, rows=rows), indent=1) + "\n")
+            how = dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__)
+            Path(args.save, f"{name}.json").write_text(json.dumps({**how, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__": main()

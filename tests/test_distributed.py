@@ -13,7 +13,7 @@ from vtg_r1.cli import main
 from vtg_r1.inputs import View
 from vtg_r1.models import load_model, load_processor
 from vtg_r1.prompts import response_text
-from vtg_r1.runs import read_manifest
+from vtg_r1.runs import project_root, read_manifest, run_here
 from vtg_r1.samples import load_samples, write_jsonl
 from vtg_r1.toyworld import read_scripts, toy_teacher
 
@@ -32,12 +32,12 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     write_jsonl(tmp_path / "s.jsonl", samples)
     given = {"annotations": str(tmp_path / "s.jsonl"), "heldout": str(tmp_path / "s.jsonl"), "video_root": str(world / "videos"), "outputs_dir": str(tmp_path)}
     given |= {"epochs": 2.0, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3, "max_response": 24, "threads": 1}
-    folders = []
-    for name, launch in (("one", ""), ("two", "configs/accelerate/two_cpu.yaml")):
-        pairs = [x for key, value in {**given, "run_name": name, "launch": launch}.items() for x in ("-p", key, json.dumps(value))]
-        assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
-        folders.append(tmp_path / "sft" / name)
-    one, two = folders
+    pairs = [x for key, value in {**given, "run_name": "two", "launch": "configs/accelerate/two_cpu.yaml"}.items() for x in ("-p", key, json.dumps(value))]
+    assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
+    alone = CLEAN.Process(target=run_here, args=(str(project_root() / "nbs/03_sft.ipynb"), {**given, "run_name": "one"}))
+    alone.start()
+    alone.join(300)
+    one, two = (tmp_path / "sft" / name for name in ("one", "two"))
     np.testing.assert_allclose(curve(two), curve(one), rtol=1e-4, atol=1e-4)
     assert len(curve(one)) == 4 and read_manifest(two)["status"] == "finished"
     assert read_manifest(two)["config"]["trainer"]["gradient_accumulation_steps"] == 1 and read_manifest(one)["config"]["trainer"]["gradient_accumulation_steps"] == 2
@@ -71,7 +71,7 @@ def train(rank, world_size, port, samples, view, folder):
     torch.set_num_threads(1)
     set_seed(0)
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
-    trainer = grpo_trainer(model, processor, samples, view, folder, steps=3, prompts_per_step=2, generations=4, micro_batch=2, learning_rate=1e-3)
+    trainer = grpo_trainer(model, processor, samples, view, folder, steps=3, prompts_per_step=2, generations=4, micro_batch=2, learning_rate=1e-3, see_once=False)
     trainer.rollout_func = fixed_rollouts
     fit(trainer, "GRPO", {})
 

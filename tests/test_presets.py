@@ -19,7 +19,7 @@ from vtg_r1.sft import sft_arguments
 PRESETS = ["paper_7b", "qwen3_vl", "single_gpu_lora", "toy"]
 NOTEBOOKS = {"sft": "nbs/03_sft.ipynb", "difficulty": "nbs/04_difficulty.ipynb", "grpo": "nbs/05_grpo.ipynb"}
 GOLDEN = Path(__file__).parent / "golden" / "paper_7b.json"
-DEVICE = {"bf16", "use_cpu", "dataloader_pin_memory", "output_dir"}  # follow the machine and the run folder
+DEVICE = {"bf16", "use_cpu", "dataloader_pin_memory", "output_dir", "run_name"}  # follow the machine and the run folder
 
 
 def part(preset: str, stage: str) -> dict:

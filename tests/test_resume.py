@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from vtg_r1.difficulty import make_plan
 from vtg_r1.runs import project_root, read_manifest, run_here
 from vtg_r1.samples import load_samples, write_jsonl
 from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
@@ -26,6 +27,7 @@ STAGES = {
     "sft": ("nbs/03_sft.ipynb", {"epochs": 2.0, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3}),
     "grpo": ("nbs/05_grpo.ipynb", {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3}),
 }
+DIFFICULTY = {"model": "tiny", "rollouts": 4, "batch_size": 1, "max_response": 24, "figures": False, "threads": 1}
 CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
 CLEAN.set_forkserver_preload(["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "seaborn", "papermill"])
 
@@ -52,7 +54,7 @@ def _stage(stage, params, out, limit):
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.chdir(project_root())
-    run_here(STAGES[stage][0], params)
+    run_here(STAGES[stage][0] if stage in STAGES else "nbs/04_difficulty.ipynb", params)
 
 
 def start(stage, setting, name, limit=None, **more):
@@ -113,6 +115,39 @@ def test_killed_and_resumed_equals_uninterrupted(setting, uninterrupted, stage, 
     assert not (folder / "checkpoints").exists()
 
 
+def rollouts(setting, outputs, name):
+    "04_difficulty as a process of its own, on all training samples, one a batch."
+    home, common = setting
+    given = {k: common[k] for k in ("annotations", "video_root")}
+    process = CLEAN.Process(target=_stage, args=("difficulty", {**given, **DIFFICULTY, "outputs_dir": str(outputs), "run_name": name}, str(home / f"difficulty-{outputs.name}-{name}.txt"), None))
+    process.start()
+    return process
+
+
+@pytest.fixture(scope="module")
+def all_rollouts(setting):
+    out = setting[0] / "rollouts"
+    process = rollouts(setting, out, "whole")
+    assert returncode(process) == 0, (setting[0] / "difficulty-rollouts-whole.txt").read_text()[-2000:]
+    return (out / "difficulty/whole/rl_scored.jsonl").read_text(), json.loads((out / "difficulty/whole/metrics.json").read_text())
+
+
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_killed_rollouts_go_on_to_the_same_scores(setting, all_rollouts, attempt):
+    out, wanted = setting[0] / f"rollouts{attempt}", random.Random(attempt).randrange(1, 5) if KILLS > 1 else 3
+    def done(): return [line for p in out.glob("difficulty-work/*/rollouts.jsonl") for line in p.read_text().splitlines() if line.strip()]
+    process = rollouts(setting, out, "killed")
+    while len(done()) < wanted and process.is_alive():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    before = done()
+    assert wanted <= len(before) and read_manifest(out / "difficulty/killed")["status"] == "running"
+    assert returncode(rollouts(setting, out, "again")) == 0
+    assert done()[:len(before) - 1] == before[:-1]  # the last line may have been half written
+    assert ((out / "difficulty/again/rl_scored.jsonl").read_text(), json.loads((out / "difficulty/again/metrics.json").read_text())) == all_rollouts
+
+
 def test_sigterm_saves_before_it_stops(setting, uninterrupted):
     process, folder = start("grpo", setting, "asked", save_steps=0), setting[0] / "grpo/asked"
     end(process, folder, 3, signal.SIGTERM)
@@ -159,3 +194,30 @@ def test_a_video_that_vanishes_is_named(setting, tmp_path):
 def test_a_place_one_may_not_write_to(setting):
     process = start("sft", setting, "nowhere", outputs_dir="/proc/self/fd")
     assert returncode(process) == 1 and "outputs_dir must name a folder one may write to" in (setting[0] / "sft-nowhere.txt").read_text()
+
+
+def draw(plan, start: int, end: int) -> list[int]:
+    "Queries start … end of a plan in updates of two; of every query seen, one with an even number is solved, and an odd one is not."
+    passes, drawn = plan.passes(2), []
+    for n in range(end):
+        i = next(passes)
+        if n >= start:
+            drawn.append(i)
+            plan.seen[plan.samples[i].qid] = [1.0] if i % 2 == 0 else [0.1]
+    return drawn
+
+
+def test_a_plan_that_drops_solved_queries_is_taken_up_in_its_order(toy_samples):
+    "What a checkpoint keeps of a plan: what was seen, and who was in the passes so far."
+    whole = make_plan(toy_samples[:8], "drop_solved")
+    order = draw(whole, 0, 24)
+    assert any(len(live) < 8 for live in whole.lives)
+    first = make_plan(toy_samples[:8], "drop_solved")
+    assert draw(first, 0, 10) == order[:10]
+    kept = json.loads(json.dumps({"seen": first.seen, "lives": first.lives}))
+    again = make_plan(toy_samples[:8], "drop_solved")
+    again.seen, again.again = kept["seen"], kept["lives"]
+    assert draw(again, 10, 24) == order[10:]
+    forgetful = make_plan(toy_samples[:8], "drop_solved")
+    forgetful.seen = kept["seen"]
+    assert draw(forgetful, 10, 24) != order[10:]

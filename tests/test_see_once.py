@@ -61,7 +61,8 @@ def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **c
     set_seed(0)
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
-    args = GRPOConfig(**{**common_arguments(tmp_path, 0, checkpointing), **config}, num_generations=G, max_completion_length=8, temperature=1.0, top_k=0, loss_type="dapo", learning_rate=1e-3, max_grad_norm=0.0)
+    args = GRPOConfig(**{**common_arguments(tmp_path, 0, checkpointing), **config}, num_generations=G, max_completion_length=8, temperature=1.0, top_k=0, loss_type="dapo",
+                      learning_rate=1e-3, max_grad_norm=0.0)
     trainer = kind(load_model(str(folder)), [spread], args, train_dataset=data, processing_class=load_processor(str(folder)), peft_config=lora)
     trainer.eos_token_ids = list(range(300, 400))  # responses of many lengths
     torch.manual_seed(1)
@@ -102,9 +103,12 @@ def test_what_stock_itself_varies_by(tiny, tmp_path):
     assert sum(k.startswith("model.") for k in whole) > 60
 
 
-CASES = {**{name: dict(rows=name) for name in ROWS}, "reference model": dict(rows="two queries on one video", beta=0.1), "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
+CASES = {**{name: dict(rows=name) for name in ROWS}, "reference model": dict(rows="two queries on one video", beta=0.1),
+         "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
          "LoRA and reference": dict(rows="two queries on one video", beta=0.1, lora=True), "checkpointing": dict(rows="two queries on one video", checkpointing=True),
-         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True), "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence")}
+         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True),
+         "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence"),
+         "entropy bonus": dict(rows="mixed videos, ragged prompts", entropy_coef=0.05)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -122,10 +126,11 @@ def other_model(kind: str):
     import transformers as t
     processor = build_processor()
     base, tokenizer = tiny_config(processor.tokenizer), processor.tokenizer
-    text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4096,
-                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]))
+    text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+                max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]))
     vision = dict(depth=3, num_heads=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
-    vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2) if kind == "Qwen2VL" else dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
+    if kind == "Qwen2VL": vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2)
+    else: vision |= dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
     ids = {k: getattr(base, k) for k in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
     torch.manual_seed(0)
     model = getattr(t, f"{kind}ForConditionalGeneration")(getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids))
@@ -156,12 +161,15 @@ def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
 
 def run(kind, folder, tmp_path, rows, **how) -> tuple[dict, list]:
     "Weights and log after a short run."
-    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=3, **how)
+    trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=2, **how)
     trainer.train()
     return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [h["loss"] for h in trainer.state.log_history if "loss" in h]
 
 
-@pytest.mark.parametrize("how", [dict(per_device_train_batch_size=G, gradient_accumulation_steps=3), dict(num_iterations=2, beta=0.1)], ids=["accumulation", "iterations and reference"])
+RUNS = {"accumulation": dict(per_device_train_batch_size=G, gradient_accumulation_steps=3), "iterations and reference": dict(num_iterations=2, beta=0.1)}
+
+
+@pytest.mark.parametrize("how", RUNS.values(), ids=RUNS)
 def test_a_run_ends_where_stocks_ends(tiny, tmp_path, how):
     rows = ROWS["two queries on one video"]
     (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
@@ -181,16 +189,18 @@ rows, found = ROWS["two queries on one video"] + ROWS["equal words about two vid
 for name, kind in {"stock": GRPOTrainer, "once": SeeOnceGRPOTrainer}.items():
     trainer = trainer_of(kind, sys.argv[2], sys.argv[3], rows, per_device_train_batch_size=2 * G, ddp_backend="gloo")
     class Keep(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs): found[name] = {n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            found[name] = {n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     trainer.add_callback(Keep())
     trainer.train()
-if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(dict(ranks=trainer.accelerator.num_processes, distance=distance(found["once"], found["stock"]), tensors=len(found["stock"]))))
+result = dict(ranks=trainer.accelerator.num_processes, distance=distance(found["once"], found["stock"]), tensors=len(found["stock"]))
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(result))
 """
 
 
 def test_two_processes(tiny, tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "ranks.py"), str(Path(__file__).parent), str(tiny), str(tmp_path)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, (tmp_path / "ranks.py", Path(__file__).parent, tiny, tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
@@ -200,8 +210,9 @@ def test_two_processes(tiny, tmp_path):
 def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
     def fit(see_once):
         set_seed(0)
-        trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), toy_samples, View(str(world / "videos"), 16, 28 * 28, "short"), tmp_path, steps=4, prompts_per_step=4, generations=4, micro_batch=8,
-                               learning_rate=3e-4, max_response=24, see_once=see_once)
+        view = View(str(world / "videos"), 16, 28 * 28, "short")
+        trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), toy_samples, view, tmp_path, steps=4, prompts_per_step=4, generations=4, micro_batch=8, learning_rate=3e-4,
+                               max_response=24, see_once=see_once)
         assert isinstance(trainer, SeeOnceGRPOTrainer) == see_once
         trainer.train()
         return trainer.state.log_history[:-1]
@@ -228,13 +239,22 @@ def test_native_video(toy_samples, world, tmp_path):
     for i, r in enumerate(rows):
         whole = model_inputs(processor, [r], "cpu")
         said = batch["completion_ids"][i:i + 1]
-        for key, fill in (("input_ids", said), ("attention_mask", torch.ones_like(said)), ("mm_token_type_ids", torch.zeros_like(said))): whole[key] = torch.cat([whole[key], fill.to(whole[key].dtype)], 1)
+        for key, fill in (("input_ids", said), ("attention_mask", torch.ones_like(said)), ("mm_token_type_ids", torch.zeros_like(said))):
+            whole[key] = torch.cat([whole[key], fill.to(whole[key].dtype)], 1)
         with torch.no_grad(): logits = model(**whole).logits[0, -C - 1:-1]
         logps = logits.log_softmax(-1).gather(1, said.T)[:, 0] * batch["completion_mask"][i]
         assert torch.allclose(once[i], logps, atol=1e-5)
     assert rows[0]["fps"] and trainer._prompts.pixels[0].keys() == {"pixel_values_videos", "video_grid_thw"}
     trainer.current_gradient_accumulation_steps = 1
     trainer.compute_loss(trainer.model, batch).backward()
+
+
+def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_path):
+    model, processor = build_tiny(0)
+    model.config.text_config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match="because dropout .*see_once=False"), pytest.warns(UserWarning):
+        view = View(str(world / "videos"), 8, 28 * 28, "full", "native")
+        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
@@ -271,13 +291,14 @@ def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
     assert once["of"].tolist() == [0, 1, 0, 0] and torch.equal(once["completion_ids"], peer["completion_ids"])
 
 
-@pytest.mark.parametrize("spoil, says", [(lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"), (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
+@pytest.mark.parametrize("spoil, says", [(lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"),
+                                         (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
                                          (lambda m: setattr(m.config.text_config, "layer_types", ["sliding_attention"] * 4), "do not attend to everything")])
 def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     model, processor = build_tiny(0)
     spoil(model)
-    args = GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G)
-    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"): trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=Dataset.from_dict({"prompt": ["x"] * 3}), processing_class=processor)
+    args, data = GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G), Dataset.from_dict({"prompt": ["x"] * 3})
+    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"): trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=data, processing_class=processor)
     assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
 
 
@@ -285,7 +306,8 @@ def test_stock_is_stock(tiny, tmp_path):
     rows = ROWS["mixed videos, ragged prompts"]
     trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
     trainer.stock = "a test wants it"
-    assert distance(step(trainer, rows), step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows)) == 0 and "prompts" not in trainer._prepare_inputs([r for r in rows for _ in range(G)])
+    assert distance(step(trainer, rows), step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows)) == 0
+    assert "prompts" not in trainer._prepare_inputs([r for r in rows for _ in range(G)])
 
 
 def test_a_row_without_frames_is_named(tiny, tmp_path):

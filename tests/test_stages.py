@@ -7,7 +7,7 @@ import pytest
 
 from vtg_r1.cli import main
 from vtg_r1.prompts import response_text
-from vtg_r1.runs import read_manifest
+from vtg_r1.runs import read_manifest, resolve
 from vtg_r1.samples import iter_jsonl, load_samples, write_jsonl
 from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.training import find_videos, read_annotations
@@ -54,7 +54,7 @@ def curated(chain):
 
 @pytest.fixture(scope="module")
 def tuned(chain, curated):
-    root = str((curated / ".." / ".." / "toyworld" / "train-s0-24" / "videos").resolve())
+    root = str(resolve(read_manifest(curated)["config"]["video_root"]))
     return chain.run("03_sft", "s", annotations=str(curated / "coldstart.jsonl"), video_root=root, epochs=1.0, batch_size=4, micro_batch=4, max_response=16, **SMALL)
 
 

@@ -108,7 +108,9 @@ def grpo_trainer(
     trainer, watch, paid = SeeOnceGRPOTrainer if see_once else NativeGRPOTrainer if view.encoding == "native" else GRPOTrainer, Watch(config.num_generations), tiou_reward
     if plan is not None: trainer, paid, samples = planned(trainer, plan), plan.noting(tiou_reward), plan.samples
     callbacks = [watch] if plan is None else [watch, remembering(plan)]
-    return trainer(model, [watch.seeing(paid), format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora, callbacks=callbacks)
+    made = trainer(model, [watch.seeing(paid), format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora, callbacks=callbacks)
+    if view.encoding == "native" and getattr(made, "stock", ""): raise ValueError(f"native video cannot be shared here, because {made.stock}: give see_once=False")
+    return made
 
 # %% ../nbs/05_grpo.ipynb #0e5ede34
 if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/05_grpo.ipynb")  # as a program; a notebook has no spec

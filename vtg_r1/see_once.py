@@ -153,7 +153,7 @@ def same_prompts(
         of.append(prompts[key])
     return of, first, videos
 
-# %% ../nbs/parts/see_once.ipynb #1ce7fa96
+# %% ../nbs/parts/see_once.ipynb #19dd3309
 @dataclass
 class Prompts:
     "The prompts of a batch, each once, and their pixels."
@@ -182,7 +182,8 @@ def read_prompts(
     real, grid = seen.inputs["attention_mask"].bool(), f"{seen.kind}_grid_thw"
     pixels = [{seen._pixel_name: patches, grid: thw} for patches, thw in zip(seen._patches, seen.grids)]
     ends = [int(kinds[m].nonzero().max()) + 1 for kinds, m in zip(seen.inputs["mm_token_type_ids"], real)]
-    return Prompts([ids[m] for ids, m in zip(seen.inputs["input_ids"], real)], [p[-3:, m] for p, m in zip(_positions(model, seen), real)], [pixels[v] for v in videos], videos, ends)
+    ids, positions = [x[m] for x, m in zip(seen.inputs["input_ids"], real)], [p[-3:, m] for p, m in zip(_positions(model, seen), real)]
+    return Prompts(ids, positions, [pixels[v] for v in videos], videos, ends)
 
 # %% ../nbs/parts/see_once.ipynb #c887c29d
 def trunks(
@@ -240,7 +241,7 @@ def prefill(
     seen = None if real.all() else torch.zeros(real.shape, device=device, dtype=packed.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
     return Cache(layers=[TrunkLayer(_gather(layer.keys, at), _gather(layer.values, at), seen, int(real.sum(1).max())) for layer in packed.layers])
 
-# %% ../nbs/parts/see_once.ipynb #66d63329
+# %% ../nbs/parts/see_once.ipynb #ed994014
 def _base(model):
     "The transformers model inside a PEFT model."
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -258,10 +259,12 @@ class _RolloutOnce(GRPOTrainer):
     @_unless_stock
     def _generate_and_score_completions(self, inputs):
         self._rows = inputs
-        if "video" in inputs[0]: self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = [self._image_pad_token_id, self._video_pad_token_id]  # a sampled one would have no pixels
+        if "video" in inputs[0]:  # a placeholder that is sampled would have no pixels
+            self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = [self._image_pad_token_id, self._video_pad_token_id]
         self._of, self._first, self._videos = same_prompts(inputs)
         shown = [inputs[i]["prompt"] if "video" in inputs[i] else prepare_multimodal_messages(inputs[i]["prompt"], images=_frames(inputs[i])) for i in self._first]
-        out = super()._generate_and_score_completions([{**{k: v for k, v in row.items() if k not in ("image", "images", "video")}, "prompt": shown[i]} for row, i in zip(inputs, self._of)])
+        lean = [{k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs]
+        out = super()._generate_and_score_completions([{**row, "prompt": shown[i]} for row, i in zip(lean, self._of)])
         if self.log_completions and self.log_multimodal: self._logs["images"].extend(gather_object([_frames(row) for row in inputs]))
         return {**out, "prompts": self._prompts, "of": torch.tensor(self._of)}
 
@@ -272,15 +275,15 @@ class _RolloutOnce(GRPOTrainer):
     def _tokenize_prompts(self, prompts):
         how = dict(add_generation_prompt=True, tokenize=False, chat_template=self.chat_template, **self.chat_template_kwargs)
         texts = [self.processing_class.apply_chat_template(prompts[i], **how) for i in self._first]
-        self._prompts = read_prompts(self.processing_class, _base(self.accelerator.unwrap_model(self.model)), texts, [self._rows[i] for i in self._first], self._videos, self.accelerator.device)
+        model, rows = _base(self.accelerator.unwrap_model(self.model)), [self._rows[i] for i in self._first]
+        self._prompts = read_prompts(self.processing_class, model, texts, rows, self._videos, self.accelerator.device)
         return [self._prompts.ids[i].tolist() for i in self._of], None, {}
 
     @contextmanager
     def _generating(self):
         "The model as TRL generates with it."
-        with (unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation, generation_kwargs=self.generation_kwargs,
-                                          gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs) as model,
-              torch.no_grad(), self._dist.summon_full_params(self.model_wrapped, recurse=False)):
+        how = dict(gather_deepspeed3_params=self.args.ds3_gather_for_generation, generation_kwargs=self.generation_kwargs, gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, **how) as model, torch.no_grad(), self._dist.summon_full_params(self.model_wrapped, recurse=False):
             yield model
 
     @_unless_stock

@@ -72,7 +72,8 @@ def common_arguments(
     from transformers import TrainingArguments
     gpu = torch.cuda.is_available()
     checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__)  # renamed in transformers 5.23
-    return dict(output_dir=str(Path(folder) / "checkpoints"), seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to=report_to, logging_steps=1, disable_tqdm=True,
+    if report_to == "tensorboard": os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(folder) / "tensorboard")  # else among the checkpoints, which a finished run removes
+    return dict(output_dir=str(Path(folder) / "checkpoints"), run_name=Path(folder).name, seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to=report_to, logging_steps=1, disable_tqdm=True,
                 save_strategy="steps" if save_steps else "no", save_steps=save_steps or 500, save_total_limit=2, remove_unused_columns=False, dataloader_pin_memory=gpu, **{checkpointing: gradient_checkpointing})
 
 # %% ../nbs/parts/training.ipynb #c2a1a0ae
