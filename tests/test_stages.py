@@ -120,7 +120,7 @@ def schooled(chain, real):
     rows = [{**s.to_dict(), "teacher": {"response": response_text("it is seen.", [round(t) for t in s.spans[0]])}} for s in samples]
     write_jsonl(chain.outputs / "real.jsonl", rows)
     given = {"annotations": str(chain.outputs / "real.jsonl"), "heldout": str(chain.outputs / "real.jsonl"), "video_root": real["video_root"]}
-    return chain.run("03_sft", "real", **given, epochs=40.0, learning_rate=2e-3, batch_size=11, micro_batch=11, max_response=32, **SMALL)
+    return chain.run("03_sft", "real", **given, epochs=25.0, learning_rate=2e-3, batch_size=11, micro_batch=11, max_response=32, **SMALL)
 
 
 @pytest.mark.shared
@@ -129,7 +129,7 @@ def test_grpo_on_real_annotations_and_videos(chain, real, schooled):
     folder = chain.run("05_grpo", "real", **real, **how)
     log = [row for _, row in iter_jsonl(folder / "log.jsonl")]
     assert len(log) == 2 and all(math.isfinite(row["loss"]) for row in log) and read_manifest(folder)["decode"]["videos"] == 3
-    assert all(row["reward"] > 0 and row["grad_norm"] > 0 for row in log)
+    assert all(row["reward"] > 0 and row["grad_norm"] > 0 for row in log), [(row["reward"], row["grad_norm"]) for row in log]
 
 
 @pytest.mark.shared
