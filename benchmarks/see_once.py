@@ -107,10 +107,10 @@ def rollout_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fa
 
 
 def train_variant(variant: str, frames: int, c: int, g: int, ragged: bool = False):
-    "A function that trains for a step on two prompts: rows, preprocessing, rollout, two micro-batches, AdamW."
+    "A function that trains for a step on two prompts: rows, preprocessing, rollout, micro-batches of a group or a row, AdamW."
     rows = rows_of(2, frames)
     def work():
-        trainer = trainer_of(variant == "see once", rows, g, c, micro=g)
+        trainer = trainer_of(variant == "see once", rows, g, c, micro=1 if variant == STOCK[1] else g)
         trainer.train()
         return [h for h in trainer.state.log_history if "loss" in h][0]["grad_norm"]
     return work, 128 * frames + 40
@@ -121,7 +121,7 @@ KINDS = {"update": update_variant, "rollout": rollout_variant, "train": train_va
 CASES = {  # (frames, C, G, ragged, variants)
     "update": [(15, 64, 8, False, (*STOCK, "see once")), (31, 300, 8, False, (STOCK[1], "see once"))],
     "rollout": [(15, 64, 8, False, ("stock", "see once"))],
-    "train": [(15, 64, 8, False, ("stock", "see once"))],
+    "train": [(15, 64, 8, False, (*STOCK, "see once"))],
     "grid": [(f, c, g, False, (STOCK[1], "see once"))  # the update at other lengths and group sizes
              for f, c, g in ((3, 64, 8), (7, 64, 8), (15, 64, 2), (15, 64, 4), (15, 16, 8), (15, 256, 8), (15, 64, 16))],
 }
