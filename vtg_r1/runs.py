@@ -178,6 +178,7 @@ def start_run(
     from_main(None)
     return run
 
+# %% ../nbs/parts/runs.ipynb #c465d9a4
 def refuse_run(
     path: Path,
     resume: bool = False,            # is going on asked for

@@ -255,6 +255,7 @@ def _unless_stock(method):
     def either(self, *args, **kwargs): return (getattr(GRPOTrainer, method.__name__) if self.stock else method)(self, *args, **kwargs)
     return either
 
+# %% ../nbs/parts/see_once.ipynb #348534ce
 class _RolloutOnce(GRPOTrainer):
     "Preprocessing and prefill once a prompt."
     stock = ""  # why nothing is shared, if so

@@ -173,6 +173,7 @@ def _restored(trainer, checkpoint: Path) -> bool:
     trainer.state = state
     return True
 
+# %% ../nbs/parts/training.ipynb #f155b3cd
 def _load_weights(model, checkpoint: Path) -> None:
     "Weights or adapters of a checkpoint into a model. Qwen2.5-VL is saved under other names than its parameters have; `from_pretrained` knows, transformers' Trainer (5.23) does not and goes on from the old weights."
     if hasattr(model, "peft_config"):
@@ -327,6 +328,7 @@ def stage_samples(
         if resolve(entry["path"]).is_file(): run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
     return find_videos(read_annotations(given, dataset), video_root, missing_videos), str(resolve(video_root))
 
+# %% ../nbs/parts/training.ipynb #caa0f44c
 @dataclass
 class StageData:
     "What a stage trains on and what it is measured on."
