@@ -232,8 +232,8 @@ def check_parameters(given, known) -> None:
 def collect_parameters(
     namespace: dict,  # the notebook's globals()
 ) -> dict:            # name → value
-    "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns)."
-    known = next(names for source in namespace["In"] if (names := assigned_names(source)))
+    "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns `run_name`)."
+    known = next(names for source in namespace["In"] if "run_name" in (names := assigned_names(source)))
     injected = next((source for source in namespace["In"] if source.startswith("# Parameters\n")), "")  # papermill's heading
     check_parameters(assigned_names(injected), known)
     return {name: namespace[name] for name in known}
