@@ -2,30 +2,28 @@
 
 import asyncio
 import base64
-import hashlib
 import html
 import io
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
-from .inference import generate
-from .inputs import View, show
-from .models import TINY, TINY_PATH, load_model, load_processor, model_path
-from .prompts import answer_block, format_time, parse_span
-from .samples import Sample, load_samples
+from .ground import Manner, ground, how_to_ask
+from .models import TINY, load_model, load_processor
+from .playback import digest, preview
+from .prompts import answer_block, format_time
+from .samples import load_samples
 from .spans import tiou
 from .toyworld import World, make_world
 from .video import VideoError, probe, read_frames
 
 ASSETS = Path(__file__).parent / "assets" / "pages"
-LONGEST_QUERY, MOST_QUERIES = 300, 16  # characters; sentences asked at once
-PLAYED = {"h264": ("mp4", "mov"), "vp8": ("webm",), "vp9": ("webm", "mp4"), "av1": ("webm", "mp4")}  # codec → containers that browsers play
+LONGEST_QUERY, MOST_QUERIES = 300, 8  # characters; sentences asked at once, which is what `predict` reads a video once for
 
 
 class PageError(Exception):
@@ -37,36 +35,26 @@ class PageError(Exception):
 
 @dataclass
 class Policy:
-    "A model, and how it is shown videos."
+    "A model, and how it is asked."
 
     label: str  # on the page: "before RL", "after RL", or the model's name
     name: str  # as given
     model: object
     processor: object
-    view: View  # video_root is set when a video is asked about
-    longest: int = 1024  # tokens of a response
+    manner: Manner
 
 
-def load_policies(names: list[str]) -> list[Policy]:
+def load(name: str) -> tuple:  # (model, processor)
+    return load_model(name), load_processor(name)
+
+
+def load_policies(names: list[str], load=load) -> list[Policy]:
     "One model, or two: before and after RL. A run folder stands for the model in it."
-    found = []
-    for name, label in zip(names, [Path(names[0]).name] if len(names) == 1 else ("before RL", "after RL")):
-        path = str(Path(name) / "model") if (Path(name) / "model" / "config.json").exists() else name
-        model, processor = load_model(path), load_processor(path)
-        found.append(Policy(label, name, model, processor, view_of(path, model)))
-    return found
-
-
-def view_of(path: str, model) -> View:
-    "How a model was shown videos: as its run's manifest says, as the embedded one was, or as in the paper."
-    from .runs import read_manifest
-
-    folder = Path(model_path(path))
-    seen = ((read_manifest(folder.parent) or {}).get("config") or {}).get("view") if (folder.parent / "manifest.json").exists() else None
-    if seen:
-        return View("", seen["frames"], seen["pixels"], seen["style"], seen["encoding"], cache="")
-    small = folder == TINY_PATH or getattr(model.config.get_text_config(), "hidden_size", 0) <= 128
-    return View("", 16, 784, "short", cache="") if small else View("", cache="")
+    if not 1 <= len(names) <= 2:
+        raise ValueError(f"the page shows one model, or two (before and after RL); got {len(names)}")
+    labels = [Path(names[0]).name] if len(names) == 1 else ["before RL", "after RL"]
+    asked = [how_to_ask(name) for name in names]
+    return [Policy(label, name, *load(path), manner) for label, name, (path, manner) in zip(labels, names, asked)]
 
 
 # --- questions and answers ---
@@ -100,20 +88,17 @@ def check_video(path: str | None, longest: float) -> float:  # `longest` and the
     return info.duration
 
 
-def answer(policies: list[Policy], path: str, queries: list[str], duration: float, truths: dict[str, list]) -> list[dict]:
+def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:
     "One row a sentence: {query, truth or None, answers: one {model, span or None, response, tiou or None} a model}. A model reads the video once for all of them."
-    samples = [Sample(qid=str(i), video=Path(path).name, duration=duration, query=q, spans=[]) for i, q in enumerate(queries)]
     rows = [dict(query=q, truth=truths.get(q), answers=[]) for q in queries]
     for policy in policies:
-        view = replace(policy.view, video_root=str(Path(path).parent))
         try:
-            responses = generate(policy.model, policy.processor, [show(s, view) for s in samples], policy.longest)
+            said = ground(policy.model, policy.processor, path, queries, policy.manner)
         except VideoError as e:
             raise PageError(f"{Path(path).name} cannot be read to its end: {e.reason}.") from e
-        for row, response in zip(rows, responses):
-            span = parse_span(response)
-            score = tiou(span, row["truth"]) if span and row["truth"] else None
-            row["answers"].append(dict(model=policy.label, span=span, response=response, tiou=score))
+        for row, a in zip(rows, said):
+            score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
+            row["answers"].append(dict(model=policy.label, span=a.span, response=a.response, tiou=score))
     return rows
 
 
@@ -163,18 +148,14 @@ def _place(span: list[float], duration: float) -> str:
     return f"left:{start:.2f}%;width:{end - start:.2f}%"
 
 
-def _usable(span: list[float] | None, duration: float) -> bool:
-    return span is not None and min(span[1], duration) > max(span[0], 0)
-
-
 def _answer_html(row: dict, said: dict, duration: float, number: int, shown: bool) -> str:
     "One model's answer to one sentence: its timeline, and its reasoning folded beside it."
-    span, ok = said["span"], _usable(said["span"], duration)
+    span = said["span"]
     words = f"{format_time(span[0])}–{format_time(span[1])} s" if span else ""
     mark = f'<i class="truth" style="{_place(row["truth"], duration)}"></i>' if row["truth"] else ""
     found = (f'<button class="found" data-start="{span[0]}" data-end="{span[1]}" style="{_place(span, duration)}" '
-             f'title="play {words}" aria-label="{_text(row["query"])}: {words}, play it"></button>') if ok else ""
-    verdict = f"<b>{words}</b>" if ok else f"<b>No usable answer</b>{f' (it says {words})' if words else ''}"
+             f'title="play {words}" aria-label="{_text(row["query"])}: {words}, play it"></button>') if span else ""
+    verdict = f"<b>{words}</b>" if span else "<b>No span in its answer</b>"
     if row["truth"]:
         true = f"{format_time(row['truth'][0])}–{format_time(row['truth'][1])} s"
         verdict += f' <span class="aside">truth {true}, IoU {said["tiou"] or 0:.2f}</span>'
@@ -209,44 +190,7 @@ def strip_html(images: list[str], times: list[float], span: list[float] | None) 
     return f'<p class="strip-title">What the model saw: {len(images)} frames</p><ol class="strip">{"".join(map(frame, images, times))}</ol>'
 
 
-# --- videos ---
-
-
-def playable(path: str) -> bool:
-    "Whether browsers play a file as it is."
-    import av
-
-    with av.open(path) as container:
-        codec = container.streams.video[0].codec_context
-        return any(kind in container.format.name for kind in PLAYED.get(codec.name, ())) and codec.pix_fmt in ("yuv420p", "yuvj420p")
-
-
-def preview(path: str, folder: Path) -> str:
-    "The file itself where browsers play it, else an H.264 copy of at most 480 lines with the same clock."
-    import av
-
-    if playable(path):
-        return path
-    copy = folder / f"{_digest(path)}.mp4"
-    if copy.exists():
-        return str(copy)
-    part = copy.with_suffix(".part")
-    with av.open(path) as source, av.open(str(part), "w", format="mp4") as out:
-        seen = source.streams.video[0]
-        scale = min(1.0, 480 / seen.height)
-        stream = out.add_stream("libx264", rate=seen.average_rate or 25, options={"preset": "ultrafast", "crf": "28"})
-        stream.width, stream.height, stream.pix_fmt = *(2 * max(1, round(side * scale / 2)) for side in (seen.width, seen.height)), "yuv420p"
-        stream.time_base = seen.time_base
-        for frame in source.decode(seen):
-            out.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p")))
-        out.mux(stream.encode())
-    os.replace(part, copy)
-    return str(copy)
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "blake2s").hexdigest()
+# --- examples ---
 
 
 @dataclass
@@ -285,8 +229,8 @@ class Desk:
 
     def __init__(self, policies: list[Policy], examples: list[Example], folder: Path, longest: float):
         self.policies, self.examples, self.folder, self.longest = policies, examples, folder, longest
-        self.frames = policies[-1].view.frames
-        self.known = {_digest(e.path): e.truths for e in examples}
+        self.frames = policies[-1].manner.frames
+        self.known = {digest(e.path): e.truths for e in examples}
         self.special = sorted({t for p in policies for t in p.processor.tokenizer.all_special_tokens if t})
 
     def opened(self, path: str | None):  # → player, answers
@@ -296,15 +240,17 @@ class Desk:
         try:
             duration = check_video(path, self.longest)
             return player_html(preview(path, self.folder)), answers_html([], duration, *sampled_frames(path, self.frames))
-        except (PageError, VideoError) as e:
-            return player_html(None), error_html(e if isinstance(e, PageError) else f"{Path(path).name} cannot be read: {e.reason}.")
+        except PageError as e:
+            return player_html(None), error_html(str(e))
+        except VideoError as e:
+            return player_html(None), error_html(f"{Path(path).name} cannot be read: {e.reason}.")
 
     def asked(self, path: str | None, text: str):  # → answers, the same as data
         "A question was asked."
         try:
             duration = check_video(path, self.longest)
             queries = read_queries(text, self.special)
-            rows = answer(self.policies, path, queries, duration, self.known.get(_digest(path), {}))
+            rows = answer(self.policies, path, queries, self.known.get(digest(path), {}))
             return answers_html(rows, duration, *sampled_frames(path, self.frames)), dict(video=Path(path).name, duration=duration, rows=rows)
         except PageError as e:
             return error_html(str(e)), dict(error=str(e))
@@ -366,6 +312,8 @@ class Guard:
         self.app, self.seconds = app, seconds
 
     async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
         begun = False
 
         async def sending(message):
@@ -375,8 +323,8 @@ class Guard:
                 message["headers"] = [*message["headers"], (b"content-security-policy", self.POLICY.encode()), (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        if scope["type"] != "http" or not scope["path"].endswith("/upload"):
-            return await self.app(scope, receive, sending if scope["type"] == "http" else send)
+        if not scope["path"].endswith("/upload"):
+            return await self.app(scope, receive, sending)
         try:
             async with asyncio.timeout(self.seconds):
                 await self.app(scope, receive, sending)
@@ -396,34 +344,38 @@ def theme():
                      body_text_color_subdued="#475569", body_text_color_subdued_dark="#cbd5e1", block_label_text_color="#334155", block_title_text_color="#334155")
 
 
-def serve(models: list[str], host: str = "127.0.0.1", port: int | None = None, examples: bool = True,
-          max_mb: int = 200, max_minutes: float = 10, upload_seconds: float = 120, block: bool = True, browser: bool = False):  # → address, a function that ends it
-    "Load the models, start the page; with `block` stay until interrupted."
-    policies, folder = load_policies(models), Path(tempfile.mkdtemp(prefix="vtg-r1-demo-"))
-    os.environ |= {"GRADIO_TEMP_DIR": str(folder / "files"), "GRADIO_ANALYTICS_ENABLED": "False"}
-    (folder / "files").mkdir()
+def serve(policies: list[Policy], host: str = "127.0.0.1", port: int | None = None, max_mb: int = 200, max_minutes: float = 10, upload_seconds: float = 120, browser: bool = False, ready=print) -> None:
+    "Serve the page until interrupted; `ready` is told its address."
+    page, folder, address = start(policies, host, port, max_mb, max_minutes, upload_seconds, browser)
+    try:
+        ready(address)
+        page.block_thread()
+    finally:
+        stop(page, folder)
+
+
+def start(policies: list[Policy], host: str = "127.0.0.1", port: int | None = None, max_mb: int = 200, max_minutes: float = 10, upload_seconds: float = 120, browser: bool = False):  # → page, folder, address
+    "Start the page in threads of its own; what is uploaded lies in a folder of its own until `stop`."
+    folder = Path(tempfile.mkdtemp(prefix="vtg-r1-demo-"))
+    files = folder / "files"
+    files.mkdir()
+    os.environ |= {"GRADIO_TEMP_DIR": str(files), "GRADIO_ANALYTICS_ENABLED": "False"}
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    desk = Desk(policies, make_examples(folder / "files" / "toyworld") if examples else [], folder / "files", max_minutes * 60)
-    page = build(desk).queue(max_size=64, default_concurrency_limit=2)
-    local = host in ("127.0.0.1", "localhost", "::1")
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"] if local else ["*"]), Middleware(Guard, seconds=upload_seconds)]
+    known = ["127.0.0.1", "localhost"] if host in ("127.0.0.1", "localhost") else ["*"]
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(Guard, seconds=upload_seconds)]
     try:
+        desk = Desk(policies, make_examples(files / "toyworld"), files, max_minutes * 60)
+        page = build(desk).queue(max_size=64)
         _, address, _ = page.launch(server_name=host, server_port=port, share=False, inbrowser=browser, prevent_thread_lock=True, quiet=True, footer_links=[], ssr_mode=False, pwa=False,
-                                    mcp_server=False, max_file_size=max_mb * 2**20, allowed_paths=[], app_kwargs={"middleware": guards}, theme=theme(), css_paths=[ASSETS / "demo.css"])
+                                    mcp_server=False, max_file_size=max_mb * 2**20, app_kwargs={"middleware": guards}, theme=theme(), css_paths=[ASSETS / "demo.css"])
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    return page, folder, address
 
-    def close():
-        page.close(verbose=False)
-        shutil.rmtree(folder, ignore_errors=True)
 
-    if block:
-        try:
-            print(address, flush=True)
-            page.block_thread()
-        finally:
-            close()
-    return address, close
+def stop(page, folder: Path) -> None:
+    page.close(verbose=False)
+    shutil.rmtree(folder, ignore_errors=True)
