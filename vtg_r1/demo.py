@@ -5,6 +5,7 @@ import base64
 import html
 import io
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -82,10 +83,15 @@ def check_video(path: str | None, longest: float) -> float:  # `longest` and the
     try:
         info = probe(path)
     except VideoError as e:
-        raise PageError(f"{Path(path).name} cannot be read as a video: {e.reason}.") from e
+        raise PageError(f"{Path(path).name} cannot be read as a video: {_plain(e)}.") from e
     if info.duration > longest:
         raise PageError(f"{Path(path).name} lasts {_clock(info.duration)}; this page takes videos of up to {_clock(longest)}. Cut it, or start the page with a larger --max-minutes.")
     return info.duration
+
+
+def _plain(e: VideoError) -> str:
+    "The reason without error numbers and without this machine's folders."
+    return re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'", "", e.reason).replace(e.path, Path(e.path).name)
 
 
 def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:
@@ -95,7 +101,7 @@ def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[s
         try:
             said = ground(policy.model, policy.processor, path, queries, policy.manner)
         except VideoError as e:
-            raise PageError(f"{Path(path).name} cannot be read to its end: {e.reason}.") from e
+            raise PageError(f"{Path(path).name} cannot be read to its end: {_plain(e)}.") from e
         for row, a in zip(rows, said):
             score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
             row["answers"].append(dict(model=policy.label, span=a.span, response=a.response, tiou=score))
@@ -243,7 +249,7 @@ class Desk:
         except PageError as e:
             return player_html(None), error_html(str(e))
         except VideoError as e:
-            return player_html(None), error_html(f"{Path(path).name} cannot be read: {e.reason}.")
+            return player_html(None), error_html(f"{Path(path).name} cannot be read: {_plain(e)}.")
 
     def asked(self, path: str | None, text: str):  # → answers, the same as data
         "A question was asked."
