@@ -6,6 +6,9 @@ import http.client
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from vtg_r1.cli import main
 from vtg_r1.models import TINY_PATH
 from vtg_r1.playback import preview
 from vtg_r1.review import byte_range, inside, read_review, review, review_server, save_review
@@ -555,3 +559,47 @@ def test_half_characters_do_not_break_the_page(tmp_path):
     page = (tmp_path / "p.html").read_text()
     data = page.split('id="data">')[1].split("</script>")[0]
     assert json.loads(data)["rows"][0]["said"]["p"]["response"] == "\ud800 half"
+
+
+# --- command line ---
+
+
+def test_view_writes_a_page_and_tells_where(reviewed, world, tmp_path, capsys):
+    folder, samples, _, _ = reviewed
+    files = [str(folder / name) for name in ("samples.jsonl", "predictions.jsonl")]
+    assert main(["view", *files, "--videos", str(world / "videos"), "--html", str(tmp_path / "r.html"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"html": str(tmp_path / "r.html"), "queries": len(samples), "lanes": ["predictions"], "missing_videos": []}
+    assert main(["view", files[0], "--videos", str(tmp_path), "--html", str(tmp_path / "r.html")]) == 0
+    assert "12 of the videos are not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["view", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["view", "settings.ini"], "settings.ini, line 1: is no JSON"),
+        (["view", "settings.ini", "--videos", "nowhere"], "--videos nowhere: no such folder"),
+        (["demo", "--model", "./nowhere"], "./nowhere"),
+        (["demo", "--model", "tiny", "--model", "tiny", "--before", "tiny"], "one model, or two"),
+    ],
+)
+def test_bad_input_is_one_line(words, said, capsys, monkeypatch):
+    if words[0] == "demo":
+        pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(words) == 2
+    out = capsys.readouterr()
+    assert said in out.err and out.err.count("\n") == 1 and not out.out
+
+
+def test_view_serves_until_interrupted(reviewed):
+    folder = reviewed[0]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vtg_r1.cli", "view", str(folder / "samples.jsonl")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        address = child.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:") and get(address)[0] == 200
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=20)
+    assert child.returncode == 130 and err.strip() == "vtg-r1 view: interrupted"

@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vtg-r1 {_own_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_ground, add_run, add_score, add_data, add_push, add_env):
+    for add in (add_ground, add_run, add_score, add_data, add_push, add_demo, add_view, add_env):
         add(commands)
     return parser
 
@@ -535,6 +535,103 @@ def _push(args) -> int:
     for name in report["left"]:
         print(f"{'stays':>14s}  {name}")
     print(report["url"] or f"dry run: {len(report['files'])} files, {sum(report['files'].values()):,d} bytes would go to {report['kind']} {args.repo}")
+    return 0
+
+
+def add_demo(commands) -> None:
+    "`vtg-r1 demo`: a page to ask a model on."
+    p = add_command(
+        commands,
+        "demo",
+        _demo,
+        "a page in the browser: drop a video, type a sentence, see when it happens",
+        """
+vtg-r1 demo                                                         # the embedded toy model, with toy videos to try
+vtg-r1 demo --model outputs/grpo/mine --open
+vtg-r1 demo --before outputs/sft/mine --model outputs/grpo/mine     # a switch between the two
+""",
+        about="Serve a page on this machine: drop a video, type sentences, see the answers on a timeline under the player. Prints its address; Ctrl-C ends it. Needs: pip install 'vtg_r1[demo]'.",
+    )
+    p.add_argument("--model", action="append", metavar="NAME", help="a run folder, a model folder, a hub id, or tiny (default); twice: before and after RL")
+    p.add_argument("--before", metavar="NAME", help="the model before RL, to compare with")
+    p.add_argument("--device", metavar="NAME", help="cuda, cpu, …; default: the GPU where there is one")
+    p.add_argument("--max-mb", type=int, default=200, metavar="N", help="size of an upload, megabytes (default 200)")
+    p.add_argument("--max-minutes", type=float, default=10, metavar="N", help="length of a video (default 10)")
+    _add_address(p)
+
+
+def _add_address(p) -> None:
+    p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1, this machine alone; any other lets the network in, without a password")
+    p.add_argument("--port", type=int, metavar="N", help="default: a free one")
+    p.add_argument("--open", action="store_true", help="open the browser")
+
+
+def _demo(args) -> int:
+    quiet_libraries()
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise UserError("the page needs Gradio: pip install 'vtg_r1[demo]'") from None
+    from .demo import load_policies, serve
+
+    names = ([args.before] if args.before else []) + (args.model or ["tiny"])
+    try:
+        policies = load_policies(names, lambda name: _load(name, args.device))
+        serve(policies, args.host, args.port, args.max_mb, args.max_minutes, browser=args.open, ready=lambda address: _tell(args, {"address": address}))
+    except (OSError, ValueError) as e:
+        raise UserError(_first_line(e)) from e
+    return 0
+
+
+def _tell(args, found: dict) -> None:
+    "Where a page is, at once: the command goes on."
+    show_json(found) if args.json else print(found.get("address") or found["html"])
+    sys.stdout.flush()
+
+
+def add_view(commands) -> None:
+    "`vtg-r1 view FILE…`: a page to look through data and predictions."
+    p = add_command(
+        commands,
+        "view",
+        _view,
+        "look through samples and predictions, keep or drop them",
+        """
+vtg-r1 view outputs/curation/mine/coldstart.jsonl --videos my_videos
+vtg-r1 view samples.jsonl predictions_before.jsonl predictions.jsonl --html review.html
+""",
+        about="A page with truth, teacher and predictions of each query on one timeline, with filters, and marks that can be downloaded as JSONL. Served on this machine until Ctrl-C, or with --html written as a file.",
+    )
+    p.add_argument("files", nargs="+", metavar="FILE.jsonl", help="samples, and any number of prediction files for them; each file is a lane under its name")
+    p.add_argument("--videos", metavar="DIR", help="root of the samples' videos; default: the folder videos beside the samples, where there is one")
+    p.add_argument("--html", metavar="OUT.html", help="write the page there; it opens without a server, links to the videos and carries frames of up to 60 of them")
+    _add_address(p)
+
+
+def _view(args) -> int:
+    from .review import beside, read_review, review_server, save_review
+    from .samples import SampleError
+
+    if args.videos and not Path(args.videos).is_dir():
+        raise UserError(f"--videos {args.videos}: no such folder")
+    try:
+        lines, said = read_review(args.files)
+        root, title = args.videos or beside(args.files), ", ".join(Path(f).name for f in args.files)
+        server, missing = (None, save_review(args.html, lines, said, root, title)) if args.html else review_server(lines, said, root, title, args.host, args.port or 0)
+    except (SampleError, OSError) as e:
+        raise UserError(e) from e
+    if missing:
+        print(f"{root}: {len(missing)} of the videos are not there, such as {missing[0]}", file=sys.stderr)
+    where = {"html": args.html} if args.html else {"address": f"http://{args.host}:{server.server_port}/"}
+    _tell(args, {**where, "queries": len(lines) or max(map(len, said.values())), "lanes": list(said), "missing_videos": missing})
+    if server is None:
+        return 0
+    if args.open:
+        import webbrowser
+
+        webbrowser.open(where["address"])
+    with server:
+        server.serve_forever()
     return 0
 
 

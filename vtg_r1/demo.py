@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -355,7 +356,7 @@ def serve(policies: list[Policy], host: str = "127.0.0.1", port: int | None = No
     page, folder, address = start(policies, host, port, max_mb, max_minutes, upload_seconds, browser)
     try:
         ready(address)
-        page.block_thread()
+        threading.Event().wait()
     finally:
         stop(page, folder)
 
