@@ -152,9 +152,9 @@ def test_demo_takes_an_upload_and_says_what_is_wrong(demo, tab, world, tmp_path)
         tab.set_input_files("#file input[type=file]", str(path))
 
     upload(tmp_path / "notes.mp4")
-    problem = tab.get_by_role("alert").filter(has_text="cannot be read as a video")
+    problem = tab.get_by_role("alert").filter(has_text="This video cannot be read")
     problem.wait_for()
-    assert problem.inner_text().startswith("notes.mp4") and str(tmp_path) not in problem.inner_text() and "/tmp" not in problem.inner_text()
+    assert "notes.mp4 is no" in problem.inner_text() and str(tmp_path) not in problem.inner_text() and "/tmp" not in problem.inner_text()
     tab.locator("#queries textarea").fill("the red circle")
     upload(good)
     tab.locator("#player video").wait_for()
@@ -233,6 +233,12 @@ def test_demo_serves_its_own_files_only(demo, tmp_path):
     assert demo.startswith("http://127.0.0.1:")
 
 
+def running_page():
+    from gradio.blocks import Blocks
+
+    return next(b for b in Blocks.get_instances() if getattr(b, "is_running", False))
+
+
 def ask_raw(demo, file) -> str:
     "What the server answers to a question about `file`, sent without Gradio's client: the last event of its stream."
     body = json.dumps({"data": [file, "the red circle"]}).encode()
@@ -255,6 +261,9 @@ def test_demo_refuses_addresses_and_foreign_paths(demo, view):
     ):
         said = ask_raw(demo, {"path": path, "meta": {"_type": "gradio.FileData"}})
         assert "event: error" in said and "root:" not in said, path
+    file = next(block for block in running_page().blocks.values() if getattr(block, "elem_id", "") == "file")
+    with pytest.raises(ValueError, match="not an address"), concurrent.futures.ThreadPoolExecutor() as pool:  # Gradio's own would go and fetch it
+        pool.submit(asyncio.run, file.async_move_resource_to_block_cache("https://example.org/a.mp4")).result()
 
 
 def test_demo_says_what_is_wrong_through_its_interface(demo, world):
@@ -273,11 +282,9 @@ def test_demo_says_what_is_wrong_through_its_interface(demo, world):
 
 def test_demo_ends_an_upload_that_takes_too_long(demo):
     "The first bytes of an upload arrive, the others never do."
-    from gradio.blocks import Blocks
+    from vtg_r1.demo import PageGuard
 
-    from vtg_r1.demo import Guard
-
-    app = next(b.app for b in Blocks.get_instances() if getattr(b, "is_running", False))
+    app = running_page().app
     head, sent = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n', []
     pieces = [{"type": "http.request", "body": head, "more_body": True}]
 
@@ -303,7 +310,7 @@ def test_demo_ends_an_upload_that_takes_too_long(demo):
     }
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        pool.submit(asyncio.run, Guard(app, 0.5)(scope, receive, send)).result()
+        pool.submit(asyncio.run, PageGuard(app, 0.5)(scope, receive, send)).result()
     assert sent[0]["status"] == 408 and not pieces and time.monotonic() - began < 10
     with urllib.request.urlopen(demo, timeout=20) as r:
         assert "default-src 'self'" in r.headers["Content-Security-Policy"]  # so the guard stands before the running page
@@ -318,6 +325,18 @@ def test_demo_tells_of_a_video_that_is_too_long(world, tmp_path):
     write_video(tmp_path / "long.mp4", np.zeros((70, 56, 56, 3), np.uint8), 1)
     with pytest.raises(PageError, match=r"long.mp4 lasts 70 s; this page takes videos of up to 60 s"):
         check_video(str(tmp_path / "long.mp4"), 60)
+
+
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXTINF:9,\n/etc/passwd\n", "\ufeff ffconcat version 1.0\nfile private.mp4\n", "<?xml version='1.0'?><MPD/>"]
+)
+def test_demo_follows_no_playlist(text, tmp_path):
+    "FFmpeg opens what a playlist names: files of this machine, whatever the upload is called."
+    from vtg_r1.demo import PageError, check_video
+
+    (tmp_path / "a.mp4").write_text(text, encoding="utf-8")
+    with pytest.raises(PageError, match=r"a.mp4 is a list of videos, not a video"):
+        check_video(str(tmp_path / "a.mp4"), 60)
 
 
 def test_videos_that_browsers_do_not_play_are_copied_with_their_clock(world, tmp_path):

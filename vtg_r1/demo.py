@@ -26,6 +26,7 @@ from .video import VideoError, probe, read_frames
 
 ASSETS = Path(__file__).parent / "assets" / "pages"
 LONGEST_QUERY, MOST_QUERIES = 300, 8  # characters; sentences asked at once, which is what `predict` reads a video once for
+PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"v=0", b"[playlist]")  # FFmpeg would go on to the files that such a text names
 
 
 class PageError(Exception):
@@ -78,34 +79,39 @@ def read_queries(text: str | None, special: list[str]) -> list[str]:
 
 
 def check_video(path: str | None, longest: float) -> float:  # `longest` and the result in seconds
-    "The duration of a video that can be asked about."
+    "The duration of a video that can be asked about; raises `PageError` and `VideoError`."
     if not path:
         raise PageError("Drop a video first, or pick an example.")
-    try:
-        info = probe(path)
-    except VideoError as e:
-        raise PageError(f"{Path(path).name} cannot be read as a video: {_plain(e)}.") from e
+    with open(path, "rb") as f:
+        if f.read(512).lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(PLAYLISTS):
+            raise PageError(f"{Path(path).name} is a list of videos, not a video.")
+    info = probe(path)
     if info.duration > longest:
-        raise PageError(f"{Path(path).name} lasts {_clock(info.duration)}; this page takes videos of up to {_clock(longest)}. Cut it, or start the page with a larger --max-minutes.")
+        raise PageError(
+            f"{Path(path).name} lasts {_clock(info.duration)}; this page takes videos of up to {_clock(longest)}. Cut it, or start the page with a larger --max-minutes."
+        )
     return info.duration
 
 
-def _plain(e: VideoError) -> str:
-    "The reason without error numbers and without this machine's folders."
-    return re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'", "", e.reason).replace(e.path, Path(e.path).name)
+def unreadable(e: VideoError) -> PageError:
+    "The same in plain words, without error numbers and without this machine's folders."
+    name = Path(e.path).name
+    reason = re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'", "", e.reason).replace(e.path, name)
+    return PageError(f"This video cannot be read: {name} {reason}.")
+
+
+def _words(e: Exception) -> str:
+    return str(unreadable(e) if isinstance(e, VideoError) else e)
 
 
 def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:
     "One row a sentence: {query, truth or None, answers: one {model, span or None, response, tiou or None} a model}. A model reads the video once for all of them."
-    rows = [dict(query=q, truth=truths.get(q), answers=[]) for q in queries]
+    rows = [{"query": q, "truth": truths.get(q), "answers": []} for q in queries]
     for policy in policies:
-        try:
-            said = ground(policy.model, policy.processor, path, queries, policy.manner)
-        except VideoError as e:
-            raise PageError(f"{Path(path).name} cannot be read to its end: {_plain(e)}.") from e
+        said = ground(policy.model, policy.processor, path, queries, policy.manner)
         for row, a in zip(rows, said):
             score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
-            row["answers"].append(dict(model=policy.label, span=a.span, response=a.response, tiou=score))
+            row["answers"].append({"model": policy.label, "span": a.span, "response": a.response, "tiou": score})
     return rows
 
 
@@ -160,27 +166,41 @@ def _answer_html(row: dict, said: dict, duration: float, number: int, shown: boo
     span = said["span"]
     words = f"{format_time(span[0])}–{format_time(span[1])} s" if span else ""
     mark = f'<i class="truth" style="{_place(row["truth"], duration)}"></i>' if row["truth"] else ""
-    found = (f'<button class="found" data-start="{span[0]}" data-end="{span[1]}" style="{_place(span, duration)}" '
-             f'title="play {words}" aria-label="{_text(row["query"])}: {words}, play it"></button>') if span else ""
+    found = (
+        (
+            f'<button class="found" data-start="{span[0]}" data-end="{span[1]}" style="{_place(span, duration)}" '
+            f'title="play {words}" aria-label="{_text(row["query"])}: {words}, play it"></button>'
+        )
+        if span
+        else ""
+    )
     verdict = f"<b>{words}</b>" if span else "<b>No span in its answer</b>"
     if row["truth"]:
         true = f"{format_time(row['truth'][0])}–{format_time(row['truth'][1])} s"
         verdict += f' <span class="aside">truth {true}, IoU {said["tiou"] or 0:.2f}</span>'
     closed = answer_block(said["response"]) is not None
-    return (f'<div class="said" data-model="{number}"{"" if shown else " hidden"}><p class="verdict">{verdict}</p><div class="track">{mark}{found}<i class="now"></i></div>'
-            f'<details><summary>Reasoning</summary><pre>{_text(said["response"] or "(it said nothing)")}</pre>'
-            f'{"" if closed else "<p>There is no closed &lt;time&gt; block in it.</p>"}</details></div>')
+    return (
+        f'<div class="said" data-model="{number}"{"" if shown else " hidden"}><p class="verdict">{verdict}</p><div class="track">{mark}{found}<i class="now"></i></div>'
+        f"<details><summary>Reasoning</summary><pre>{_text(said['response'] or '(it said nothing)')}</pre>"
+        f"{'' if closed else '<p>There is no closed &lt;time&gt; block in it.</p>'}</details></div>"
+    )
 
 
 def answers_html(rows: list[dict], duration: float, images: list[str], times: list[float]) -> str:
     "Timelines, a switch between models where there are two, and the frames the model saw."
     last = len(rows[0]["answers"]) - 1 if rows else 0
     labels = [a["model"] for a in rows[0]["answers"]] if last else []
-    switch = "".join(f'<button role="radio" aria-checked="{str(i == last).lower()}" data-show="{i}">{_text(label)}</button>' for i, label in enumerate(labels))
+    switch = "".join(
+        f'<button role="radio" aria-checked="{str(i == last).lower()}" data-show="{i}">{_text(label)}</button>' for i, label in enumerate(labels)
+    )
     items = "".join(
         f'<li{" class=chosen" if i == 0 else ""}><p class="query">{_text(row["query"])}</p>{"".join(_answer_html(row, a, duration, k, k == last) for k, a in enumerate(row["answers"]))}</li>'
-        for i, row in enumerate(rows))
-    parts = [f'<div class="switch" role="radiogroup" aria-label="Whose answers">{switch}</div>' if switch else "", f'<ol class="answers">{items}</ol>' if rows else ""]
+        for i, row in enumerate(rows)
+    )
+    parts = [
+        f'<div class="switch" role="radiogroup" aria-label="Whose answers">{switch}</div>' if switch else "",
+        f'<ol class="answers">{items}</ol>' if rows else "",
+    ]
     if rows:
         key = '<i class="key"></i>the answer' + (' <i class="key truth"></i>the truth' if any(r["truth"] for r in rows) else "")
         parts.append(f'<p class="axis"><span>0 s</span><span>{_clock(duration)}</span></p><p class="legend">{key}</p>')
@@ -190,10 +210,14 @@ def answers_html(rows: list[dict], duration: float, images: list[str], times: li
 
 def strip_html(images: list[str], times: list[float], span: list[float] | None) -> str:
     "The sampled frames with their seconds; those inside `span` are marked."
+
     def frame(image: str, t: float) -> str:
         inside = span is not None and span[0] <= t < span[1]
-        return (f'<li><button class="frame{" inside" if inside else ""}" data-at="{t:.3f}" aria-label="frame at {format_time(t)} s{", inside the answer" if inside else ""}">'
-                f'<img alt="" src="{image}"><span>{format_time(t)} s</span></button></li>')
+        return (
+            f'<li><button class="frame{" inside" if inside else ""}" data-at="{t:.3f}" aria-label="frame at {format_time(t)} s{", inside the answer" if inside else ""}">'
+            f'<img alt="" src="{image}"><span>{format_time(t)} s</span></button></li>'
+        )
+
     return f'<p class="strip-title">What the model saw: {len(images)} frames</p><ol class="strip">{"".join(map(frame, images, times))}</ol>'
 
 
@@ -238,7 +262,7 @@ class Desk:
         self.policies, self.examples, self.folder, self.longest = policies, examples, folder, longest
         self.frames = policies[-1].manner.frames
         self.known = {digest(e.path): e.truths for e in examples}
-        self.special = sorted({t for p in policies for t in p.processor.tokenizer.all_special_tokens if t})
+        self.special = sorted({"<|", *(t for p in policies for t in p.processor.tokenizer.all_special_tokens if t)})
 
     def opened(self, path: str | None):  # → player, answers
         "A video was dropped, picked or removed."
@@ -246,11 +270,9 @@ class Desk:
             return player_html(None), ""
         try:
             duration = check_video(path, self.longest)
-            return player_html(preview(path, self.folder)), answers_html([], duration, *sampled_frames(path, self.frames))
-        except PageError as e:
-            return player_html(None), error_html(str(e))
-        except VideoError as e:
-            return player_html(None), error_html(f"{Path(path).name} cannot be read: {_plain(e)}.")
+            return player_html(preview(path, self.folder / "playable")), answers_html([], duration, *sampled_frames(path, self.frames))
+        except (PageError, VideoError) as e:
+            return player_html(None), error_html(_words(e))
 
     def asked(self, path: str | None, text: str):  # → answers, the same as data
         "A question was asked."
@@ -258,9 +280,9 @@ class Desk:
             duration = check_video(path, self.longest)
             queries = read_queries(text, self.special)
             rows = answer(self.policies, path, queries, self.known.get(digest(path), {}))
-            return answers_html(rows, duration, *sampled_frames(path, self.frames)), dict(video=Path(path).name, duration=duration, rows=rows)
-        except PageError as e:
-            return error_html(str(e)), dict(error=str(e))
+            return answers_html(rows, duration, *sampled_frames(path, self.frames)), {"video": Path(path).name, "duration": duration, "rows": rows}
+        except (PageError, VideoError) as e:
+            return error_html(_words(e)), {"error": _words(e)}
 
 
 def _no_addresses(block):
@@ -285,14 +307,36 @@ def build(desk: Desk):  # a gr.Blocks
     first = desk.examples[0] if desk.examples else None
     shown = desk.opened(first and first.path)
     with gr.Blocks(title="VTG-R1: when does it happen?", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. Model: {_text(names)}.{hint}</p>", elem_id="top", apply_default_css=False)
+        gr.HTML(
+            f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. Model: {_text(names)}.{hint}</p>",
+            elem_id="top",
+            apply_default_css=False,
+        )
         with gr.Row(equal_height=False, elem_id="desk"):
             with gr.Column(scale=2, min_width=300):
                 file = _no_addresses(gr.File(first and first.path, label="Drop a video here", elem_id="file", height=140))
-                gallery = gr.Gallery([(e.image, e.caption) for e in desk.examples], label="or pick an example", columns=4, rows=1, height=148, allow_preview=False,
-                                     object_fit="cover", buttons=[], interactive=False, elem_id="examples", visible=bool(first))
-                queries = gr.Textbox("\n".join(first.truths) if first else "", label="What are you looking for? One sentence a line", lines=3, max_lines=8, elem_id="queries",
-                                     max_length=(LONGEST_QUERY + 1) * MOST_QUERIES, placeholder="the second red circle")
+                gallery = gr.Gallery(
+                    [(e.image, e.caption) for e in desk.examples],
+                    label="or pick an example",
+                    columns=4,
+                    rows=1,
+                    height=148,
+                    allow_preview=False,
+                    object_fit="cover",
+                    buttons=[],
+                    interactive=False,
+                    elem_id="examples",
+                    visible=bool(first),
+                )
+                queries = gr.Textbox(
+                    "\n".join(first.truths) if first else "",
+                    label="What are you looking for? One sentence a line",
+                    lines=3,
+                    max_lines=8,
+                    elem_id="queries",
+                    max_length=(LONGEST_QUERY + 1) * MOST_QUERIES,
+                    placeholder="the second red circle",
+                )
                 button = gr.Button("Find it", variant="primary", elem_id="ask")
             with gr.Column(scale=3, min_width=320):
                 player = gr.HTML(shown[0], elem_id="player", apply_default_css=False)
@@ -303,14 +347,23 @@ def build(desk: Desk):  # a gr.Blocks
             example = desk.examples[event.index]
             return example.path, "\n".join(example.truths)
 
-        asking = dict(fn=desk.asked, inputs=[file, queries], outputs=[answers, data], show_progress="minimal", concurrency_id="model", concurrency_limit=1)
+        asking = {
+            "fn": desk.asked,
+            "inputs": [file, queries],
+            "outputs": [answers, data],
+            "show_progress": "minimal",
+            "concurrency_id": "model",
+            "concurrency_limit": 1,
+        }
         asked = [button.click(api_name="ask", **asking), queries.submit(api_visibility="private", **asking)]
         gallery.select(picked, None, [file, queries], api_visibility="private", show_progress="hidden")
-        file.change(desk.opened, file, [player, answers], api_visibility="private", show_progress="minimal", cancels=asked)  # an answer about the last video comes too late
+        file.change(
+            desk.opened, file, [player, answers], api_visibility="private", show_progress="minimal", cancels=asked
+        )  # an answer about the last video comes too late
     return page
 
 
-class Guard:
+class PageGuard:
     "ASGI middleware: an upload ends in time, and the browser is told to load nothing from elsewhere."
 
     POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; form-action 'self'"
@@ -327,7 +380,11 @@ class Guard:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message["headers"] = [*message["headers"], (b"content-security-policy", self.POLICY.encode()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", self.POLICY.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
             await send(message)
 
         if not scope["path"].endswith("/upload"):
@@ -347,11 +404,27 @@ def theme():
     import gradio as gr
 
     plain = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return plain.set(button_primary_background_fill="#0f766e", button_primary_background_fill_hover="#115e59", button_primary_background_fill_dark="#0f766e",
-                     body_text_color_subdued="#475569", body_text_color_subdued_dark="#cbd5e1", block_label_text_color="#334155", block_title_text_color="#334155")
+    return plain.set(
+        button_primary_background_fill="#0f766e",
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_dark="#0f766e",
+        body_text_color_subdued="#475569",
+        body_text_color_subdued_dark="#cbd5e1",
+        block_label_text_color="#334155",
+        block_title_text_color="#334155",
+    )
 
 
-def serve(policies: list[Policy], host: str = "127.0.0.1", port: int | None = None, max_mb: int = 200, max_minutes: float = 10, upload_seconds: float = 120, browser: bool = False, ready=print) -> None:
+def serve(
+    policies: list[Policy],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    max_mb: int = 200,
+    max_minutes: float = 10,
+    upload_seconds: float = 120,
+    browser: bool = False,
+    ready=print,
+) -> None:
     "Serve the page until interrupted; `ready` is told its address."
     page, folder, address = start(policies, host, port, max_mb, max_minutes, upload_seconds, browser)
     try:
@@ -361,7 +434,15 @@ def serve(policies: list[Policy], host: str = "127.0.0.1", port: int | None = No
         stop(page, folder)
 
 
-def start(policies: list[Policy], host: str = "127.0.0.1", port: int | None = None, max_mb: int = 200, max_minutes: float = 10, upload_seconds: float = 120, browser: bool = False):  # → page, folder, address
+def start(
+    policies: list[Policy],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    max_mb: int = 200,
+    max_minutes: float = 10,
+    upload_seconds: float = 120,
+    browser: bool = False,
+):  # → page, folder, address
     "Start the page in threads of its own; what is uploaded lies in a folder of its own until `stop`."
     folder = Path(tempfile.mkdtemp(prefix="vtg-r1-demo-"))
     files = folder / "files"
@@ -371,12 +452,26 @@ def start(policies: list[Policy], host: str = "127.0.0.1", port: int | None = No
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     known = ["127.0.0.1", "localhost"] if host in ("127.0.0.1", "localhost") else ["*"]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(Guard, seconds=upload_seconds)]
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(PageGuard, seconds=upload_seconds)]
     try:
         desk = Desk(policies, make_examples(files / "toyworld"), files, max_minutes * 60)
         page = build(desk).queue(max_size=64)
-        _, address, _ = page.launch(server_name=host, server_port=port, share=False, inbrowser=browser, prevent_thread_lock=True, quiet=True, footer_links=[], ssr_mode=False, pwa=False,
-                                    mcp_server=False, max_file_size=max_mb * 2**20, app_kwargs={"middleware": guards}, theme=theme(), css_paths=[ASSETS / "demo.css"])
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            max_file_size=max_mb * 2**20,
+            app_kwargs={"middleware": guards},
+            theme=theme(),
+            css_paths=[ASSETS / "demo.css"],
+        )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

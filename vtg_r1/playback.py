@@ -18,13 +18,18 @@ def digest(path: str | Path) -> str:
 
 def preview(path: str, folder: Path, seconds: float = 120) -> str:
     "The file itself where browsers play it, else an H.264 copy in `folder`, with the same clock; raises `VideoError`."
+    folder.mkdir(exist_ok=True)
     copy = folder / f"{digest(path)}.mp4"
     if copy.exists():
         return str(copy)
     try:
-        done = subprocess.run([sys.executable, "-m", "vtg_r1.playback", path, str(copy)], capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            [sys.executable, "-m", "vtg_r1.playback", path, str(copy)], check=False, capture_output=True, text=True, timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         raise VideoError(path, f"took longer than {seconds:g} s to be made playable") from None
+    for old in sorted(folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)[:-20]:  # copies are quickly made again
+        old.unlink(missing_ok=True)
     if done.returncode:
         raise VideoError(path, f"cannot be made playable ({(done.stderr.strip().splitlines() or ['the decoder crashed'])[-1][:200]})")
     return str(copy) if copy.exists() else path
