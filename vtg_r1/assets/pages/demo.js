@@ -55,7 +55,11 @@ element.addEventListener("keydown", (event) => {
 document.addEventListener("timeupdate", (event) => {  // media events do not bubble, but they are captured
   const video = event.target, page = element.querySelector(".vtg");
   if (video !== player() || !page) return;
-  if (until !== null && video.currentTime >= until) { video.pause(); until = null; }
+  if (until !== null && video.currentTime >= until) {  // stay on the last frame inside
+    video.pause();
+    video.currentTime = until - 0.01;
+    until = null;
+  }
   const share = Math.min(1, video.currentTime / +page.dataset.duration);
   element.querySelectorAll(".now").forEach(now => { now.style.left = `${100 * share}%`; });
 }, true);
