@@ -7,7 +7,7 @@ __all__ = ['OVERLAPS', 'summary', 'measure', 'lengths', 'probe_each', 'probe_vid
            'quality_text', 'check', 'plot_quality']
 
 # %% ../nbs/parts/quality.ipynb #44d32bcf
-import re
+import os, re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -43,33 +43,29 @@ def lengths(
     return {name: summary(values) for name, values in measure(samples).items()}
 
 # %% ../nbs/parts/quality.ipynb #7a2e921f
-def _probe_one(path: str) -> tuple[float | None, str]:
+def _probe_one(root: str | Path, video: str) -> tuple[float | None, str]:
     "Duration in seconds, or None and why it cannot be read."
-    from vtg_r1.video import VideoError, probe
-    try: return probe(path).duration, ""
+    from vtg_r1.decoders import default_backend
+    from vtg_r1.video import VideoError, probe, video_path
+    try: return probe(video_path(root, video), default_backend()).duration, ""
     except VideoError as e: return None, e.reason
 
 # %% ../nbs/parts/quality.ipynb #8a78c0a8
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
     root: str | Path,
-    workers: int = 2,       # processes
+    workers: int = 2,       # files opened at once, each in a process of its own
     progress: bool = False,
 ) -> Iterator[tuple[str, float | None, str]]:  # (video, seconds or None, why it cannot be read), in the given order, as they come
-    "Open videos in several processes; a script that calls this needs the usual `if __name__ == '__main__'`."
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+    "Open videos in several processes; one that crashes, hangs or fills its process costs its own answer and no other."
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
     from tqdm import tqdm
     videos = list(videos)
     if not Path(root).is_dir(): raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        answers = pool.map(_probe_one, [str(Path(root) / v) for v in videos], chunksize=16)
-        video = None
-        try:
-            for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
-        except BrokenProcessPool:
-            raise SampleError(f"a process died while opening one of the videos after {video!r}: look at those by hand, or give the processes more memory", "video", "video_crash") from None
+    with ThreadPoolExecutor(workers) as pool:
+        answers = pool.map(partial(_probe_one, root), videos)
+        for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
 
 def probe_videos(
     samples: Iterable[Sample],
@@ -79,7 +75,7 @@ def probe_videos(
 ) -> dict:  # named, found, missing: [video], unreadable: {video: reason}, durations: {video: s}, off_by_more_than_1s: {video: [annotated, found]}
     "Open every video that the samples name, once each."
     named = {s.video: None if s.clip else s.duration for s in samples}
-    there = [v for v in named if (Path(root) / v).is_file()]
+    there = [v for v in named if os.path.isfile(Path(root) / v)]
     found, unreadable = {}, {}
     for video, seconds, reason in probe_each(there, root, workers, progress):
         if reason: unreadable[video] = reason

@@ -17,6 +17,7 @@ from pathlib import Path
 from .heldout import HeldOut, spread_out, thought
 from .runs import (Run, RunError, from_main, is_main, launch_stage, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
 from .samples import Sample, SampleError, load_samples, write_jsonl
+from .video import VideoError, video_path
 
 # %% ../nbs/parts/training.ipynb #a952e746
 def read_annotations(
@@ -57,7 +58,10 @@ def find_videos(
 
 def _video_file(root: Path, video: str) -> str | None:
     names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi")), Path(video).name)
-    return next((name for name in names if (root / name).is_file()), None)
+    found = next((name for name in names if os.path.isfile(root / name)), None)
+    try: found and video_path(root, found)
+    except VideoError as e: raise SampleError(str(e), "video", "unsafe_video") from None
+    return found
 
 # %% ../nbs/parts/training.ipynb #615aae52
 def common_arguments(
