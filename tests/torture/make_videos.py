@@ -25,7 +25,7 @@ ENCODERS = [  # name, suffix, encoder, pixel format, options: files that are goo
     ("hevc 10-bit", "mp4", "libx265", "yuv420p10le", {"x265-params": "log-level=none:pools=1:frame-threads=1"}),
     ("vp8", "webm", "libvpx", "yuv420p", {}),
     ("vp9", "webm", "libvpx-vp9", "yuv420p", {}),
-    ("vp9 10-bit", "webm", "libvpx-vp9", "yuv420p10le", {"profile": "2"}),
+    ("vp9 10-bit", "webm", "libvpx-vp9", "yuv420p10le", {}),
     ("vp9 in mp4", "mp4", "libvpx-vp9", "yuv420p", {}),
     ("av1", "mp4", "libsvtav1", "yuv420p", {"preset": "12"}),
     ("av1 10-bit", "webm", "libsvtav1", "yuv420p10le", {"preset": "12"}),
@@ -159,15 +159,15 @@ def impostors(folder: Path, good: bytes) -> Iterator[tuple[str, str, bytes]]:
         yield name, "mp4", content
 
 
-def encoded(folder: Path, problems: list) -> Iterator[tuple[str, Path, bool]]:
+def encoded(folder: Path, problems: list, few: bool) -> Iterator[tuple[str, Path, bool]]:
     "(name, file, whether it is good) of every codec this build of PyAV can write, and of odd clocks and sizes; what cannot be written is noted."
     def attempt(name: str, suffix: str, make: Callable[[Path], object], good: bool = True):
         path = folder / f"{name}.{suffix}".replace(" ", "_").replace("/", "-").replace(":", "")
         try: make(path)
         except (av.FFmpegError, ValueError, OSError) as e: return problems.append((name, f"cannot be written here: {type(e).__name__}: {e}"))
         return name, path, good
-    jobs = [attempt(name, suffix, lambda p, c=codec, f=fmt, o=options: encode(p, c, f, o)) for name, suffix, codec, fmt, options in ENCODERS]
-    for w, h in SIZES: jobs.append(attempt(f"{w}x{h}", "mp4", lambda p, s=(w, h): encode(p, "libx264", "yuv444p" if s[0] % 2 or s[1] % 2 else "yuv420p", {"preset": "ultrafast"}, 3, s)))
+    jobs = [attempt(name, suffix, lambda p, c=codec, f=fmt, o=options: encode(p, c, f, o), name != "h264 bare stream") for name, suffix, codec, fmt, options in (ENCODERS[::3] if few else ENCODERS)]
+    for w, h in SIZES[:-1] if few else SIZES: jobs.append(attempt(f"{w}x{h}", "mp4", lambda p, s=(w, h): encode(p, "libx264", "yuv444p" if s[0] % 2 or s[1] % 2 else "yuv420p", {"preset": "ultrafast"}, 3, s)))
     clocks = {"one frame": [0], "variable rate": [0, 40, 80, 900, 2000, 2040, 5000], "one frame an hour": [0, 3_600_000, 7_200_000], "thousand a second": list(range(200)), "starts at -1 s": [-1000, -500, 0, 500],
               "starts at 26 h": [93_600_000, 93_600_500, 93_601_000]}
     for name, ms in clocks.items():
@@ -196,7 +196,7 @@ def special(folder: Path, good: Path) -> Iterator[tuple[str, Path, bool]]:
         yield f"name {i}: {name[:20]!r}", path, True
     path = Path(os.fsdecode(os.fsencode(folder) + b"/not\xffutf8.mp4"))
     path.write_bytes(good.read_bytes())
-    yield "name: not utf-8", path, True
+    yield "name: not utf-8", path, False
 
 
 def make_variants(folder: Path, real: list[Path] = (), few: bool = False) -> tuple[list[tuple[str, Path, bool]], list[tuple[str, str]]]:
@@ -223,4 +223,15 @@ def make_variants(folder: Path, real: list[Path] = (), few: bool = False) -> tup
         path = folder / f"{name.split()[0]}_as_{suffix}.{suffix}".rstrip(".")
         path.write_bytes({"mp4": data["toy"]}.get(name.split()[0], data.get(name.split()[0])))
         variants.append((f"{name} .{suffix}", path, True))
-    return [*variants, *encoded(folder, problems), *special(folder, toy), *((p.name, p, True) for p in real)], problems
+    good = list(encoded(folder, problems, few))
+    return [*variants, *good, *worn(folder, good[::6] if few else good), *special(folder, toy), *((p.name, p, True) for p in real)], problems
+
+
+def worn(folder: Path, good: list[tuple[str, Path, bool]]) -> Iterator[tuple[str, Path, bool]]:
+    "Each encoded file cut short and with noise in its second half."
+    for name, path, _ in good:
+        data = path.read_bytes()
+        for how, content in (("cut at 6/10", data[:len(data) * 6 // 10]), ("20 bytes flipped", flipped(data, 20, 1, 0.2)), ("500 bytes flipped", flipped(data, 500, 2, 0.5))):
+            new = folder / f"{how.replace('/', '-')} {path.name}"
+            new.write_bytes(content)
+            yield f"{name}, {how}", new, False
