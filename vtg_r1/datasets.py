@@ -35,7 +35,7 @@ class Policy:
             if getattr(self, name) not in choices: raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
 # %% ../nbs/parts/datasets.ipynb #2d6d37f4
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError)
 
 def _each(
     records: Iterable[tuple[int | None, object]],  # (line or record number, record)

@@ -27,16 +27,19 @@ def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:
     except VideoError as e:
         kind = "crashed" if "unexpected" in e.reason else "stopped" if any(say in e.reason for say in OWN) else "refused"
         return ("hung" if time.monotonic() - start > 4 * LIMITS.seconds else kind), e.reason, None
-    except Exception as e: return "crashed", f"{type(e).__name__}: {e}", None  # anything but a VideoError is what is looked for here
+    except Exception as e:
+        return "crashed", f"{type(e).__name__}: {e}", None  # anything but a VideoError is what is looked for here
     return "frames", f"{len(frames)} of {len(info)} frames, {info.width}x{info.height}, {times[0]:.2f} to {times[-1]:.2f} s", times
 
 
 def examine(folder: Path, real: list[Path] = (), few: bool = False) -> Iterator[tuple[str, str, str, str]]:
     "(variant, backend, outcome, words); a good file that no backend reads is lost, and so is one whose times two backends tell differently."
     variants, unmade = make_variants(folder, real, few)
-    for name, why in unmade: yield name, "-", "not made", why
+    for name, why in unmade:
+        yield name, "-", "not made", why
     for name, path, good in variants:
         found = {backend: outcome(path, backend) for backend in installed()}
         times = [t for _, _, t in found.values() if t is not None]
         agree = all(len(t) == len(times[0]) and np.abs(t - times[0]).max() < 5e-3 for t in times)
-        for backend, (kind, words, _) in found.items(): yield name, backend, "lost" if good and not (times and agree) else kind, words
+        for backend, (kind, words, _) in found.items():
+            yield name, backend, "lost" if good and not (times and agree) else kind, words
