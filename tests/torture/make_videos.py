@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-ATOMS = ["ftyp", "moov", "mvhd", "trak", "tkhd", "edts", "elst", "mdia", "mdhd", "hdlr", "minf", "vmhd", "dinf", "dref", "stbl", "stsd", "avc1", "avcC", "stts", "stss", "ctts", "stsc", "stsz", "stco", "mdat", "udta"]
+ATOMS = "ftyp moov mvhd trak tkhd edts elst mdia mdhd hdlr minf vmhd dinf dref stbl stsd avc1 avcC stts stss ctts stsc stsz stco mdat udta".split()  # noqa: SIM905
 ENCODERS = [  # name, suffix, encoder, pixel format, options: files that are good, whatever a backend makes of them
     ("h264", "mp4", "libx264", "yuv420p", {}),
     ("h264 B-frames, open GOP", "mp4", "libx264", "yuv420p", {"x264-params": "bframes=4:b-pyramid=normal:open-gop=1:keyint=8"}),

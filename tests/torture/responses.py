@@ -208,16 +208,16 @@ def paid(responses: list[str], rng: random.Random) -> None:
     "Every reward and metric on a batch; an AssertionError where one breaks its promise."
     n = len(responses)
     spans = [rng.choice(([[1.0, 4.0]], [[0.0, 2.0], [5.0, 9.0]], [], None, [[2, 3], [2, 3]])) for _ in range(n)]
-    columns = dict(
-        completions=[
+    columns = {
+        "completions": [
             rng.choice((r, [{"role": "assistant", "content": r}], [{"role": "assistant", "content": [{"type": "text", "text": r}]}]))
             for r in responses
         ],
-        spans=spans,
-        duration=[10.0] * n,
-        answer=[rng.choice(("A", "B", None)) for _ in range(n)],
-        completion_ids=[[0] * min(len(r), 4000) for r in responses],
-    )
+        "spans": spans,
+        "duration": [10.0] * n,
+        "answer": [rng.choice(("A", "B", None)) for _ in range(n)],
+        "completion_ids": [[0] * min(len(r), 4000) for r in responses],
+    }
     for name, (low, high) in RANGES.items():
         values = getattr(rewards, name)(**columns)
         assert len(values) == n, name
@@ -238,9 +238,9 @@ def timed() -> Iterator[tuple[str, float, str]]:
             max(
                 milliseconds(work)
                 for work in (
-                    lambda: prompts.parse_spans(response),
-                    lambda: prompts.parse_answer(response),
-                    lambda: prompts.is_well_formed(response, True),
+                    lambda r=response: prompts.parse_spans(r),
+                    lambda r=response: prompts.parse_answer(r),
+                    lambda r=response: prompts.is_well_formed(r, True),
                 )
             ),
             "",

@@ -27,7 +27,7 @@ def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:
     except VideoError as e:
         kind = "crashed" if "unexpected" in e.reason else "stopped" if any(say in e.reason for say in OWN) else "refused"
         return ("hung" if time.monotonic() - start > 4 * LIMITS.seconds else kind), e.reason, None
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 - anything but a VideoError is what is looked for
         return "crashed", f"{type(e).__name__}: {e}", None  # anything but a VideoError is what is looked for here
     return "frames", f"{len(frames)} of {len(info)} frames, {info.width}x{info.height}, {times[0]:.2f} to {times[-1]:.2f} s", times
 
