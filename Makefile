@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 BENCH ?= update rollout train anatomy frames evaluation
 
-.PHONY: help install grpo claims claims-reference test bench export readme lab
+.PHONY: help install grpo claims claims-reference test torture bench export readme lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -29,6 +29,9 @@ claims-reference: install  ## keep the last full run of the claims in outputs/re
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print
 	pytest -q -n 2 --dist loadfile
+
+torture: install  ## hostile videos, annotation files and answers: nothing may crash, hang or get lost; about five minutes
+	PYTHONPATH=tests python -m torture
 
 bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update
 	$(if $(filter-out update rollout train anatomy grid frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, grid, frames, evaluation))

@@ -62,8 +62,8 @@ def ours(path: str, folder: str):
     "Frames and their seconds, from a cache object that knows nothing yet, as in a new process."
     from vtg_r1 import video
     from vtg_r1.frame_cache import FrameCache
-    video._probe.cache_clear()
-    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder))
+    video._probe_here.cache_clear()
+    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), guard=None)
 
 
 def cold(path: str): return ours(path, tempfile.mkdtemp())
@@ -73,11 +73,11 @@ def resampling(path: str) -> tuple[float, float, float, float]:
     "Our pixels against torchvision's antialiased bicubic and against its bilinear, on the same decoded frames at the same size: mean difference (levels of 256) and PSNR (dB) of each."
     import torch
     from torchvision.transforms.functional import InterpolationMode, resize
-    from vtg_r1 import video
+    from vtg_r1 import decoders, video
     info = video.probe(path)
     picked = video.pick_frames(info.times, 16).tolist()
     small = video.read_frames(path, 16, PIXELS)[0].astype(float)
-    full = torch.tensor(video._open(Path(path)).get_batch(picked).asnumpy()).permute(0, 3, 1, 2)
+    full = torch.tensor(decoders._open(Path(path)).get_batch(picked).asnumpy()).permute(0, 3, 1, 2)
     out = []
     for mode in (InterpolationMode.BICUBIC, InterpolationMode.BILINEAR):
         difference = small - resize(full, small.shape[1:3], mode, antialias=True).permute(0, 2, 3, 1).numpy()

@@ -393,8 +393,8 @@ def plot_sample(
 ):  # a matplotlib figure
     "Frames of a sample over time, the true moments and the teacher's below them."
     import matplotlib.pyplot as plt
-    from vtg_r1.video import read_frames
-    pictures, times = read_frames(Path(view.video_root) / sample.video, frames, 128 * 28 * 28, sample.clip)
+    from vtg_r1.video import read_frames, video_path
+    pictures, times = read_frames(video_path(view.video_root, sample.video), frames, 128 * 28 * 28, sample.clip, backend=view.backend)
     fig, axes = plt.subplots(2, len(pictures), figsize=(11, 2.1), layout="constrained", height_ratios=[4, 1.2])
     for ax, picture, t in zip(axes[0], pictures, times):
         ax.imshow(picture)

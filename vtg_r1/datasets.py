@@ -7,13 +7,13 @@ __all__ = ['POLICIES', 'COLUMNS', 'ALIASES', 'READERS', 'Policy', 'video_id', 'n
            'read_rows']
 
 # %% ../nbs/parts/datasets.ipynb #bd614efa
-import csv, io, json, math, pickle, re
+import csv, json, math, pickletools, re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from .prompts import _seconds
-from .samples import Report, Sample, SampleError, iter_jsonl, validate
+from .samples import MOST_BAD, Report, Sample, SampleError, _cut, iter_jsonl, validate
 
 # %% ../nbs/parts/datasets.ipynb #2fe70b62
 POLICIES = {
@@ -36,26 +36,45 @@ class Policy:
             if getattr(self, name) not in choices: raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
 # %% ../nbs/parts/datasets.ipynb #2d6d37f4
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError)
 
 def _each(
     records: Iterable[tuple[int | None, object]],  # (line or record number, record)
     parse: Callable[[object], Iterable[dict]],     # one record to its rows
 ) -> Iterator[dict]:
-    "The rows of every record; one that has not the format's shape becomes a row that says so."
+    "The rows of every record; one that has not the format's shape becomes a row that says so. A file of little else is an error."
+    bad = 0
     for number, record in records:
         try:
             if isinstance(record, Exception): raise record
             yield from ({"line": number, **row} for row in parse(record))
         except _SHAPE_ERRORS as e:
-            yield {"qid": "", "line": number, "problem": f"record {number}: {type(e).__name__}: {e}"}
+            bad += 1
+            problem = _cut(f"record {number}: {type(e).__name__}: {e}")
+            if bad > MOST_BAD: raise SampleError(f"more than {MOST_BAD:,} records are not of this form, the last: {problem}", reason="wrong_file") from None
+            yield {"qid": "", "line": number, "problem": problem}
 
-def _json(path, kind: type):
-    "A JSON file whose top level is `kind`; a clear error otherwise."
-    try: data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+_MOST_MEMORY = 4e9  # bytes that a JSON file may take once it is read, by estimate
+
+def _content(path) -> bytes:
+    "A whole file, if its lists and strings will fit into memory."
+    size, data = Path(path).stat().st_size, b""
+    if size < _MOST_MEMORY: data = Path(path).read_bytes()
+    need = 3 * size + 64 * sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if need > _MOST_MEMORY: raise SampleError(f"{path}: would take about {need / 1e9:.0f} GB of memory; split it, or give JSON lines, which are read one at a time", reason="wrong_file")
+    return data
+
+def _text(path) -> str:
+    try: return _content(path).decode("utf-8-sig")
+    except UnicodeDecodeError as e: raise SampleError(f"{path}: is no UTF-8 text ({e})", reason="wrong_file") from None
+
+def _json(path, *kinds: type):
+    "A JSON file whose top level is one of `kinds`; a clear error otherwise."
+    try: data = json.loads(_text(path))
+    except SampleError: raise
     except (ValueError, RecursionError) as e: raise SampleError(f"{path}: not JSON ({e})", reason="wrong_file") from None
-    if not isinstance(data, kind):
-        raise SampleError(f"{path}: holds a JSON {type(data).__name__}, this dataset's file is a {kind.__name__}", reason="wrong_file")
+    if not isinstance(data, kinds):
+        raise SampleError(f"{path}: holds a JSON {type(data).__name__}, this dataset's file is a {' or '.join(k.__name__ for k in kinds)}", reason="wrong_file")
     return data
 
 def _numbered(items): return enumerate(items, 1)
@@ -76,6 +95,7 @@ def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
     if duration is not None and not _is_number(duration): raise ValueError(f"duration {duration!r} is not a number of seconds")
     if spans is not None and not isinstance(spans, (list, tuple)): raise ValueError(f"spans {spans!r} is not a list of [start, end]")
+    if not isinstance(video or "", str): raise ValueError(f"video {video!r} is not a path")
     return {"qid": None if qid is None else str(qid), "vid": str(vid), "video": video or f"{vid}.mp4", "duration": duration, "query": query, "spans": spans, **more}
 
 # %% ../nbs/parts/datasets.ipynb #5bcfe920
@@ -103,7 +123,7 @@ def _charades_sta(path, split):
     "lines 'vid start end##sentence', a JSON dict vid -> {duration, timestamps, sentences}, JSON lines with relevant_windows, or TimeChat's {annotations: [...]}."
     if _is_json_lines(path): return _windows(path, split)
     if Path(path).suffix != ".json":
-        return _each(enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1), _charades_line)
+        return _each(enumerate(_text(path).splitlines(), 1), _charades_line)
     data = _json(path, dict)
     if not isinstance(data.get("annotations"), list): return _captions(path)
     def parse(r): yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"], never_has_duration=True)
@@ -119,6 +139,16 @@ def _charades_siblings(path) -> list[Path]:
 def _letter(answer: str, options: list[str]) -> str | None:
     "The letter of the first option that reads like `answer`."
     return "ABCDE"[options.index(answer)] if answer in options else None
+
+def _table(path, apart: str = ",", header: Callable = list) -> Iterator[dict]:
+    "Rows of a csv file with a header line, one after the other; columns are apart by the one of `apart` that the header has most of; a cell may hold 131,072 characters."
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            head = f.readline(10**6)
+            how = {"delimiter": max(apart, key=head.count)}
+            names = header(next(csv.reader([head], **how), []))
+            yield from (dict(zip(names, values)) for values in csv.reader(f, **how) if values)
+    except (csv.Error, UnicodeDecodeError) as e: raise SampleError(f"{path}: cannot be read as csv: {e}", reason="wrong_file") from None
 
 def _nextgqa_row(r, located, names):
     vid, options = r["video_id"], [r[f"a{i}"] for i in range(5)]
@@ -138,8 +168,7 @@ def _nextgqa(path, split):
     for file in (table, spans):
         if not file.is_file(): raise SampleError(f"{path}: has no {file.name}; give the folder of the NExT-GQA annotations and --split val or test", reason="wrong_file")
     located, names = _json(spans, dict), _json(names, dict) if names.is_file() else {}
-    with open(table, encoding="utf-8", newline="") as f: rows = list(csv.DictReader(f))
-    return _each(enumerate(rows, 2), lambda r: _nextgqa_row(r, located, names))
+    return _each(enumerate(_table(table), 2), lambda r: _nextgqa_row(r, located, names))
 
 # %% ../nbs/parts/datasets.ipynb #108645fb
 def _rextime_row(r):
@@ -284,7 +313,7 @@ def _settled(rows: Iterable[dict], report: Report, policy: Policy, source: str, 
             report.before[oddity] += 1
             if oddity == "duplicates": report.add(row["qid"], "duplicate", "kept", row["query"], row.get("line"))
         row["duration"] = row["duration"] if row["duration"] is not None else row.get("guess")
-        row.update(source=row.get("source") or source, split=row.get("split") or split)
+        row.update(source=str(row.get("source") or source), split=str(row.get("split") or split))
         if sample := _settle(row, policy, report):
             report.kept += 1
             yield sample
@@ -323,7 +352,7 @@ def _timeit_row(r):
 
 def _hirest(path, split, steps=False):
     "a JSON dict prompt -> {file: {clip, v_duration, bounds, steps}} (`steps=True` reads the steps), or TimeIT's list of {video, QA}."
-    data = _json(path, (dict, list))
+    data = _json(path, dict, list)
     if isinstance(data, list): return _each(_numbered(data), _timeit_row)
     return _each(_numbered(data.items()), _hirest_steps if steps else _hirest_rows)
 
@@ -366,15 +395,41 @@ def _timer1(path, split):
     return _each(_numbered(_json(path, list)), _timer1_row)
 
 # %% ../nbs/parts/datasets.ipynb #dae29d61
-class _PlainUnpickler(pickle.Unpickler):
-    "Pickles of lists, dicts, strings and numbers only: nothing in a downloaded file may name a class."
-    def find_class(self, module, name): raise pickle.UnpicklingError(f"refuses {module}.{name}")
+_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple, "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False}
+_CLOSED = {"LIST": list, "TUPLE": tuple, "DICT": lambda items: dict(zip(items[::2], items[1::2], strict=True))}  # what a mark begins
+_ATOM = re.compile("(SHORT_)?BIN(UNICODE|STRING|INT|FLOAT)[128]?|(UNICODE|STRING|INT|FLOAT|LONG)[14]?")
+_MEMO, _RECALL = re.compile("(LONG_)?(BIN)?PUT|MEMOIZE"), re.compile("(LONG_)?(BIN)?GET")
+
+def _plain_pickle(data: bytes):
+    "The lists, dicts, strings and numbers that a pickle describes. It is read like any other format: nothing in it is imported or called, and what would be is a `ValueError`."
+    stack, marks, memo = [], [], {}
+    def since_mark():
+        at = marks.pop()
+        items, stack[at:] = stack[at:], []
+        return items
+    for op, arg, _ in pickletools.genops(data):
+        if _ATOM.fullmatch(op.name): stack.append(arg)
+        elif op.name in _EMPTY: stack.append(_EMPTY[op.name]())
+        elif op.name == "MARK": marks.append(len(stack))
+        elif op.name in _CLOSED: stack.append(_CLOSED[op.name](since_mark()))
+        elif op.name in ("TUPLE1", "TUPLE2", "TUPLE3"): stack[-int(op.name[-1]):] = [tuple(stack[-int(op.name[-1]):])]
+        elif op.name == "APPEND": stack[-2].append(stack.pop())
+        elif op.name == "APPENDS": items = since_mark(); stack[-1].extend(items)
+        elif op.name == "SETITEM": value, key = stack.pop(), stack.pop(); stack[-1][key] = value
+        elif op.name == "SETITEMS": items = since_mark(); stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif _MEMO.fullmatch(op.name): memo[len(memo) if arg is None else arg] = stack[-1]
+        elif _RECALL.fullmatch(op.name) and not isinstance(memo[arg], (list, dict)): stack.append(memo[arg])  # a list in itself has no end
+        elif op.name == "STOP": return stack[-1]
+        elif op.name not in ("PROTO", "FRAME"): raise ValueError(f"{op.name} {_cut(repr(arg))}")
+
+def _load_pickle(path):
+    try: return _plain_pickle(_content(path))
+    except _SHAPE_ERRORS as e: raise SampleError(f"{path}: is read as plain data, which refuses what is in it ({type(e).__name__}: {e})", reason="wrong_file") from None
 
 def _queryd(path, split):
     "the release's folder (train_list.txt, two pickles, durations.json), or one caption dict like ActivityNet's."
     if Path(path).is_file(): return _captions(path)
-    load = lambda name: _PlainUnpickler(io.BytesIO((Path(path) / name).read_bytes())).load()
-    queries, spans = (load(f"{n}_captions_combined_filtered-v2.pkl") for n in ("raw", "times"))
+    queries, spans = (_load_pickle(Path(path) / f"{n}_captions_combined_filtered-v2.pkl") for n in ("raw", "times"))
     durations = _json(Path(path) / "durations.json", dict)
     def parse(vid):
         for words, span in zip(queries[vid], spans[vid], strict=True): yield _row(vid[6:], " ".join(words), [list(span)], durations.get(vid[6:]))
@@ -426,7 +481,7 @@ def _table_row(r: dict, columns: dict):
     columns = {name: _alias(name, column, r) for name, column in columns.items()}
     get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
-        if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {sorted(map(str, r))}")
+        if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {_cut(str(sorted(map(str, r))))}")
     parsed = lambda v: json.loads(v) if isinstance(v, str) and v[:1] in ("[", "{") else v  # a csv cell that holds a list
     spans = parsed(get("spans"))
     if spans in (None, ""): spans = [[_number(get("start")), _number(get("end"))]]
@@ -446,12 +501,7 @@ def _header(names: list[str]) -> list[str]:
 def _csv(path, split, columns=None):
     "a table with a header line, columns apart by comma, semicolon or tab: video, start, end, query (or sentence); qid and duration where there are any. Name other columns with `columns`."
     names = _columns(columns)
-    with open(path, encoding="utf-8-sig", newline="") as f:
-        head = f.readline()
-        lines = csv.reader(f, delimiter=max(",;\t", key=head.count))
-        fields = _header(next(csv.reader([head], delimiter=max(",;\t", key=head.count)), []))
-        rows = [dict(zip(fields, values)) for values in lines if values]
-    return _each(enumerate(rows, 2), lambda r: _table_row(r, names))
+    return _each(enumerate(_table(path, ",;\t", _header), 2), lambda r: _table_row(r, names))
 
 def _jsonl(path, split, columns=None):
     "one JSON object a line; name its keys with `columns`."
@@ -485,7 +535,7 @@ def _durations(given, path) -> tuple[dict[str, float], str]:
     if isinstance(given, dict): return given, "the durations given"
     found = {}
     for file in [Path(given)] if given else _charades_siblings(path):
-        if _is_json_lines(file): rows = {r["vid"]: r.get("duration") for _, r in iter_jsonl(file) if isinstance(r, dict) and "vid" in r}
+        if _is_json_lines(file): rows = {r["vid"]: r.get("duration") for _, r in iter_jsonl(file) if isinstance(r, dict) and isinstance(r.get("vid"), str)}
         else: rows = dict(_walk_durations(_json(file, dict)))
         found |= {video_id(k): v for k, v in rows.items() if _is_number(v)}
     return found, str(given) if given else ", ".join(p.name for p in _charades_siblings(path))
@@ -513,7 +563,7 @@ def read_dataset(
     try: return _samples(READERS[name](path, split, **options), report, policy, known, origin, name, split), report
     except SampleError as e:
         raise (SampleError(f"{e}. {name} is read from {READERS[name].__doc__}", reason=e.reason) if e.reason == "wrong_file" else e) from None
-    except (OSError, UnicodeDecodeError, csv.Error, pickle.UnpicklingError) as e: raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
+    except OSError as e: raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
 
 def iter_rows(
     rows: Iterable[dict],  # a Hugging Face dataset (also a streaming one), or any iterable of dicts

@@ -18,7 +18,7 @@ from .metrics import THRESHOLDS, bootstrap_ci
 from .runs import Run, RunError, read_manifest, resolve
 from .samples import Sample
 from .spans import length
-from .video import read_frames
+from .video import read_frames, video_path
 
 # %% ../nbs/07_benchmarks.ipynb #e6e09b94
 _FREE = {"run_name", "outputs_dir", "resume", "compare_with", "prior", "threads", "batch_size"}  # may differ in a resumed run
@@ -72,7 +72,7 @@ def draw_case(
     "Frames of a video over a timeline with the true and the predicted spans."
     strip, line = axes
     clip = tuple(sample.clip) if sample.clip else None
-    pictures, times = read_frames(Path(view.video_root) / sample.video, frames, 96 * 96, clip)
+    pictures, times = read_frames(video_path(view.video_root, sample.video), frames, 96 * 96, clip, backend=view.backend)
     half = (times[-1] - times[0]) / (len(times) - 1) / 2 if len(times) > 1 else sample.duration / 2
     left, right = times[0] - half, times[-1] + half  # each frame is centred on its own second
     strip.imshow(np.concatenate(list(pictures), axis=1), aspect="auto", extent=(left, right, 0, 1))

@@ -72,14 +72,13 @@ def vllm_backend(
     model: str,                  # folder or hub id
     view: View,                  # for the number of frames a prompt holds
     max_new_tokens: int = 2048,  # length of a response (paper: 2048)
-    trust_remote_code: bool = False,
 ) -> Callable[[list[dict]], list[str]]:  # prompts with frames → greedy responses
     "vLLM's offline engine, greedy; needs `pip install vllm` and a GPU."
     try: from vllm import LLM, SamplingParams
     except ImportError as e: raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
-    processor = load_processor(model, trust_remote_code)
+    processor = load_processor(model)
     limits = {"image": view.frames} if view.encoding == "interleaved" else {"video": 1}
-    engine = LLM(model=model_path(model), trust_remote_code=trust_remote_code, limit_mm_per_prompt=limits, seed=0)
+    engine = LLM(model=model_path(model), trust_remote_code=False, limit_mm_per_prompt=limits, seed=0)
     how = SamplingParams(temperature=0.0, max_tokens=max_new_tokens)
     def ask(shown: list[dict]) -> list[str]:
         requests = [{"prompt": prompt_text(processor, s), **_vllm_frames(s)} for s in shown]

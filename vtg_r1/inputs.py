@@ -6,17 +6,20 @@
 __all__ = ['ENCODINGS', 'View', 'frame_cache', 'show', 'training_set']
 
 # %% ../nbs/parts/inputs.ipynb #8d14920d
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from .decoders import BACKENDS, default_backend
 from .frame_cache import FrameCache, Recent, cache_folder, cache_gigabytes
+from .guard import Guard
 from .prompts import grounding_prompt, qa_prompt
 from .runs import resolve
 from .samples import Sample
-from .video import read_frames
+from .video import read_frames, video_path
 
 # %% ../nbs/parts/inputs.ipynb #9ee3e228
 ENCODINGS = ("interleaved", "native")
@@ -32,8 +35,11 @@ class View:
     options: bool = False         # ask grounded-QA samples for their option too, not for the moment alone
     cache: str = field(default_factory=cache_folder)  # decoded frames are kept here; "" decodes every time
     cache_gb: float = field(default_factory=cache_gigabytes)  # 10⁹ bytes they may take
+    backend: str = field(default_factory=default_backend)  # or "pyav", "torchcodec": what decodes
+    trusted: bool = False         # decode in this process: a bad file may end it
 
     def __post_init__(self):
+        if self.backend not in BACKENDS: raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.encoding not in ENCODINGS: raise ValueError(f"encoding must be one of {ENCODINGS}, got {self.encoding!r}")
 
 _recent = Recent(10**9)  # decoded videos in this process, bytes
@@ -48,10 +54,10 @@ def _load(path: Path, view: View, clip: tuple[float, float] | None) -> tuple[lis
     "PIL frames of a video and their seconds; the same objects as long as they stay in memory, since a group of rollouts asks for them again and again."
     from PIL import Image
     def read() -> tuple[tuple[list, list[float]], int]:
-        arrays, times = read_frames(path, view.frames, view.pixels, clip, frame_cache(view))
+        arrays, times = read_frames(path, view.frames, view.pixels, clip, frame_cache(view), view.backend, None if view.trusted else Guard())
         return ([Image.fromarray(a) for a in arrays], times.tolist()), arrays.nbytes * 4 // 3  # Pillow keeps four bytes a pixel
-    changed = path.stat().st_mtime_ns if path.is_file() else None
-    return _recent.get((str(path), changed, view.frames, view.pixels, clip), read)
+    changed = path.stat().st_mtime_ns if os.path.isfile(path) else None
+    return _recent.get((str(path), changed, view.frames, view.pixels, clip, view.backend), read)
 
 def _prompt(sample: Sample, times: list[float] | None, view: View) -> list[dict]:
     "The chat messages of a sample."
@@ -63,7 +69,7 @@ def show(
     view: View,
 ) -> dict:  # {"prompt": chat messages, "images": PIL frames}, or natively {"prompt", "video": PIL frames, "fps"}; raises VideoError
     "The prompt of a sample, and the frames that belong in it."
-    images, times = _load(Path(view.video_root) / sample.video, view, tuple(sample.clip) if sample.clip else None)
+    images, times = _load(video_path(view.video_root, sample.video), view, tuple(sample.clip) if sample.clip else None)
     if view.encoding == "interleaved": return dict(prompt=_prompt(sample, times, view), images=list(images))
     shown, fps = _evenly(times, view.frames)
     return dict(prompt=_prompt(sample, None, view), video=[images[i] for i in shown], fps=fps)

@@ -59,28 +59,26 @@ def batch_frames(
 
 # %% ../nbs/parts/models.ipynb #a4367af8
 def load_processor(
-    name: str,                       # "tiny", a folder, or a hub id
-    trust_remote_code: bool = False, # run code from the model's repository
+    name: str,  # "tiny", a folder, or a hub id
 ):  # a transformers processor with a chat template
     "The processor of a model: tokenizer, image processor and chat template."
     from transformers import AutoProcessor
-    processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=trust_remote_code)
+    processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
     if getattr(processor, "chat_template", None) is None: raise ValueError(f"model {name!r} has no chat template: grounding prompts need one")
     processor.tokenizer.padding_side = "left"
     return processor
 
 def load_model(
-    name: str,                       # "tiny", a folder, or a hub id
-    device: str | None = None,       # "cuda", "cpu", …; None takes the GPU where there is one
-    dtype: str | None = None,        # "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU
-    trust_remote_code: bool = False, # run code from the model's repository
+    name: str,                  # "tiny", a folder, or a hub id
+    device: str | None = None,  # "cuda", "cpu", …; None takes the GPU where there is one
+    dtype: str | None = None,   # "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU
 ):  # a transformers image-text-to-text model in eval mode
-    "A model by name or path, safetensors only."
+    "A model by name or path: weights as safetensors only, and no code from its repository."
     import torch
     from transformers import AutoModelForImageTextToText
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
-    model = AutoModelForImageTextToText.from_pretrained(model_path(name), dtype=dtype, trust_remote_code=trust_remote_code, use_safetensors=True)
+    model = AutoModelForImageTextToText.from_pretrained(model_path(name), dtype=dtype, trust_remote_code=False, use_safetensors=True)
     return batch_frames(model.to(device).eval())
 
 # %% ../nbs/parts/models.ipynb #f252f7e8

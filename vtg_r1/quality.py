@@ -7,9 +7,8 @@ __all__ = ['OVERLAPS', 'summary', 'measure', 'lengths', 'probe_each', 'video_fil
            'quality', 'quality_text', 'read_with_videos', 'check', 'plot_quality']
 
 # %% ../nbs/parts/quality.ipynb #44d32bcf
-import re, signal
+import os, re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,40 +43,31 @@ def lengths(
     return {name: summary(values) for name, values in measure(samples).items()}
 
 # %% ../nbs/parts/quality.ipynb #7a2e921f
-def _probe_one(path: str) -> tuple[float | None, str]:
+def _probe_one(root: str | Path, video: str) -> tuple[float | None, str]:
     "Duration in seconds, or None and why it cannot be read."
-    from vtg_r1.video import VideoError, probe
-    try: return probe(path).duration, ""
+    from vtg_r1.decoders import default_backend
+    from vtg_r1.video import VideoError, probe, video_path
+    try: return probe(video_path(root, video), default_backend()).duration, ""
     except VideoError as e: return None, e.reason
 
 # %% ../nbs/parts/quality.ipynb #8a78c0a8
-@contextmanager
-def _deaf_to_ctrl_c():
-    "Processes started here do not hear Ctrl-C, which is for the one that started them."
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try: yield
-    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
     root: str | Path,
-    workers: int = 2,       # processes
+    workers: int = 2,       # files opened at once, each in a process of its own
     progress: bool = False,
 ) -> Iterator[tuple[str, float | None, str]]:  # (video, seconds or None, why it cannot be read), in the given order, as they come
-    "Open videos in several processes; a script that calls this needs the usual `if __name__ == '__main__'`."
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+    "Open videos in several processes; one that crashes, hangs or fills its process costs its own answer and no other."
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
     from tqdm import tqdm
     videos = list(videos)
     if not Path(root).is_dir(): raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        with _deaf_to_ctrl_c(): answers = pool.map(_probe_one, [str(Path(root) / v) for v in videos], chunksize=16)
-        video = None
-        try:
-            for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
-        except BrokenProcessPool:
-            raise SampleError(f"a process died while opening one of the videos after {video!r}: look at those by hand, or give the processes more memory", "video", "video_crash") from None
+    pool = ThreadPoolExecutor(workers)
+    try:
+        answers = pool.map(partial(_probe_one, root), videos)
+        for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
+    finally: pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 def video_file(
     root: str | Path,
@@ -85,7 +75,7 @@ def video_file(
 ) -> str | None:      # relative to `root`; None where there is none
     "A video's file below the root: as named, then with the usual endings, then in the root itself without the folders of its name."
     names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi", ".mov")), Path(video).name)
-    return next((name for name in names if (Path(root) / name).is_file()), None)
+    return next((name for name in names if os.path.isfile(Path(root) / name)), None)
 
 def probe_videos(
     samples: Iterable[Sample],

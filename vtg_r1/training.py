@@ -18,6 +18,7 @@ from .heldout import HeldOut, spread_out, thought
 from .quality import video_file
 from .runs import (Run, RunError, from_main, is_main, launch_stage, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
 from .samples import Sample, SampleError, load_samples, write_jsonl
+from .video import VideoError, video_path
 
 # %% ../nbs/parts/training.ipynb #a952e746
 def read_annotations(
@@ -57,6 +58,9 @@ def find_videos(
     if gone and (missing == "error" or len(gone) == len(here)):
         raise SampleError(f"{len(gone)} of {len(here)} videos are not below {root}, e.g. {gone[:3]}: check video_root, or pass missing_videos='skip'", "video", "no_video")
     if gone: print(f"{len(gone)} of {len(here)} videos are not below {root}; their samples are left out")
+    for video in filter(None, here.values()):
+        try: video_path(root, video)
+        except VideoError as e: raise SampleError(str(e), "video", "unsafe_video") from None
     return [replace(s, video=here[s.video]) for s in samples if here[s.video]]
 
 # %% ../nbs/parts/training.ipynb #615aae52

@@ -1,0 +1,252 @@
+"""Completions as no tokenizer should make them, through the parser, every reward and the metrics: no exception, no NaN, nothing outside its range, no response that takes a millisecond to read."""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+
+from vtg_r1 import prompts, rewards
+from vtg_r1.metrics import grounding_metrics, mean_ap
+
+PIECES = [
+    "<think>",
+    "</think>",
+    "<time>",
+    "</time>",
+    "<answer>",
+    "</answer>",
+    "<THINK>",
+    "</Time>",
+    "<time",
+    "/time>",
+    "<",
+    ">",
+    "[",
+    "]",
+    "(",
+    ")",
+    ",",
+    ";",
+    ":",
+    "-",
+    "–",
+    "−",
+    "~",
+    " to ",
+    " and ",
+    "until",
+    "end ",
+    "start=",
+    "s",
+    "sec",
+    "seconds",
+    " ",
+    "\n",
+    "\t",
+    "0",
+    "1",
+    "12.5",
+    "30",
+    "1:05",
+    "00:01:05.5",
+    "1e5",
+    "1e308",
+    "9" * 40,
+    "9" * 400,
+    ".",
+    "..",
+    "-1",
+    "-0",
+    "nan",
+    "inf",
+    "NaN",
+    "%",
+    "min",
+    "frame 3",
+    "٣",
+    "Ⅷ",
+    "½",
+    "é",
+    "视频",
+    "\0",
+    "\ud800",
+    "🎬",
+    "\u202e",
+    "A",
+    "B",
+    "(C)",
+    "\\boxed{",
+    "}",
+    "A.",
+    '"',
+    "'",
+    "&lt;",
+    "<script>",
+    "{0}",
+    "%s",
+    "\\",
+    "<|im_end|>",
+]
+GOOD = "<think>it starts at 3 s.</think><time>[{:.1f}, {:.1f}]</time><answer>{}</answer>"
+LONG = 16_384  # characters, about 4,096 tokens: twice what the paper lets a policy say
+RANGES = {
+    "tiou_reward": (0, 1),
+    "format_reward": (0, 1),
+    "answer_reward": (0, 1),
+    "tiou_timestamp_reward": (0, 1),
+    "giou_reward": (-1, 1),
+    "segment_f1_reward": (0, 1),
+    "segment_giou_reward": (0, 1),
+    "wasserstein_reward": (0, 1),
+    "repetition_penalty": (-1, 0),
+    "length_penalty": (-1, 0),
+    "paper_reward": (0, 1),
+    "paper_qa_reward": (0, 1),
+}
+
+
+def pathological() -> Iterator[tuple[str, str]]:
+    "(name, response): what makes careless regular expressions quadratic or worse, 4,096 tokens long."
+    atoms = [
+        "1",
+        "1 ",
+        "1,",
+        "1:",
+        "1.",
+        "1-",
+        "-",
+        "1:1:1",
+        "1 to ",
+        "1s ",
+        "1 sec",
+        "s",
+        " ",
+        "\n",
+        "\t",
+        "<",
+        "</",
+        "<t",
+        "<think>",
+        "</think>",
+        "<time>",
+        "</time>",
+        "<time></time>",
+        "<time>1",
+        "[",
+        "[1,2]",
+        "[1,2],",
+        "1.5 to 2.5, ",
+        "end ",
+        "1 to end ",
+        "1 to end=",
+        "(A",
+        "(A)",
+        "\\boxed{",
+        "\\boxed{ ",
+        '"',
+        "'",
+        "a ",
+        "ab",
+        "٣",
+        "<answer>A",
+        "<answer>A</answer>",
+        "1 - ",
+        "00:00:01 ",
+        "1 and to ",
+        "–",
+        "0" * 50 + " ",
+    ]
+    for atom in atoms:
+        body = (atom * (LONG // len(atom) + 1))[:LONG]
+        yield f"{atom!r} bare", body
+        yield f"{atom!r} in time", f"<think>x</think><time>{body}</time>"
+        yield f"{atom!r} in time, open", f"<think>x</think><time>{body}"
+        yield f"{atom!r} in think", f"<think>{body}</think><time>[1, 2]</time>"
+        yield f"{atom!r} in answer", f"<time>[1, 2]</time><answer>{body}</answer>"
+
+
+def fuzzed(n: int, seed: int = 0) -> Iterator[str]:
+    "`n` responses: pieces in any order, and good ones with pieces put in, taken out or doubled."
+    rng = random.Random(seed)
+    for i in range(n):
+        if i % 3:
+            text = "".join(rng.choices(PIECES, k=rng.choice((1, 3, 10, 40))))
+        else:
+            text = GOOD.format(rng.uniform(-5, 40), rng.uniform(-5, 40), rng.choice("ABCDEZ"))
+        if i % 3 == 2:
+            text = f"<think></think><time>{text}</time>"
+        for _ in range(rng.randrange(3)):
+            at, width = rng.randrange(len(text) + 1), rng.randrange(8)
+            text = rng.choice(
+                (text[:at] + rng.choice(PIECES) + text[at:], text[:at] + text[at + width :], text[:at] + text[at : at + width] + text[at:])
+            )
+        yield text
+
+
+def read(response: str) -> None:
+    "Every question the parser answers about a response."
+    for reading in prompts.READINGS:
+        prompts.parse_spans(response, reading)
+        prompts.parse_answer(response, reading)
+    for answer in (False, True):
+        prompts.is_well_formed(response, answer)
+
+
+def milliseconds(work: Callable[[], object], tries: int = 5) -> float:
+    "Least processor time of a call; the first tries are the machine's, not the call's."
+    best = math.inf
+    for _ in range(tries):
+        start = time.thread_time()
+        work()
+        best = min(best, 1000 * (time.thread_time() - start))
+        if best < 1:
+            break
+    return best
+
+
+def paid(responses: list[str], rng: random.Random) -> None:
+    "Every reward and metric on a batch; an AssertionError where one breaks its promise."
+    n = len(responses)
+    spans = [rng.choice(([[1.0, 4.0]], [[0.0, 2.0], [5.0, 9.0]], [], None, [[2, 3], [2, 3]])) for _ in range(n)]
+    columns = {
+        "completions": [
+            rng.choice((r, [{"role": "assistant", "content": r}], [{"role": "assistant", "content": [{"type": "text", "text": r}]}]))
+            for r in responses
+        ],
+        "spans": spans,
+        "duration": [10.0] * n,
+        "answer": [rng.choice(("A", "B", None)) for _ in range(n)],
+        "completion_ids": [[0] * min(len(r), 4000) for r in responses],
+    }
+    for name, (low, high) in RANGES.items():
+        values = getattr(rewards, name)(**columns)
+        assert len(values) == n, name
+        for value, response in zip(values, responses):
+            assert value is None or low <= value <= high, f"{name} pays {value} for {response[:200]!r}"  # NaN compares false
+    spans = [s or [[1.0, 4.0]] for s in spans]
+    for reading in prompts.READINGS:
+        answers = [prompts.parse_spans(r, reading) for r in responses]
+        assert all(len(p) == 2 and all(map(math.isfinite, p)) for a in answers for p in a)
+        found = {**grounding_metrics([a[0] if a else None for a in answers], spans), "mAP": mean_ap(answers, spans)}
+        assert all(0 <= value <= 100 for name, value in found.items() if name != "n"), found
+
+
+def timed() -> Iterator[tuple[str, float, str]]:
+    "(name, milliseconds, problem) of each long response: the slowest of what a training step asks the parser, and the rewards' problem."
+    for name, response in pathological():
+        worst, problem = (
+            max(
+                milliseconds(work)
+                for work in (
+                    lambda r=response: prompts.parse_spans(r),
+                    lambda r=response: prompts.parse_answer(r),
+                    lambda r=response: prompts.is_well_formed(r, True),
+                )
+            ),
+            "",
+        )
+        try:
+            paid([response] * 2, random.Random(0))
+        except AssertionError as e:
+            problem = str(e)
+        yield name, worst, problem

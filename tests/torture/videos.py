@@ -1,0 +1,45 @@
+"""Reads every variant of `make_videos` with every backend, as training does: frames or the one exception, within limits, while this process lives."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vtg_r1.decoders import installed
+from vtg_r1.guard import Guard
+from vtg_r1.video import VideoError, probe, read_frames
+
+from .make_videos import make_variants
+
+LIMITS = Guard(seconds=10, gigabytes=3)
+OWN = ("longer than", "made the decoder", "more memory")  # what only the guard can have said
+
+
+def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:
+    "(frames, refused, stopped, crashed or hung; what was said; times) of one file and one backend."
+    start = time.monotonic()
+    try:
+        frames, times = read_frames(path, 8, 4 * 784, backend=backend, guard=LIMITS)
+        info = probe(path, backend, LIMITS)
+        assert frames.dtype == np.uint8 and frames.ndim == 4 and len(frames) == len(times) > 0 and frames[0].size <= 3 * 4 * 784, frames.shape
+        assert np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and info.duration >= times[-1], times
+    except VideoError as e:
+        kind = "crashed" if "unexpected" in e.reason else "stopped" if any(say in e.reason for say in OWN) else "refused"
+        return ("hung" if time.monotonic() - start > 4 * LIMITS.seconds else kind), e.reason, None
+    except Exception as e:  # noqa: BLE001 - anything but a VideoError is what is looked for
+        return "crashed", f"{type(e).__name__}: {e}", None  # anything but a VideoError is what is looked for here
+    return "frames", f"{len(frames)} of {len(info)} frames, {info.width}x{info.height}, {times[0]:.2f} to {times[-1]:.2f} s", times
+
+
+def examine(folder: Path, real: list[Path] = (), few: bool = False) -> Iterator[tuple[str, str, str, str]]:
+    "(variant, backend, outcome, words); a good file that no backend reads is lost, and so is one whose times two backends tell differently."
+    variants, unmade = make_variants(folder, real, few)
+    for name, why in unmade:
+        yield name, "-", "not made", why
+    for name, path, good in variants:
+        found = {backend: outcome(path, backend) for backend in installed()}
+        times = [t for _, _, t in found.values() if t is not None]
+        agree = all(len(t) == len(times[0]) and np.abs(t - times[0]).max() < 5e-3 for t in times)
+        for backend, (kind, words, _) in found.items():
+            yield name, backend, "lost" if good and not (times and agree) else kind, words
