@@ -7,8 +7,9 @@ __all__ = ['OVERLAPS', 'summary', 'measure', 'lengths', 'probe_each', 'video_fil
            'quality', 'quality_text', 'read_with_videos', 'check', 'plot_quality']
 
 # %% ../nbs/parts/quality.ipynb #44d32bcf
-import re
+import re, signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,13 @@ def _probe_one(path: str) -> tuple[float | None, str]:
     except VideoError as e: return None, e.reason
 
 # %% ../nbs/parts/quality.ipynb #8a78c0a8
+@contextmanager
+def _deaf_to_ctrl_c():
+    "Processes started here do not hear Ctrl-C, which is for the one that started them."
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try: yield
+    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
     root: str | Path,
@@ -64,7 +72,7 @@ def probe_each(
     videos = list(videos)
     if not Path(root).is_dir(): raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        answers = pool.map(_probe_one, [str(Path(root) / v) for v in videos], chunksize=16)
+        with _deaf_to_ctrl_c(): answers = pool.map(_probe_one, [str(Path(root) / v) for v in videos], chunksize=16)
         video = None
         try:
             for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
@@ -89,7 +97,7 @@ def probe_videos(
     named = {s.video: None if s.clip else s.duration for s in samples}
     there = {v: file for v in named if (file := video_file(root, v))}
     found, unreadable = {}, {}
-    for video, (_, seconds, reason) in zip(there, probe_each(there.values(), root, workers, progress)):
+    for (_, seconds, reason), video in zip(probe_each(there.values(), root, workers, progress), there):
         if reason: unreadable[video] = reason
         else: found[video] = round(seconds, 3)
     off = {v: [named[v], s] for v, s in found.items() if named[v] is not None and abs(named[v] - s) > 1}

@@ -329,7 +329,7 @@ def run_notebook(
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
     with _closing(folder, folder / notebook.name), _passing_on_sigterm(folder):
         papermill.execute_notebook(str(notebook), str(folder / notebook.name), parameters={**parameters, "run_name": folder.name}, kernel_name="python3",
-                                   progress_bar=False, cwd=str(project_root()), **streams)
+                                   progress_bar=False, cwd=str(project_root()), extra_arguments=["--IPKernelApp.log_level=50"], **streams)
     return folder
 
 # %% ../nbs/parts/runs.ipynb #e589b770
