@@ -274,7 +274,7 @@ def test_durations_come_from_the_videos(two_kitchens, capsys):
     samples, report, probed = read_with_videos("csv", two_kitchens / "mine.csv", two_kitchens / "videos", workers=1, past_end="clip")
     assert [(s.duration, s.spans) for s in samples] == [(5.0, [[1.0, 2.0]]), (9.0, [[3.0, 9.0]])] and not probed["missing"]
     assert main(["data", "check", "--dataset", "csv", "--annotations", str(two_kitchens / "mine.csv"), "--videos", str(two_kitchens / "videos")]) == 0
-    assert "2 named, 2 readable, 0 missing" in capsys.readouterr().out
+    assert "2 named, 2 readable, 0 missing, 0 unreadable, 0 off by" in capsys.readouterr().out
     assert main(["data", "check", "--dataset", "csv", "--annotations", str(two_kitchens / "mine.csv"), "--videos", str(two_kitchens / "none")]) == 2
     assert "no such folder of videos" in capsys.readouterr().err
 

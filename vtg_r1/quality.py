@@ -178,9 +178,12 @@ def read_with_videos(
     samples, report = read_dataset(dataset, annotations, split, durations=durations, **policies)
     everything = read_dataset(dataset, annotations, split, durations=durations, **{**policies, "missing_duration": "last_end"})[0] if report.before["missing_duration"] else samples
     probed = probe_videos(everything, videos, workers, progress=True)
+    unsaid = {f.qid for f in report.findings if f.reason == "missing_duration"}
+    for s in everything:
+        if s.qid in unsaid: probed["off_by_more_than_1s"].pop(s.video, None)  # held against a guess
     if report.before["missing_duration"] and durations is None and (known := probed["durations"]):
         samples, report = read_dataset(dataset, annotations, split, durations={video_id(v): s for v, s in known.items()} | known, **policies)
-        report.notes.append("these durations were measured in the videos")
+        report.notes = [n.replace("come from the durations given", "were measured in the videos") for n in report.notes]
     return samples, report, probed
 
 def check(
