@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 BENCH ?= update rollout train anatomy frames evaluation
 
-.PHONY: help install grpo claims claims-reference test bench export readme lab
+.PHONY: help install grpo claims claims-reference test bench export readme docs lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -39,9 +39,13 @@ export: install  ## notebooks to vtg_r1/, stripped of what does not belong in gi
 	nbdev_export
 	nbdev_clean
 
+README ?= README.md
 readme: install  ## nbs/index.ipynb to README.md
-	jupyter nbconvert --log-level WARN --execute --no-input --to markdown --stdout nbs/index.ipynb | sed 's#](\.\./#](#g' > README.part
-	mv README.part README.md
+	jupyter nbconvert --log-level WARN --execute --no-input --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\(([a-z0-9_/]+\.ipynb)\)#](nbs/\1)#g; s#\]\(\.\./#](#g' | cat -s > $(README).part
+	mv $(README).part $(README)
+
+docs: install  ## the notebooks as a site that needs no server and no network: _docs/html/index.html
+	sphinx-build -q -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
 
 lab: install  ## JupyterLab on the index
 	jupyter lab nbs/index.ipynb

@@ -210,9 +210,11 @@ def draw_log(
     fig, axes = plt.subplots(1, len(shown), figsize=(size[0] * len(shown), size[1]), squeeze=False)
     for ax, (title, keys) in zip(axes[0], shown.items()):
         for (key, name), look in zip(keys.items(), SERIES):
-            steps, values = zip(*points) if (points := [(row["step"], row[key]) for row in log if row.get(key) is not None]) else ((), ())
+            points = [(row["step"], row[key]) for row in log if row.get(key) is not None]
+            if not points: continue
+            steps, values = zip(*points)
             if window > 1: ax.plot(steps, values, "-", color=look.colour, alpha=0.3, lw=0.7)
-            if steps: ax.plot(steps, moving_mean(values, window), color=look.colour, linestyle=look.line, label=name)
+            ax.plot(steps, moving_mean(values, window), color=look.colour, linestyle=look.line, label=name)
         ax.set(title=title, xlabel="step", ylim=(0, None) if min(row.get(k) or 0 for row in log for k in keys) >= 0 else None)
         if len(keys) > 1: ax.legend()
     return fig
