@@ -215,7 +215,9 @@ def draw_log(
             steps, values = zip(*points)
             if window > 1: ax.plot(steps, values, "-", color=look.colour, alpha=0.3, lw=0.7)
             ax.plot(steps, moving_mean(values, window), color=look.colour, linestyle=look.line, label=name)
-        ax.set(title=title, xlabel="step", ylim=(0, None) if min(row.get(k) or 0 for row in log for k in keys) >= 0 else None)
+        if min(row.get(k) or 0 for row in log for k in keys) >= 0: ax.set_ylim(-0.02 * ax.get_ylim()[1], None)  # from 0, and a line at 0 is seen
+        ax.set(title=title, xlabel="step")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         if len(keys) > 1: ax.legend()
     return fig
 
