@@ -72,7 +72,9 @@ def test_every_notebook_has_its_line_in_the_tree():
 
 def test_readme_is_the_index(tmp_path):
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(["make", "-s", "-o", "install", "readme", f"README={tmp_path / 'README.md'}"], cwd=ROOT, env=env, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "-s", "-o", "install", "readme-text", f"README={tmp_path / 'README.md'}"], cwd=ROOT, env=env, check=True, capture_output=True
+    )
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8"), "run `make readme`"
 
 
@@ -127,10 +129,16 @@ def test_index_tells_the_claims_as_the_grid_found_them(index, tmp_path):
     assert "| 3 | SFT only | 20.87 / 8.10 / 46.14 | 52.0 ± 2.0 | 40.0 |" in said and said.count("| R1 |") == 3
 
 
-def test_score_table_is_that_of_the_committed_run():
-    said = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_index_shows_what_is_committed(index):
+    index.root = ROOT
+    shown = [
+        "".join(o["data"]["text/markdown"])
+        for c in json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
+        for o in c.get("outputs", [])
+    ]
+    assert shown == [index.score_table().data, index.claims_table().data, index.screen().data], "run `make readme`"
     found = json.loads((ROOT / "outputs/reference/grpo/toy-s0/metrics.json").read_text())
-    assert f"| after RL | {found['after/mIoU']:.1f} |" in said and f"n = {found['n']} held-out" in said
+    assert f"| after RL | {found['after/mIoU']:.1f} |" in shown[0] and f"n = {found['n']} held-out" in shown[0]
 
 
 class Page(HTMLParser):
