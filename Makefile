@@ -50,7 +50,7 @@ readme-text: install
 	mv $(README).part $(README)
 
 docs: install  ## the notebooks as a site that needs no server and no network: _docs/html/index.html
-	sphinx-build -q -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
+	sphinx-build -q -E -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
 
 lab: install  ## JupyterLab on the index
 	jupyter lab --ServerApp.root_dir=$(CURDIR) nbs/index.ipynb
