@@ -9,6 +9,7 @@ config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 readme = here / "README.md"
+extras = [key.removesuffix("_requirements") for key in cfg if key.endswith("_requirements")]
 
 setup(
     name=cfg["lib_name"],
@@ -19,11 +20,19 @@ setup(
     license="Apache-2.0",
     author=cfg["author"],
     keywords=cfg["keywords"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["vtg_r1", "vtg_r1.*"]),
     package_data={"vtg_r1": ["py.typed", "assets/**/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split() + [
         "decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],
-    extras_require={"dev": cfg["dev_requirements"].split(), "teacher": cfg["teacher_requirements"].split()},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in extras},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )

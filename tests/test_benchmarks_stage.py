@@ -55,15 +55,15 @@ def test_toy_world(toy):
         assert (folder / "figs" / f"{figure}.png").stat().st_size > 5000
 
 
-def test_score_command_agrees(toy, tmp_path):
+def test_score_command_agrees(toy, tmp_path, capsys):
     "The predictions file of the run is one that `vtg-r1 score` reads, and gives the same numbers."
     from vtg_r1.cli import main
     folder, metrics, videos = toy
     samples = load_samples(videos / "samples.jsonl")[:48]
     (tmp_path / "tacos_test.jsonl").write_text("".join(json.dumps(
         {"qid": s.qid, "query": s.query, "duration": s.duration, "vid": s.video, "relevant_windows": s.spans}) + "\n" for s in samples))
-    assert main(["score", "--benchmark", "tacos", "--annotations", str(tmp_path / "tacos_test.jsonl"), "--predictions", str(folder / "predictions.jsonl"), "--json", str(tmp_path / "m.json")]) == 0
-    scored = json.loads((tmp_path / "m.json").read_text())
+    assert main(["score", "--benchmark", "tacos", "--annotations", str(tmp_path / "tacos_test.jsonl"), "--predictions", str(folder / "predictions.jsonl"), "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)
     assert all(metrics[k] == pytest.approx(v) for k, v in scored.items())
 
 

@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from vtg_r1.cli import main
 from vtg_r1.datasets import READERS, read_dataset, read_rows
+from vtg_r1.quality import read_with_videos
 from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
+from vtg_r1.toyworld import write_video
+from vtg_r1.training import find_videos, read_annotations
 
 SHARED = os.environ.get("VTG_R1_SHARED")
 shared = pytest.mark.skipif(not SHARED, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")
@@ -239,6 +243,46 @@ def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
     from_csv = read_dataset("csv", tmp_path / "t.csv", columns=names)[0]
     from_hub = read_rows(datasets.Dataset.from_list(table), names, source="csv")[0]
     assert from_csv == from_hub == [Sample("b_0", "a/b.mp4", 10.0, "a dog barks", [[1.0, 4.0]], "csv")]
+
+
+@pytest.mark.parametrize("text", [
+    "video,start,end,sentence\nkitchen/a.mp4,3.5,65,she cracks an egg\n",
+    "\ufeffVideo; Start;END ;Sentence\r\nkitchen/a.mp4;0:03.5; 1:05 ;she cracks an egg\r\n",
+    'start\tend\tvideo\tcaption\n3.5\t00:01:05\tkitchen/a.mp4\t"she cracks\n an egg"\n',
+])
+def test_a_practitioners_table(text, tmp_path):
+    (tmp_path / "mine.csv").write_text(text, newline="")
+    assert read_dataset("csv", tmp_path / "mine.csv", durations={"kitchen/a.mp4": 70.0})[0] == [Sample("a_0", "kitchen/a.mp4", 70.0, "she cracks an egg", [[3.5, 65.0]], "csv")]
+
+
+def test_a_column_that_was_named_is_not_replaced(tmp_path):
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,she whisks it\n")
+    with pytest.raises(SampleError, match="no column 'what' for query"): read_dataset("csv", tmp_path / "mine.csv", columns={"query": "what"})
+
+
+@pytest.fixture
+def two_kitchens(tmp_path):
+    "A table without durations; its two videos have one name in two folders, and different lengths."
+    for name, n in (("a/v", 5), ("b/v", 9)):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True)
+        write_video(tmp_path / "videos" / f"{name}.mp4", np.zeros((n, 28, 28, 3), np.uint8), 1)
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence\na/v.mp4,1,2,one\nb/v,3,99,two\n")
+    return tmp_path
+
+
+def test_durations_come_from_the_videos(two_kitchens, capsys):
+    samples, report, probed = read_with_videos("csv", two_kitchens / "mine.csv", two_kitchens / "videos", workers=1, past_end="clip")
+    assert [(s.duration, s.spans) for s in samples] == [(5.0, [[1.0, 2.0]]), (9.0, [[3.0, 9.0]])] and not probed["missing"]
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(two_kitchens / "mine.csv"), "--videos", str(two_kitchens / "videos")]) == 0
+    assert "2 named, 2 readable, 0 missing, 0 unreadable, 0 off by" in capsys.readouterr().out
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(two_kitchens / "mine.csv"), "--videos", str(two_kitchens / "none")]) == 2
+    assert "no such folder of videos" in capsys.readouterr().err
+
+
+def test_a_stage_measures_what_a_table_lacks(two_kitchens):
+    found = find_videos(read_annotations(str(two_kitchens / "mine.csv"), "csv", two_kitchens / "videos"), two_kitchens / "videos")
+    assert [(s.video, s.duration) for s in found] == [("a/v.mp4", 5.0), ("b/v.mp4", 9.0)]
+    with pytest.raises(SampleError, match="none of its 2 records"): read_annotations(str(two_kitchens / "mine.csv"), "csv")
 
 
 def test_formats_known_by_description_only(tmp_path):

@@ -1,21 +1,40 @@
-"The package as others install it: light to import, whole in its wheel."
+"The package as others install it: light to import, whole in its wheel and its source distribution, consistent in what it asks for."
 
+import configparser
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
+from email import message_from_string
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from vtg_r1.runs import project_root
 
-LIGHT = ["vtg_r1", "vtg_r1.spans", "vtg_r1.samples", "vtg_r1.prompts", "vtg_r1.rewards", "vtg_r1.metrics", "vtg_r1.datasets", "vtg_r1.cli"]
+LIGHT = [
+    "vtg_r1",
+    "vtg_r1.spans",
+    "vtg_r1.samples",
+    "vtg_r1.prompts",
+    "vtg_r1.rewards",
+    "vtg_r1.metrics",
+    "vtg_r1.datasets",
+    "vtg_r1.benchmarks",
+    "vtg_r1.cli",
+]
+CLEAN = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_nothing_heavy(module):
-    code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'trl', 'pandas', 'seaborn', 'nbdev', 'fastcore', 'datasets') if m in sys.modules])"
+    heavy = ("torch", "transformers", "trl", "pandas", "seaborn", "matplotlib", "nbdev", "fastcore", "datasets", "av", "decord")
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -27,24 +46,98 @@ def test_import_takes_under_two_seconds(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(project_root())], check=True)
-    return next(folder.glob("*.whl"))
+def dist(tmp_path_factory):
+    "A source distribution, and the wheel that is built from it alone."
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "-o", str(folder), str(project_root())], check=True, capture_output=True)
+    return folder
 
 
-def test_wheel_holds_the_modules_and_the_embedded_model(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {"vtg_r1/grpo.py", "vtg_r1/py.typed", "vtg_r1/assets/tiny/model.safetensors", "vtg_r1/assets/tiny/tokenizer.json"} <= set(names)
-    assert not [n for n in names if n.startswith(("tests/", "nbs/", "outputs/"))]
+@pytest.fixture(scope="module")
+def wheel(dist):
+    return next(dist.glob("*.whl"))
+
+
+def tracked(folder: str) -> set[str]:
+    "Files of a folder that git knows; where there is no checkout, all but caches."
+    git = subprocess.run(["git", "ls-files", folder], cwd=project_root(), capture_output=True, text=True, check=False)
+    if git.returncode == 0:
+        return {name for name in git.stdout.splitlines() if (project_root() / name).is_file()}
+    return {str(p.relative_to(project_root())) for p in (project_root() / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+
+def test_the_wheel_of_the_source_distribution_holds_the_whole_package(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert tracked("vtg_r1") <= names and {"vtg_r1/py.typed", "vtg_r1/assets/tiny/model.safetensors"} <= names
+    assert not [n for n in names if n.split("/")[0] != "vtg_r1" and ".dist-info/" not in n]
+
+
+def test_the_source_distribution_holds_its_sources(dist):
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as tar:
+        names = {n.split("/", 1)[1] for n in tar.getnames() if "/" in n}
+    assert {"settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"} <= names
+    assert {n for n in tracked("nbs") | tracked("configs") if n.endswith((".ipynb", ".yaml"))} <= names
+    assert not [n for n in names if n.startswith("outputs/") or "__pycache__" in n or n.endswith(".pyc")]
+
+
+def test_twine_takes_both(dist):
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, dist.iterdir())], check=True, capture_output=True)
+
+
+def test_metadata_names_every_extra(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        name = next(n for n in z.namelist() if n.endswith("/METADATA"))
+        meta = message_from_string(z.read(name).decode())
+    assert {"demo", "dev", "teacher", "vllm"} == set(meta.get_all("Provides-Extra")) and meta["Requires-Python"] == ">=3.11"
+    needed = [Requirement(r) for r in meta.get_all("Requires-Dist")]
+    assert next(r for r in needed if r.name == "trl" and not r.marker).specifier.contains("1.99") and not next(
+        r for r in needed if r.name == "trl" and not r.marker
+    ).specifier.contains("2.0")
+    assert {"gradio"} == {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "demo"}) and not r.marker.evaluate({"extra": ""})}
 
 
 def test_wheel_works_in_an_environment_with_numpy_alone(wheel, tmp_path):
+    "Rewards, metrics and the command's help need nothing else; from a folder that is not the checkout."
     python = tmp_path / "env/bin/python"
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", str(wheel)], env=clean, cwd=tmp_path, check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "numpy"], env=clean, cwd=tmp_path, check=True)
-    code = "import vtg_r1.rewards, vtg_r1.spans, vtg_r1.metrics; print(vtg_r1.rewards.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]))"
-    out = subprocess.run([str(python), "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[1.0]"
+    for what in (["--no-deps", str(wheel)], ["numpy"]):
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *what], env=CLEAN, cwd="/", check=True)
+    code = (
+        "import vtg_r1.rewards, vtg_r1.spans, vtg_r1.metrics; print(vtg_r1.rewards.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]), vtg_r1.__file__)"
+    )
+    out = subprocess.run([str(python), "-c", code], env=CLEAN, cwd="/", capture_output=True, text=True, check=True)
+    assert out.stdout.startswith("[1.0]") and str(tmp_path) in out.stdout
+    helped = subprocess.run([str(tmp_path / "env/bin/vtg-r1"), "ground", "--help"], env=CLEAN, cwd="/", capture_output=True, text=True, check=True)
+    assert "vtg-r1 ground" in helped.stdout
+
+
+def settings() -> dict:
+    config = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    config.read(project_root() / "settings.ini", encoding="utf-8")
+    return dict(config["DEFAULT"])
+
+
+def direct() -> list[Requirement]:
+    "Every direct dependency: of the package and of the extras that are installed to work on it."
+    found = [
+        Requirement(r) for key in ("requirements", "teacher_requirements", "demo_requirements", "dev_requirements") for r in settings()[key].split()
+    ]
+    return [*found, *(Requirement(r.split(";")[0]) for r in re.findall(r'"(decord[^"]+)"', (project_root() / "setup.py").read_text()))]
+
+
+def test_the_conda_environment_has_every_direct_dependency_at_a_version_that_fits():
+    listed = yaml.safe_load((project_root() / "environment.yml").read_text())["dependencies"]
+    pinned = [Requirement(r) for r in next(d["pip"] for d in listed if isinstance(d, dict)) if r != "-e ."]
+    assert all(str(r.specifier).startswith("==") for r in pinned)
+    version = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in pinned}
+    for needed in direct():
+        assert needed.specifier.contains(version[canonicalize_name(needed.name)], prereleases=True), needed
+    assert set(version) == {canonicalize_name(r.name) for r in direct()}  # and nothing that is not one
+
+
+def test_ci_calls_what_everybody_calls():
+    steps = yaml.safe_load((project_root() / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
+    assert [s["run"] for s in steps if "run" in s] == [".ci/run"] and "make test" in (project_root() / ".ci/run").read_text()
+    for path in sorted((project_root() / ".github/ISSUE_TEMPLATE").glob("*.yml")):
+        form = yaml.safe_load(path.read_text())
+        assert path.stem == "config" or (form["name"] and all(part["type"] in ("textarea", "input", "dropdown") for part in form["body"])), path

@@ -60,7 +60,7 @@ def test_metrics_are_numbers(tmp_path):
 
 
 def test_an_injected_stranger_is_named():
-    cells = ["", "steps = 3", "# Parameters\nstepz = 4\n"]
+    cells = ["", "clips = [1]  # a lesson before the parameters", "run_name = ''\nsteps = 3", "# Parameters\nstepz = 4\n"]
     with pytest.raises(RunError, match="unknown parameter 'stepz', did you mean 'steps'"):
         collect_parameters({"In": cells, "steps": 3, "stepz": 4})
 

@@ -1,4 +1,6 @@
 "`vtg-r1 score`: numbers worked out by hand for awkward prediction files, and a named error for each unreadable one."
+import contextlib
+import io
 import json
 import os
 import random
@@ -15,13 +17,14 @@ ANNOTATIONS = {"charades_sta": "charades_sta_test.txt", "activitynet": "activity
                "qvhighlights": "qvhighlights.val.jsonl", "tvgbench": "tvgbench.json", "tacos": "tacos_test.jsonl"}
 
 
-def run(tmp_path, benchmark, *options, annotations=None, predictions=None):
-    "The JSON that the command writes."
-    out = tmp_path / "metrics.json"
-    code = main(["score", "--benchmark", benchmark, "--annotations", str(HERE / (annotations or ANNOTATIONS[benchmark])),
-                 "--predictions", str(predictions or HERE / f"{benchmark}.jsonl"), "--json", str(out), *options])
+def run(benchmark, *options, annotations=None, predictions=None):
+    "What the command prints: a dict with --json, else text."
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main(["score", "--benchmark", benchmark, "--annotations", str(HERE / (annotations or ANNOTATIONS[benchmark])),
+                     "--predictions", str(predictions or HERE / f"{benchmark}.jsonl"), *options])
     assert code == 0
-    return json.loads(out.read_text())
+    return json.loads(out.getvalue()) if "--json" in options else out.getvalue()
 
 
 def recalls(*percent): return dict(zip(("R1@0.3", "R1@0.5", "R1@0.7", "mIoU"), percent))
@@ -48,29 +51,28 @@ HAND = {
 
 
 @pytest.mark.parametrize("case", HAND, ids=" ".join)
-def test_by_hand(case, tmp_path):
-    assert run(tmp_path, *case) == pytest.approx(HAND[case], abs=1e-3)
+def test_by_hand(case):
+    assert run(*case, "--json") == pytest.approx(HAND[case], abs=1e-3)
 
 
 def test_every_benchmark_is_checked_by_hand():
     assert {case[0] for case in HAND} == set(BENCHMARKS)
 
 
-def test_rextime_own_file_gives_the_same(tmp_path):
+def test_rextime_own_file_gives_the_same():
     "ReXTime's evaluator reads JSON lines without options; the letters in it count all the same."
-    assert run(tmp_path, "rextime", annotations="rextime_val.jsonl") == run(tmp_path, "rextime")
+    assert run("rextime", "--json", annotations="rextime_val.jsonl") == run("rextime", "--json")
 
 
-def test_output_is_the_json_as_a_table(tmp_path, capsys):
-    metrics = run(tmp_path, "nextgqa")
-    shown = {name: float(value) for name, value in (line.split() for line in capsys.readouterr().out.splitlines())}
-    assert shown == pytest.approx(metrics, abs=0.006)
+def test_output_is_the_json_as_a_table():
+    shown = {name: float(value) for name, value in (line.split() for line in run("nextgqa").splitlines())}
+    assert shown == pytest.approx(run("nextgqa", "--json"), abs=0.006)
 
 
-def test_says_what_was_scored(tmp_path, capsys):
-    run(tmp_path, "activitynet")
+def test_says_what_was_scored(capsys):
+    run("activitynet")
     assert "1 end past their video" in capsys.readouterr().err
-    run(tmp_path, "charades_sta")
+    run("charades_sta")
     assert "1 queries have no prediction" in capsys.readouterr().err
 
 
@@ -109,6 +111,31 @@ def test_withheld_labels_are_an_error(tmp_path, capsys):
     (tmp_path / "rextime_test.json").write_text(json.dumps([{**r, "span": [0, 0], "ans": ""} for r in rows]))
     assert main(["score", "--benchmark", "rextime", "--annotations", str(tmp_path / "rextime_test.json"), "--predictions", str(HERE / "rextime.jsonl")]) == 2
     assert "4 of 4 queries cannot be scored" in capsys.readouterr().err
+
+
+OWN_TABLE = "video,start,end,sentence\na.mp4,3,9,she cracks an egg\na.mp4,10,12,she whisks it\nb.mp4,0,4,a dog barks\n"
+OWN_SAID = '{"qid": "a_0", "pred": [[3, 9]]}\n{"qid": "b_2", "pred": [[2, 6]]}\n'  # IoU 1, missing, 1/3
+
+
+def test_own_data(tmp_path):
+    "The table of a practitioner, and the samples made of it, score the same: IoU 1, 1/3 and a query without a row."
+    (tmp_path / "mine.csv").write_text(OWN_TABLE)
+    (tmp_path / "said.jsonl").write_text(OWN_SAID)
+    given = {"annotations": tmp_path / "mine.csv", "predictions": tmp_path / "said.jsonl"}
+    assert run("csv", "--json", **given) == pytest.approx({"n": 3, "missing": 1, **recalls(200 / 3, 100 / 3, 100 / 3, 400 / 9)}, abs=1e-3)
+    assert run("csv", "--json", "--missing", "skip", **given) == pytest.approx({"n": 2, "missing": 1, **recalls(100, 50, 50, 200 / 3)}, abs=1e-3)
+    assert main(["data", "convert", "--dataset", "csv", "--annotations", str(given["annotations"]), "--missing-duration", "last_end", "--out", str(tmp_path / "s.jsonl")]) == 0
+    assert run("samples", "--json", **{**given, "annotations": tmp_path / "s.jsonl"}) == run("csv", "--json", **given)
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("samples", '{"qid": "a"}\n', "field 'video'"), ("samples", "", "holds no samples"), ("csv", OWN_TABLE + "b.mp4,7,5,backwards\n", "b_3: inverted"), ("csv", "a,b\n1,2\n", "no column 'video'"),
+])
+def test_own_data_that_cannot_be_scored(name, content, said, tmp_path, capsys):
+    (tmp_path / "mine").write_text(content)
+    (tmp_path / "said.jsonl").write_text(OWN_SAID)
+    assert main(["score", "--benchmark", name, "--annotations", str(tmp_path / "mine"), "--predictions", str(tmp_path / "said.jsonl")]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_compare_finds_the_better_model():

@@ -20,9 +20,11 @@ def model_path(
 ) -> str:       # what `from_pretrained` takes
     "Where a model lies; a path that looks local and is not there is an error, not a hub look-up."
     if name == TINY: return str(TINY_PATH)
-    if (name.startswith((".", "/", "~", "outputs/")) or name.count("/") > 1) and not (Path(name).expanduser() / "config.json").exists():
+    here = Path(name).expanduser()
+    if (here / "config.json").is_file() or (here / "adapter_config.json").is_file(): return str(here)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or here.exists() or Path(name).parts[0] == "outputs" or Path(Path(name).parts[0]).is_dir():
         raise FileNotFoundError(f"model {name!r}: no config.json there; give a model folder, a hub id such as Qwen/Qwen2.5-VL-7B-Instruct, or 'tiny'")
-    return str(Path(name).expanduser()) if Path(name).expanduser().exists() else name
+    return name
 
 # %% ../nbs/parts/models.ipynb #9e749d2b
 def frame_attention(

@@ -231,8 +231,8 @@ def check_parameters(given, known) -> None:
 def collect_parameters(
     namespace: dict,  # the notebook's globals()
 ) -> dict:            # name → value
-    "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns)."
-    known = next(names for source in namespace["In"] if (names := assigned_names(source)))
+    "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns `run_name`)."
+    known = next(names for source in namespace["In"] if "run_name" in (names := assigned_names(source)))
     injected = next((source for source in namespace["In"] if source.startswith("# Parameters\n")), "")  # papermill's heading
     check_parameters(assigned_names(injected), known)
     return {name: namespace[name] for name in known}
@@ -328,7 +328,7 @@ def run_notebook(
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
     with _closing(folder, folder / notebook.name), _passing_on_sigterm(folder):
         papermill.execute_notebook(str(notebook), str(folder / notebook.name), parameters={**parameters, "run_name": folder.name}, kernel_name="python3",
-                                   progress_bar=False, cwd=str(project_root()), **streams)
+                                   progress_bar=False, cwd=str(project_root()), extra_arguments=["--IPKernelApp.log_level=50"], **streams)
     return folder
 
 # %% ../nbs/parts/runs.ipynb #e589b770

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .heldout import HeldOut, spread_out, thought
+from .quality import video_file
 from .runs import (Run, RunError, from_main, is_main, launch_stage, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
 from .samples import Sample, SampleError, load_samples, write_jsonl
 
@@ -22,20 +23,23 @@ from .samples import Sample, SampleError, load_samples, write_jsonl
 def read_annotations(
     given: str | list,         # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
     dataset: str = "samples",  # "samples" for this project's JSONL, else a name of `vtg_r1.datasets.READERS`
+    video_root: str | Path = "",  # folder of the videos, in which durations are measured that a table lacks; "" drops its rows
 ) -> list[Sample]:
     "Samples of one or several annotation files. In our own format a bad one is an error; of a published file the report is printed and ends past the video are clipped."
-    samples = [s for entry in _entries(given, dataset) for s in _read_entry(**entry)]
+    samples = [s for entry in _entries(given, dataset) for s in _read_entry(video_root, **entry)]
     if len({s.qid for s in samples}) < len(samples): raise SampleError(f"{given}: a qid stands in more than one file; make them unique", "qid", "duplicate_qid")
     return samples
 
 def _entries(given: str | list, dataset: str) -> list[dict]:
     return given if isinstance(given, list) else [{"path": str(given), "dataset": dataset}]
 
-def _read_entry(path: str, dataset: str = "samples", past_end: str = "clip", **options) -> list[Sample]:
+def _read_entry(video_root: str | Path, path: str, dataset: str = "samples", past_end: str = "clip", **options) -> list[Sample]:
     from vtg_r1.datasets import read_dataset
+    from vtg_r1.quality import read_with_videos
     if not (found := resolve(path)).exists(): raise SampleError(f"{path}: no such annotation file (looked at {found})", reason="no_file")
     if dataset == "samples": return load_samples(found)
     samples, report = read_dataset(dataset, found, past_end=past_end, **options)
+    if video_root and "missing_duration/dropped" in report.counts(): samples, report, _ = read_with_videos(dataset, found, resolve(video_root), past_end=past_end, **options)
     print(report)
     if not samples: raise SampleError(f"{path}: none of its {report.read} records can be used, e.g. {report.dropped[0].detail if report.dropped else 'it is empty'}", reason="empty_file")
     return samples
@@ -48,16 +52,12 @@ def find_videos(
     "Samples whose video file is there. Files are looked for as named, then with the usual endings, then in the root itself without the folders of their name."
     root = resolve(video_root)
     if not root.is_dir(): raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")
-    here = {s.video: _video_file(root, s.video) for s in samples}
+    here = {s.video: video_file(root, s.video) for s in samples}
     gone = sorted(v for v, path in here.items() if path is None)
     if gone and (missing == "error" or len(gone) == len(here)):
         raise SampleError(f"{len(gone)} of {len(here)} videos are not below {root}, e.g. {gone[:3]}: check video_root, or pass missing_videos='skip'", "video", "no_video")
     if gone: print(f"{len(gone)} of {len(here)} videos are not below {root}; their samples are left out")
     return [replace(s, video=here[s.video]) for s in samples if here[s.video]]
-
-def _video_file(root: Path, video: str) -> str | None:
-    names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi")), Path(video).name)
-    return next((name for name in names if (root / name).is_file()), None)
 
 # %% ../nbs/parts/training.ipynb #615aae52
 def common_arguments(
@@ -326,7 +326,7 @@ def stage_samples(
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
     for i, entry in enumerate(_entries(given, dataset)):
         if resolve(entry["path"]).is_file(): run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
-    return find_videos(read_annotations(given, dataset), video_root, missing_videos), str(resolve(video_root))
+    return find_videos(read_annotations(given, dataset, video_root), video_root, missing_videos), str(resolve(video_root))
 
 # %% ../nbs/parts/training.ipynb #caa0f44c
 @dataclass

@@ -1,0 +1,384 @@
+"The command line as a person and a script meet it: results on stdout, progress on stderr, one line and exit code 2 for bad input, a clean Ctrl-C."
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import nbformat
+import numpy as np
+import pytest
+
+from vtg_r1.cli import build_parser, main
+from vtg_r1.ground import Manner, cut, how_to_ask
+from vtg_r1.runs import start_run
+from vtg_r1.samples import load_samples
+from vtg_r1.video import VideoError, probe, read_frames
+
+COMMANDS = ["ground", "run", "score", "data check", "data convert", "data curate", "push", "env"]
+
+
+def vtg(capsys, *args) -> tuple[int, str, str]:
+    "Exit code, stdout and stderr of a command in this process."
+    try:
+        code = main([str(a) for a in args])
+    except SystemExit as e:  # argparse
+        code = e.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def toy(world, toy_samples):
+    "A toy video and one of its sentences."
+    return world / "videos" / toy_samples[0].video, toy_samples[0].query
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_and_exit_codes(command, capsys):
+    code, out, _ = vtg(capsys, *command.split(), "--help")
+    assert code == 0 and "--json" in out and out.count(f"vtg-r1 {command} ") >= 1 and "exit codes: 0 done" in out and "2 bad input" in out
+    for line in out.split("examples:\n")[1].split("\n\n")[0].splitlines():
+        assert line.strip().startswith(f"vtg-r1 {command}")
+
+
+def test_every_command_is_in_this_list():
+    actions = next(a.choices for a in build_parser()._actions if a.dest == "command")
+    assert {c.split()[0] for c in COMMANDS} <= set(actions) and "Exit codes" in build_parser().epilog
+
+
+def test_help_is_fast_and_light():
+    code = "import sys, time; t = time.perf_counter(); from vtg_r1.cli import build_parser; build_parser().format_help(); print(time.perf_counter() - t, [m for m in ('torch', 'transformers', 'pandas', 'av') if m in sys.modules])"
+    seconds, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+    assert float(seconds) < 1 and heavy.strip() == "[]"
+
+
+def test_ground_answers_on_a_toy_video(toy, capsys):
+    video, query = toy
+    code, out, err = vtg(capsys, "ground", video, query, "the white cross", "--json")
+    found = json.loads(out)
+    assert (
+        code == 0
+        and found["duration"] == pytest.approx(probe(video).duration, abs=1e-3)
+        and [a["query"] for a in found["answers"]] == [query, "the white cross"]
+    )
+    for a in found["answers"]:
+        assert 0 <= a["span"][0] < a["span"][1] <= found["duration"] and "<time>" in a["response"] and a["clip"] is None
+    assert "answers" in err and "Warning" not in err
+    code, out, _ = vtg(capsys, "ground", video, query)
+    start, end = found["answers"][0]["span"]
+    assert code == 0 and out.splitlines()[0] == f"{start:.2f} – {end:.2f} s  {query}"
+
+
+def test_ground_answers_on_a_real_clip_and_cuts_it(shared, tmp_path, capsys):
+    "The embedded model knows shapes only; on a real clip it still has to answer in form, and the cut has to be what it said."
+    video = shared / "data/videos/OHOFG.mp4"
+    code, out, _ = vtg(capsys, "ground", video, "the red circle", "--json", "--clip", tmp_path / "new/moment.mp4")
+    answer = json.loads(out)["answers"][0]
+    assert code == 0 and answer["clip"] == str(tmp_path / "new/moment.mp4")
+    assert probe(answer["clip"]).duration == pytest.approx(answer["span"][1] - answer["span"][0], abs=0.01)
+    with av.open(answer["clip"]) as clip:
+        sound = clip.streams.audio[0]
+        assert float(sound.duration * sound.time_base) == pytest.approx(answer["span"][1] - answer["span"][0], abs=0.05)
+    code, out, _ = vtg(capsys, "ground", video, "somebody opens a door")
+    assert code == 1 and out.startswith("no span") and "the model said:" in out
+
+
+def test_several_clips_are_numbered(toy, tmp_path, capsys):
+    code, out, _ = vtg(capsys, "ground", toy[0], toy[1], toy[1], "--clip", tmp_path / "m.mp4", "--json")
+    assert code == 0 and [a["clip"] for a in json.loads(out)["answers"]] == [str(tmp_path / f"m-{i}.mp4") for i in (1, 2)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m-1.mp4", "m-2.mp4"]
+
+
+def test_ground_refuses_in_one_line(toy, tmp_path, capsys):
+    video, query = toy
+    text, empty = tmp_path / "text.mp4", tmp_path / "empty.mp4"
+    text.write_text("this is a letter\n" * 100)
+    empty.touch()
+    (tmp_path / "folder").mkdir()
+    bad = [
+        ((tmp_path / "gone.mp4", query), "gone.mp4: no such file"),
+        ((text, query), "text.mp4: is no readable video"),
+        ((empty, query), "empty.mp4"),
+        ((tmp_path, query), "is not a file"),
+        ((video, ""), "query 1 is empty"),
+        ((video, query, "  "), "query 2 is empty"),
+        ((video, query, "--model", tmp_path / "folder"), "no config.json"),
+        ((video, query, "--model", "outputs/grpo/gone"), "no config.json"),
+        ((video, query, "--model", "models/a/b/c"), "no config.json"),
+        ((video, query, "--model", "tiyn"), "no config.json"),
+        ((video, query, "--frames", "0"), "--frames 0"),
+        ((video, query, "--clip", video), "would overwrite"),
+    ]
+    for args, said in bad:
+        code, out, err = vtg(capsys, "ground", *args)
+        assert code == 2 and not out and err.count("\n") == 1 and err.startswith("vtg-r1 ground: ") and said in err, (args, err)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(toy):
+    "A closed port stands for no network; in a process of its own, since the library remembers its endpoint."
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "vtg_r1.cli", "ground", str(toy[0]), "q", "--model", "Nobody/no-such-model"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and not done.stdout and time.monotonic() - start < 60
+    assert done.stderr.strip().count("\n") == 0 and "Hub cannot be reached" in done.stderr and "Nobody/no-such-model" in done.stderr
+
+
+def test_a_run_is_asked_as_it_was_trained(tmp_path):
+    from vtg_r1.models import build_tiny
+    from vtg_r1.training import save_policy
+
+    run = start_run("grpo", "mine", {"seed": 0, "max_response": 40}, tmp_path)
+    with pytest.raises(FileNotFoundError, match="a run without a model"):
+        how_to_ask(str(run.path))
+    save_policy(*build_tiny(0), run.path / "model")
+    run.note(config={"view": {"video_root": "v", "frames": 12, "pixels": 1568, "style": "short", "encoding": "native"}})
+    expected = (str(run.path / "model"), Manner(12, 1568, "short", "native", 40))
+    assert how_to_ask(str(run.path)) == how_to_ask(str(run.path / "model")) == expected
+
+
+def test_a_cut_shows_what_the_video_shows(toy, tmp_path):
+    "Pictures of a cut are those of the video at the same moments, whether its edges lie on frames or between them."
+    video = toy[0]
+    frames, times = read_frames(video, 64, 112 * 112)
+    for start, end in ((0.0, 3.0), (2.5, 7.25), (times[-1], probe(video).duration)):
+        made = probe(cut(video, tmp_path / "c.mp4", [start, end]))
+        shown, at = read_frames(made.path, 64, 112 * 112)
+        assert made.duration == pytest.approx(end - start, abs=2e-3)
+        for picture, t in zip(shown, at):
+            true = frames[np.searchsorted(times, start + t + 1e-3, side="right") - 1]
+            assert np.abs(picture.astype(float) - true).mean() < 4
+    for span in ([5, 5], [5, 3], [-1, 3], [0, 99]):
+        with pytest.raises(VideoError, match="is no stretch"):
+            cut(video, tmp_path / "bad.mp4", span)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.mp4"]
+
+
+def test_a_film_stored_on_its_side_is_cut_upright(toy, tmp_path):
+    "A phone writes the turn into the track header; here a toy video gets one."
+    data = bytearray(toy[0].read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix begins after 40 bytes
+    quarter = [0, 0x10000, 0, (-0x10000) & 0xFFFFFFFF, 0, 0, 0, 0, 0x40000000]
+    data[at : at + 36] = b"".join(v.to_bytes(4, "big") for v in quarter)
+    side = tmp_path / "side.mp4"
+    side.write_bytes(data)
+    with av.open(str(side)) as c:
+        turned = next(c.decode(video=0)).rotation
+    assert turned in (90, -90)
+    with av.open(str(toy[0])) as c, av.open(str(cut(side, tmp_path / "up.mp4", [0, 2]))) as u:
+        plain, upright = (next(x.decode(video=0)).to_ndarray(format="rgb24").astype(float) for x in (c, u))
+    assert np.abs(np.rot90(plain, turned // 90 % 4) - upright).mean() < 4 < np.abs(plain - upright).mean()
+
+
+def table(path, samples, delimiter=","):
+    "Samples as a practitioner's table: no qid, no duration."
+    with open(path, "w", newline="") as f:
+        writer = csv.writer(f, delimiter=delimiter)
+        writer.writerow(["video", "start", "end", "sentence"])
+        writer.writerows([s.video, *s.spans[0], s.query] for s in samples)
+    return path
+
+
+def test_convert_measures_durations_and_holds_videos_out(world, toy_samples, tmp_path, capsys):
+    mine, train, held = table(tmp_path / "mine.csv", toy_samples), tmp_path / "train.jsonl", tmp_path / "heldout.jsonl"
+    code, out, err = vtg(
+        capsys,
+        "data",
+        "convert",
+        "--dataset",
+        "csv",
+        "--annotations",
+        mine,
+        "--videos",
+        world / "videos",
+        "--out",
+        train,
+        "--held-out",
+        held,
+        "--json",
+    )
+    both = load_samples(train) + load_samples(held)
+    assert (
+        code == 0
+        and json.loads(out)["written"] == {str(train): len(load_samples(train)), str(held): len(load_samples(held))}
+        and "measured in the videos" in err
+    )
+    assert not {s.video for s in load_samples(train)} & {s.video for s in load_samples(held)} and len({s.video for s in load_samples(held)}) == 3
+    key = lambda s: (s.video, s.query, s.spans, round(s.duration, 2))
+    assert sorted(map(key, both), key=str) == sorted(map(key, toy_samples), key=str)
+
+
+def test_convert_says_what_it_leaves_out(world, toy_samples, tmp_path, capsys):
+    mine = table(tmp_path / "mine.csv", toy_samples[:6], ";")
+    with open(mine, "a") as f:
+        f.write("gone.mp4;1;2;never\n")
+    code, out, err = vtg(
+        capsys, "data", "convert", "--dataset", "csv", "--annotations", mine, "--videos", world / "videos", "--out", tmp_path / "s.jsonl"
+    )
+    assert code == 0 and out.split() == ["6", str(tmp_path / "s.jsonl")] and "video gone.mp4: no such file" in err
+    for args, said in [
+        (("--videos", tmp_path / "none"), "no such folder"),
+        ((), "none of its 7 records can be used, e.g. missing_duration"),
+        (("--columns", "sentence=x"), "no column of a sample"),
+        (("--columns", "query"), "write FIELD=COLUMN"),
+    ]:
+        code, out, err = vtg(capsys, "data", "convert", "--dataset", "csv", "--annotations", mine, "--out", tmp_path / "t.jsonl", *args)
+        assert code == 2 and said in err.splitlines()[-1] and not out and "Traceback" not in err
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name, path",
+    [("activitynet", "activitynet_captions/val_2.json"), ("qvhighlights", "qvhighlights/highlight_val_release.jsonl"), ("nextgqa", "nextgqa")],
+)
+def test_convert_published_files(shared, name, path, tmp_path, capsys):
+    code, out, _ = vtg(
+        capsys, "data", "convert", "--dataset", name, "--annotations", shared / "data/annotations" / path, "--out", tmp_path / "s.jsonl", "--json"
+    )
+    assert code == 0 and len(load_samples(tmp_path / "s.jsonl")) == json.loads(out)["written"][str(tmp_path / "s.jsonl")] > 1000
+
+
+@pytest.mark.slow
+def test_curate_makes_the_sets(world, toy_samples, tmp_path, capsys):
+    "With answers that stand in the file, from samples; without a teacher it says what is missing."
+    from vtg_r1.samples import write_jsonl
+    from vtg_r1.toyworld import read_scripts, toy_teacher
+
+    scripts = read_scripts(world)
+    write_jsonl(tmp_path / "answered.jsonl", [{**s.to_dict(), "teacher": toy_teacher(s, scripts)} for s in toy_samples])
+    given = (
+        "data",
+        "curate",
+        "--annotations",
+        tmp_path / "answered.jsonl",
+        "--videos",
+        world / "videos",
+        "-p",
+        "outputs_dir",
+        tmp_path,
+        "-p",
+        "run_name",
+        "c",
+    )
+    code, _, err = vtg(capsys, *given)
+    assert code == 2 and "--teacher-model" in err
+    code, out, _ = vtg(capsys, *given, "--teacher", "given", "--json")
+    made = json.loads(out)
+    assert (
+        code == 0
+        and made["status"] == "finished"
+        and load_samples(tmp_path / "curation/c/coldstart.jsonl")
+        and made["run"] == str(tmp_path / "curation/c")
+    )
+
+
+def test_env_says_what_a_bug_report_needs(capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("VTG_R1_CACHE", "/home/somebody/cache")
+    code, out, _ = vtg(capsys, "env", "--json")
+    about = json.loads(out)
+    assert (
+        code == 0
+        and about["packages"]["torch"] == torch.__version__.split("+")[0]
+        and len(about["devices"]) == torch.cuda.device_count()
+        and about["python"].startswith("3.")
+    )
+    assert "VTG_R1_CACHE" in about["set"] and "secret" not in out and "somebody" not in out and "HF_TOKEN" not in out
+    code, out, _ = vtg(capsys, "env")
+    assert code == 0 and f"torch           {about['packages']['torch']}" in out
+
+
+def processes_of(session: int) -> list[int]:
+    "Living processes of a session, from /proc."
+    found = []
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state, _, _, sid = Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[:4]
+        except OSError:
+            continue
+        if int(sid) == session and state != "Z":
+            found.append(int(p))
+    return found
+
+
+def ends(check, seconds=20) -> bool:
+    until = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_ctrl_c_ends_a_run_and_its_kernel(tmp_path):
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
+    nb.cells = [nbformat.v4.new_code_cell("run_name = ''\noutputs_dir = 'outputs'", metadata={"tags": ["parameters"]})]
+    nb.cells += [
+        nbformat.v4.new_code_cell(f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(600)")
+    ]
+    nbformat.write(nb, tmp_path / "99_sleep.ipynb")
+    command = [sys.executable, "-m", "vtg_r1.cli", "run", str(tmp_path / "99_sleep.ipynb"), "-p", "outputs_dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+        try:
+            assert ends(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 60)
+            kernel = int((tmp_path / "pid").read_text())
+            os.killpg(p.pid, signal.SIGINT)
+            out, err = p.communicate(timeout=30)
+        finally:
+            p.kill()
+    assert p.returncode == 130 and not out and "Traceback" not in err and err.strip().splitlines()[-1] == "vtg-r1 run: interrupted"
+    assert ends(lambda: not os.path.exists(f"/proc/{kernel}"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_ctrl_c_ends_the_processes_that_open_videos(world, tmp_path):
+    "Hundreds of names of one video, so that there is time to interrupt."
+    (tmp_path / "v").mkdir()
+    lines = ["video,start,end,sentence"]
+    for i in range(3000):
+        os.link(next((world / "videos").glob("*.mp4")), tmp_path / "v" / f"{i}.mp4")
+        lines.append(f"{i}.mp4,1,2,something")
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    command = [
+        sys.executable,
+        "-m",
+        "vtg_r1.cli",
+        "data",
+        "check",
+        "--dataset",
+        "csv",
+        "--annotations",
+        str(tmp_path / "mine.csv"),
+        "--videos",
+        str(tmp_path / "v"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+        try:
+            assert ends(lambda: len(processes_of(p.pid)) > 2, 60)
+            os.killpg(p.pid, signal.SIGINT)
+            out, err = p.communicate(timeout=30)
+        finally:
+            p.kill()
+    assert p.returncode == 130 and not out and "Traceback" not in err and err.strip().splitlines()[-1] == "vtg-r1 data check: interrupted"
+    assert ends(lambda: not processes_of(p.pid))
+
+
+def test_a_reader_that_stops_is_no_error(world, tmp_path):
+    command = f"{sys.executable} -m vtg_r1.cli data check --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr and done.stdout.startswith("usage")

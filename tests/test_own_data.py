@@ -1,0 +1,178 @@
+"The page on own data, nbs/own_data.ipynb: every command of it, as it stands there, with few steps."
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from vtg_r1.cli import build_parser, main
+from vtg_r1.runs import known_parameters, project_root, read_manifest, resolve
+from vtg_r1.samples import iter_jsonl, load_samples
+
+PAGE = project_root() / "nbs/own_data.ipynb"
+FEW = {"03_sft": "steps 2", "05_grpo": "steps 2 -p prompts_per_step 2 -p generations 4 -p micro_batch 8"}
+
+
+def cells() -> list[str]:
+    "The page's code cells: first the one that makes the table, then commands."
+    return [c.source for c in nbformat.read(PAGE, 4).cells if c.cell_type == "code"]
+
+
+def told() -> list[str]:
+    "Commands that the page shows but does not run."
+    return [
+        block for c in nbformat.read(PAGE, 4).cells if c.cell_type == "markdown" for block in re.findall(r"```bash\n(.*?)```", c.source, re.DOTALL)
+    ]
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
+    "A cell of the page in bash, its outputs/ in a folder of the test's own, its runs short."
+    for stage, few in FEW.items():
+        command = command.replace(
+            f"nbs/{stage}.ipynb ", f"nbs/{stage}.ipynb -p outputs_dir outputs/ -p threads 1 -p figures false -p test_limit 4 -p {few} "
+        )
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = command.removeprefix("%%bash\n").replace("outputs/", f"{folder}/")
+    return subprocess.run(["bash", "-euc", command], cwd=project_root(), env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    "The page, walked through once: what each command said, by its first words."
+    folder = tmp_path_factory.mktemp("outputs")
+    table, *commands = cells()
+    source = table.replace("outputs/", f"{folder}/").replace("videos=24", "videos=8")
+    subprocess.run([sys.executable, "-c", source], cwd=project_root(), check=True, capture_output=True)
+    said = {}
+    for command in commands:
+        done = shell(command, folder)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
+        said[" ".join(re.search(r"vtg-r1 (\S+) (\S+)", command).groups()).partition(" outputs/")[0]] = done.stdout
+    return folder, said
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_page_has_every_step_in_its_order(walked):
+    assert list(walked[1]) == ["data check", "data convert", "run nbs/03_sft.ipynb", "run nbs/05_grpo.ipynb", "score --benchmark", "ground"]
+
+
+def test_the_table_is_a_practitioners(walked):
+    folder, said = walked
+    assert (folder / "own_data/mine.csv").read_text().splitlines()[0] == "video,start,end,sentence"
+    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in said["data check"] and "dropped" not in said["data check"]
+    train, held = load_samples(folder / "own_data/train.jsonl"), load_samples(folder / "own_data/heldout.jsonl")
+    truth = load_samples(folder / "toyworld/own-data/samples.jsonl")
+    assert len(train) + len(held) == len(truth) and len({s.video for s in held}) == 2 and not {s.video for s in held} & {s.video for s in train}
+    length = {s.video: s.duration for s in truth}
+    assert all(s.duration == pytest.approx(length[s.video], abs=1e-2) for s in train + held)
+
+
+def test_both_runs_trained_adapters_and_never_saw_what_is_held_out(walked):
+    folder, said = walked
+    for stage in ("sft", "grpo"):
+        told, manifest = (
+            json.loads(said[f"run nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb"].splitlines()[-1]),
+            read_manifest(folder / stage / "mine"),
+        )
+        assert told["status"] == manifest["status"] == "finished" and manifest["parameters"]["lora_rank"] == 16 and told["metrics"]["steps"] == 2
+        assert (
+            told["metrics"]["trained_on"] == len(load_samples(folder / "own_data/train.jsonl"))
+            and (folder / stage / "mine/model/model.safetensors").is_file()
+        )
+    assert read_manifest(folder / "sft/mine")["parameters"]["target"] == "exact_span"
+    asked = [row["qid"] for _, row in iter_jsonl(folder / "grpo/mine/predictions.jsonl")]
+    assert asked and set(asked) <= {s.qid for s in load_samples(folder / "own_data/heldout.jsonl")}
+
+
+def test_the_score_is_the_runs_own(walked, capsys):
+    "test_limit leaves four held-out queries; of those the command has to say what the run said."
+    folder, said = walked
+    run = json.loads((folder / "grpo/mine/metrics.json").read_text())
+    of_table = json.loads(said["score --benchmark"].splitlines()[-1])
+    assert (
+        of_table["n"] == 4
+        and of_table["mIoU"] == pytest.approx(run["after/mIoU"], abs=1e-3)
+        and of_table["R1@0.5"] == pytest.approx(run["after/R1@0.5"], abs=1e-3)
+    )
+    assert (
+        main(
+            [
+                "score",
+                "--benchmark",
+                "samples",
+                "--annotations",
+                str(folder / "own_data/heldout.jsonl"),
+                "--predictions",
+                str(folder / "grpo/mine/predictions.jsonl"),
+                "--missing",
+                "skip",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["mIoU"] == pytest.approx(of_table["mIoU"])
+
+
+def test_the_cut_is_there(walked):
+    assert (walked[0] / "own_data/moment.mp4").stat().st_size > 1000
+
+
+def test_the_table_itself_can_be_trained_on(walked):
+    "GRPO reads the table without a detour, durations and all."
+    folder, _ = walked
+    command = "vtg-r1 run nbs/05_grpo.ipynb -f configs/own_data.yaml -f configs/own_data_tiny.yaml -p run_name table -p model tiny -p dataset csv -p annotations outputs/own_data/mine.csv -p video_root outputs/own_data/videos -p evaluate_before false"
+    done = shell(command, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((folder / "grpo/table/metrics.json").read_text())["n"] == 4
+
+
+def test_the_page_is_shown(walked):
+    "`vtg-r1 demo` as the page has it: it comes up, answers, and goes on Ctrl-C."
+    if "demo" not in next(a.choices for a in build_parser()._actions if a.dest == "command"):
+        pytest.skip("this command line has no demo")
+    if not importlib.util.find_spec("gradio"):
+        pytest.skip("gradio is not installed: pip install 'vtg_r1[demo]'")
+    folder, _ = walked
+    words = next(block for block in told() if block.startswith("vtg-r1 demo")).replace("outputs/", f"{folder}/").split()
+    with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", *words[1:], "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        try:
+            address = json.loads(p.stdout.readline())["address"]
+            with urllib.request.urlopen(address, timeout=60) as page:
+                assert page.status == 200 and "gradio" in page.read().decode().lower()
+            p.send_signal(signal.SIGINT)
+            _, err = p.communicate(timeout=60)
+        finally:
+            p.kill()
+    assert p.returncode == 130 and "Traceback" not in err
+
+
+def test_what_the_page_tells_is_a_command():
+    "Commands that stand in the text, too, are ones that the parser takes."
+    known = next(a.choices for a in build_parser()._actions if a.dest == "command")
+    for line in (line for block in told() for line in block.splitlines()):
+        words = [w for w in shlex.split(line) if w != "…"]
+        if words[1] in known:
+            assert build_parser().parse_args(words[1:]).handler
+        else:
+            assert words[1] == "demo"
+
+
+@pytest.mark.parametrize("name", ["own_data", "own_data_tiny"])
+def test_the_presets_name_parameters(name):
+    content = yaml.safe_load(resolve(f"configs/{name}.yaml").read_text())
+    assert set(content) == {"sft", "grpo"}
+    for stage, values in content.items():
+        assert set(values) <= set(known_parameters(resolve(f"nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb")))
