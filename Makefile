@@ -6,7 +6,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 BENCH ?= update rollout train anatomy frames evaluation
 
-.PHONY: help install grpo claims claims-reference test torture bench export readme lab
+.PHONY: help install grpo claims claims-reference test torture bench export readme readme-text docs lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -42,9 +42,18 @@ export: install  ## notebooks to vtg_r1/, stripped of what does not belong in gi
 	nbdev_export
 	nbdev_clean
 
-readme: install  ## nbs/index.ipynb to README.md
-	jupyter nbconvert --log-level WARN --execute --no-input --to markdown --stdout nbs/index.ipynb | sed 's#](\.\./#](#g' > README.part
-	mv README.part README.md
+README ?= README.md
+readme: install  ## nbs/index.ipynb, its tables made anew, to README.md
+	jupyter nbconvert --log-level WARN --execute --inplace nbs/index.ipynb
+	nbdev_clean --fname nbs/index.ipynb
+	$(MAKE) -s -o install readme-text
+
+readme-text: install
+	jupyter nbconvert --log-level WARN --no-input --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\(([a-z0-9_/]+\.ipynb)\)#](nbs/\1)#g; s#\]\(\.\./#](#g' | cat -s > $(README).part
+	mv $(README).part $(README)
+
+docs: install  ## the notebooks as a site that needs no server and no network: _docs/html/index.html
+	sphinx-build -q -E -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
 
 lab: install  ## JupyterLab on the index
-	jupyter lab nbs/index.ipynb
+	jupyter lab --ServerApp.root_dir=$(CURDIR) nbs/index.ipynb

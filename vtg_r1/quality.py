@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from .datasets import READERS, normalise_query, read_dataset, video_id
+from .plots import Look, looks_of, style
 from .samples import Report, Sample, SampleError
 
 # %% ../nbs/parts/quality.ipynb #4bad496a
@@ -192,42 +193,42 @@ def check(
     return report, quality(samples, report, probed, guard)
 
 # %% ../nbs/parts/quality.ipynb #a91b3644
+@style()
 def plot_quality(
     measures: dict[str, dict],  # name → what `measure` returned
     reports: dict[str, dict],   # name → a report's `to_dict()`
 ):  # a matplotlib figure
     "Four panels: how long the videos are, how long the moments, what share of the video they take, and what was odd in the files."
     import matplotlib.pyplot as plt, seaborn as sns
-    colours = sns.color_palette("colorblind", max(len(measures), len(reports)))
-    fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+    looks = list(looks_of([str(i) for i in range(max(len(measures), len(reports)))]).values())
+    fig, axes = plt.subplots(2, 2, figsize=(10, 6.4))
     panels = ((axes[0, 0], "duration_s", "video duration (s)"), (axes[0, 1], "span_s", "span length (s)"), (axes[1, 0], "span_share", "span, share of the video"))
     for ax, what, label in panels:
-        for (name, values), colour in zip(measures.items(), colours):
-            sns.ecdfplot(x=values[what], ax=ax, label=name, color=colour)
+        for (name, values), look in zip(measures.items(), looks):
+            sns.ecdfplot(x=values[what], ax=ax, label=name, color=look.colour, linestyle=look.line)
         spread = [v for values in measures.values() for v in values[what] if v > 0]
         if what != "span_share" and spread and max(spread) > 5 * min(spread): ax.set_xscale("log")
         ax.set(xlabel=label, ylabel="share of them below")
     axes[1, 0].set_xlim(0, 1)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(measures)), frameon=False, fontsize=8)
-    _plot_oddities(axes[1, 1], reports, colours, named=list(reports) != list(measures))
-    sns.despine(fig)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(measures)))
+    _plot_oddities(axes[1, 1], reports, looks, named=list(reports) != list(measures))
     return fig
 
 _ODD = ("past_end", "negative_start", "inverted", "zero_length", "multi_span", "duplicates", "empty_query", "missing_duration")
 
-def _plot_oddities(ax, reports: dict[str, dict], colours, named: bool):
+def _plot_oddities(ax, reports: dict[str, dict], looks: list[Look], named: bool):
     "Queries that show each oddity, in percent of the file, before any policy."
     shown = [o for o in _ODD if any(r.get(o) for r in reports.values())]
     if not shown:
         ax.text(0.5, 0.5, "nothing odd was found", ha="center", transform=ax.transAxes)
         return ax.set_axis_off()
     height = 0.8 / len(reports)
-    for i, ((name, report), colour) in enumerate(zip(reports.items(), colours)):
+    for i, ((name, report), look) in enumerate(zip(reports.items(), looks)):
         y = np.arange(len(shown)) + (i - (len(reports) - 1) / 2) * height
-        bars = ax.barh(y, [100 * report.get(o, 0) / report["read"] for o in shown], height, color=colour, label=name)
+        bars = ax.barh(y, [100 * report.get(o, 0) / report["read"] for o in shown], height, facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=name)
         ax.bar_label(bars, [f"{report[o]:,}" if report.get(o) else "" for o in shown], fontsize=7, padding=2)
     ax.set_yticks(range(len(shown)), [o.replace("_", " ") for o in shown])
     ax.invert_yaxis()
     ax.set(xlabel="queries as published (%; the number at the bar)", ylabel="")
     ax.margins(x=0.15)
-    if named: ax.legend(frameon=False, fontsize=7)
+    if named: ax.legend()

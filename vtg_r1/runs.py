@@ -125,10 +125,9 @@ class Run:
 
     def save_figure(self, figure, name: str) -> Path:
         "Save a matplotlib figure as figs/name.png and figs/name.svg."
-        if not is_main(): return self.path / "figs" / f"{name}.png"
-        (self.path / "figs").mkdir(exist_ok=True)
-        for ending in ("svg", "png"): figure.savefig(self.path / "figs" / f"{name}.{ending}", dpi=150, bbox_inches="tight")
-        return self.path / "figs" / f"{name}.png"
+        from vtg_r1.plots import save_figure
+        path = self.path / "figs" / name
+        return save_figure(figure, path) if is_main() else path.with_name(f"{name}.png")
 
     def finish(self, status: str = "finished"):
         "Close the run; its checkpoints, kept to go on from, are removed."

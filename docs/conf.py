@@ -1,0 +1,152 @@
+"""The documentation site: the notebooks as they are committed, beside them the outputs of the reference runs. Nothing is executed, and nothing is fetched, when it is built or when it is read."""
+
+import json
+import re
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "outputs/reference"
+
+project, author, copyright = "VTG-R1", "The VTG-R1 team", "2026, The VTG-R1 team"
+extensions = ["myst_nb"]
+root_doc = "nbs/index"
+BESIDE = [p for p in ("benchmarks/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY") if (ROOT / f"{p}.md").is_file()]
+include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]
+exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
+
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("html", "image/svg+xml", None)]
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+html_theme = "furo"
+html_title = "VTG-R1"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_theme_options = {"navigation_with_keys": True}
+html_copy_source = False
+html_show_sphinx = False
+pygments_style = "tango"
+pygments_dark_style = "monokai"
+
+
+def navigation(index: dict) -> dict[str, list[str]]:
+    "Pages by caption, in the order of the tree that the index shows."
+    tree = next(text for c in index["cells"] if "\n  index.ipynb " in (text := "".join(c["source"])))
+    stages = [name for name in re.findall(r"^  (\w+)\.ipynb ", tree, re.MULTILINE) if name != "index"]
+    parts = [name for names in re.findall(r"^    (\w+(?:, \w+)*) ", tree, re.MULTILINE) for name in names.split(", ")]
+    return {"Stages": [f"/nbs/{n}" for n in stages], "Parts": [f"/nbs/parts/{n}" for n in parts], "Beside the notebooks": [f"/{p}" for p in BESIDE]}
+
+
+def toctrees(index: dict) -> dict:
+    "The cell that gives the site its navigation; it is not in the index itself, which is a README too."
+    text = "\n\n".join(
+        f"```{{toctree}}\n:hidden:\n:caption: {caption}\n" + "\n".join(pages) + "\n```" for caption, pages in navigation(index).items()
+    )
+    return {"cell_type": "markdown", "id": "navigation", "metadata": {}, "source": text}
+
+
+def reference_run(name: str) -> Path | None:
+    "The committed run that executed a notebook: the folder that holds the notebook's namesake."
+    return next((p.parent for p in sorted(REFERENCE.rglob(f"{name}.ipynb"))), None)
+
+
+def told(outputs: list[dict]) -> list[dict]:
+    "Outputs without progress bars and the kernel's warnings."
+    kept = [o for o in outputs if o.get("name") != "stderr"]
+    for o in (o for o in kept if o["output_type"] == "stream"):
+        o["text"] = "".join(line for line in "".join(o["text"]).splitlines(True) if "%|" not in line and "[IPKernelApp]" not in line)
+    return [o for o in kept if o.get("text") != ""]
+
+
+def without_directives(cell: dict) -> dict:
+    "A code cell as a reader wants it: nbdev's directives gone, but a mark on what is in the package."
+    lines = "".join(cell["source"]).split("\n")
+    directives = [line for line in lines if line.startswith("#|")]
+    tags = ["export"] if any("export" in d for d in directives) else []
+    return {
+        **cell,
+        "source": "\n".join(line for line in lines if line not in directives),
+        "metadata": {**cell["metadata"], "tags": [*cell["metadata"].get("tags", []), *tags]},
+        "outputs": told(cell["outputs"]),
+    }
+
+
+def note(run: Path, edited: int) -> dict:
+    "A cell that says whose outputs a page shows."
+    about = json.loads((run / "manifest.json").read_text(encoding="utf-8")) if (run / "manifest.json").is_file() else {}
+    where = f" on {about['device']}" if about.get("device") else ""
+    since = f" {edited} of its cells have been edited since." if edited else ""
+    text = f"The outputs of the cells that take long are those of the committed run `{run.relative_to(ROOT).as_posix()}`{where}.{since}"
+    return {"cell_type": "markdown", "id": "whose-outputs", "metadata": {}, "source": f"```{{note}}\n{text}\n```"}
+
+
+def to_pages(text: str, up: str) -> str:
+    "Links to executed reference notebooks lead to the pages that show their outputs."
+    return re.sub(r"\]\((?:\.\./)+outputs/reference/[^)]*?(\d\d_\w+\.ipynb)\)", rf"]({up}\1)", text)
+
+
+def published(notebook: dict, run: Path | None, name: str) -> dict:
+    "A notebook as its page shows it."
+    executed = (
+        {c["id"]: c for c in json.loads((run / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"} if run else {}
+    )
+    cells, edited, filled = [], 0, 0
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            cells.append(cell)
+            continue
+        source = "".join(cell["source"])
+        if source.startswith(("#| default_exp", "#| hide")):
+            continue
+        shown, then = without_directives(cell), executed.get(cell["id"])
+        if then and not shown["outputs"] and told(then["outputs"]):
+            shown["outputs"], filled, edited = told(then["outputs"]), filled + 1, edited + ("".join(then["source"]) != source)
+        if name == "index":
+            shown["metadata"]["tags"].append("remove-input")
+        cells.append(shown)
+    if filled:
+        cells.insert(1, note(run, edited))
+    if name == "index":
+        cells.append(toctrees(notebook))
+    return {**notebook, "cells": cells}
+
+
+def on_source(app, docname: str, source: list[str]):
+    "Prepare a notebook before it is parsed."
+    if app.env.doc2path(docname).suffix == ".ipynb":
+        name = docname.rsplit("/", 1)[-1]
+        source[0] = to_pages(json.dumps(published(json.loads(source[0]), reference_run(name), name)), "../" if "/parts/" in docname else "")
+
+
+def mathml(display: str):
+    "A visitor that writes a formula as MathML, which browsers show by themselves."
+
+    def visit(self, node):
+        self.body.append(convert(node.astext(), display=display))
+        raise nodes.SkipNode
+
+    return visit
+
+
+def on_finished(app, error):
+    "The site's root leads to the index."
+    if not error:
+        (Path(app.outdir) / "index.html").write_text(
+            '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=nbs/index.html"><a href="nbs/index.html">VTG-R1</a>\n',
+            encoding="utf-8",
+        )
+
+
+def setup(app):
+    "Called by Sphinx."
+    app.add_html_math_renderer("mathml", (mathml("inline"), None), (mathml("block"), None))
+    app.connect("source-read", on_source)
+    app.connect("build-finished", on_finished)

@@ -1,0 +1,222 @@
+"The notebooks as documentation: no dead link, nothing left out, README and site made from what is committed."
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from vtg_r1.ablations import published_table
+from vtg_r1.runs import project_root, write_json
+from vtg_r1.verdicts import claim_record
+
+ROOT = project_root()
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+PAGES = [
+    *NOTEBOOKS,
+    *(
+        p
+        for p in (ROOT / n for n in ("README.md", "benchmarks/README.md", "outputs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))
+        if p.is_file()
+    ),
+]
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    "Sources of a notebook's cells of a kind."
+    return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+def prose(path: Path) -> str:
+    "What a page says in Markdown, code left out."
+    text = path.read_text(encoding="utf-8") if path.suffix == ".md" else "\n\n".join(cells(path, "markdown"))
+    return re.sub(r"(?<!`)`[^`\n]+`(?!`)", "``", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def links(text: str) -> list[str]:
+    "Targets of Markdown links that stay within the project."
+    return [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not t.startswith(("http:", "https:", "mailto:", "#"))]
+
+
+def load(path: Path):
+    "A Python file as a module."
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    dead = [target for target in links(prose(page)) if not (page.parent / unquote(urlsplit(target).path)).exists()]
+    assert not dead, f"{page.relative_to(ROOT)} links to {dead}"
+
+
+def test_link_finder_finds():
+    assert links("see [a](b.ipynb), ![c](../d.png), [e](https://f.g), [h](#i)") == ["b.ipynb", "../d.png"]
+
+
+def test_every_notebook_has_its_line_in_the_tree():
+    index = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
+    navigation = load(ROOT / "docs/conf.py").navigation(index)
+    told = ["/nbs/index", *navigation["Stages"], *navigation["Parts"]]
+    there = ["/" + p.relative_to(ROOT).with_suffix("").as_posix() for p in NOTEBOOKS]
+    assert sorted(told) == there, "the tree in nbs/index.ipynb and the notebooks in nbs/ differ"
+
+
+def test_readme_is_the_index(tmp_path):
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(
+        ["make", "-s", "-o", "install", "readme-text", f"README={tmp_path / 'README.md'}"], cwd=ROOT, env=env, check=True, capture_output=True
+    )
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8"), "run `make readme`"
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
+def test_figures_have_one_look(page):
+    own = {"06_ablations", "thinking"}  # still with a theme of their own
+    assert page.stem in own or not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.plots.style()"
+
+
+@pytest.fixture
+def index(tmp_path):
+    "The functions of the index as a module, reading results from a folder of its own."
+    lines = [line for source in cells(ROOT / "nbs/index.ipynb", "code") for line in source.splitlines() if not line.startswith("display(")]
+    (tmp_path / "index_code.py").write_text("\n".join(lines), encoding="utf-8")
+    module = load(tmp_path / "index_code.py")
+    module.root = tmp_path
+    return module
+
+
+def test_index_is_silent_about_what_is_not_committed(index):
+    assert index.claims_table().data == "" and index.screen().data == ""
+
+
+def test_index_shows_the_page_when_its_picture_is_there(index, tmp_path):
+    (tmp_path / "outputs/reference/screens").mkdir(parents=True)
+    (tmp_path / "outputs/reference/screens/demo.png").write_bytes(b"")
+    assert "](../outputs/reference/screens/demo.png)" in index.screen().data
+
+
+def test_index_tells_the_claims_as_the_grid_found_them(index, tmp_path):
+    folder = tmp_path / "outputs/reference/claims"
+    folder.mkdir(parents=True)
+    arms = {"sft": {"label": "SFT only"}, "r1": {"label": "R1"}}
+    scored = {
+        "sft": {s: {"after/mIoU": 50.0 + s, "after/ood-a/mIoU": 40.0} for s in range(5)},
+        "r1": {s: {"after/mIoU": 70.0 + 2 * s, "after/ood-a/mIoU": 45.0} for s in range(5)},
+    }
+    claims = {
+        "C1": {"text": "RL lifts", "effects": [{"name": "in domain", "contrast": {"r1": 1, "sft": -1}, "at_least": 0.05}]},
+        "C4": {"text": "Longer helps", "untestable": "no need", "effects": []},
+    }
+    write_json(folder / "claims.json", [claim_record(name, claim, scored, arms) for name, claim in claims.items()])
+    write_json(folder / "manifest.json", {"device": "a machine"})
+    write_json(folder / "metrics.json", {"n_seeds": 5, "runs": 10, "seconds_of_runs": 7200.0})
+    for table in (3, 4, 6):
+        published_table([{"arm": "sft", "values": [20.87, 8.10, 46.14]}, {"arm": "r1", "values": [30.41, 26.38, 48.78]}], scored, arms).to_csv(
+            folder / f"table_{table}.csv"
+        )
+    said = index.claims_table().data
+    assert "| C1 RL lifts | **supported** | +22.0 [" in said and "| C4 Longer helps | **untestable here** |  |" in said
+    assert "over 5 seeds, 10 runs of one thread that took 2.0 hours together on a machine" in said
+    assert "| 3 | SFT only | 20.87 / 8.10 / 46.14 | 52.0 ± 2.0 | 40.0 |" in said and said.count("| R1 |") == 3
+
+
+def test_index_shows_what_is_committed(index):
+    index.root = ROOT
+    shown = [
+        "".join(o["data"]["text/markdown"])
+        for c in json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
+        for o in c.get("outputs", [])
+    ]
+    assert shown == [index.score_table().data, index.claims_table().data, index.screen().data], "run `make readme`"
+    found = json.loads((ROOT / "outputs/reference/grpo/toy-s0/metrics.json").read_text())
+    assert f"| after RL | {found['after/mIoU']:.1f} |" in shown[0] and f"n = {found['n']} held-out" in shown[0]
+
+
+class Page(HTMLParser):
+    "Links, sources and anchors of a page."
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.sources, self.anchors = [], [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        at = dict(attrs)
+        self.anchors |= {at[k] for k in ("id", "name") if at.get(k)}
+        if tag == "a" and at.get("href"):
+            self.links.append(at["href"])
+        self.sources += [at[k] for k in ("src", "href") if at.get(k) and tag in ("script", "img", "link", "iframe", "source")]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    "The site, built as `make docs` builds it: any warning is an error."
+    out = tmp_path_factory.mktemp("docs") / "html"
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", str(ROOT / "docs"), str(ROOT), str(out)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.slow
+def test_site_holds_every_notebook(site):
+    missing = [p for p in NOTEBOOKS if not (site / p.relative_to(ROOT).with_suffix(".html")).is_file()]
+    assert not missing and 'url=nbs/index.html"' in (site / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_site_needs_no_network_and_has_no_dead_link(site):
+    pages = {p: Page(p) for p in site.rglob("*.html")}
+    remote = {s for page in pages.values() for s in page.sources if s.startswith(("http:", "https:", "//"))}
+    assert not remote
+    dead = []
+    for path, page in pages.items():
+        for target in (t for t in [*page.links, *page.sources] if not urlsplit(t).scheme):
+            parts = urlsplit(target)
+            file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not file.exists() or (parts.fragment and file in pages and unquote(parts.fragment) not in pages[file].anchors):
+                dead.append((path.relative_to(site).as_posix(), target))
+    assert not dead
+
+
+@pytest.mark.slow
+def test_stage_pages_show_the_outputs_of_the_reference_run(site):
+    page = (site / "nbs/05_grpo.html").read_text(encoding="utf-8")
+    assert "outputs/reference/grpo/toy-s0" in page and page.count("<img") >= 3
+    assert "#| export" not in page and "%|█" not in page
+    assert "before RL" in page and "<math" in (site / "nbs/parts/see_once.html").read_text(encoding="utf-8")
+
+
+def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeypatch):
+    conf = load(ROOT / "docs/conf.py")
+    code = lambda id, source, *texts: {
+        "cell_type": "code",
+        "id": id,
+        "metadata": {},
+        "source": source,
+        "outputs": [{"output_type": "stream", "name": name, "text": text} for name, text in texts],
+    }
+    title = {"cell_type": "markdown", "id": "t", "metadata": {}, "source": "# 09"}
+    run = tmp_path / "grpo/toy"
+    run.mkdir(parents=True)
+    then = [
+        title,
+        code("a", "old", ("stdout", "x\n"), ("stderr", "50%|█")),
+        code("b", "same", ("stdout", "[IPKernelApp] WARNING\nvalue\n")),
+        code("c", "shown", ("stdout", "then")),
+    ]
+    (run / "09_x.ipynb").write_text(json.dumps({"cells": then}))
+    monkeypatch.setattr(conf, "ROOT", tmp_path)
+    now = [title, code("z", "#| default_exp x"), code("a", "#| eval: false\nnew"), code("b", "same"), code("c", "shown", ("stdout", "now"))]
+    page = conf.published({"cells": now}, run, "09_x")["cells"]
+    assert [c["id"] for c in page] == ["t", "whose-outputs", "a", "b", "c"] and "1 of its cells" in page[1]["source"]
+    assert [[o["text"] for o in c["outputs"]] for c in page[2:]] == [["x\n"], ["value\n"], ["now"]] and page[2]["source"] == "new"
