@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'grid_arms', 'wanted_arms', 'judged_claims', 'arm_scores', 'spread', 'arm_table', 'draw_effects',
-           'draw_paths', 'paths_of', 'published_table', 'curve_rows', 'smooth', 'draw_curves', 'by_level',
-           'keep_reference', 'latest']
+           'draw_paths', 'paths_of', 'published_table', 'curve_rows', 'smooth', 'by_level', 'keep_reference', 'latest']
 
 # %% ../nbs/06_ablations.ipynb #4c7b2c03
 import json, os, shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from .grid import Job, grid_jobs, read_grid, references, results
+from .plots import draw_curves, looks_of, style
 from .runs import RunError, read_manifest, resolve
 from .samples import iter_jsonl
 from .verdicts import claim_arms, metric, paired
@@ -75,15 +75,16 @@ def arm_table(
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 # %% ../nbs/06_ablations.ipynb #15b14421
+@style()
 def draw_effects(
     claims: list[dict],  # of claims.json, with "beside"
 ):  # a matplotlib figure
     "A forest plot of the effects of all claims."
     import matplotlib.pyplot as plt
     rows = [(c["claim"][:2], e, kind) for c in claims for kind in ("effects", "beside") for e in c.get(kind, [])]
-    fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1.2), layout="constrained")
+    fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1.2))
     for y, (_, e, kind) in enumerate(rows):
-        colour = "C0" if kind == "effects" else "grey"
+        colour = "#2c66a8" if kind == "effects" else "#8a8a8a"
         if e["ci95"]: ax.plot(100 * np.array(e["ci95"]), [y, y], color=colour, lw=2)
         ax.plot(100 * np.array(e["values"]), [y] * len(e["values"]), "|", color=colour, alpha=0.7, ms=9, mew=1)
         ax.plot(100 * e["mean"], y, "o", color=colour, mfc=colour if e["holds"] else "white", ms=6)
@@ -95,6 +96,7 @@ def draw_effects(
     return fig
 
 # %% ../nbs/06_ablations.ipynb #3302dc89
+@style()
 def draw_paths(
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
     arms: dict[str, dict],               # of `grid_arms`
@@ -102,12 +104,12 @@ def draw_paths(
 ):  # a matplotlib figure
     "In-domain mIoU along several paths from the base, a line a seed."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(paths), figsize=(2.6 * len(paths) + 0.6, 3.2), sharey=True, squeeze=False, layout="constrained")
-    for k, (ax, (name, path)) in enumerate(zip(axes[0], paths.items())):
+    fig, axes = plt.subplots(1, len(paths), figsize=(2.6 * len(paths) + 0.6, 3.2), sharey=True, squeeze=False)
+    for ax, (name, path), look in zip(axes[0], paths.items(), looks_of(list(paths)).values()):
         seeds = sorted(set.intersection(*(set(scored[a]) for a in path)))
         lines = np.array([[100 * metric(scored[a][s], f"{arms[a].get('score', 'after')}/mIoU") for a in path] for s in seeds])
-        ax.plot(lines.T, color=f"C{k}", alpha=0.35, lw=0.8)
-        ax.plot(lines.mean(0), "o-", color=f"C{k}", lw=2)
+        ax.plot(lines.T, "-", color=look.colour, alpha=0.4, lw=0.8)
+        ax.plot(lines.mean(0), "o-", color=look.colour, lw=2)
         ax.set(title=name, xticks=range(len(path)), xlim=(-0.3, len(path) - 0.7))
         ax.set_xticklabels([{"base": "base"}.get(a, "after SFT" if a.startswith("sft") else "after RL") for a in path], fontsize=8)
         ax.grid(axis="x", visible=False)
@@ -164,32 +166,6 @@ def smooth(rows: list[dict], over: int = 10) -> list[dict]:
     for r in rows: lines.setdefault((r["arm"], r["seed"], r["curve"]), []).append(r)
     means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - over + 1):i + 1]]))) for i, r in enumerate(line)]
     return [r for line in lines.values() for r in means(sorted(line, key=lambda r: r["step"]))]
-
-# %% ../nbs/06_ablations.ipynb #0711e385
-def draw_curves(
-    rows: list[dict],          # of `curve_rows`
-    panels: dict[str, str],    # curve → label of the axis
-):  # a matplotlib figure
-    "Curves over steps, a colour an arm: seeds as thin lines, their mean, and its 95 % band."
-    import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False, layout="constrained")
-    for ax, (curve, label) in zip(axes[0], panels.items()):
-        bands = []
-        for k, arm in enumerate(dict.fromkeys(r["arm"] for r in rows)):
-            lines = {}
-            for r in rows:
-                if r["arm"] == arm and r["curve"] == curve: lines.setdefault(r["step"], []).append(r["value"])
-            if not lines: continue
-            steps = sorted(lines)
-            values = np.array([lines[s] for s in steps])  # (steps, seeds)
-            ax.plot(steps, values, color=f"C{k}", alpha=0.3, lw=0.7)
-            ax.plot(steps, values.mean(1), color=f"C{k}", lw=2, label=arm)
-            if values.shape[1] > 2: bands.append((f"C{k}", steps, np.array([paired(v).ci95 for v in values]).T))
-        limits = ax.get_ylim()
-        for colour, steps, band in bands: ax.fill_between(steps, *band, color=colour, alpha=0.15, lw=0)
-        ax.set(xlabel="optimiser step", ylabel=label, ylim=limits)  # the seeds decide what is shown, not the bands
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-    return fig
 
 # %% ../nbs/06_ablations.ipynb #02b4cce3
 def by_level(
