@@ -85,7 +85,7 @@ def draw_effects(
     fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1.2))
     for y, (_, e, kind) in enumerate(rows):
         colour = "#2c66a8" if kind == "effects" else "#8a8a8a"
-        if e["ci95"]: ax.plot(100 * np.array(e["ci95"]), [y, y], color=colour, lw=2)
+        if e["ci95"]: ax.plot(100 * np.array(e["ci95"]), [y, y], "-", color=colour, lw=2)
         ax.plot(100 * np.array(e["values"]), [y] * len(e["values"]), "|", color=colour, alpha=0.7, ms=9, mew=1)
         ax.plot(100 * e["mean"], y, "o", color=colour, mfc=colour if e["holds"] else "white", ms=6)
     ax.axvline(0, color="black", lw=0.8)
