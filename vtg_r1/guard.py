@@ -25,7 +25,8 @@ class Guard:
 # %% ../nbs/parts/guard.ipynb #0069b084
 def _confine(gigabytes: float) -> None:
     "Limit this process for good, and let nobody but the parent stop it."
-    limit = int(gigabytes * 1e9)
+    limit, most = int(gigabytes * 1e9), resource.getrlimit(resource.RLIMIT_AS)[1]
+    if most != resource.RLIM_INFINITY: limit = min(limit, most)  # a batch system may allow less
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
@@ -64,8 +65,8 @@ class _Child:
     "A decoding process, and the pipes to it."
     def __init__(self, gigabytes: float):
         here = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        self.gigabytes = gigabytes
-        self.process = subprocess.Popen([sys.executable, "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ALONE, "PYTHONPATH": here})
+        self.gigabytes, self.used = gigabytes, False
+        self.process = subprocess.Popen([sys.executable, "-P", "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ALONE, "PYTHONPATH": here})
 
     def ask(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
         "The child's answer, or None where it died."
@@ -139,7 +140,11 @@ def guarded(
         child.process.kill()
         child.stop()
         raise
-    if answer is None: raise VideoError(path, _epitaph(child.stop(), guard))
-    with _lock: _idle.append(child)
-    if "error" in answer[0]: raise VideoError(path, answer[0]["error"])
-    return answer
+    if answer is not None and "error" not in answer[0]:
+        child.used = True
+        with _lock: _idle.append(child)
+        return answer
+    status = child.stop()  # what a bad file left in a process is no other file's trouble
+    if answer is not None: raise VideoError(path, answer[0]["error"])
+    if child.used and status != -signal.SIGALRM: return guarded(path, guard, **job)  # it may have died of an earlier file
+    raise VideoError(path, _epitaph(status, guard))

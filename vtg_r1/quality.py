@@ -68,7 +68,7 @@ def probe_each(
     try:
         answers = pool.map(partial(_probe_one, root), videos)
         for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
-    finally: pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+    finally: pool.shutdown(cancel_futures=True)  # on Ctrl-C only the files at work are waited for
 
 def video_file(
     root: str | Path,
