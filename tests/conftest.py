@@ -1,12 +1,16 @@
 "Fixtures that several test files share."
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from vtg_r1.samples import load_samples
 from vtg_r1.toyworld import make_world
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background job, whose programs would not hear Ctrl-C either
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
