@@ -103,13 +103,12 @@ def _ground(args) -> int:
             raise UserError(f"--{name.replace('_', '-')} {value}: too few")
     try:
         info, outs = probe(args.video), _numbered(args.clip, len(args.queries))
-        if any(out and out.exists() and out.samefile(args.video) for out in outs):
-            raise UserError(f"--clip {args.clip}: would overwrite the video")
+        _check_clips(args, outs)
         model, manner = how_to_ask(args.model)
         given = {name: value for name in Manner.__dataclass_fields__ if (value := getattr(args, name)) is not None}
         answers = ground(*_load(model, args.device), args.video, args.queries, replace(manner, **given))
         clips = [str(cut(args.video, out, a.span)) if out and a.span else None for a, out in zip(answers, outs)]
-    except (VideoError, FileNotFoundError, PermissionError) as e:
+    except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
     if args.json:
         show_json({"video": args.video, "duration": round(info.duration, 3), "model": args.model, "answers": [{**asdict(a), "clip": clip} for a, clip in zip(answers, clips)]})
@@ -165,6 +164,15 @@ def _numbered(clip: str | None, n: int) -> list[Path | None]:
     return [path] if n == 1 else [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(1, n + 1)]
 
 
+def _check_clips(args, outs: list[Path | None]) -> None:
+    "Clips go to files that are not the video."
+    for out in filter(None, outs):
+        if out.is_dir():
+            raise UserError(f"--clip {out}: is a folder; name a file in it, such as {out / 'clip.mp4'}")
+        if out.exists() and out.samefile(args.video):
+            raise UserError(f"--clip {args.clip}: would overwrite the video")
+
+
 def _told(answer, clip: str | None):
     "Lines of one answer for a person."
     yield f"{answer.span[0]:.2f} – {answer.span[1]:.2f} s  {answer.query}" if answer.span else f"no span  {answer.query}"
@@ -183,8 +191,9 @@ def add_run(commands) -> None:
         "execute a stage notebook with parameters",
         """
 vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml
-vtg-r1 run nbs/05_grpo.ipynb -f configs/own_data.yaml -p steps 200 -p seed 1 -p run_name mine
-vtg-r1 run nbs/05_grpo.ipynb -f configs/own_data.yaml -p run_name mine -p resume true   # go on where it was killed
+vtg-r1 run nbs/05_grpo.ipynb -f configs/own_data.yaml -p model Qwen/Qwen2.5-VL-3B-Instruct -p dataset csv -p annotations mine.csv -p video_root my_videos
+vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml -p steps 200 -p seed 1 -p run_name mine
+vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml -p steps 200 -p seed 1 -p run_name mine -p resume true   # go on where it was killed
 """,
         "a cell failed, stderr names it; the executed notebook holds the rest",
         "Execute a stage notebook with papermill into outputs/<stage>/<run>/ and print the run folder. Relative paths among the parameters count from the project's root.",
@@ -207,16 +216,22 @@ def run(args) -> int:
 
 def _run_stage(args, notebook: str, parameters: dict) -> int:
     "Run a stage notebook and say where it went."
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from .runs import RunError, read_manifest, run_notebook
 
+    if not isinstance(name := parameters.get("run_name", ""), str):
+        raise UserError(f"run_name {name}: must be text, and YAML reads this as {type(name).__name__}; add a letter or quotes inside the quotes, as in -p run_name \"'{name}'\"")
     try:
         folder = run_notebook(notebook, parameters)
     except RunError as e:
         raise UserError(e) from e
     except PapermillExecutionError as e:
         print(f"{_prefix(args)}: {notebook}, cell {e.exec_count}: {e.ename}: {e.evalue}", file=sys.stderr)
+        return 1
+    except DeadKernelError as e:
+        print(f"{_prefix(args)}: {notebook}: its kernel died ({_first_line(e)}); it was killed from outside, or memory ran out", file=sys.stderr)
         return 1
     if args.json:
         metrics = folder / "metrics.json"
@@ -420,6 +435,7 @@ def _data_convert(args) -> int:
     from .samples import SampleError, write_jsonl
     from .training import hold_out_videos
 
+    _check_apart({"--annotations": args.annotations, "--out": args.out, "--held-out": args.held_out})
     how = {name: getattr(args, name) for name in TRAINABLE} | _column_options(args, args.dataset)
     try:
         if args.videos:
@@ -439,6 +455,14 @@ def _data_convert(args) -> int:
     else:
         print("\n".join(f"{n:>8,d}  {name}" for name, n in written.items()))
     return 0
+
+
+def _check_apart(named: dict[str, str | None]) -> None:
+    "Files that are read and written are different ones."
+    seen: dict[str, str] = {}
+    for option, name in named.items():
+        if name and (other := seen.setdefault(os.path.realpath(name), option)) != option:
+            raise UserError(f"{option} {name}: is the file of {other} too; name another one")
 
 
 def _with_readable_video(samples: list, root: str, probed: dict) -> tuple[list, dict[str, str]]:
@@ -461,11 +485,11 @@ def add_curate(actions) -> None:
         _data_curate,
         "have a teacher answer, and make coldstart.jsonl and rl.jsonl",
         """
-vtg-r1 data curate --annotations train.jsonl --videos my_videos --teacher-model qwen --teacher-url http://localhost:8000/v1
+vtg-r1 data curate --annotations train.jsonl --videos my_videos --teacher-model qwen --teacher-url http://localhost:8000/v1 -p teacher_key_env ""
 vtg-r1 data curate --annotations answered.jsonl --videos my_videos --teacher given -p eps1 0.7 -p run_name mine
 """,
         "a cell failed, stderr names it; what the teacher has answered is kept",
-        "Run the curation stage (nbs/01_curation.ipynb) on one annotation file and print its run folder, which holds coldstart.jsonl, rl.jsonl and a data card. Several sources, quotas, budgets: its parameters, by -p and -f.",
+        "Run the curation stage (nbs/01_curation.ipynb) on one annotation file and print its run folder, which holds coldstart.jsonl, rl.jsonl and a data card. A teacher sees 64 frames of up to 100352 pixels, as the paper's does. Several sources, quotas, budgets: its parameters, by -p and -f.",
     )
     p.add_argument("--dataset", default="samples", choices=("samples", *READERS), metavar="NAME", help="samples (default), " + ", ".join(READERS))
     p.add_argument("--annotations", required=True, metavar="PATH", help="the file; of samples for --teacher given, their teacher's answers in it")
@@ -488,7 +512,17 @@ def _data_curate(args) -> int:
     from_root = lambda path: os.path.relpath(path, project_root())
     source = {"path": from_root(args.annotations), "dataset": args.dataset} | _column_options(args, args.dataset)
     chosen = {"sources": [source], "video_root": from_root(args.videos), "teacher": args.teacher, "teacher_model": args.teacher_model, "teacher_url": args.teacher_url}
-    return _run_stage(args, "nbs/01_curation.ipynb", chosen | given_parameters(args, "curation"))
+    asked = {"frames": 64, "pixels": 128 * 28 * 28} if args.teacher == "endpoint" else {}  # the paper's; the notebook's own are the toy world's
+    chosen |= asked | given_parameters(args, "curation")
+    _check_key(chosen)
+    return _run_stage(args, "nbs/01_curation.ipynb", chosen)
+
+
+def _check_key(parameters: dict) -> None:
+    "An endpoint's key is there, before any video is opened."
+    name = parameters.get("teacher_key_env", "OPENAI_API_KEY")
+    if parameters["teacher"] == "endpoint" and name and not os.environ.get(name):
+        raise UserError(f"the environment variable {name} is empty: put the teacher's key there (it is stored nowhere), or for a server without keys say -p teacher_key_env \"\"")
 
 
 def add_push(commands) -> None:
@@ -566,7 +600,15 @@ def _add_address(p) -> None:
     p.add_argument("--open", action="store_true", help="open the browser")
 
 
+def _check_port(args) -> None:
+    if args.port is not None and not 0 <= args.port <= 65535:
+        raise UserError(f"--port {args.port}: must lie between 0 and 65535; 0, or leaving it out, takes a free one")
+
+
 def _demo(args) -> int:
+    _check_port(args)
+    if args.before and not args.model:
+        raise UserError(f"--before {args.before}: with what is it to be compared? Give the model after RL, --model NAME")
     quiet_libraries()
     try:
         import gradio  # noqa: F401
@@ -578,7 +620,7 @@ def _demo(args) -> int:
     try:
         policies = load_policies(names, lambda name: _load(name, args.device))
         serve(policies, args.host, args.port, args.max_mb, args.max_minutes, browser=args.open, ready=lambda address: _tell(args, {"address": address}))
-    except (OSError, ValueError) as e:
+    except (OSError, ImportError, ValueError) as e:
         raise UserError(_first_line(e)) from e
     return 0
 
@@ -612,14 +654,18 @@ def _view(args) -> int:
     from .review import beside, read_review, review_server, save_review
     from .samples import SampleError
 
+    _check_port(args)
     if args.videos and not Path(args.videos).is_dir():
         raise UserError(f"--videos {args.videos}: no such folder")
     try:
         lines, said = read_review(args.files)
         root, title = args.videos or beside(args.files), ", ".join(Path(f).name for f in args.files)
         server, missing = (None, save_review(args.html, lines, said, root, title)) if args.html else review_server(lines, said, root, title, args.host, args.port or 0)
-    except (SampleError, OSError) as e:
+    except (SampleError, OSError, ImportError, ValueError) as e:
         raise UserError(e) from e
+    for lane, rows in said.items():
+        if lines and (strange := rows.keys() - lines.keys()):
+            print(f"{lane}: {len(strange)} of {len(rows)} predictions are for no query of the samples, such as qid {min(strange)!r}; they are left out", file=sys.stderr)
     if missing:
         print(f"{root}: {len(missing)} of the videos are not there, such as {missing[0]}", file=sys.stderr)
     where = {"html": args.html} if args.html else {"address": f"http://{args.host}:{server.server_port}/"}
@@ -656,13 +702,13 @@ OPTIONAL = ("gradio", "openai", "vllm", "deepspeed", "bitsandbytes", "flash-attn
 def _env(args) -> int:
     import platform
 
-    from .runs import PACKAGES, _version, git_state
+    from .runs import PACKAGES, _version
 
     names = sorted(n for n in os.environ if n.startswith(("VTG_R1_", "HF_", "TRANSFORMERS_", "CUDA_", "NCCL_", "OMP_")) and "TOKEN" not in n and "KEY" not in n)
     quiet_libraries()
     about = {
         "vtg_r1": _own_version(),
-        "commit": git_state(Path(__file__).parent)["commit"],
+        "commit": _own_commit(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": f"{platform.machine()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
@@ -677,6 +723,16 @@ def _env(args) -> int:
     flat = {**{k: v for k, v in about.items() if k not in ("packages", "set", "devices")}, **{f"device {i}": d for i, d in enumerate(about["devices"])}, **about["packages"], "set": ", ".join(about["set"]) or "none"}
     print("\n".join(f"{name:<16}{'not installed' if value is None else value}" for name, value in flat.items()))
     return 0
+
+
+def _own_commit() -> str | None:
+    "The checkout's commit; of an installed package, which may lie in somebody else's repository, none."
+    from .runs import git_state
+
+    package = Path(__file__).resolve().parent
+    settings = package.parent / "settings.ini"
+    own = settings.is_file() and "lib_name = vtg_r1" in settings.read_text(encoding="utf-8", errors="replace").splitlines()
+    return git_state(package)["commit"] if own else None
 
 
 def _devices() -> dict:

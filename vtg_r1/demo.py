@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from .ground import Manner, ground, how_to_ask
+from .ground import Manner, control_words, ground, how_to_ask
 from .models import TINY, load_model, load_processor
 from .playback import digest, preview
 from .prompts import answer_block, format_time
@@ -96,7 +96,7 @@ def check_video(path: str | None, longest: float) -> float:  # `longest` and the
 def unreadable(e: VideoError) -> PageError:
     "The same in plain words, without error numbers and without this machine's folders."
     name = Path(e.path).name
-    reason = re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'", "", e.reason).replace(e.path, name)
+    reason = re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'|; backend '.*", "", e.reason).replace(e.path, name)
     return PageError(f"This video cannot be read: {name} {reason}.")
 
 
@@ -262,7 +262,7 @@ class Desk:
         self.policies, self.examples, self.folder, self.longest = policies, examples, folder, longest
         self.frames = policies[-1].manner.frames
         self.known = {digest(e.path): e.truths for e in examples}
-        self.special = sorted({"<|", *(t for p in policies for t in p.processor.tokenizer.all_special_tokens if t)})
+        self.special = sorted({word for p in policies for word in control_words(p.processor)})
 
     def opened(self, path: str | None):  # → player, answers
         "A video was dropped, picked or removed."

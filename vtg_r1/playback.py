@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .video import VideoError
+from .decoders import VideoError, _container, _picture
 
 PLAYED = {"h264": ("mp4", "mov"), "vp8": ("webm",), "vp9": ("webm", "mp4"), "av1": ("webm", "mp4")}  # codec → containers that browsers play
 
@@ -37,7 +37,7 @@ def preview(path: str, folder: Path, seconds: float = 120) -> str:
 
 def playable(container) -> bool:
     "Whether browsers play an open container as it is."
-    codec = container.streams.video[0].codec_context
+    codec = container.streams.best("video").codec_context
     return any(kind in container.format.name for kind in PLAYED.get(codec.name, ())) and codec.pix_fmt in ("yuv420p", "yuvj420p")
 
 
@@ -46,7 +46,7 @@ def transcode(source, part: str, lines: int = 480) -> None:
     import av
 
     with av.open(part, "w", format="mp4") as out:
-        seen = source.streams.video[0]
+        seen = source.streams.best("video")
         scale = min(1.0, lines / seen.height)
         stream = out.add_stream("libx264", rate=seen.average_rate or 25, options={"preset": "ultrafast", "crf": "26"})
         stream.width, stream.height = (2 * max(1, round(side * scale / 2)) for side in (seen.width, seen.height))
@@ -59,9 +59,8 @@ def transcode(source, part: str, lines: int = 480) -> None:
 
 def main(path: str, copy: str) -> None:
     "In the child: a copy where one is needed."
-    import av
-
-    with av.open(path) as source:
+    with _container(Path(path)) as source:
+        _picture(source, Path(path))
         if not playable(source):
             transcode(source, copy + ".part")
             os.replace(copy + ".part", copy)

@@ -20,7 +20,7 @@ import numpy as np
 from .benchmarks import PredictionError, read_prediction
 from .samples import Sample, SampleError, from_dict, iter_jsonl
 from .spans import best
-from .video import VideoError, read_frames
+from .video import VideoError, read_frames, video_path
 
 # %% ../nbs/parts/review.ipynb #84ae46e2
 def _prediction(row: dict, where: str) -> dict:
@@ -49,6 +49,17 @@ def _line(number: int, row, path) -> dict:
     if not isinstance(row, dict) or not isinstance(row.get("qid"), (str, int)): raise SampleError(f"{where}: has no qid; give samples or predictions, one JSON object a line", reason="not_an_object")
     return row
 
+def _lane(path: Path, taken: dict) -> str:
+    "A lane's name: the file's, with its folder's or a number where another lane has that."
+    longer = f"{path.resolve().parent.name}/{path.stem}"
+    names = (path.stem, longer, *(f"{longer} ({n})" for n in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in ("teacher", "truth", *taken))
+
+def _check_known(lines: dict[str, str], said: dict[str, dict]) -> None:
+    for name, rows in said.items():
+        if lines and not rows.keys() & lines.keys():
+            raise SampleError(f"{name}: none of its {len(rows)} predictions is for a query of the samples, e.g. qid {next(iter(rows))!r}; give the samples they were made for", "qid", "no_match")
+
 def read_review(
     paths: Sequence[str | Path],  # JSONL files of samples or of predictions, in any order
 ) -> tuple[dict[str, str], dict[str, dict]]:  # qid → line of a sample; name of a prediction file → qid → {spans, response}
@@ -63,7 +74,8 @@ def read_review(
             else: found[qid] = _prediction(row, where)
         if not samples and not found: raise SampleError(f"{path}: holds no rows", reason="empty_file")
         lines |= samples
-        if found: said[path.stem if path.stem not in said else f"{path.parent.name}/{path.stem}"] = found
+        if found: said[_lane(path, said)] = found
+    _check_known(lines, said)
     return lines, said
 
 # %% ../nbs/parts/review.ipynb #0f738516
@@ -91,11 +103,10 @@ def inside(
     root: str | Path,
     name: str,        # relative path, as a sample has it
 ) -> Path | None:     # the file, or None where there is none below `root`
-    "A video below its root, symlinks followed."
-    root = Path(root).resolve()
-    try: found = (root / name).resolve()
-    except (OSError, ValueError): return None
-    return found if found.is_relative_to(root) and found.is_file() else None
+    "A video below its root, or where links may lead to, as `video_path` has it."
+    try: found = os.path.realpath(video_path(root, name))
+    except VideoError: return None
+    return Path(found) if os.path.isfile(found) else None
 
 def frame_strip(
     path: str | Path,

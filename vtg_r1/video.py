@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from .decoders import BACKENDS, VideoError, backend_version, header, installed
+from .decoders import BACKENDS, VideoError, backend_version, default_backend, header, installed
 from .frame_cache import FrameCache
 from .guard import Guard, guarded
 
@@ -81,11 +81,11 @@ def _changed(path: Path) -> int:
 
 def probe(
     path: str | Path,
-    backend: str = "decord",        # or "pyav", "torchcodec"
+    backend: str | None = None,     # "decord", "pyav", "torchcodec"; None is `default_backend()`
     guard: Guard | None = Guard(),  # what a decoder may take; None decodes in this process
 ) -> VideoInfo:
     "Read a video's size, frame times and duration; the answer is remembered until the file changes. Raises `VideoError`."
-    path = Path(path)
+    path, backend = Path(path), backend or default_backend()
     backend_version(backend)
     mtime = _changed(path)
     return _probe_here(path, mtime, backend) if guard is None else _probe_there(path, mtime, backend, guard)
@@ -127,13 +127,13 @@ def read_frames(
     max_pixels: int = 128 * 28 * 28,           # pixel budget a frame (paper: 128·28·28)
     clip: tuple[float, float] | None = None,   # [start, end] of the video to read, seconds
     cache: FrameCache | None = None,           # keeps decoded frames; None decodes
-    backend: str = "decord",                   # or "pyav", "torchcodec"
+    backend: str | None = None,                # "decord", "pyav", "torchcodec"; None is `default_backend()`
     guard: Guard | None = Guard(),             # what a decoder may take; None decodes in this process
 ) -> tuple[np.ndarray, np.ndarray]:            # frames (m, h, w, 3) uint8 RGB; times (m,) seconds from the start of the video or clip
     "Evenly spaced frames of a video and the presentation time of each; raises `VideoError`."
     if n < 1: raise ValueError(f"n must be at least 1, got {n}")
     fit_size(1, 1, max_pixels)  # says what is wrong with max_pixels
-    clip, path = clip and tuple(map(float, clip)), Path(path)
+    clip, path, backend = clip and tuple(map(float, clip)), Path(path), backend or default_backend()
     version = backend_version(backend)
     def decode(): return _decode(path, int(n), int(max_pixels), clip, backend, guard)
     if cache is None: return decode()
