@@ -562,7 +562,7 @@ def test_byte_ranges(header, wanted):
         ('{"qid": "a", "query": "q"}', "missing"),
         ('{"qid": "a", "video": "../v.mp4", "duration": 9, "query": "q", "spans": [[1, 2]]}', "leaves the video root"),
         ('{"qid": "a", "video": "v.mp4", "duration": 9, "query": "q", "spans": [[1, 2]], "teacher": "me"}', "teacher.*is 'me'"),
-        ('{"qid": "a", "video": "v.mp4", "duration": 9, "query": "q", "spans": [[1, 2]], "difficulty": {"x": NaN}}', "NaN"),
+        ('{"qid": "a", "video": "v.mp4", "duration": 9, "query": "q", "spans": [[1, 2]], "difficulty": {"x": NaN}}', "not JSON compliant"),
         ('{"qid": "a", "pred": null}\n{"qid": "a", "pred": null}', "stands twice"),
         ("", "holds no rows"),
     ],
