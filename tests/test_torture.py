@@ -619,3 +619,9 @@ def test_toy_world_reads_as_ever(world):
     samples = load_samples(world / "samples.jsonl")
     frames, times = read_frames(world / "videos" / samples[0].video, 16, 784)
     assert len(frames) == len(times) and times[0] == 0
+
+
+def test_a_pipe_is_no_video_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="is not a file"):
+        read_frames(tmp_path / "pipe.mp4", 4, cache=FrameCache(tmp_path / "cache"))

@@ -24,7 +24,7 @@ def preview(path: str, folder: Path, seconds: float = 120) -> str:
         return str(copy)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "vtg_r1.playback", path, str(copy)], check=False, capture_output=True, text=True, timeout=seconds
+            [sys.executable, "-P", "-m", "vtg_r1.playback", path, str(copy)], check=False, capture_output=True, text=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
         raise VideoError(path, f"took longer than {seconds:g} s to be made playable") from None

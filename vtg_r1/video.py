@@ -57,7 +57,7 @@ def _check_clock(path: Path, times: np.ndarray) -> None:
     if times[0] < -86400 or times[-1] > 366 * 86400: raise VideoError(path, f"its frame times are no clock ({times[0]:.4g} to {times[-1]:.4g} s)")
     if 2 * len(different := np.unique(times)) < len(times): raise VideoError(path, f"its {len(times)} frames have only {len(different)} different times")
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # an hour's clock is a megabyte, and a child may take four gigabytes
 def _probe_here(path: Path, mtime: int, backend: str) -> VideoInfo:
     "Probe in this process; times are checked to be a clock."
     width, height, offset = header(path)
@@ -136,7 +136,7 @@ def read_frames(
     clip, path, backend = clip and tuple(map(float, clip)), Path(path), backend or default_backend()
     version = backend_version(backend)
     def decode(): return _decode(path, int(n), int(max_pixels), clip, backend, guard)
-    if cache is None: return decode()
+    if cache is None or not path.is_file(): return decode()  # a pipe would be waited for; decoding says what is wrong with it
     try: return cache.fetch(path, (f"{version}, layout 2", n, max_pixels, clip), decode)
     except (OSError, ValueError): return decode()  # which says what is wrong with the file
 
