@@ -58,7 +58,7 @@ def serve(
         out.flush()
 
 # %% ../nbs/parts/guard.ipynb #145e0186
-_SERVE = "from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
+_SERVE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
 _ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "CUDA_VISIBLE_DEVICES": ""}  # threads would take address space, and none is needed
 
 class _Child:
