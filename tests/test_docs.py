@@ -80,8 +80,9 @@ def test_readme_is_the_index(tmp_path):
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
 def test_figures_have_one_look(page):
-    own = {"06_ablations", "thinking"}  # still with a theme of their own
-    assert page.stem in own or not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.plots.style()"
+    assert page.stem == "thinking" or not any("set_theme(" in source for source in cells(page, "code")), (
+        "draw with vtg_r1.plots.style()"
+    )  # thinking: as its committed run drew it
 
 
 @pytest.fixture
