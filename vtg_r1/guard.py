@@ -58,7 +58,7 @@ def serve(
         out.flush()
 
 # %% ../nbs/parts/guard.ipynb #145e0186
-_SERVE = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
+_SERVE = "from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
 _ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "CUDA_VISIBLE_DEVICES": ""}  # threads would take address space, and none is needed
 
 class _Child:
@@ -66,7 +66,9 @@ class _Child:
     def __init__(self, gigabytes: float):
         here = os.pathsep.join(p or os.getcwd() for p in sys.path)
         self.gigabytes, self.used = gigabytes, False
-        self.process = subprocess.Popen([sys.executable, "-P", "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ALONE, "PYTHONPATH": here})
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is not for the child, from its first moment on
+        try: self.process = subprocess.Popen([sys.executable, "-P", "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ALONE, "PYTHONPATH": here})
+        finally: signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def ask(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
         "The child's answer, or None where it died."
