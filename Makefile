@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
 BENCH ?= update rollout train anatomy frames evaluation
+KEEP = $(if $(SAVE),--save $(SAVE))
 
 .PHONY: help install grpo claims claims-reference test torture bench export readme readme-text docs lab
 help:  ## list the commands
@@ -33,10 +34,10 @@ test: install  ## every lesson cell of the notebooks, then the contracts in test
 torture: install  ## hostile videos, annotation files and answers: nothing may crash, hang or get lost; about five minutes
 	PYTHONPATH=tests python -m torture
 
-bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update
+bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update; SAVE=folder keeps the numbers
 	$(if $(filter-out update rollout train anatomy grid frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, grid, frames, evaluation))
-	$(if $(filter update rollout train anatomy grid,$(BENCH)),python benchmarks/see_once.py $(filter update rollout train anatomy grid,$(BENCH)))
-	$(if $(filter frames evaluation,$(BENCH)),python benchmarks/see_once_eval.py $(filter frames evaluation,$(BENCH)))
+	$(if $(filter update rollout train anatomy grid,$(BENCH)),python benchmarks/see_once.py $(filter update rollout train anatomy grid,$(BENCH)) $(KEEP))
+	$(if $(filter frames evaluation,$(BENCH)),python benchmarks/see_once_eval.py $(filter frames evaluation,$(BENCH)) $(KEEP))
 
 export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git
 	nbdev_export
