@@ -50,7 +50,7 @@ def load(name: str) -> tuple:  # (model, processor)
     return load_model(name), load_processor(name)
 
 
-def load_policies(names: list[str], load=load) -> list[Policy]:
+def load_policies(names: list[str], load=load) -> list[Policy]:  # as `how_to_ask` takes them; a function from a name to model and processor
     "One model, or two: before and after RL. A run folder stands for the model in it."
     if not 1 <= len(names) <= 2:
         raise ValueError(f"the page shows one model, or two (before and after RL); got {len(names)}")
@@ -62,7 +62,7 @@ def load_policies(names: list[str], load=load) -> list[Policy]:
 # --- questions and answers ---
 
 
-def read_queries(text: str | None, special: list[str]) -> list[str]:
+def read_queries(text: str | None, special: list[str]) -> list[str]:  # as typed; control words of the models
     "The sentences of a question, one a line, checked."
     queries = [" ".join(line.split()) for line in (text or "").splitlines() if line.strip()]
     if not queries:
@@ -103,7 +103,7 @@ def _words(e: Exception) -> str:
     return str(unreadable(e) if isinstance(e, VideoError) else e)
 
 
-def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:
+def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:  # truths: sentence → [start, end], seconds
     "One row a sentence: {query, truth or None, answers: one {model, span or None, response, tiou or None} a model}. A model reads the video once for all of them."
     rows = [{"query": q, "truth": truths.get(q), "answers": []} for q in queries]
     for policy in policies:
@@ -180,7 +180,7 @@ def _answer_html(row: dict, said: dict, duration: float, number: int, shown: boo
     )
 
 
-def answers_html(rows: list[dict], duration: float, images: list[str], times: list[float]) -> str:
+def answers_html(rows: list[dict], duration: float, images: list[str], times: list[float]) -> str:  # of `answer`; seconds; of `sampled_frames`
     "Timelines, a switch between models where there are two, and the frames the model saw."
     last = len(rows[0]["answers"]) - 1 if rows else 0
     labels = [a["model"] for a in rows[0]["answers"]] if last else []
@@ -202,7 +202,7 @@ def answers_html(rows: list[dict], duration: float, images: list[str], times: li
     return f'<div class="vtg" data-duration="{duration}">{"".join(parts)}{strip_html(images, times, first)}</div>'
 
 
-def strip_html(images: list[str], times: list[float], span: list[float] | None) -> str:
+def strip_html(images: list[str], times: list[float], span: list[float] | None) -> str:  # of `sampled_frames`; seconds
     "The sampled frames with their seconds; those inside `span` are marked."
 
     def frame(image: str, t: float) -> str:
@@ -416,7 +416,7 @@ def theme():
     )
 
 
-def serve(policies: list[Policy], ready=print, **how) -> None:
+def serve(policies: list[Policy], ready=print, **how) -> None:  # `ready` is a function of the address
     "Serve the page until interrupted; `ready` is told its address, the rest is as `start` takes it."
     page, folder, address = start(policies, **how)
     try:
@@ -428,11 +428,11 @@ def serve(policies: list[Policy], ready=print, **how) -> None:
 
 def start(
     policies: list[Policy],
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    max_mb: int = 200,
-    max_minutes: float = 10,
-    browser: bool = False,
+    host: str = "127.0.0.1",  # address to listen on
+    port: int | None = None,  # None takes a free one
+    max_mb: int = 200,  # of an upload, 2²⁰ bytes
+    max_minutes: float = 10,  # of a video
+    browser: bool = False,  # open it there
 ):  # → page, folder, address
     "Start the page in threads of its own; what is uploaded lies in a folder of its own until `stop`."
     folder = Path(tempfile.mkdtemp(prefix="vtg-r1-demo-"))
