@@ -197,7 +197,7 @@ def test_a_cut_shows_what_the_video_shows(toy, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.mp4"]
 
 
-def test_frames_of_one_time_are_cut(toy, tmp_path):
+def test_frames_of_one_time_are_cut(tmp_path):
     "Two pictures share each time, as where a file's clock is coarse."
     twice = tmp_path / "twice.mkv"
     with av.open(str(twice), "w") as out:
