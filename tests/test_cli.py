@@ -197,7 +197,7 @@ def test_a_cut_shows_what_the_video_shows(toy, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.mp4"]
 
 
-def test_frames_of_one_time_are_cut(toy, tmp_path):
+def test_frames_of_one_time_are_cut(tmp_path):
     "Two pictures share each time, as where a file's clock is coarse."
     twice = tmp_path / "twice.mkv"
     with av.open(str(twice), "w") as out:
@@ -448,6 +448,12 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
+def checking(annotations: Path, videos: Path) -> list[str]:
+    "`vtg-r1 data check` of a table, as a process of its own."
+    given = ["--dataset", "csv", "--annotations", annotations, "--videos", videos]
+    return [sys.executable, "-m", "vtg_r1.cli", "data", "check", *map(str, given)]
+
+
 def ends(check, seconds=20) -> bool:
     until = time.monotonic() + seconds
     while not check():
@@ -455,6 +461,19 @@ def ends(check, seconds=20) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def interrupted(command: list[str], at_work, name: str) -> int:
+    "Ctrl-C for a command once it is at work; it ends with one line and the exit code of an interrupt. Its session."
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+        try:
+            assert ends(lambda: at_work(p.pid), 60)
+            os.killpg(p.pid, signal.SIGINT)
+            out, err = p.communicate(timeout=30)
+        finally:
+            p.kill()
+    assert p.returncode == 130 and not out and "Traceback" not in err and err.strip().splitlines()[-1] == f"{name}: interrupted"
+    return p.pid
 
 
 def test_a_kernel_that_dies_is_one_line(tmp_path, capsys):
@@ -475,15 +494,8 @@ def test_ctrl_c_ends_a_run_and_its_kernel(tmp_path):
     ]
     nbformat.write(nb, tmp_path / "99_sleep.ipynb")
     command = [sys.executable, "-m", "vtg_r1.cli", "run", str(tmp_path / "99_sleep.ipynb"), "-p", "outputs_dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
-        try:
-            assert ends(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 60)
-            kernel = int((tmp_path / "pid").read_text())
-            os.killpg(p.pid, signal.SIGINT)
-            out, err = p.communicate(timeout=30)
-        finally:
-            p.kill()
-    assert p.returncode == 130 and not out and "Traceback" not in err and err.strip().splitlines()[-1] == "vtg-r1 run: interrupted"
+    interrupted(command, lambda session: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "vtg-r1 run")
+    kernel = int((tmp_path / "pid").read_text())
     assert ends(lambda: not os.path.exists(f"/proc/{kernel}"))
 
 
@@ -496,45 +508,14 @@ def test_ctrl_c_ends_the_processes_that_open_videos(world, tmp_path):
         os.link(next((world / "videos").glob("*.mp4")), tmp_path / "v" / f"{i}.mp4")
         lines.append(f"{i}.mp4,1,2,something")
     (tmp_path / "mine.csv").write_text("\n".join(lines))
-    command = [
-        sys.executable,
-        "-m",
-        "vtg_r1.cli",
-        "data",
-        "check",
-        "--dataset",
-        "csv",
-        "--annotations",
-        str(tmp_path / "mine.csv"),
-        "--videos",
-        str(tmp_path / "v"),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
-        try:
-            assert ends(lambda: len(processes_of(p.pid)) > 2, 60)
-            os.killpg(p.pid, signal.SIGINT)
-            out, err = p.communicate(timeout=30)
-        finally:
-            p.kill()
-    assert p.returncode == 130 and not out and "Traceback" not in err and err.strip().splitlines()[-1] == "vtg-r1 data check: interrupted"
-    assert ends(lambda: not processes_of(p.pid))
+    command = checking(tmp_path / "mine.csv", tmp_path / "v")
+    session = interrupted(command, lambda session: len(processes_of(session)) > 2, "vtg-r1 data check")
+    assert ends(lambda: not processes_of(session))
 
 
 def test_a_reader_that_stops_is_no_error(world, tmp_path):
     "The reader closes the pipe before a word is written."
-    command = [
-        sys.executable,
-        "-m",
-        "vtg_r1.cli",
-        "data",
-        "check",
-        "--dataset",
-        "csv",
-        "--annotations",
-        str(table(tmp_path / "mine.csv", load_samples(world / "samples.jsonl"))),
-        "--videos",
-        str(world / "videos"),
-    ]
+    command = checking(table(tmp_path / "mine.csv", load_samples(world / "samples.jsonl")), world / "videos")
     read, write = os.pipe()
     os.close(read)
     try:

@@ -106,7 +106,7 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
 
 
-def test_grpo_on_native_video_once_or_stock_is_the_same_training(world, toy_samples, native, tmp_path):
+def test_grpo_on_native_video_once_or_stock_is_the_same_training(toy_samples, native, tmp_path):
     "The trainer that reads every video once takes native rows itself; TRL's, made to carry them, gives the same numbers."
     logs = []
     for once in (False, True):

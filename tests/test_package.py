@@ -1,6 +1,7 @@
 "The package as others install it: light to import, whole in its wheel and its source distribution, consistent in what it asks for."
 
 import configparser
+import importlib
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import vtg_r1
 from vtg_r1.runs import project_root
 
 LIGHT = [
@@ -26,6 +28,11 @@ LIGHT = [
     "vtg_r1.metrics",
     "vtg_r1.datasets",
     "vtg_r1.benchmarks",
+    "vtg_r1.quality",
+    "vtg_r1.curation",
+    "vtg_r1.plots",
+    "vtg_r1.verdicts",
+    "vtg_r1.runs",
     "vtg_r1.cli",
 ]
 CLEAN = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -33,10 +40,23 @@ CLEAN = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_nothing_heavy(module):
-    heavy = ("torch", "transformers", "trl", "pandas", "seaborn", "matplotlib", "nbdev", "fastcore", "datasets", "av", "decord")
+    heavy = ("torch", "transformers", "trl", "pandas", "seaborn", "matplotlib", "nbdev", "fastcore", "datasets", "openai", "av", "decord")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_surface_is_small_whole_and_read_when_asked_for():
+    "Names, not modules, so that nothing shadows anything; each stands in its module's own list."
+    assert set(vtg_r1.__all__) <= set(dir(vtg_r1)) and len(vtg_r1.__all__) < 20
+    modules = {p.stem for p in (project_root() / "vtg_r1").glob("*.py")}
+    for name in set(vtg_r1.__all__) - {"__version__"}:
+        module = importlib.import_module(getattr(vtg_r1, name).__module__)
+        assert name in module.__all__ and name not in modules and getattr(module, name) is getattr(vtg_r1, name)
+    with pytest.raises(AttributeError, match="no attribute 'tiou_rewrad'"):
+        vtg_r1.tiou_rewrad  # noqa: B018
+    code = "import sys, vtg_r1; vtg_r1.paper_reward, vtg_r1.grounding_metrics, vtg_r1.read_samples; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 def test_import_takes_under_two_seconds(tmp_path):
@@ -103,7 +123,7 @@ def test_wheel_works_in_an_environment_with_numpy_alone(wheel, tmp_path):
     for what in (["--no-deps", str(wheel)], ["numpy"]):
         subprocess.run([str(python), "-m", "pip", "install", "-q", *what], env=CLEAN, cwd="/", check=True)
     code = (
-        "import vtg_r1.rewards, vtg_r1.spans, vtg_r1.metrics; print(vtg_r1.rewards.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]), vtg_r1.__file__)"
+        "import vtg_r1; [getattr(vtg_r1, name) for name in vtg_r1.__all__]; print(vtg_r1.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]), vtg_r1.__file__)"
     )
     out = subprocess.run([str(python), "-c", code], env=CLEAN, cwd="/", capture_output=True, text=True, check=True)
     assert out.stdout.startswith("[1.0]") and str(tmp_path) in out.stdout

@@ -314,7 +314,7 @@ def test_demo_ends_an_upload_that_takes_too_long(demo):
         assert "default-src 'self'" in r.headers["Content-Security-Policy"]  # so the guard stands before the running page
 
 
-def test_demo_tells_of_a_video_that_is_too_long(world, tmp_path):
+def test_demo_tells_of_a_video_that_is_too_long(tmp_path):
     import numpy as np
 
     from vtg_r1.demo import PageError, check_video
@@ -484,7 +484,7 @@ def get(address: str, **headers):
         return e.code, e.read(), e.headers
 
 
-def test_view_serves_its_own_files_only(view, reviewed, world):
+def test_view_serves_its_own_files_only(view, world):
     inside_root = [f"{view}/video/{path}" for path in ("..", "../video/0", "99999", "-1", "0/../../settings.ini", "%2e%2e/0", "0x0", "٣", "0%00")]
     for address in (
         *inside_root,
@@ -499,7 +499,7 @@ def test_view_serves_its_own_files_only(view, reviewed, world):
     assert status(f"{view}/", Host="evil.example") == 403 and status(f"{view}/", Host="localhost:1") == 200
 
 
-def test_videos_stay_below_their_root(tmp_path, world, monkeypatch):
+def test_videos_stay_below_their_root(tmp_path, monkeypatch):
     root, secret = tmp_path / "videos", tmp_path / "secret.mp4"
     root.mkdir()
     secret.write_bytes(b"canary")
@@ -514,7 +514,7 @@ def test_videos_stay_below_their_root(tmp_path, world, monkeypatch):
     assert inside(root, "link.mp4") == secret.resolve() and inside(root, "n" * 5000) is None
 
 
-def test_view_serves_ranges_to_fifty_at_once(view, world):
+def test_view_serves_ranges_to_fifty_at_once(view):
     size = len(get(f"{view}/video/3")[1])
     whole = get(f"{view}/video/3")[1]
 

@@ -37,11 +37,6 @@ def closed():
     plt.close("all")
 
 
-def test_import_draws_in_neither_matplotlib_nor_torch():
-    code = "import sys, vtg_r1.plots; print([m for m in ('matplotlib', 'seaborn', 'pandas', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
 FIGURES = """
 import sys
 from vtg_r1.plots import draw_timelines, draw_recall, draw_landscapes, save_figure

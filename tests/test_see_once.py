@@ -310,7 +310,7 @@ def test_stock_is_stock(tiny, tmp_path):
     assert "prompts" not in trainer._prepare_inputs([r for r in rows for _ in range(G)])
 
 
-def test_a_row_without_frames_is_named(tiny, tmp_path):
+def test_a_row_without_frames_is_named():
     with pytest.raises(ValueError, match="see_once=False"): same_prompts([{"prompt": "when?"}])
 
 

@@ -19,7 +19,7 @@ def test_same_seed_same_annotation_and_same_pictures(tmp_path):
     assert (make_world(tmp_path / "c", videos=3, seed=10) / "samples.jsonl").read_bytes() != (a / "samples.jsonl").read_bytes()
 
 
-def test_a_colour_is_visible_exactly_when_the_script_says(world, toy_samples):
+def test_a_colour_is_visible_exactly_when_the_script_says(world):
     for _, play in read_scripts(world).values():
         frames, times = read_frames(world / "videos" / play["video"], 16, 56 * 56)
         for name, rgb in COLOURS.items():
@@ -53,7 +53,7 @@ def test_every_sentence_is_true_of_its_span_and_of_no_other():
     assert seen == set(LEVELS)
 
 
-def test_new_pairings_are_only_where_they_belong(tmp_path):
+def test_new_pairings_are_only_where_they_belong():
     for pairings, expected in (("seen", {False}), ("new", {True}), ("all", {True, False})):
         plays = [script(np.random.default_rng(i), World(pairings=pairings)) for i in range(30)]
         assert {tuple(e["name"].split()) in NEW_PAIRINGS for p in plays for e in p["events"]} == expected

@@ -44,7 +44,7 @@ def test_advantages_use_the_population_deviation():
     assert not advantages([[0.3, 0.3, 0.3]]).any()
 
 
-def test_grpo_asks_what_evaluation_asks(toy_samples, view, tmp_path):
+def test_grpo_asks_what_evaluation_asks(toy_samples, view):
     from vtg_r1.inputs import show
 
     row, shown = training_set(toy_samples, view)[0], show(toy_samples[0], view)

@@ -7,12 +7,12 @@ __all__ = ['SHOWN', 'grid_arms', 'wanted_arms', 'judged_claims', 'arm_scores', '
            'draw_paths', 'paths_of', 'published_table', 'curve_rows', 'smooth', 'by_level', 'keep_reference', 'latest']
 
 # %% ../nbs/06_ablations.ipynb #4c7b2c03
-import json, os, shutil
+import os, shutil
 from pathlib import Path
 
 import numpy as np
-from .grid import Job, grid_jobs, read_grid, references, results
-from .plots import draw_curves, looks_of, style
+from .grid import references
+from .plots import looks_of, style
 from .runs import RunError, read_manifest, resolve
 from .samples import iter_jsonl
 from .verdicts import claim_arms, metric, paired
@@ -24,7 +24,7 @@ def grid_arms(grid: dict) -> dict[str, dict]:  # name → {"row", "label", "scor
     return {**grid.get("arms", {}), **rows}
 
 def wanted_arms(
-    grid: dict,
+    grid: dict,             # of `read_grid`
     asked: list[str] = (),  # names of arms; none takes those that the claims are about
 ) -> list[str]:
     "The arms of an experiment, in the grid's order."
@@ -34,7 +34,7 @@ def wanted_arms(
     return [a for a in known if a in needed]
 
 def judged_claims(
-    grid: dict,
+    grid: dict,        # of `read_grid`
     arms: list[str],   # that were run
 ) -> dict[str, dict]:  # claim → its entry in the grid
     "The claims whose effects can be computed, and those that are declared untestable; what stands beside is kept where its arms were run."
@@ -57,8 +57,12 @@ def arm_scores(
     if ood: found["ood"] = float(np.mean(ood))
     return found | ({k: metrics[k] for k in ("zero_variance", "samples_seen") if k in metrics} if score == "after" else {})
 
-def spread(values: list[float], digits: int = 1, sign: str = "") -> str:
-    "Mean ± half the 95 % interval over seeds; sign `+` writes it always."
+def spread(
+    values: list[float],  # one a seed
+    digits: int = 1,      # behind the point
+    sign: str = "",       # "+" writes it always
+) -> str:                 # e.g. "92.5 ± 5.4"
+    "Mean ± half the 95 % interval over seeds."
     e = paired(values)
     return f"{e.mean:{sign}.{digits}f}" + (f" ± {(e.ci95[1] - e.ci95[0]) / 2:.{digits}f}" if e.ci95 and e.ci95[1] > e.ci95[0] else "")
 
@@ -117,19 +121,19 @@ def draw_paths(
     return fig
 
 def paths_of(
-    grid: dict,
+    grid: dict,            # of `read_grid`
     arms: list[str],       # that were run
-    names: tuple[str, ...] = ("r1", "r1-u", "r1-u-equal", "zero", "r1-all"),
 ) -> dict[str, list[str]]: # label → base, the row whose model it begins from, the arm
-    "Base, cold start and RL of some arms."
-    start = {a: [n for n in references(grid["rows"][a].get("model", "")) if n in arms] for a in names if a in arms}
+    "Base, cold start and RL of the arms that the claims compare."
+    compared = ("r1", "r1-u", "r1-u-equal", "zero", "r1-all")
+    start = {a: [n for n in references(grid["rows"][a].get("model", "")) if n in arms] for a in compared if a in arms}
     return {grid["rows"][a]["label"]: ["base", *before, a] for a, before in start.items() if "base" in arms}
 
 # %% ../nbs/06_ablations.ipynb #d33381a7
 def published_table(
     rows: list[dict],                    # {"arm", "values"} of the grid's `published`
-    scored: dict[str, dict[int, dict]],
-    arms: dict[str, dict],
+    scored: dict[str, dict[int, dict]],  # arm → seed → metrics
+    arms: dict[str, dict],               # of `grid_arms`
 ):  # a pandas DataFrame
     "A table of the paper beside the same arms here."
     import pandas as pd
@@ -151,7 +155,7 @@ def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
 
 # %% ../nbs/06_ablations.ipynb #52af20a1
 def curve_rows(
-    arm: str, seed: int,
+    arm: str, seed: int,  # what the rows are to be called
     folder: Path,  # a finished run of 05_grpo
 ) -> list[dict]:   # {"arm", "seed", "step", "curve", "value"}
     "Reward, response length and groups without signal at each step, and held-out scores where the run looked."
@@ -160,17 +164,19 @@ def curve_rows(
     if not (folder / "watched.jsonl").exists(): return rows
     return rows + [dict(arm=arm, seed=seed, step=h["step"], curve=k, value=v) for _, h in iter_jsonl(folder / "watched.jsonl") for k, v in h.items() if k.split("/")[0] in ("mIoU", "reasons")]
 
-def smooth(rows: list[dict], over: int = 10) -> list[dict]:
-    "The same curves with each value a mean of up to `over` steps."
+def smooth(
+    rows: list[dict],  # of `curve_rows`
+) -> list[dict]:
+    "The same curves with each value a mean of up to ten steps."
     lines = {}
     for r in rows: lines.setdefault((r["arm"], r["seed"], r["curve"]), []).append(r)
-    means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - over + 1):i + 1]]))) for i, r in enumerate(line)]
+    means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - 9):i + 1]]))) for i, r in enumerate(line)]
     return [r for line in lines.values() for r in means(sorted(line, key=lambda r: r["step"]))]
 
 # %% ../nbs/06_ablations.ipynb #02b4cce3
 def by_level(
-    scored: dict[str, dict[int, dict]],
-    arms: dict[str, dict],
+    scored: dict[str, dict[int, dict]],  # arm → seed → metrics
+    arms: dict[str, dict],  # of `grid_arms`
     what: str,  # "mIoU" or "reasons"
 ):  # a pandas DataFrame: arms × levels and sets
     "A held-out number by level of the in-domain set and by out-of-domain set, mean over seeds, percent."
@@ -207,8 +213,8 @@ def keep_reference(
     os.rename(part, to)
     return to
 
-def latest(outputs: str = "outputs") -> Path:
-    "The last finished run of the grid's full form."
-    found = [p.parent for p in (resolve(outputs) / "ablations").glob("*/manifest.json") if (m := read_manifest(p.parent)).get("status") == "finished" and m.get("quick") is False]
-    if not found: raise RunError(f"{resolve(outputs) / 'ablations'}: no finished full run; make one with `make claims`")
+def latest() -> Path:
+    "The last finished run of the grid's full form in `outputs`."
+    found = [p.parent for p in resolve("outputs/ablations").glob("*/manifest.json") if (m := read_manifest(p.parent)).get("status") == "finished" and m.get("quick") is False]
+    if not found: raise RunError(f"{resolve('outputs/ablations')}: no finished full run; make one with `make claims`")
     return max(found, key=lambda p: read_manifest(p)["ended"])

@@ -53,7 +53,7 @@ class Prediction:
     spans: list[list[float]] = field(default_factory=list)  # seconds, best first; empty is a miss
     answer: str | None = None                               # option letter, grounded QA only
 
-def _seconds(value) -> float:
+def _finite(value) -> float:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not ok or not abs(value) < 1e12: raise PredictionError(f"pred holds {repr(value)[:40]}; give finite numbers of seconds")
     return float(value)
@@ -63,7 +63,7 @@ def _spans(pred) -> list[list[float]]:
     if not isinstance(pred, list): raise PredictionError(f"pred is {pred!r}; give a list of [start, end], or null")
     for span in pred:
         if not isinstance(span, list) or len(span) != 2: raise PredictionError(f"pred holds {span!r}, which is no [start, end]; give [[start, end], …] in seconds")
-    return [[_seconds(t) for t in span] for span in pred]
+    return [[_finite(t) for t in span] for span in pred]
 
 def _text(row: dict, key: str) -> str | None:
     value = row.get(key)
@@ -140,9 +140,9 @@ def _extra_metrics(benchmark: str, samples, predictions, table) -> dict[str, flo
 MISSING = ("zero", "skip")
 
 def score(
-    benchmark: str,
+    benchmark: str,         # one of `BENCHMARKS` or `OWN`
     samples: Sequence[Sample],
-    predictions: dict[str, Prediction],
+    predictions: dict[str, Prediction],  # by qid
     missing: str = "zero",  # queries without a row count as 0, or are left out ("skip", as NExT-GQA's script does)
 ) -> dict[str, float]:      # flat; percent, but for the counts n and missing
     "The official metrics of one benchmark."
@@ -167,9 +167,9 @@ def compare(
     return {name: {k: v if k == "p" else 100 * v for k, v in test.items()} for name, test in tests.items()}
 
 # %% ../nbs/parts/benchmarks.ipynb #6756a48b
-def _prior(samples: Sequence[Sample], at_most: int = 1000) -> np.ndarray:
-    "The relative span [start, end] / duration of `samples` with the largest mean IoU to all of them."
-    spans = np.array([s.spans[0] for s in samples[:at_most]]) / np.array([s.duration for s in samples[:at_most]])[:, None]
+def _prior(samples: Sequence[Sample]) -> np.ndarray:
+    "The relative span [start, end] / duration of a thousand samples with the largest mean IoU to all of them."
+    spans = np.array([s.spans[0] for s in samples[:1000]]) / np.array([s.duration for s in samples[:1000]])[:, None]
     return spans[tiou(spans[:, None], spans[None]).mean(1).argmax()]
 
 def trivial_predictions(

@@ -619,7 +619,8 @@ def _demo(args) -> int:
     names = ([args.before] if args.before else []) + (args.model or ["tiny"])
     try:
         policies = load_policies(names, lambda name: _load(name, args.device))
-        serve(policies, args.host, args.port, args.max_mb, args.max_minutes, browser=args.open, ready=lambda address: _tell(args, {"address": address}))
+        how = {"host": args.host, "port": args.port, "max_mb": args.max_mb, "max_minutes": args.max_minutes, "browser": args.open}
+        serve(policies, ready=lambda address: _tell(args, {"address": address}), **how)
     except (OSError, ImportError, ValueError) as e:
         raise UserError(_first_line(e)) from e
     return 0

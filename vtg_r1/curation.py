@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from .datasets import iter_rows, read_dataset, video_id
 from .plots import draw_cases, draw_histogram, legend_of, looks_of, style
-from .prompts import is_well_formed, response_text
+from .prompts import _think_block, is_well_formed, response_text
 from .quality import probe_each
-from .runs import sha256
+from .runs import sha256, write_json
 from .samples import Report, Sample, SampleError, from_dict, iter_jsonl
 
 # %% ../nbs/01_curation.ipynb #6b57d345
 def write_files(
-    folder: Path,
+    folder: Path,                        # where they appear
     names: list[str],                    # file names; every one is made, empty ones too
     rows: Iterable[tuple[str, object]],  # (file name, Sample or dict)
 ) -> Counter:                            # rows in each file
@@ -86,9 +86,9 @@ def _digest(entry: dict) -> list[str]:
 
 # %% ../nbs/01_curation.ipynb #2b81164f
 def read_source(
-    path: str | Path,
+    path: str | Path,          # a file, or what `load_dataset` takes
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
-    past_end: str = "clip",
+    past_end: str = "clip",    # ends past the video: "clip", "keep" or "drop"
     **options,                 # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are drawn
     "One source of samples and its report."
@@ -129,10 +129,10 @@ def _refusals(samples: Iterable[Sample], guard, bad_videos: dict[str, str], seen
 # %% ../nbs/01_curation.ipynb #dd3ec3c5
 def check_videos(
     entries: list[dict],     # sources, as keyword arguments of `read_source`
-    video_root: str | Path,
+    video_root: str | Path,  # the folder that the videos' names are relative to
     work: Path,              # where videos.jsonl grows
-    workers: int = 2,
-    progress: bool = True,
+    workers: int = 2,        # files opened at once
+    progress: bool = True,   # show a bar
 ) -> dict[str, dict]:        # video → {"video", "seconds", "reason"}: its duration, or why it cannot be used
     "Open every video that the sources name; one that was readable before is not opened again."
     path = work / "videos.jsonl"
@@ -168,14 +168,8 @@ def collect(
                 yield ("refused.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}) if reason else ("candidates.jsonl", s)
             reports.append(report.to_dict())
     write_files(work, ["candidates.jsonl", "refused.jsonl"], rows())
-    return _finish(done, {"reports": reports})
-
-def _finish(path: Path, value: dict) -> dict:
-    "Write a step's last file."
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return value
+    write_json(done, found := {"reports": reports})  # the step's last file
+    return found
 
 # %% ../nbs/01_curation.ipynb #31310c43
 def allocate(
@@ -197,7 +191,7 @@ def _ticket(seed: int, sample: Sample) -> int:
 def draw(
     work: Path,            # of `collect`
     quotas: list[dict],    # [{"task", "sources", "total"}]; a source in none of them is taken whole
-    seed: int = 0,
+    seed: int = 0,         # of the tickets
 ) -> dict:  # {"sources": {source: {"task", "candidates", "pool"}}}
     "Draw pool.jsonl from candidates.jsonl; done at once where it was done before."
     done = work / "drawn.json"
@@ -212,7 +206,8 @@ def draw(
     limit = {source: int(np.partition(np.frombuffer(t, np.uint64), n - 1)[n - 1]) if (n := take[source]) else -1 for source, t in tickets.items()}
     write_files(work, ["pool.jsonl"], (("pool.jsonl", s) for s in iter_samples(work / "candidates.jsonl") if _ticket(seed, s) <= limit[s.source]))
     task = {source: q.get("task", "") for q in quotas for source in q["sources"]}
-    return _finish(done, {"sources": {source: {"task": task.get(source, ""), "candidates": len(t), "pool": take[source]} for source, t in tickets.items()}})
+    write_json(done, found := {"sources": {source: {"task": task.get(source, ""), "candidates": len(t), "pool": take[source]} for source, t in tickets.items()}})
+    return found
 
 # %% ../nbs/01_curation.ipynb #ec502cad
 def answered(
@@ -259,25 +254,32 @@ def supervised(
     "A cold-start sample with its supervised response."
     if target not in ("teacher", "ground_truth"): raise ValueError(f"target must be 'teacher' or 'ground_truth', got {target!r}")
     if target == "teacher": return sample
-    think = sample.teacher["response"].split("<think>")[1].split("</think>")[0]
     span = Counter(map(tuple, sample.spans)).most_common(1)[0][0]  # the span most annotators gave
-    return replace(sample, teacher={**sample.teacher, "response": response_text(think, span)})
+    return replace(sample, teacher={**sample.teacher, "response": response_text(_think_block(sample.teacher["response"]), span)})
+
+def _destinations(samples: Iterable[Sample], eps1: float, eps2: float, keep_coldstart_in_rl: bool, target: str) -> Iterator[tuple[str, Sample, str]]:
+    "(file, sample, reason): each sample once for every set that it goes to."
+    for s in samples:
+        cold, rl, reason = route(s, eps1, eps2, keep_coldstart_in_rl)
+        if cold:
+            yield "coldstart.jsonl", supervised(s, target), ""
+        if rl:
+            yield "rl.jsonl", s, ""
+        if not (cold or rl):
+            yield "rejected.jsonl", s, reason
 
 def split_by_teacher(
     samples: Iterable[Sample],         # with `teacher` filled
     eps1: float = 0.8,                 # paper: 0.8
     eps2: float = 0.4,                 # paper: 0.4
-    keep_coldstart_in_rl: bool = True,
+    keep_coldstart_in_rl: bool = True,  # cold-start samples are RL samples too (paper: not stated)
     target: str = "teacher",           # or "ground_truth"
 ) -> tuple[list[Sample], list[Sample], list[tuple[Sample, str]]]:  # cold start, RL, (rejected, reason)
     "The cold-start set, the RL set, and what is in neither, with the reason."
-    cold, rl, rejected = [], [], []
-    for s in samples:
-        to_cold, to_rl, reason = route(s, eps1, eps2, keep_coldstart_in_rl)
-        if to_cold: cold.append(supervised(s, target))
-        if to_rl: rl.append(s)
-        if not (to_cold or to_rl): rejected.append((s, reason))
-    return cold, rl, rejected
+    sets = {"coldstart.jsonl": [], "rl.jsonl": [], "rejected.jsonl": []}
+    for name, s, reason in _destinations(samples, eps1, eps2, keep_coldstart_in_rl, target):
+        sets[name].append((s, reason) if name == "rejected.jsonl" else s)
+    return tuple(sets.values())
 
 # %% ../nbs/01_curation.ipynb #9389bdcc
 SETS = ("coldstart.jsonl", "rl.jsonl", "rejected.jsonl")
@@ -286,16 +288,16 @@ def write_sets(
     annotated: Iterable[Sample],  # the pool with the teacher's answers, streamed
     refused: Path,                # refused.jsonl of `collect`: they head the rejected
     folder: Path,                 # of the run
-    eps1: float = 0.8, eps2: float = 0.4, keep_coldstart_in_rl: bool = True, target: str = "teacher",
+    eps1: float = 0.8, eps2: float = 0.4, keep_coldstart_in_rl: bool = True, target: str = "teacher",  # as `split_by_teacher`
 ) -> Counter:                     # rows in each file
     "Write the three files in one pass."
     def rows():
         yield from (("rejected.jsonl", row) for _, row in iter_jsonl(refused))
-        for s in annotated:
-            cold, rl, reason = route(s, eps1, eps2, keep_coldstart_in_rl)
-            if cold: yield "coldstart.jsonl", supervised(s, target)
-            if rl: yield "rl.jsonl", s
-            if not (cold or rl): yield "rejected.jsonl", {"reason": reason, "detail": f"teacher tIoU {s.teacher['iou']:.3f}" if s.teacher else "", "sample": s.to_dict()}
+        for name, s, reason in _destinations(annotated, eps1, eps2, keep_coldstart_in_rl, target):
+            if name == "rejected.jsonl":
+                yield name, {"reason": reason, "detail": f"teacher tIoU {s.teacher['iou']:.3f}" if s.teacher else "", "sample": s.to_dict()}
+            else:
+                yield name, s
     return write_files(folder, list(SETS), rows())
 
 def table1(
@@ -348,8 +350,8 @@ def dataset_card(
 
 # %% ../nbs/01_curation.ipynb #c33cf6d9
 def filter_facts(
-    annotated: Iterable[Sample],
-    eps1: float = 0.8, eps2: float = 0.4,
+    annotated: Iterable[Sample],  # with `teacher` filled
+    eps1: float = 0.8, eps2: float = 0.4,  # as `route`
 ) -> list[dict]:  # one row a sample: set, tIoU, words, span_s
     "What the figure needs to know of each annotated sample."
     rows = []
@@ -365,7 +367,7 @@ FATES = ("cold start and RL", "RL only", "rejected")
 @style()
 def plot_filter(
     facts: list[dict],  # of `filter_facts`
-    eps1: float = 0.8, eps2: float = 0.4,
+    eps1: float = 0.8, eps2: float = 0.4,  # as `route`
 ):  # a matplotlib figure
     "The teacher's tIoU with both thresholds, and what else the filter selects without being asked: length of the moment, length of the response."
     import matplotlib.pyplot as plt, pandas as pd, seaborn as sns
@@ -387,10 +389,9 @@ def plot_filter(
 def plot_sample(
     sample: Sample,  # with `teacher`
     view,            # a `vtg_r1.inputs.View`
-    frames: int = 8, # to show
 ):  # a matplotlib figure
     "Frames of a sample over time, the true moments and the teacher's below them."
     from vtg_r1.video import read_frames, video_path
-    pictures, times = read_frames(video_path(view.video_root, sample.video), frames, 128 * 28 * 28, sample.clip, backend=view.backend)
+    pictures, times = read_frames(video_path(view.video_root, sample.video), 8, 128 * 28 * 28, sample.clip, backend=view.backend)
     said = [sample.teacher["span"]] if sample.teacher["span"] else []
     return draw_cases([{"title": f"“{sample.query}”, teacher tIoU {sample.teacher['iou']:.2f}", "pictures": pictures, "times": times, "spans": {"truth": sample.spans, "teacher": said}}])

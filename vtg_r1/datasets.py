@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from .prompts import _seconds
-from .samples import MOST_BAD, Report, Sample, SampleError, _cut, iter_jsonl, validate
+from .samples import MOST_BAD, Report, Sample, SampleError, _cut, _is_number, iter_jsonl, validate
 
 # %% ../nbs/parts/datasets.ipynb #2fe70b62
 POLICIES = {
@@ -89,8 +89,6 @@ def video_id(
     return re.sub(r"\.(mp4|mkv|avi|webm|mov|m4v|mpg|3gp|flv|wmv|mpeg|qt|mts|m2ts)$", "", PurePosixPath(video).name, flags=re.I)
 
 # %% ../nbs/parts/datasets.ipynb #b444523d
-def _is_number(x) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
-
 def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict:
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
     if duration is not None and not _is_number(duration): raise ValueError(f"duration {duration!r} is not a number of seconds")
@@ -426,6 +424,7 @@ def _load_pickle(path):
     try: return _plain_pickle(_content(path))
     except _SHAPE_ERRORS as e: raise SampleError(f"{path}: is read as plain data, which refuses what is in it ({type(e).__name__}: {e})", reason="wrong_file") from None
 
+# %% ../nbs/parts/datasets.ipynb #95d7e2c4
 def _queryd(path, split):
     "the release's folder (train_list.txt, two pickles, durations.json), or one caption dict like ActivityNet's."
     if Path(path).is_file(): return _captions(path)
@@ -468,7 +467,7 @@ COLUMNS = {name: name for name in ("qid", "video", "duration", "query", "start",
 ALIASES = {"query": ("sentence", "caption")}  # names a column may have as well, where the first is not there
 
 # %% ../nbs/parts/datasets.ipynb #aa302069
-def _number(value):
+def _cell_number(value):
     "A table cell as a number; None where it is empty."
     if not isinstance(value, str): return value
     return _seconds(value.strip()) if value.strip() else None
@@ -484,9 +483,9 @@ def _table_row(r: dict, columns: dict):
         if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {_cut(str(sorted(map(str, r))))}")
     parsed = lambda v: json.loads(v) if isinstance(v, str) and v[:1] in ("[", "{") else v  # a csv cell that holds a list
     spans = parsed(get("spans"))
-    if spans in (None, ""): spans = [[_number(get("start")), _number(get("end"))]]
+    if spans in (None, ""): spans = [[_cell_number(get("start")), _cell_number(get("end"))]]
     keep = {n: parsed(v) for n in ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty") if (v := get(n)) not in (None, "")}
-    yield _row(video_id(get("video")), get("query"), spans, _number(get("duration")), get("qid") if get("qid") != "" else None, get("video"), **keep)
+    yield _row(video_id(get("video")), get("query"), spans, _cell_number(get("duration")), get("qid") if get("qid") != "" else None, get("video"), **keep)
 
 def _columns(columns) -> dict:
     if unknown := sorted(set(columns or {}) - set(COLUMNS)): raise SampleError(f"{unknown[0]!r} is no column of a sample: name one of {sorted(COLUMNS)}", reason="unknown_column")
@@ -570,7 +569,7 @@ def iter_rows(
     report: Report,        # fills as the samples are drawn
     columns: dict[str, str] | None = None,  # {"query": "caption", …}, default: the names of `Sample`, `start` and `end`
     source: str = "own",   # what to call the dataset
-    split: str = "",
+    split: str = "",       # what to call the split
     **policies,            # as `read_dataset`; "last_end" needs the whole file and is for that function only
 ) -> Iterator[Sample]:
     "Your own rows as samples, one after the other, however many they are."
@@ -578,12 +577,12 @@ def iter_rows(
     return _settled(_number_rows(_each(_numbered(rows), lambda r: _table_row(r, names)), report), report, policy, source, split)
 
 def read_rows(
-    rows: Iterable[dict],
-    columns: dict[str, str] | None = None,
-    source: str = "own",
-    split: str = "",
-    **policies,
+    rows: Iterable[dict],  # a Hugging Face dataset, or any iterable of dicts
+    columns: dict[str, str] | None = None,  # {"query": "caption", …}, as `iter_rows`
+    source: str = "own",   # what to call the dataset
+    split: str = "",       # what to call the split
+    **policies,            # as `read_dataset`
 ) -> tuple[list[Sample], Report]:
-    "Your own rows as a list of samples, and the report; parameters as `iter_rows`."
+    "Your own rows as a list of samples, and the report."
     names, report = _columns(columns), Report(source, dataset=source, split=split)
     return _samples(_each(_numbered(rows), lambda r: _table_row(r, names)), report, Policy(**policies), {}, "", source, split), report

@@ -24,7 +24,7 @@ class VideoError(Exception):
     def __reduce__(self): return VideoError, (self.path, self.reason)
 
 # %% ../nbs/parts/decoders.ipynb #c27ff99e
-def _first_line(e: Exception) -> str:
+def _last_line(e: Exception) -> str:
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(e).__name__
 
@@ -75,8 +75,8 @@ def header(
         if width < 1 or height < 1: raise VideoError(path, f"has no picture ({width}x{height})")
         return Header(height, width, offset) if _quarter_turns(path) % 2 else Header(width, height, offset)
     except UnicodeEncodeError: raise VideoError(path, "its name is not UTF-8: rename it") from None
-    except av.ArgumentError as e: raise VideoError(path, f"is no video file: a playlist, a picture, or of a kind not read here ({_first_line(e)})") from e
-    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"is no readable video ({_first_line(e)})") from e
+    except av.ArgumentError as e: raise VideoError(path, f"is no video file: a playlist, a picture, or of a kind not read here ({_last_line(e)})") from e
+    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"is no readable video ({_last_line(e)})") from e
 
 # %% ../nbs/parts/decoders.ipynb #9b002290
 def _decord():
@@ -90,7 +90,7 @@ def _open(path: Path, **size):
     "A decord reader; every way decord fails becomes a `VideoError`."
     decord = _decord()
     try: reader = decord.VideoReader(str(path), num_threads=1, **size)
-    except (decord.DECORDError, RuntimeError, OSError) as e: raise VideoError(path, f"decord cannot open it ({_first_line(e)})") from e
+    except (decord.DECORDError, RuntimeError, OSError) as e: raise VideoError(path, f"decord cannot open it ({_last_line(e)})") from e
     if not len(reader): raise VideoError(path, "holds no video frame")
     return reader
 
@@ -102,7 +102,7 @@ def _decord_clock(path: Path) -> tuple[np.ndarray, float]:
 def _decord_frames(path: Path, picked: np.ndarray, width: int, height: int) -> np.ndarray:
     reader = _open(path, width=width, height=height)
     try: return reader.get_batch(picked.tolist()).asnumpy()
-    except (_decord().DECORDError, RuntimeError) as e: raise VideoError(path, f"cannot be decoded ({_first_line(e)})") from e
+    except (_decord().DECORDError, RuntimeError) as e: raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
 
 # %% ../nbs/parts/decoders.ipynb #81666e73
 def _packets(path: Path) -> tuple[np.ndarray, np.ndarray, float, float]:
@@ -113,7 +113,7 @@ def _packets(path: Path) -> tuple[np.ndarray, np.ndarray, float, float]:
             stream = _picture(container, path)
             shown = sorted((p.pts, p.duration or 0, p.is_keyframe) for p in container.demux(stream) if p.pts is not None and not p.is_discard)
             tick = float(stream.time_base or 0)
-    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"PyAV cannot read it ({_first_line(e)})") from e
+    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"PyAV cannot read it ({_last_line(e)})") from e
     if not shown: raise VideoError(path, "holds no video frame with a time")
     return np.array([p for p, _, _ in shown]), np.array([p for p, _, key in shown if key]), tick, max(p + d for p, d, _ in shown)
 
@@ -149,7 +149,7 @@ def _pyav_frames(path: Path, picked: np.ndarray, width: int, height: int) -> np.
     try:
         for known in (keys, keys[:0]):
             if missing := sorted(set(wanted) - set(got)): _walk(path, missing, known, take)
-    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"cannot be decoded ({_first_line(e)})") from e
+    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
     if missing := sorted(set(wanted) - set(got)): raise VideoError(path, f"PyAV finds no picture at {len(missing)} of {len(wanted)} of its times")
     return np.stack([got[t] for t in wanted])
 
@@ -161,7 +161,7 @@ def _torchcodec_frames(path: Path, picked: np.ndarray, width: int, height: int) 
     try:
         decoder = VideoDecoder(str(path), dimension_order="NCHW", num_ffmpeg_threads=1, seek_mode="exact")
         batch = decoder.get_frames_at([int(i) for i in picked])
-    except (RuntimeError, ValueError, IndexError) as e: raise VideoError(path, f"torchcodec cannot decode it ({_first_line(e)})") from e
+    except (RuntimeError, ValueError, IndexError) as e: raise VideoError(path, f"torchcodec cannot decode it ({_last_line(e)})") from e
     if np.abs(batch.pts_seconds.numpy() - seconds).max() > 2e-3: raise VideoError(path, "torchcodec gives other pictures than those asked for")
     from torchvision.transforms.v2.functional import resize
     return resize(batch.data, [height, width], antialias=True).permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,9 +1,7 @@
 """The page behind `vtg-r1 demo`: drop a video, type a sentence, see when it happens. Needs the extra `demo` (Gradio)."""
 
 import asyncio
-import base64
 import html
-import io
 import os
 import re
 import shutil
@@ -22,7 +20,7 @@ from .prompts import answer_block, format_time
 from .samples import load_samples
 from .spans import tiou
 from .toyworld import World, make_world
-from .video import VideoError, probe, read_frames
+from .video import VideoError, jpeg_uri, probe, read_frames
 
 ASSETS = Path(__file__).parent / "assets" / "pages"
 LONGEST_QUERY, MOST_QUERIES = 300, 8  # characters; sentences asked at once, which is what `predict` reads a video once for
@@ -48,10 +46,11 @@ class Policy:
 
 
 def load(name: str) -> tuple:  # (model, processor)
+    "A model by any name, and its processor."
     return load_model(name), load_processor(name)
 
 
-def load_policies(names: list[str], load=load) -> list[Policy]:
+def load_policies(names: list[str], load=load) -> list[Policy]:  # as `how_to_ask` takes them; a function from a name to model and processor
     "One model, or two: before and after RL. A run folder stands for the model in it."
     if not 1 <= len(names) <= 2:
         raise ValueError(f"the page shows one model, or two (before and after RL); got {len(names)}")
@@ -63,7 +62,7 @@ def load_policies(names: list[str], load=load) -> list[Policy]:
 # --- questions and answers ---
 
 
-def read_queries(text: str | None, special: list[str]) -> list[str]:
+def read_queries(text: str | None, special: list[str]) -> list[str]:  # as typed; control words of the models
     "The sentences of a question, one a line, checked."
     queries = [" ".join(line.split()) for line in (text or "").splitlines() if line.strip()]
     if not queries:
@@ -104,7 +103,7 @@ def _words(e: Exception) -> str:
     return str(unreadable(e) if isinstance(e, VideoError) else e)
 
 
-def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:
+def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:  # truths: sentence → [start, end], seconds
     "One row a sentence: {query, truth or None, answers: one {model, span or None, response, tiou or None} a model}. A model reads the video once for all of them."
     rows = [{"query": q, "truth": truths.get(q), "answers": []} for q in queries]
     for policy in policies:
@@ -122,13 +121,7 @@ def sampled_frames(path: str, frames: int) -> tuple[list[str], list[float]]:  # 
     arrays, times = read_frames(path, frames, 24 * 28 * 28)
     info = probe(path)
     size = max(1, round(96 * info.width / info.height)), 96  # the sides above are multiples of 28, which bends a picture a little
-    return [_jpeg(Image.fromarray(a).resize(size)) for a in arrays], times.tolist()
-
-
-def _jpeg(image) -> str:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return [jpeg_uri(Image.fromarray(a).resize(size), quality=72) for a in arrays], times.tolist()
 
 
 # --- what the browser gets ---
@@ -152,6 +145,7 @@ def player_html(path: str | None) -> str:
 
 
 def error_html(message: str) -> str:
+    "What went wrong, read out by screen readers at once."
     return f'<p class="problem" role="alert">{_text(message)}</p>'
 
 
@@ -186,7 +180,7 @@ def _answer_html(row: dict, said: dict, duration: float, number: int, shown: boo
     )
 
 
-def answers_html(rows: list[dict], duration: float, images: list[str], times: list[float]) -> str:
+def answers_html(rows: list[dict], duration: float, images: list[str], times: list[float]) -> str:  # of `answer`; seconds; of `sampled_frames`
     "Timelines, a switch between models where there are two, and the frames the model saw."
     last = len(rows[0]["answers"]) - 1 if rows else 0
     labels = [a["model"] for a in rows[0]["answers"]] if last else []
@@ -208,7 +202,7 @@ def answers_html(rows: list[dict], duration: float, images: list[str], times: li
     return f'<div class="vtg" data-duration="{duration}">{"".join(parts)}{strip_html(images, times, first)}</div>'
 
 
-def strip_html(images: list[str], times: list[float], span: list[float] | None) -> str:
+def strip_html(images: list[str], times: list[float], span: list[float] | None) -> str:  # of `sampled_frames`; seconds
     "The sampled frames with their seconds; those inside `span` are marked."
 
     def frame(image: str, t: float) -> str:
@@ -234,11 +228,11 @@ class Example:
     caption: str
 
 
-def make_examples(folder: Path, videos: int = 4, seed: int = 77) -> list[Example]:
+def make_examples(folder: Path) -> list[Example]:
     "Toy videos that no model was trained on, made on the spot."
     from PIL import Image
 
-    world = make_world(folder, videos, seed, "toy", World(size=336))
+    world = make_world(folder, 4, 77, "toy", World(size=336))
     of = {}
     for s in load_samples(world / "samples.jsonl"):
         of.setdefault(s.video, []).append(s)
@@ -298,14 +292,44 @@ def _no_addresses(block):
     return block
 
 
+def _question_side(desk: Desk) -> tuple:  # file, gallery, queries, button
+    "Where a video is dropped or picked, and a question typed."
+    import gradio as gr
+
+    first = desk.examples[0] if desk.examples else None
+    file = _no_addresses(gr.File(first and first.path, label="Drop a video here", elem_id="file", height=140))
+    gallery = gr.Gallery(
+        [(e.image, e.caption) for e in desk.examples],
+        label="or pick an example",
+        columns=4,
+        rows=1,
+        height=148,
+        allow_preview=False,
+        object_fit="cover",
+        buttons=[],
+        interactive=False,
+        elem_id="examples",
+        visible=bool(first),
+    )
+    queries = gr.Textbox(
+        "\n".join(first.truths) if first else "",
+        label="What are you looking for? One sentence a line",
+        lines=3,
+        max_lines=8,
+        elem_id="queries",
+        max_length=(LONGEST_QUERY + 1) * MOST_QUERIES,
+        placeholder="the second red circle",
+    )
+    return file, gallery, queries, gr.Button("Find it", variant="primary", elem_id="ask")
+
+
 def build(desk: Desk):  # a gr.Blocks
     "The page."
     import gradio as gr
 
     names = " and ".join(f"{p.label} ({Path(p.name).name})" if len(desk.policies) > 1 else p.label for p in desk.policies)
     hint = " It knows toy sentences only, such as “the second red circle”." if any(p.name == TINY for p in desk.policies) else ""
-    first = desk.examples[0] if desk.examples else None
-    shown = desk.opened(first and first.path)
+    shown = desk.opened(desk.examples[0].path if desk.examples else None)
     with gr.Blocks(title="VTG-R1: when does it happen?", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(
             f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. Model: {_text(names)}.{hint}</p>",
@@ -314,30 +338,7 @@ def build(desk: Desk):  # a gr.Blocks
         )
         with gr.Row(equal_height=False, elem_id="desk"):
             with gr.Column(scale=2, min_width=300):
-                file = _no_addresses(gr.File(first and first.path, label="Drop a video here", elem_id="file", height=140))
-                gallery = gr.Gallery(
-                    [(e.image, e.caption) for e in desk.examples],
-                    label="or pick an example",
-                    columns=4,
-                    rows=1,
-                    height=148,
-                    allow_preview=False,
-                    object_fit="cover",
-                    buttons=[],
-                    interactive=False,
-                    elem_id="examples",
-                    visible=bool(first),
-                )
-                queries = gr.Textbox(
-                    "\n".join(first.truths) if first else "",
-                    label="What are you looking for? One sentence a line",
-                    lines=3,
-                    max_lines=8,
-                    elem_id="queries",
-                    max_length=(LONGEST_QUERY + 1) * MOST_QUERIES,
-                    placeholder="the second red circle",
-                )
-                button = gr.Button("Find it", variant="primary", elem_id="ask")
+                file, gallery, queries, button = _question_side(desk)
             with gr.Column(scale=3, min_width=320):
                 player = gr.HTML(shown[0], elem_id="player", apply_default_css=False)
                 answers = gr.HTML(shown[1], elem_id="answers", js_on_load=(ASSETS / "demo.js").read_text(encoding="utf-8"), apply_default_css=False)
@@ -415,18 +416,9 @@ def theme():
     )
 
 
-def serve(
-    policies: list[Policy],
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    max_mb: int = 200,
-    max_minutes: float = 10,
-    upload_seconds: float = 120,
-    browser: bool = False,
-    ready=print,
-) -> None:
-    "Serve the page until interrupted; `ready` is told its address."
-    page, folder, address = start(policies, host, port, max_mb, max_minutes, upload_seconds, browser)
+def serve(policies: list[Policy], ready=print, **how) -> None:  # `ready` is a function of the address
+    "Serve the page until interrupted; `ready` is told its address, the rest is as `start` takes it."
+    page, folder, address = start(policies, **how)
     try:
         ready(address)
         threading.Event().wait()
@@ -436,12 +428,11 @@ def serve(
 
 def start(
     policies: list[Policy],
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    max_mb: int = 200,
-    max_minutes: float = 10,
-    upload_seconds: float = 120,
-    browser: bool = False,
+    host: str = "127.0.0.1",  # address to listen on
+    port: int | None = None,  # None takes a free one
+    max_mb: int = 200,  # of an upload, 2²⁰ bytes
+    max_minutes: float = 10,  # of a video
+    browser: bool = False,  # open it there
 ):  # → page, folder, address
     "Start the page in threads of its own; what is uploaded lies in a folder of its own until `stop`."
     folder = Path(tempfile.mkdtemp(prefix="vtg-r1-demo-"))
@@ -452,7 +443,7 @@ def start(
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     known = ["127.0.0.1", "localhost"] if host in ("127.0.0.1", "localhost") else ["*"]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(PageGuard, seconds=upload_seconds)]
+    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(PageGuard, seconds=120)]
     try:
         desk = Desk(policies, make_examples(files / "toyworld"), files, max_minutes * 60)
         page = build(desk).queue(max_size=64)
@@ -479,5 +470,6 @@ def start(
 
 
 def stop(page, folder: Path) -> None:
+    "Close a page of `start`, and remove what was uploaded."
     page.close(verbose=False)
     shutil.rmtree(folder, ignore_errors=True)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'difficulty', 'reward_spread', 'rollouts_to', 'teacher_iou', 'policy_iou', 'teacher_threshold',
-           'keep_between', 'gaussian_weights', 'gaussian', 'gaussian_corrected', 'easy_to_hard', 'Plan', 'not_solved',
-           'not_hopeless', 'not_flat', 'make_plan', 'with_difficulty']
+           'keep_between', 'gaussian_weights', 'gaussian', 'gaussian_corrected', 'easy_to_hard', 'Plan', 'make_plan',
+           'with_difficulty']
 
 # %% ../nbs/04_difficulty.ipynb #4d903356
 import hashlib, json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -42,9 +42,9 @@ def rollouts_to(
     path: str | Path,          # JSONL of {"qid", "responses"}; whole batches that stand there are kept
     ask: Callable[[list[Sample]], list[str]],  # K responses for each sample of a batch, those of one sample together
     samples: Sequence[Sample],
-    batch_size: int,
-    seed: int = 0,
-    progress: bool = True,
+    batch_size: int,           # samples at a time
+    seed: int = 0,             # of all batches
+    progress: bool = True,     # show a bar
 ) -> dict[str, list[str]]:     # qid → K responses
     "Rollouts of a policy on samples; a second call goes on where the first stopped."
     from tqdm import tqdm
@@ -111,11 +111,22 @@ def gaussian_weights(
     at = np.minimum((ious * bins).astype(int), bins - 1)
     return weights / np.bincount(at, minlength=bins)[at]
 
-def gaussian(samples: Sequence[Sample], n: int = 0, target: float = 0.3, sigma: float = 0.2, seed: int = 0) -> list[Sample]:
-    "Time-R1's draw of `n` samples (half of them where n is 0) around a target difficulty."
+def gaussian(
+    samples: Sequence[Sample],  # with `difficulty` filled
+    n: int = 0,             # samples to draw; 0 is half of them
+    target: float = 0.3,    # mean tIoU (Time-R1: 0.3)
+    sigma: float = 0.2,     # deviation around it (Time-R1: 0.2)
+    seed: int = 0,          # of the draw
+) -> list[Sample]:
+    "Time-R1's draw around a target difficulty (arXiv 2503.13377)."
     return _draw(samples, gaussian_weights(np.array([policy_iou(s) for s in samples]), target, sigma), n, seed)
 
-def gaussian_corrected(samples: Sequence[Sample], n: int = 0, target: float = 0.3, sigma: float = 0.2, bins: int = 10, seed: int = 0) -> list[Sample]:
+def gaussian_corrected(
+    samples: Sequence[Sample],  # with `difficulty` filled
+    n: int = 0, target: float = 0.3, sigma: float = 0.2,  # as `gaussian`
+    bins: int = 10,         # of the density that is divided out
+    seed: int = 0,          # of the draw
+) -> list[Sample]:
     "TimeLens's draw: as `gaussian`, whatever the distribution of difficulty in the pool."
     return _draw(samples, gaussian_weights(np.array([policy_iou(s) for s in samples]), target, sigma, bins), n, seed)
 
@@ -142,7 +153,7 @@ class Plan:
     def passes(
         self,
         batch: int,   # queries an update
-        seed: int = 0,
+        seed: int = 0,   # of the order
     ) -> Iterator[int]:  # indices of samples, without end; each pass a multiple of `batch`
         "The order in which samples are trained on."
         rng, self.lives = np.random.default_rng([seed, 3]), []
@@ -169,9 +180,9 @@ class Plan:
         return noted
 
 # %% ../nbs/04_difficulty.ipynb #a2fdbbe2
-def not_solved(ious, high: float = 0.7) -> bool: return float(np.mean(ious)) <= high
-def not_hopeless(ious) -> bool: return max(ious) > 0
-def not_flat(ious) -> bool: return max(ious) - min(ious) > 1e-6
+def _not_solved(ious) -> bool: return float(np.mean(ious)) <= 0.7  # Time-R1: 0.7
+def _not_hopeless(ious) -> bool: return max(ious) > 0
+def _not_flat(ious) -> bool: return max(ious) - min(ious) > 1e-6
 
 STRATEGIES = {  # name → (samples → those kept, in their order), (tIoUs of a group → whether its sample stays), order kept
     "teacher_threshold": (teacher_threshold, None, False),
@@ -179,10 +190,10 @@ STRATEGIES = {  # name → (samples → those kept, in their order), (tIoUs of a
     "gaussian": (gaussian, None, False),
     "gaussian_corrected": (gaussian_corrected, None, False),
     "easy_to_hard": (easy_to_hard, None, True),
-    "drop_solved": (list, not_solved, False),
-    "drop_hopeless": (list, not_hopeless, False),
-    "drop_both": (list, lambda ious: not_solved(ious) and not_hopeless(ious), False),
-    "drop_flat": (list, not_flat, False),
+    "drop_solved": (list, _not_solved, False),
+    "drop_hopeless": (list, _not_hopeless, False),
+    "drop_both": (list, lambda ious: _not_solved(ious) and _not_hopeless(ious), False),
+    "drop_flat": (list, _not_flat, False),
 }
 
 def make_plan(

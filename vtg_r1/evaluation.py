@@ -43,11 +43,10 @@ def take_over(
 def intervals(
     samples: Sequence[Sample],
     predictions: dict[str, Prediction],  # by qid
-    thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[str, tuple[float, float, float]]:  # "mIoU", "R1@0.3", … → value, low, high in percent
     "Metrics with their 95 % bootstrap intervals, by video."
     iou, videos = per_query(samples, predictions)["iou"], [s.video for s in samples]
-    values = {"mIoU": iou, **{f"R1@{m}": (iou >= m).astype(float) for m in thresholds}}
+    values = {"mIoU": iou, **{f"R1@{m}": (iou >= m).astype(float) for m in THRESHOLDS}}
     return {name: tuple(100 * v for v in (float(x.mean()), *bootstrap_ci(x, videos))) for name, x in values.items()}
 
 # %% ../nbs/07_benchmarks.ipynb #f34942b3
@@ -65,9 +64,8 @@ def shape_of(
 def case_of(
     sample: Sample,
     prediction: Prediction,
-    view: View,
-    frames: int = 12,   # shown
+    view: View,         # where its video lies, and what decodes it
 ) -> dict:              # of `plots.draw_cases`
     "A query with its frames, its true spans and the first predicted one."
-    pictures, times = read_frames(video_path(view.video_root, sample.video), frames, 96 * 96, tuple(sample.clip) if sample.clip else None, backend=view.backend)
+    pictures, times = read_frames(video_path(view.video_root, sample.video), 12, 96 * 96, sample.clip, backend=view.backend)
     return {"title": f"{sample.query} ({sample.qid})", "pictures": pictures, "times": times, "spans": {"truth": sample.spans, "predicted": prediction.spans[:1]}}

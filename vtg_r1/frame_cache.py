@@ -135,7 +135,10 @@ class Recent:
     ):
         self.limit, self.total, self._values, self._lock = limit, 0, OrderedDict(), threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], tuple[object, int]]):
+    def get(self,
+        key: Hashable,                           # of the value
+        make: Callable[[], tuple[object, int]],  # the value and its size, bytes
+    ):
         "The value of `key`; `make` gives it and its size in bytes where it is not there."
         with self._lock:
             if key in self._values:
@@ -148,10 +151,12 @@ class Recent:
             return self._values[key][0] if key in self._values else value
 
 # %% ../nbs/parts/frame_cache.ipynb #79c9c888
-def cache_folder() -> str: return os.environ.get("VTG_R1_CACHE", "outputs/cache")
+def cache_folder() -> str:
+    "Where decoded frames are kept: what `VTG_R1_CACHE` names, else `outputs/cache`."
+    return os.environ.get("VTG_R1_CACHE", "outputs/cache")
 
 def cache_gigabytes() -> float:
-    "Size of the frame cache, 10⁹ bytes."
+    "Size of the frame cache, 10⁹ bytes: what `VTG_R1_CACHE_GB` says, else 20."
     given = os.environ.get("VTG_R1_CACHE_GB", "20")
     try: return float(given)
     except ValueError: raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, got {given!r}") from None

@@ -44,7 +44,10 @@ def references(value) -> list[str]:
     if isinstance(value, list): return [n for v in value for n in references(v)]
     return _REFERENCE.findall(value) if isinstance(value, str) else []
 
-def filled(value, folders: dict[str, str]):
+def filled(
+    value,                    # of a grid file
+    folders: dict[str, str],  # row → its run folder
+):
     "A value with every `$name` replaced by a folder."
     if isinstance(value, dict): return {k: filled(v, folders) for k, v in value.items()}
     if isinstance(value, list): return [filled(v, folders) for v in value]
@@ -62,13 +65,19 @@ class Job:
     needs: tuple[str, ...] # run names that must be finished before
 
     @property
-    def name(self) -> str: return self.parameters["run_name"]
+    def name(self) -> str:
+        "Of the run."
+        return self.parameters["run_name"]
 
     @property
-    def folder(self) -> Path: return run_folder(stage_name(self.notebook), self.name, self.parameters["outputs_dir"])
+    def folder(self) -> Path:
+        "Of the run."
+        return run_folder(stage_name(self.notebook), self.name, self.parameters["outputs_dir"])
 
     @property
-    def finished(self) -> bool: return read_manifest(self.folder).get("status") == "finished"
+    def finished(self) -> bool:
+        "Whether its manifest says so."
+        return read_manifest(self.folder).get("status") == "finished"
 
 def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
     "The job of a row and seed; jobs that it needs are made first, into `made`."
@@ -89,8 +98,8 @@ def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
 def grid_jobs(
     grid: dict,            # of `read_grid`
     rows: Iterable[str],   # those asked for; what they need comes along
-    seeds: Iterable[int],
-    outputs: str = "outputs",
+    seeds: Iterable[int],  # of the jobs that are not made once
+    outputs: str = "outputs",  # folder of all runs
 ) -> dict[tuple[str, int | None], Job]:  # (row, seed) → job, None for rows made once; an order in which they can be run, seed by seed
     "The jobs of some rows of a grid."
     if unknown := [r for r in rows if r not in grid["rows"]]: raise RunError(f"no such row: {', '.join(unknown)}; known: {', '.join(grid['rows'])}")
@@ -111,7 +120,11 @@ def _alone(folder: Path):
         except OSError: raise RunError(f"{folder}: another grid runs here, or a run that one started; wait for it, stop it, or give another outputs_dir") from None
         yield f.fileno()
 
-def start_job(job: Job, logs: Path, lock: int) -> subprocess.Popen:
+def start_job(
+    job: Job,
+    logs: Path,  # folder of logs and parameters
+    lock: int,   # file descriptor that holds the outputs folder
+) -> subprocess.Popen:
     "Start a job's process; what it prints goes to logs/<run name>.log."
     if job.folder.exists(): shutil.rmtree(job.folder)  # left by a run that was killed or failed
     (logs / f"{job.name}.json").write_text(json.dumps(job.parameters, indent=1), encoding="utf-8")
@@ -120,9 +133,10 @@ def start_job(job: Job, logs: Path, lock: int) -> subprocess.Popen:
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                                 pass_fds=[lock])  # as long as a job lives, even without its grid, the folder is held
 
-def _tail(path: Path, lines: int = 12) -> str:
+def _tail(path: Path) -> str:
+    "The last twelve lines of a log."
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    return "\n".join([line for line in text.split("\n") if line.strip()][-lines:])
+    return "\n".join([line for line in text.split("\n") if line.strip()][-12:])
 
 # %% ../nbs/parts/grid.ipynb #31b917ca
 def clock(seconds: float) -> str:
@@ -134,7 +148,7 @@ def time_left(
     waiting: list[str],           # stages of jobs that are not started
     running: list[tuple[str, float]],  # (stage, seconds so far) of those that are
     took: list[tuple[str, float]],     # (stage, seconds) of finished ones
-    processes: int,
+    processes: int,               # jobs at a time
 ) -> float | None:                # seconds; None before a job of each stage was finished
     "How much longer it takes if each job takes what its stage's jobs took on average."
     stages = {s for s, _ in took}
@@ -152,7 +166,7 @@ class Pool:
         self.took = [(j.stage, float(read_manifest(j.folder).get("seconds", 0))) for j in jobs if j.name in self.done]
         self.waiting, self.running, self.failed = [j for j in jobs if j.name not in self.done], {}, {}
 
-    def launch(self, processes: int, lock: int):
+    def launch(self, processes: int, lock: int):  # jobs at a time; of `start_job`
         "Start jobs whose needs are met, up to so many at a time."
         while len(self.running) < processes and (ready := next((j for j in self.waiting if set(j.needs) <= self.done), None)):
             self.waiting.remove(ready)
@@ -183,7 +197,7 @@ def run_jobs(
     jobs: Iterable[Job],   # each after those it needs, as `grid_jobs` orders them
     logs: str | Path,      # folder of their logs and parameters
     processes: int = 2,    # jobs at a time
-    start: Callable[[Job, Path, int], subprocess.Popen] = start_job,
+    start: Callable[[Job, Path, int], subprocess.Popen] = start_job,  # starts a job's process
 ) -> None:
     "Run what is not finished, `processes` at a time, with a line of progress; an error at the end names what failed."
     jobs, logs = list(jobs), Path(logs)

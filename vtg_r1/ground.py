@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from .decoders import _container
 from .decoders import _picture as _best_picture
-from .heldout import thought
 from .inference import predict
 from .inputs import View
 from .models import TINY, model_path
+from .prompts import thought
 from .runs import read_manifest
 from .samples import Sample
 from .video import VideoError, probe
@@ -73,9 +73,9 @@ def _check_queries(queries: Sequence[str], words: list[str]) -> None:
         if found := next((word for word in words if word in query), None): raise ValueError(f"query {query[:80]!r} holds {found!r}, a control word of the model: write it in plain words")
 
 def ground(
-    model, processor,
-    video: str | Path,
-    queries: Sequence[str],
+    model, processor,  # of transformers
+    video: str | Path,  # a file
+    queries: Sequence[str],  # sentences
     manner: Manner = Manner(),
 ) -> list[Answer]:  # in the order of `queries`
     "When each of some sentences happens in a video, greedily; raises `VideoError`, and `ValueError` for a query with a control word."
@@ -165,7 +165,7 @@ def _streams(source, out) -> list:
     return [video, audio]
 
 def cut(
-    video: str | Path,
+    video: str | Path,      # a file
     out: str | Path,        # an mp4, replaced where it exists; its folder is made
     span: Sequence[float],  # [start, end], seconds
 ) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from .decoders import VideoError, _first_line
+from .decoders import VideoError, _last_line
 
 # %% ../nbs/parts/guard.ipynb #4b81a807
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def _answer(job: dict, jobs: dict[str, Callable]) -> tuple[dict, list[np.ndarray
     try: return jobs[job.pop("do")](**job)
     except VideoError as e: return {"error": e.reason}, []
     except MemoryError: return {"error": "needs more memory than a decoder may take"}, []
-    except Exception as e: return {"error": f"an unexpected {type(e).__name__} ({_first_line(e)})"}, []  # whatever a library makes of a hostile file
+    except Exception as e: return {"error": f"an unexpected {type(e).__name__} ({_last_line(e)})"}, []  # whatever a library makes of a hostile file
 
 def serve(
     jobs: dict[str, Callable],  # name → function from the job's fields to (values for JSON, arrays)

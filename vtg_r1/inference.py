@@ -29,16 +29,16 @@ def _frames(
     return dict(videos=[s["video"] for s in shown], video_metadata=clocks, do_sample_frames=False)
 
 def prompt_text(
-    processor,
+    processor,           # a transformers processor
     shown: dict,         # of `inputs.show`
 ) -> str:
     "The prompt as the chat template writes it, with one placeholder for each image or video."
     return processor.apply_chat_template(shown["prompt"], add_generation_prompt=True, tokenize=False)
 
 def model_inputs(
-    processor,
+    processor,           # a transformers processor
     shown: list[dict],   # of `inputs.show`: prompt and frames
-    device,
+    device,              # where the batch goes
 ):  # a BatchFeature on `device`
     "Tokens and pixels of a batch of prompts."
     return processor(text=[prompt_text(processor, s) for s in shown], **_frames(shown), padding=True, padding_side="left", return_tensors="pt").to(device)
@@ -50,7 +50,7 @@ def _shared(model, processor, shown: list[dict], repeats: int) -> dict:
     return prefill_once(core, seen, repeats, processor.tokenizer.pad_token_id)
 
 def generate(
-    model, processor,
+    model, processor,  # of transformers
     shown: list[dict],          # of `inputs.show`
     max_new_tokens: int = 2048, # length of a response (paper: 2048)
     temperature: float = 0.0,   # 0 is greedy
@@ -135,7 +135,7 @@ def answers(
             bar.update(len(batch))
 
 def predict(
-    model, processor,
+    model, processor,  # of transformers
     samples: list[Sample],
     view: View,
     batch_size: int = 8,        # prompts at a time

@@ -12,11 +12,12 @@ PLAYED = {"h264": ("mp4", "mov"), "vp8": ("webm",), "vp9": ("webm", "mp4"), "av1
 
 
 def digest(path: str | Path) -> str:
+    "BLAKE2s of a file's content, by which a copy is known."
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "blake2s").hexdigest()
 
 
-def preview(path: str, folder: Path, seconds: float = 120) -> str:
+def preview(path: str, folder: Path) -> str:
     "The file itself where browsers play it, else an H.264 copy in `folder`, with the same clock; raises `VideoError`."
     folder.mkdir(exist_ok=True)
     copy = folder / f"{digest(path)}.mp4"
@@ -24,10 +25,10 @@ def preview(path: str, folder: Path, seconds: float = 120) -> str:
         return str(copy)
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "vtg_r1.playback", path, str(copy)], check=False, capture_output=True, text=True, timeout=seconds
+            [sys.executable, "-P", "-m", "vtg_r1.playback", path, str(copy)], check=False, capture_output=True, text=True, timeout=120
         )
     except subprocess.TimeoutExpired:
-        raise VideoError(path, f"took longer than {seconds:g} s to be made playable") from None
+        raise VideoError(path, "took longer than two minutes to be made playable") from None
     for old in sorted(folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)[:-20]:  # copies are quickly made again
         old.unlink(missing_ok=True)
     if done.returncode:
@@ -41,13 +42,13 @@ def playable(container) -> bool:
     return any(kind in container.format.name for kind in PLAYED.get(codec.name, ())) and codec.pix_fmt in ("yuv420p", "yuvj420p")
 
 
-def transcode(source, part: str, lines: int = 480) -> None:
-    "Write the picture of an open container as H.264 of at most so many lines, every frame at its own time."
+def transcode(source, part: str) -> None:
+    "Write the picture of an open container as H.264 of at most 480 lines, every frame at its own time."
     import av
 
     with av.open(part, "w", format="mp4") as out:
         seen = source.streams.best("video")
-        scale = min(1.0, lines / seen.height)
+        scale = min(1.0, 480 / seen.height)
         stream = out.add_stream("libx264", rate=seen.average_rate or 25, options={"preset": "ultrafast", "crf": "26"})
         stream.width, stream.height = (2 * max(1, round(side * scale / 2)) for side in (seen.width, seen.height))
         stream.pix_fmt = "yuv420p"

@@ -157,8 +157,8 @@ def draw_histogram(
     label: str,                                 # of the axis of values
     counted: str = "queries",                   # what is counted
     marks: Mapping[str, float] | None = None,   # name → threshold, drawn as lines
-    limits: tuple[float, float] = (0.0, 1.0),
-    bins: int = 20,
+    limits: tuple[float, float] = (0.0, 1.0),   # of the axis of values
+    bins: int = 20,                             # bars
     stacked: bool = False,                      # parts of one whole on top of one another
     ax=None,                                    # of matplotlib; None makes a figure
 ):                                              # a matplotlib figure
@@ -226,9 +226,8 @@ def draw_log(
 def draw_curves(
     rows: list[dict],           # {"arm", "seed", "step", "curve", "value"}
     panels: Mapping[str, str],  # curve → label of its axis
-    level: float = 0.95,        # of the band
 ):                              # a matplotlib figure
-    "Curves over steps, a look an arm: seeds as thin lines, their mean, and the band of the mean."
+    "Curves over steps, a look an arm: seeds as thin lines, their mean, and the 95 % band of the mean."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False)
     looks = looks_of(list(dict.fromkeys(r["arm"] for r in rows)))
@@ -242,7 +241,7 @@ def draw_curves(
             values = np.array([lines[s] for s in sorted(lines)])  # (steps, seeds)
             ax.plot(sorted(lines), values, "-", color=look.colour, alpha=0.35, lw=0.6)
             ax.plot(sorted(lines), values.mean(1), color=look.colour, linestyle=look.line, lw=2, label=arm)
-            if values.shape[1] > 2: bands.append((look.colour, sorted(lines), values.mean(1), t_quantile(level, values.shape[1] - 1) * values.std(1, ddof=1) / np.sqrt(values.shape[1])))
+            if values.shape[1] > 2: bands.append((look.colour, sorted(lines), values.mean(1), t_quantile(0.95, values.shape[1] - 1) * values.std(1, ddof=1) / np.sqrt(values.shape[1])))
         limits = ax.get_ylim()  # the seeds decide what is shown, not the bands
         for colour, steps, mean, half in bands: ax.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
         ax.set(xlabel="optimiser step", ylabel=label, ylim=limits)
@@ -275,13 +274,12 @@ def draw_landscapes(
     truth: Sequence[float],           # [start, end], seconds
     duration: float,                  # of the video, seconds
     step: float = 0.5,                # between answers, seconds
-    columns: int = 3,
 ):                                    # a matplotlib figure
     "Reward over start and end of the answered span; the cross is the truth, the lines are 0.05, 0.3, 0.5, 0.7."
     import matplotlib.pyplot as plt
     at = np.arange(0, duration + step / 2, step)
     starts, ends = np.meshgrid(at, at)
-    columns, lines = min(columns, len(rewards)), -(-len(rewards) // columns)
+    columns, lines = min(3, len(rewards)), -(-len(rewards) // 3)
     fig, axes = plt.subplots(lines, columns, figsize=(3.3 * columns + 0.2, 3 * lines + 0.3), sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat[len(rewards):]: ax.set_axis_off()
     for ax, (name, pay) in zip(axes.flat, rewards.items()):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'LONGEST_ANSWER', 'READINGS', 'format_time', 'format_span', 'grounding_prompt',
-           'response_text', 'question_text', 'qa_prompt', 'answer_block', 'parse_spans', 'parse_span', 'parse_answer',
+           'response_text', 'qa_prompt', 'answer_block', 'thought', 'parse_spans', 'parse_span', 'parse_answer',
            'is_well_formed']
 
 # %% ../nbs/parts/prompts.ipynb #af455136
@@ -21,8 +21,8 @@ SYSTEM_PROMPT = (
 
 # %% ../nbs/parts/prompts.ipynb #e7808983
 def format_time(
-    seconds: float,
-    decimals: int = 1,
+    seconds: float,     # from the start of the video
+    decimals: int = 1,  # digits kept behind the point
 ) -> str:
     "Seconds as short text: whole numbers stay whole (`3`, not `3.0`)."
     return f"{round(float(seconds), decimals):.{decimals}f}".rstrip("0").rstrip(".") if decimals else str(round(seconds))
@@ -40,7 +40,7 @@ def _frame_blocks(times: Sequence[float] | None) -> list[dict]:
     return [block for t in times for block in ({"type": "text", "text": format_time(t)}, {"type": "image"})]
 
 def grounding_prompt(
-    query: str,
+    query: str,              # the sentence to be found
     times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
     style: str = "full",     # "full" (paper) or "short" (the tiny model's)
     system: str = SYSTEM_PROMPT,  # the system message of the full style
@@ -64,28 +64,28 @@ QA_SYSTEM_PROMPT = SYSTEM_PROMPT.replace("that the request describes", "of the v
     " Last give the letter of the right option inside <answer> </answer>, for example <answer>B</answer>."
 )
 
-def question_text(
-    question: str,
+def _question_text(
+    question: str,           # without its options
     options: Sequence[str],  # in the order of their letters, at most 26
 ) -> str:
     "A question with its lettered options, one a line."
     return "\n".join([question, *(f"({chr(65 + i)}) {option}" for i, option in enumerate(options))])
 
 def qa_prompt(
-    question: str,
-    options: Sequence[str],
+    question: str,           # without its options
+    options: Sequence[str],  # in the order of their letters
     times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
     style: str = "full",     # as in `grounding_prompt`
 ) -> list[dict]:             # chat messages, one image placeholder a frame, or one video placeholder
     "Chat messages that ask for the right option and the moment that shows it."
-    return grounding_prompt(question_text(question, options), times, style, system=QA_SYSTEM_PROMPT)
+    return grounding_prompt(_question_text(question, options), times, style, system=QA_SYSTEM_PROMPT)
 
 # %% ../nbs/parts/prompts.ipynb #34fdad66
 _THINK_TAG = re.compile(r"<(/?)think>", re.I | re.A)
 _BLOCKS = {tag: re.compile(rf"<{tag}>([^<]*)</{tag}>", re.I | re.A) for tag in ("time", "answer")}
 
 def answer_block(
-    response: str,
+    response: str,      # the model's whole response
     tag: str = "time",  # or "answer", the option letter of grounded QA
 ) -> str | None:        # the text inside the block, or None
     "What stands in the last closed `<time>` block after the thinking; an unclosed `<think>` has no answer."
@@ -94,6 +94,18 @@ def answer_block(
     if last and not last[1]: return None
     blocks = _BLOCKS[tag].findall(response, last.end() if last else 0)
     return blocks[-1].strip() if blocks else None
+
+def _think_block(response: str) -> str:
+    "What stands in the think block, as written; '' where there is no closed one."
+    if "<think>" not in response or "</think>" not in response:
+        return ""
+    return response.split("<think>", 1)[1].split("</think>", 1)[0]
+
+def thought(
+    response: str | None,  # the model's whole response
+) -> str:                  # without outer white space; "" where there is no closed block or nothing in it
+    "The reasoning of a response: what stands in its `<think>` block."
+    return _think_block(response).strip() if isinstance(response, str) else ""
 
 # %% ../nbs/parts/prompts.ipynb #7e6e4dae
 _NUM = r"\d+(?::\d+){0,2}(?:\.\d*)?"
@@ -165,7 +177,7 @@ def parse_answer(
 
 # %% ../nbs/parts/prompts.ipynb #0be27bd6
 def is_well_formed(
-    response: str | None,
+    response: str | None,  # the model's whole response
     answer: bool = False,  # grounded QA: an `<answer>` block must follow
 ) -> bool:
     "Whether a response is one `<think>` block, then one `<time>` block (then one `<answer>` block), and nothing else."

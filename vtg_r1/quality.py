@@ -54,9 +54,9 @@ def _probe_one(root: str | Path, video: str) -> tuple[float | None, str]:
 # %% ../nbs/parts/quality.ipynb #8a78c0a8
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
-    root: str | Path,
+    root: str | Path,       # the folder that the names are relative to
     workers: int = 2,       # files opened at once, each in a process of its own
-    progress: bool = False,
+    progress: bool = False,  # show a bar
 ) -> Iterator[tuple[str, float | None, str]]:  # (video, seconds or None, why it cannot be read), in the given order, as they come
     "Open videos in several processes; one that crashes, hangs or fills its process costs its own answer and no other."
     from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +71,7 @@ def probe_each(
     finally: pool.shutdown(cancel_futures=True)  # on Ctrl-C only the files at work are waited for
 
 def video_file(
-    root: str | Path,
+    root: str | Path,  # the folder of the videos
     video: str,       # as `Sample.video`
 ) -> str | None:      # relative to `root`; None where there is none
     "A video's file below the root: as named, then with the usual endings, then in the root itself without the folders of its name."
@@ -82,7 +82,7 @@ def probe_videos(
     samples: Iterable[Sample],
     root: str | Path,       # the folder that `Sample.video` is relative to
     workers: int = 2,       # processes
-    progress: bool = False,
+    progress: bool = False,  # show a bar
 ) -> dict:  # named, found, missing: [video], unreadable: {video: reason}, durations: {video: s}, off_by_more_than_1s: {video: [annotated, found]}
     "Open every video that the samples name, once each."
     named = {s.video: None if s.clip else s.duration for s in samples}
@@ -158,11 +158,11 @@ def quality_text(
 # %% ../nbs/parts/quality.ipynb #e66129d9
 def read_with_videos(
     dataset: str,                # a key of `READERS`
-    annotations: str | Path,
+    annotations: str | Path,     # the file; for NExT-GQA its folder
     videos: str | Path,          # the folder of the videos, to open each
-    split: str | None = None,
+    split: str | None = None,    # default: what the file name says
     workers: int = 2,            # processes that open them
-    durations: str | Path | None = None,
+    durations: str | Path | None = None,  # as `read_dataset`; None measures what is missing
     **policies,                  # as `read_dataset`
 ) -> tuple[list[Sample], Report, dict]:  # the samples, the report, and what `probe_videos` returned
     "Read an annotation file, its missing durations measured in the videos."
@@ -179,12 +179,12 @@ def read_with_videos(
 
 def check(
     dataset: str,                # a key of `READERS`
-    annotations: str | Path,
-    split: str | None = None,
+    annotations: str | Path,     # the file; for NExT-GQA its folder
+    split: str | None = None,    # default: what the file name says
     videos: str | Path | None = None,  # the folder of the videos, to open each
     workers: int = 2,            # processes that open them
-    guard: Callable[[Sample], str] | None = None,
-    durations: str | Path | None = None,
+    guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`; None does not look for overlap
+    durations: str | Path | None = None,  # as `read_dataset`
     **policies,                  # as `read_dataset`
 ) -> tuple[Report, dict]:        # the report, and all of `quality`
     "Read an annotation file and look at everything about it."

@@ -245,7 +245,7 @@ def group_signal(
     spread: float = 1.5,      # deviation of start and end around the guess, seconds
     generations: int = 8,     # G (paper: 8)
     groups: int = 400,        # simulated
-    seed: int = 0,
+    seed: int = 0,            # of the answers
 ) -> dict[str, float]:        # "deviation": mean within-group deviation; "flat": share of groups without any; "upward": correlation of reward with nearness
     "What groups of answers around a guess tell GRPO, by simulation."
     rng = np.random.default_rng(seed)

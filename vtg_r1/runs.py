@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'processes', 'is_main', 'from_all', 'from_main',
            'git_state', 'sha256', 'device_name', 'Run', 'run_folder', 'start_run', 'refuse_run', 'read_manifest',
            'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed', 'stage_name', 'known_parameters',
-           'collapse_progress', 'run_notebook', 'run_here', 'launch_stage', 'stage_main', 'upstream']
+           'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here', 'launch_stage', 'stage_main', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
 import ast, contextlib, hashlib, io, json, os, platform, shutil, signal, socket, subprocess, sys, threading, time, warnings
@@ -31,7 +31,10 @@ def resolve(
     path = Path(path).expanduser()
     return path if path.is_absolute() else project_root() / path
 
-def write_json(path: str | Path, value) -> None:
+def write_json(
+    path: str | Path,  # replaced where it exists
+    value,             # what JSON can hold, finite numbers alone
+) -> None:
     "Write JSON atomically: temporary file, then rename."
     path = Path(path)
     tmp = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -97,7 +100,7 @@ class Run:
     def _save(self):
         if is_main(): write_json(self.path / "manifest.json", self.manifest)
 
-    def add_input(self, path: str | Path, role: str) -> Path:
+    def add_input(self, path: str | Path, role: str) -> Path:  # a file; its name in the manifest
         "Note an input file with its SHA-256; a resumed run whose input has changed is an error."
         now, then = dict(path=os.path.relpath(path, project_root()), sha256=sha256(path)), self.manifest["inputs"].get(role)
         if "resumed" in self.manifest and then and then["sha256"] != now["sha256"]: raise RunError(f"{path} has changed since this run began: give another run_name, or put the file back")
@@ -117,13 +120,13 @@ class Run:
         if is_main(): write_json(self.path / "metrics.json", metrics)
         return self.path / "metrics.json"
 
-    def save_rows(self, name: str, rows: list[dict]) -> Path:
+    def save_rows(self, name: str, rows: list[dict]) -> Path:  # file name; what JSON can hold
         "Write JSON lines."
         from vtg_r1.samples import write_jsonl
         if is_main(): write_jsonl(self.path / name, rows)
         return self.path / name
 
-    def save_figure(self, figure, name: str) -> Path:
+    def save_figure(self, figure, name: str) -> Path:  # of matplotlib; without an ending
         "Save a matplotlib figure as figs/name.png and figs/name.svg."
         from vtg_r1.plots import save_figure
         path = self.path / "figs" / name
@@ -140,7 +143,7 @@ class Run:
 def run_folder(
     stage: str,              # "sft", "grpo", …
     name: str,               # the run's name; "" makes one from the time
-    outputs: str = "outputs",
+    outputs: str = "outputs",  # folder of all runs
 ) -> Path:
     "Where a run lives: outputs/<stage>/<name>."
     name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -179,7 +182,7 @@ def start_run(
 
 # %% ../nbs/parts/runs.ipynb #c465d9a4
 def refuse_run(
-    path: Path,
+    path: Path,                      # the run folder
     resume: bool = False,            # is going on asked for
     parameters: dict | None = None,  # of the new run; None leaves them unchecked
 ) -> dict:                           # the manifest to go on from; empty for a new run
@@ -220,7 +223,10 @@ def assigned_names(
     targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
     return [t.id for t in targets if isinstance(t, ast.Name)]
 
-def check_parameters(given, known) -> None:
+def check_parameters(
+    given,  # names
+    known,  # names, of the notebook
+) -> None:
     "Raise `RunError` if a given parameter name is unknown, naming the nearest known one."
     import difflib
     for name in given:
@@ -240,16 +246,15 @@ def collect_parameters(
 # %% ../nbs/parts/runs.ipynb #0d588ed8
 def set_seed(
     seed: int,
-    deterministic: bool = True,  # ask torch for deterministic kernels
 ) -> None:
-    "Seed Python, numpy and torch."
+    "Seed Python, numpy and torch, and ask torch for deterministic kernels."
     import random
     import numpy as np
     import torch
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    if deterministic: torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # else torch fills every empty tensor with NaN, a fifth of a toy GRPO step
 
 # %% ../nbs/parts/runs.ipynb #e771edbe
@@ -298,18 +303,28 @@ def _closing(folder: Path, executed: Path):
         if executed.exists(): collapse_progress(executed)
 
 @contextlib.contextmanager
+def on_sigterm(
+    do,  # function of the signal's number and the frame it came in
+):
+    "Do something else than die when SIGTERM comes, within the block; outside of the main thread, which alone may listen, nothing."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, do)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
 def _passing_on_sigterm(folder: Path):
     "Hand SIGTERM to the process that runs the stage, which saves before it stops; without one, stop."
     def pass_on(number, frame):
         if not (pid := read_manifest(folder).get("pid")): raise SystemExit(128 + number)
         os.kill(pid, number)
-    if threading.current_thread() is not threading.main_thread(): yield; return
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    return on_sigterm(pass_on)
 
 def run_notebook(
-    notebook: str | Path,
+    notebook: str | Path,       # of a stage
     parameters: dict,           # name → plain value; run_name and outputs_dir choose the folder
     progress: bool = True,      # papermill's bar and the cells' output on stderr
 ) -> Path:                      # the run folder
@@ -333,7 +348,7 @@ def run_notebook(
 
 # %% ../nbs/parts/runs.ipynb #e589b770
 def run_here(
-    notebook: str | Path,
+    notebook: str | Path,  # of a stage
     parameters: dict,  # name → plain value
 ) -> Path:             # the run folder
     "Execute a stage notebook's exported and run cells in this process, which may be one of several."
@@ -368,7 +383,7 @@ def _execute(name: str, source: str, namespace: dict) -> None:
 
 # %% ../nbs/parts/runs.ipynb #e1c3d302
 def launch_stage(
-    notebook: str | Path,
+    notebook: str | Path,  # of a stage
     parameters: dict,  # with launch, an accelerate configuration file, and run_name
     folder: Path,      # the run's
 ) -> Path:             # the same folder
@@ -381,14 +396,16 @@ def launch_stage(
     if p.returncode: raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
     return folder
 
-def stage_main(notebook: str, argv: list[str] | None = None) -> None:
+def stage_main(
+    notebook: str,  # of the stage
+) -> None:
     "`python -m vtg_r1.STAGE --params FILE`, alone or under a launcher."
     import argparse
     from vtg_r1.cli import given_parameters
     parser = argparse.ArgumentParser(description=f"Run {notebook} in this process, whatever `launch` says; under `accelerate launch` in several.")
     parser.add_argument("--params", dest="file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
     parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML")
-    print(run_here(notebook, given_parameters(parser.parse_args(argv), stage_name(notebook))))
+    print(run_here(notebook, given_parameters(parser.parse_args(), stage_name(notebook))))
 
 # %% ../nbs/parts/runs.ipynb #e75712d0
 def upstream(

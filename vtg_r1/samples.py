@@ -50,7 +50,7 @@ def _cut(text: str, most: int = 300) -> str:
 def _fail(qid, field, problem, fix, reason="invalid"):
     raise SampleError(f"sample {_cut(repr(qid))}, field {_cut(repr(field))}: {_cut(problem)}; {fix}", field, reason)
 
-def _number(x):
+def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
 
 def _check_text(s: Sample):
@@ -67,7 +67,7 @@ def _check_video(s: Sample):
         _fail(s.qid, "video", f"{s.video!r} leaves the video root", "give a relative POSIX path below it", "unsafe_video")
 
 def _check_pair(s: Sample, name: str, pair):
-    if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_number, pair))):
+    if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair))):
         _fail(s.qid, name, f"{pair!r} is not [start, end]", "give two finite numbers in seconds", "malformed_span")
     start, end = pair
     if start > end: _fail(s.qid, name, f"{pair!r} ends before it starts", "swap or drop it", "inverted")
@@ -108,7 +108,7 @@ def validate(
     "Check one sample against the record's contract; raise `SampleError` naming the field and the fix."
     _check_text(sample)
     _check_video(sample)
-    if not _number(sample.duration) or sample.duration <= 0:
+    if not _is_number(sample.duration) or sample.duration <= 0:
         _fail(sample.qid, "duration", f"is {sample.duration!r}", "give seconds > 0", "missing_duration")
     _check_spans(sample)
     if sample.clip is not None: _check_pair(sample, "clip", sample.clip)
@@ -156,7 +156,8 @@ class Report:
     before: Counter = field(default_factory=Counter)  # oddity → queries that show it in the file as published
     notes: list[str] = field(default_factory=list)    # what holds for the whole file
 
-    def add(self, qid: str, reason: str, action: str, detail: str = "", line: int | None = None) -> None:
+    def add(self, qid: str, reason: str, action: str, detail: str = "", line: int | None = None) -> None:  # as the fields of `Finding`
+        "Note one thing that was met."
         self.findings.append(Finding(qid, reason, action, _cut(detail, 1000), line))
 
     def counts(self) -> dict[str, int]:
@@ -165,6 +166,7 @@ class Report:
 
     @property
     def dropped(self) -> list[Finding]:
+        "The findings that cost a record."
         return [f for f in self.findings if f.action == "dropped"]
 
     def to_dict(self) -> dict:
@@ -185,7 +187,7 @@ LONGEST_LINE = 2**24  # bytes of a JSONL line; a longer one is an error, and is 
 MOST_BAD = 100_000    # bad records after which a file is taken for something else
 
 def iter_jsonl(
-    path: str | Path,
+    path: str | Path,               # JSON lines
 ) -> Iterator[tuple[int, object]]:  # (line number from 1, parsed value or the exception that line raised)
     "Stream a JSONL file; a line that is no JSON yields its exception instead of stopping the rest. Blank lines are passed over."
     with open(path, "rb") as f:
@@ -199,7 +201,7 @@ def iter_jsonl(
             except (ValueError, RecursionError) as e: yield number, e
 
 def write_jsonl(
-    path: str | Path,
+    path: str | Path,   # replaced where it exists; its folder is made
     rows: Iterable,     # Samples or plain dicts
 ) -> int:               # rows written
     "Write one JSON object a line, atomically: the file is the old one or the new one, never half."

@@ -52,7 +52,7 @@ class SeenOnce:
     @cached_property
     def _patches(self): return self.inputs[self._pixel_name].split([int(g.prod(-1).sum()) for g in self.grids])
 
-    def vision(self, model, videos: list[int]) -> dict:
+    def vision(self, model, videos: list[int]) -> dict:  # of transformers; numbers of videos
         "Keyword arguments of a forward pass over prompts that show `videos`, one after the other."
         import torch
         pixels, grids = self._pixel_name, {f"{self.kind}_grid_thw": torch.cat([self.grids[v] for v in videos])}
@@ -72,11 +72,11 @@ class SeenOnce:
 
 # %% ../nbs/parts/score_once.ipynb #e4a97afb
 def inputs_once(
-    processor,
+    processor,          # a transformers processor
     text: list[str],    # prompts with one placeholder for each image or video
     frames: dict,       # images=… or videos=… and its clock, as the processor takes them
     which: list[int],   # video of each prompt, of `same_video`
-    device,
+    device,             # where the tensors go
 ) -> SeenOnce:
     "Tokens of all prompts, patches of each video."
     kind = "image" if "images" in frames else "video"

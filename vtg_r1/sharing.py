@@ -68,7 +68,7 @@ def card(
 def push(
     folder: str | Path,     # a finished run
     repo: str,              # name/of-the-repository on the hub
-    private: bool = True,
+    private: bool = True,   # where the repository is new
     dry_run: bool = False,  # make and report everything, send nothing
 ) -> dict:                  # {"repo", "kind", "files": {path in the repository: bytes}, "left": [...], "card", "url"}
     "Upload a finished run with its card, in one commit."

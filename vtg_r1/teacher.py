@@ -7,7 +7,7 @@ __all__ = ['TeacherError', 'NoAnswer', 'Teacher', 'request', 'request_key', 'Log
            'judge']
 
 # %% ../nbs/parts/teacher.ipynb #33f1058f
-import base64, hashlib, io, json, os, random, threading, time
+import hashlib, json, os, random, threading, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 from .inputs import View, show
 from .prompts import grounding_prompt, parse_span
+from .runs import on_sigterm
 from .samples import Sample
 from .spans import tiou
-from .video import VideoError
+from .video import VideoError, jpeg_uri
 
 # %% ../nbs/parts/teacher.ipynb #96978196
 class TeacherError(RuntimeError):
@@ -50,15 +51,10 @@ class Teacher:
         return (usage["prompt_tokens"] * self.price_in + usage["completion_tokens"] * self.price_out) / 1e6
 
 # %% ../nbs/parts/teacher.ipynb #777aea2e
-def _jpeg_url(image) -> str:
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-
 def _with_frames(messages: list[dict], images: list) -> list[dict]:
     "The chat messages with each image placeholder filled."
     pictures = iter(images)
-    fill = lambda part: {"type": "image_url", "image_url": {"url": _jpeg_url(next(pictures))}} if part["type"] == "image" else part
+    fill = lambda part: {"type": "image_url", "image_url": {"url": jpeg_uri(next(pictures), quality=90)}} if part["type"] == "image" else part
     return [{**m, "content": [fill(p) for p in m["content"]]} for m in messages]
 
 def _with_video(messages: list[dict], url: str) -> list[dict]:
@@ -143,7 +139,9 @@ class Log:
         "Money for everything in the log."
         return teacher.cost({"prompt_tokens": self.tokens_in, "completion_tokens": self.tokens_out})
 
-    def close(self): self._file.close()
+    def close(self):
+        "Let go of the file."
+        self._file.close()
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
@@ -178,7 +176,7 @@ def _never_sent(error) -> bool:
 def ask(
     client,                          # an `openai.OpenAI` with max_retries=0
     kwargs: dict,                    # of `request`
-    attempts: int,
+    attempts: int,                   # tries
     lost: Callable[[str], None],     # called with the error where an answer may have been paid for and not received
     sleep: Callable[[float], bool | None] = time.sleep,  # returns True to give up
     key: str = "",                   # to keep out of messages
@@ -238,17 +236,9 @@ def _client(teacher: Teacher):
     if teacher.key_env and not key: raise TeacherError(f"the environment variable {teacher.key_env} is empty: put the teacher's key there (it is stored nowhere), or set key_env='' for a server without keys")
     with openai.OpenAI(api_key=key or "none", base_url=teacher.base_url, timeout=teacher.timeout, max_retries=0) as client: yield client, key
 
-@contextmanager
-def _stop_on_sigterm():
-    "SIGTERM as a KeyboardInterrupt, where signals can be caught."
-    import signal
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    def stop(*_): raise KeyboardInterrupt
-    old = signal.signal(signal.SIGTERM, stop)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, old)
+def _interrupt(number, frame):
+    "SIGTERM as Ctrl-C."
+    raise KeyboardInterrupt
 
 # %% ../nbs/parts/teacher.ipynb #0a074079
 def annotate(
@@ -256,13 +246,13 @@ def annotate(
     teacher: Teacher,
     view: View,             # how videos are shown: the same as in training
     log_path: str | Path,   # JSONL; a log that exists is continued
-    progress: bool = True,
+    progress: bool = True,  # show a bar
 ) -> Tally:
     "Ask the teacher about every sample that the log cannot answer yet."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
     from tqdm import tqdm
     tally, waiting, pace, stop = Tally(), {}, _Pace(teacher.per_minute), threading.Event()
-    with Log(log_path) as log, _client(teacher) as (client, key), ThreadPoolExecutor(teacher.concurrency) as pool, _stop_on_sigterm(), \
+    with Log(log_path) as log, _client(teacher) as (client, key), ThreadPoolExecutor(teacher.concurrency) as pool, on_sigterm(_interrupt), \
             tqdm(desc=f"teacher {teacher.model}", unit=" samples", disable=not progress) as bar:
         def one(sample, k):
             worst = lambda: {"prompt_tokens": log.longest_prompt, "completion_tokens": teacher.max_length}
@@ -321,7 +311,7 @@ def with_teacher(
     samples: Iterable[Sample],
     teacher: Teacher,
     view: View,
-    log_path: str | Path,
+    log_path: str | Path,  # JSONL, of `annotate`
 ) -> Iterator[Sample]:  # in the given order; `teacher` stays None where there is no answer
     "Samples with the teacher's answers filled in, streamed."
     with Log(log_path) as log:
@@ -331,7 +321,7 @@ def with_teacher(
 
 def judge(
     sample: Sample,
-    row: dict,  # of the log
+    row: dict,  # of the log, with a response
 ) -> dict:      # the record's `teacher`: {model, response, span, iou, usage}
     "A teacher's answer, measured against the ground truth."
     span = parse_span(row["response"])

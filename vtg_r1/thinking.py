@@ -16,7 +16,7 @@ from .toyworld import LEVELS, reasoning
 
 # %% ../nbs/parts/thinking.ipynb #7393c5e4
 def lesson(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws the sentence
     clip: Clip,
     length: str,          # of the reasoning: "none" answers at once
 ) -> tuple[str, str]:     # (question, response with the exact span)
@@ -27,7 +27,7 @@ def lesson(
     return query["query"], response_text(reasoning(query, query["span"], length, clip.play["step"]), query["span"])
 
 def lessons(
-    clips: list[Clip], processor, size: int, seed: int,
+    clips: list[Clip], processor, size: int, seed: int,  # size in sentences
     length: str,          # as in `lesson`
 ) -> Iterator[dict]:      # model inputs with labels on the responses only
     "Endless batches; the same sentences in the same order whatever the length of the reasoning."
@@ -38,7 +38,7 @@ def lessons(
 
 # %% ../nbs/parts/thinking.ipynb #ef4cace9
 def teach(
-    model, stream: Iterator[dict],
+    model, stream: Iterator[dict],  # of `lessons`
     until: tuple[int, ...],           # steps after which to look
     learning_rate: float = 1e-3,      # AdamW, constant after 10 steps
 ) -> Iterator[int]:                   # yields the step count each time it is time to look
@@ -57,7 +57,7 @@ def teach(
         if step in until: yield step
 
 def by_level(
-    model, processor,
+    model, processor,  # of transformers
     clips: list[Clip],    # held out
     n: int,               # queries a level
     batch: int = 64,      # at a time

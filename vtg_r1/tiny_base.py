@@ -20,12 +20,18 @@ from .toyworld import LEVELS, World, appearances, queries
 from .video import read_frames
 
 # %% ../nbs/parts/tiny_base.ipynb #97c29c00
-def what_at(play: dict, times: list[int]) -> tuple[str, str]:
+def what_at(
+    play: dict,        # a script
+    times: list[int],  # of a few frames, seconds
+) -> tuple[str, str]:
     "Question and answer: what is visible in each of a few frames, given by their seconds."
     seen = lambda t: " and ".join(e["name"] for e in play["events"] if any(start <= t < end for start, end in e["spans"])) or "none"
     return f"what at {times[0]}", ", ".join(f"{t} {seen(t)}" for t in times)
 
-def list_seconds(event: dict, times: list[int]) -> tuple[str, str]:
+def list_seconds(
+    event: dict,       # of a script
+    times: list[int],  # of all frames, seconds
+) -> tuple[str, str]:
     "Question and answer: the seconds of all frames that show an object."
     return f"list {event['name']}", ", ".join(str(t) for t in times if any(start <= t < end for start, end in event["spans"])) or "none"
 
@@ -33,14 +39,21 @@ def list_appearances(event: dict) -> tuple[str, str]:
     "Question and answer: from when to when an object is visible, each time it comes."
     return f"when {event['name']}", appearances(event["spans"])
 
-def pick(event: dict, which: int) -> tuple[str, str]:
+def pick(
+    event: dict,  # of a script
+    which: int,   # of its appearances, from 0
+) -> tuple[str, str]:
     "Question and answer: one appearance, read from the list of them."
     start, end = event["spans"][which]
     return f"{('first', 'second')[which]} of {appearances(event['spans'])}", f"{start}-{end}"
 
-def when_loosely(rng: np.random.Generator, query: dict, times: list[int], reach: int = 3) -> tuple[str, str]:
-    "Question and answer: when, each end up to `reach` frames too far out."
-    before, after = (int(n) * (times[1] - times[0]) for n in rng.integers(0, reach + 1, 2))
+def when_loosely(
+    rng: np.random.Generator,  # draws how far out
+    query: dict,               # of `queries`
+    times: list[int],          # of all frames, seconds
+) -> tuple[str, str]:
+    "Question and answer: when, each end up to three frames too far out."
+    before, after = (int(n) * (times[1] - times[0]) for n in rng.integers(0, 4, 2))
     span = [max(query["span"][0] - before, times[0]), min(query["span"][1] + after, times[-1])]
     return query["query"], ("<think></think>" if rng.random() < 0.5 else "") + f"<time>{format_span(span)}</time>"
 
@@ -58,7 +71,7 @@ BASE_WORLD = World(spacing=(1, 1, 1, 2), pairings="all", levels=LEVELS)  # the b
 
 def load_clips(
     folder: Path,        # a toy world
-    processor,
+    processor,           # a transformers processor
     frames: int = 16,    # a video
 ) -> list[Clip]:
     "Decode every video of a world once, at 28 pixels a side."
@@ -70,7 +83,10 @@ def load_clips(
         return Clip(patches, [int(t) for t in times], play, play["events"], queries(play))
     return [clip(play) for _, play in tqdm(list(iter_jsonl(folder / "scripts.jsonl")), desc="decode", mininterval=2)]
 
-def opening(clip: Clip, frames: int) -> Clip:
+def opening(
+    clip: Clip,
+    frames: int,  # to keep
+) -> Clip:
     "The first frames of a clip; `whole` has what they do not cut off."
     times = clip.times[:frames]
     inside = lambda span: times[0] <= span[0] and span[1] <= times[-1]
@@ -80,7 +96,7 @@ def opening(clip: Clip, frames: int) -> Clip:
     return Clip(clip.patches[:4 * frames], times, clip.play, whole, queries({**clip.play, "events": whole}))
 
 def question(
-    rng: np.random.Generator,
+    rng: np.random.Generator,                              # draws the kind and the event
     clip: Clip,
     mix: tuple[float, ...] = (0.2, 0.3, 0.15, 0.05, 0.3),  # shares of what, list seconds, list appearances, pick, when
 ) -> tuple[str, str]:
@@ -95,7 +111,7 @@ def question(
 
 # %% ../nbs/parts/tiny_base.ipynb #6027c6ef
 def encoded(
-    processor,
+    processor,                     # a transformers processor
     clips: list[Clip],
     pairs: list[tuple[str, str]],  # question and answer, one pair a clip
 ) -> dict:  # model inputs with labels on the answers only
@@ -111,7 +127,7 @@ def encoded(
                 pixel_values=torch.cat([c.patches for c in clips]), image_grid_thw=torch.tensor([[1, 2, 2]] * sum(len(c.times) for c in clips)))
 
 def frames_shown(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws how many
     step: int,          # optimiser steps done
     growth: int = 600,  # steps until whole videos are shown
 ) -> int:
@@ -120,7 +136,7 @@ def frames_shown(
     return most if rng.random() < 0.7 else int(rng.integers(4, most + 1))
 
 def batches(
-    clips: list[Clip], processor, size: int, rng: np.random.Generator,
+    clips: list[Clip], processor, size: int, rng: np.random.Generator,  # size in questions
 ) -> Iterator[dict]:  # of `encoded`
     "Endless batches of questions; while few frames are shown, twice as many of them."
     for step in count():
@@ -129,15 +145,15 @@ def batches(
         yield encoded(processor, chosen, [question(rng, c) for c in chosen])
 
 # %% ../nbs/parts/tiny_base.ipynb #7e9854f4
-def optimizers(model, muon_lr: float = 0.015, adamw_lr: float = 2e-3):
+def optimizers(model):  # two of torch's
     "Muon for hidden matrices, AdamW for embeddings, norms, biases and the patch projection."
     import torch
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [torch.optim.Muon(matrices, lr=muon_lr, momentum=0.95, weight_decay=0.01), torch.optim.AdamW(rest, lr=adamw_lr, betas=(0.9, 0.95), weight_decay=0.01)]
+    return [torch.optim.Muon(matrices, lr=0.015, momentum=0.95, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)]
 
 def pretrain(
-    model, stream: Iterator[dict],
+    model, stream: Iterator[dict],  # of `batches`
     steps: int,         # optimiser steps
     warmup: int = 50,   # steps of linear warm-up, then linear decay to a tenth
 ) -> list[float]:       # loss of each step
@@ -161,10 +177,10 @@ def pretrain(
 
 # %% ../nbs/parts/tiny_base.ipynb #ad31167f
 def ask(
-    model, processor,
+    model, processor,  # of transformers
     clips: list[Clip],
     questions: list[str],  # one a clip
-    max_new_tokens: int = 40,
+    max_new_tokens: int = 40,  # length of an answer
 ) -> list[str]:            # greedy answers
     "Answers to one question about each clip."
     import torch
@@ -176,7 +192,7 @@ def ask(
     return processor.tokenizer.batch_decode(out[:, batch.input_ids.shape[1]:], skip_special_tokens=True)
 
 def examine(
-    model, processor,
+    model, processor,  # of transformers
     clips: list[Clip],   # held out
 ) -> dict[str, float]:   # percent: exact what, lists and pick, then mIoU of when by level
     "How well the base sees, lists, picks, and says when, on videos it has not seen."

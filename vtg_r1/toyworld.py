@@ -59,7 +59,7 @@ def _appearances(rng, steps: int, world: World) -> list[list[int]]:
 
 # %% ../nbs/parts/toyworld.ipynb #bd291d2b
 def script(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws all of it
     world: World = World(),
 ) -> dict:  # {"seconds": length, "step": seconds between frames, "events": one {name, spans, quarter} an object}; spans in whole seconds
     "What happens in one video."
@@ -105,7 +105,7 @@ def render(
 # %% ../nbs/parts/toyworld.ipynb #194e9ebc
 def queries(
     play: dict,                        # a script
-    levels: tuple[str, ...] = LEVELS,
+    levels: tuple[str, ...] = LEVELS,  # kinds of sentences
 ) -> list[dict]:  # {level, query, span, named}: `named` are the events that the sentence speaks of
     "Every sentence that has one answer in a video."
     found = [q for e in play["events"] for q in _of_one(e)] + [q for a, b in permutations(play["events"], 2) for q in _of_two(a, b)]
@@ -128,7 +128,7 @@ def _of_two(a: dict, b: dict) -> list[dict]:
 
 # %% ../nbs/parts/toyworld.ipynb #9380365c
 def write_video(
-    path: str | Path,
+    path: str | Path,      # an mp4
     frames: np.ndarray,    # (n, h, w, 3) uint8 RGB, even height and width
     fps: int | Fraction,   # frames a second
 ):
@@ -142,12 +142,12 @@ def write_video(
 
 # %% ../nbs/parts/toyworld.ipynb #c5518998
 def make_world(
-    folder: str | Path,
+    folder: str | Path,       # where it stands, or will
     videos: int,              # how many
-    seed: int,
-    split: str = "train",
+    seed: int,                # of everything
+    split: str = "train",     # noted in each sample, and the start of the videos' names
     world: World = World(),
-    progress: bool = False,
+    progress: bool = False,   # show a bar
 ) -> Path:                    # the folder, holding world.json, samples.jsonl, scripts.jsonl and videos/
     "Make a toy world, or return the one that stands there if it was made with the same dials."
     folder, dials = Path(folder), {"videos": videos, "seed": seed, "split": split, **json.loads(json.dumps(asdict(world)))}
@@ -200,7 +200,7 @@ TEACHER_MIX = {"exact": 0.20, "edge": 0.34, "loose": 0.16, "coarse": 0.14, "wron
 REASONING = ("none", "short", "medium", "long")
 
 def teacher_span(
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws the mistake
     query: dict,             # of `queries`
     play: dict,              # its script
 ) -> list[int]:              # the teacher's span, whole seconds
@@ -248,7 +248,7 @@ def read_scripts(
 def toy_teacher(
     sample: Sample,
     scripts: dict[str, tuple[dict, dict]],  # of `read_scripts`
-    seed: int = 0,
+    seed: int = 0,                          # of all answers
     length: str = "medium",   # of the reasoning
 ) -> dict:  # the record's `teacher`: {model, response, span, iou, usage}
     "The simulated teacher's annotation of a toy sample: a chain of thought, a span, and its tIoU with the annotated truth."

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['TOY_HELD_OUT', 'MIXES', 'read_annotations', 'find_videos', 'common_arguments', 'seal_checkpoint', 'is_complete',
-           'last_checkpoint', 'stop_asked', 'checkpointing', 'progress_bar', 'log_writer', 'fit', 'toy_upstream',
-           'toy_held_out', 'toy_out_of_domain', 'hold_out_videos', 'toy_sets', 'subsample', 'noted_root',
-           'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'resolved_config', 'StageDone', 'launched',
-           'save_policy', 'load_policy', 'merged', 'merged_onto_base', 'save_trained']
+           'last_checkpoint', 'checkpointing', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out', 'hold_out_videos',
+           'toy_sets', 'subsample', 'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'resolved_config',
+           'StageDone', 'launched', 'load_policy', 'save_policy', 'merged', 'merged_onto_base', 'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
-import contextlib, json, os, shutil, signal, threading
+import contextlib, json, os, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .heldout import HeldOut, spread_out, thought
+from .heldout import HeldOut, spread_out
+from .prompts import thought
 from .quality import video_file
-from .runs import (Run, RunError, from_main, is_main, launch_stage, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
+from .runs import (Run, RunError, from_main, is_main, launch_stage, on_sigterm, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
 from .samples import Sample, SampleError, load_samples, write_jsonl
 from .video import VideoError, video_path
 
@@ -66,7 +66,7 @@ def find_videos(
 # %% ../nbs/parts/training.ipynb #615aae52
 def common_arguments(
     folder: str | Path,          # where the trainer may write
-    seed: int,
+    seed: int,                   # of the trainer and its data order
     gradient_checkpointing: bool = False,  # less memory, more time
     save_steps: int = 0,         # steps between checkpoints below folder/checkpoints; 0 for none
     report_to: str = "none",     # "trackio", "tensorboard" or "wandb"
@@ -101,7 +101,7 @@ def last_checkpoint(
 
 # %% ../nbs/parts/training.ipynb #2f507046
 @contextlib.contextmanager
-def stop_asked():
+def _stop_asked():
     "A function that says whether SIGTERM has come, in any of the processes."
     came = []
     def asked() -> bool:
@@ -110,10 +110,7 @@ def stop_asked():
         flag = torch.tensor(len(came), device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
         torch.distributed.all_reduce(flag)
         return bool(flag.item())
-    if threading.current_thread() is not threading.main_thread(): yield asked; return  # only the main thread may listen
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
-    try: yield asked
-    finally: signal.signal(signal.SIGTERM, before)
+    with on_sigterm(lambda number, frame: came.append(number)): yield asked
 
 def checkpointing(asked):  # a function that says whether to save and stop → a transformers TrainerCallback
     "Seals checkpoints, saves and stops when asked, and winds the sampler forward when resuming."
@@ -152,7 +149,7 @@ def progress_bar(
         def on_train_end(self, args, state, control, **kwargs): self.bar.close()
     return Progress()
 
-def log_writer():  # a transformers TrainerCallback
+def _log_writer():  # a transformers TrainerCallback
     "Appends every step's log to log.jsonl in the run folder as it comes; a resumed run begins with what its checkpoint knows."
     from transformers import TrainerCallback
     class LogWriter(TrainerCallback):
@@ -201,8 +198,8 @@ def _train(trainer) -> None:
         raise
 
 def fit(
-    trainer,
-    desc: str,
+    trainer,                # of TRL
+    desc: str,              # of the progress bar
     shown: dict[str, str],  # log key → short name beside the bar
     patience: int = 0,      # steps without a gain in reward after which training ends; 0 for never
 ) -> list[dict]:            # the log, one dict a step
@@ -211,8 +208,8 @@ def fit(
     from transformers import PrinterCallback
     trainer.remove_callback(PrinterCallback)
     from vtg_r1.watch import LiveFigure, PlateauStop
-    for callback in (progress_bar(desc, shown), log_writer(), LiveFigure(), *([PlateauStop(patience)] if patience else [])): trainer.add_callback(callback)
-    with stop_asked() as asked:
+    for callback in (progress_bar(desc, shown), _log_writer(), LiveFigure(), *([PlateauStop(patience)] if patience else [])): trainer.add_callback(callback)
+    with _stop_asked() as asked:
         trainer.add_callback(checkpointing(asked))
         _train(trainer)
         if asked() and trainer.state.global_step < trainer.state.max_steps: raise RunError(f"stopped by SIGTERM after step {trainer.state.global_step}, whose checkpoint is saved: resume goes on from there")
@@ -223,14 +220,14 @@ def fit(
 # %% ../nbs/parts/training.ipynb #69ace995
 def toy_upstream(
     notebook: str,   # e.g. "nbs/01_curation.ipynb"
-    seed: int,
-    outputs: str,
+    seed: int,       # of the run
+    outputs: str,    # folder of all runs
 ) -> Path:           # folder of the finished run
     "The toy run of an earlier stage, made now if it is missing."
     return upstream(notebook, dict(run_name=f"toy-s{seed}", seed=seed, outputs_dir=outputs))
 
 def toy_held_out(
-    outputs: str,
+    outputs: str,               # folder of all runs
     name: str = "in-domain",  # or another key of `TOY_HELD_OUT`
 ) -> tuple[list[Sample], str]:  # (samples, video root)
     "A held-out set of the toy world, made now if it is missing: the same for every run, and apart from all training videos by its seed."
@@ -247,29 +244,22 @@ TOY_HELD_OUT = {  # name → (videos, dials that differ from training's); all la
     "overlap": (48, dict(levels=("overlap",))),
 }
 
-def toy_out_of_domain(
-    outputs: str,
-) -> dict[str, tuple[list[Sample], str]]:  # name → (samples, video root)
-    "The toy world's out-of-domain sets: what neither cold start nor RL trains on."
-    return {name: toy_held_out(outputs, name) for name in TOY_HELD_OUT if name != "in-domain"}
-
 # %% ../nbs/parts/training.ipynb #22b97206
 def hold_out_videos(
     samples: list[Sample],
-    every: int = 4,
 ) -> tuple[list[Sample], list[Sample]]:  # (training, held out)
     "Split samples by video: every fourth video, by name, is held out."
     videos = sorted({s.video for s in samples})
-    if len(videos) < every: raise SampleError(f"{len(videos)} videos are too few to hold out every {every}th: name a held-out file with heldout", "video", "too_few_videos")
-    out = set(videos[every - 1::every])
+    if len(videos) < 4: raise SampleError(f"{len(videos)} videos are too few to hold out every 4th: name a held-out file with heldout", "video", "too_few_videos")
+    out = set(videos[3::4])
     return [s for s in samples if s.video not in out], [s for s in samples if s.video in out]
 
 # %% ../nbs/parts/training.ipynb #30243bd0
 def toy_sets(
-    outputs: str,
+    outputs: str,    # folder of all runs
 ) -> list[HeldOut]:  # the in-domain set first
-    "The toy world's held-out sets as an experiment measures them."
-    return [HeldOut("", *toy_held_out(outputs)), *(HeldOut(f"ood-{name}", *found) for name, found in toy_out_of_domain(outputs).items())]
+    "The toy world's held-out sets as an experiment measures them: the one like training, and those that neither cold start nor RL trains on."
+    return [HeldOut("" if name == "in-domain" else f"ood-{name}", *toy_held_out(outputs, name)) for name in TOY_HELD_OUT]
 
 # %% ../nbs/parts/training.ipynb #7c0ef337
 MIXES = {  # name → the kind a sample is of
@@ -283,7 +273,7 @@ def subsample(
     limit: int = 0,                     # how many; 0 keeps all, or as many as `like` has
     like: list[Sample] | None = None,   # a set to be as large as
     by: tuple[str, ...] = (),           # keys of `MIXES` in which to have the mix of `like` as well
-    seed: int = 0,
+    seed: int = 0,                      # of the draw
 ) -> tuple[list[Sample], int]:          # (samples in their order, how many of them are of another kind because theirs ran out)
     "A random part of a set, of a given size or with the size and mix of another set."
     from collections import Counter
@@ -304,7 +294,7 @@ def subsample(
     return [samples[i] for i in sorted(picked)], limit - min(limit, len(first))
 
 # %% ../nbs/parts/training.ipynb #fd5e0a44
-def noted_root(
+def _noted_root(
     given: str | list,  # annotations, as `stage_samples` takes them
 ) -> str:
     "The folder of videos that curation noted beside the annotations."
@@ -319,12 +309,12 @@ def stage_samples(
     dataset: str = "samples",        # format of `given`
     video_root: str = "",            # folder of the videos; "" as noted by the run of 01_curation that the annotations lie in
     missing_videos: str = "error",   # or "skip"
-    seed: int = 0,
-    outputs: str = "outputs",
+    seed: int = 0,                   # of the toy curation
+    outputs: str = "outputs",        # folder of all runs
     role: str = "annotations",       # name of the input in the manifest
 ) -> tuple[list[Sample], str]:       # (samples whose video is there, folder of the videos)
     "The samples of a stage, as given or from the toy curation."
-    if given and not video_root: video_root = noted_root(given)
+    if given and not video_root: video_root = _noted_root(given)
     if not given:
         folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs)
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
@@ -337,21 +327,24 @@ def stage_samples(
 class StageData:
     "What a stage trains on and what it is measured on."
     train: list[Sample]
-    held_out: list[Sample]
     train_root: str      # folder of the training videos
-    held_out_root: str   # folder of the held-out videos
     sets: list[HeldOut]  # the held-out set, then the out-of-domain ones
+
+    @property
+    def held_out(self) -> list[Sample]:
+        "The held-out samples of the first set."
+        return self.sets[0].samples
 
 def stage_data(
     run: Run,
-    given: str | list,
-    toy_file: str,
-    dataset: str = "samples",
+    given: str | list,               # the stage's annotations
+    toy_file: str,                   # "coldstart.jsonl" or "rl.jsonl" of the toy curation
+    dataset: str = "samples",        # format of `given`
     heldout: str | list = "",        # held-out annotations; "" is the toy world's, or every fourth own video; "toy" the toy world's with its out-of-domain sets
-    video_root: str = "",
-    missing_videos: str = "error",
-    seed: int = 0,
-    outputs: str = "outputs",
+    video_root: str = "",            # folder of the training videos
+    missing_videos: str = "error",   # or "skip"
+    seed: int = 0,                   # of the toy curation
+    outputs: str = "outputs",        # folder of all runs
     test_limit: int = 0,             # held-out samples of each set; 0 takes all
 ) -> StageData:
     "Training and held-out samples of a stage; arguments as in `stage_samples`."
@@ -365,7 +358,7 @@ def stage_data(
     if is_main(): from_main(None)
     sets = [replace(s, samples=spread_out(s.samples, test_limit)) for s in sets or [HeldOut("", held, held_root)]]
     print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on; held out: {', '.join(f'{len(s.samples)} {s.name}'.strip() for s in sets)}")
-    return StageData(train, sets[0].samples, root, held_root, sets)
+    return StageData(train, root, sets)
 
 # %% ../nbs/parts/training.ipynb #7f4c0f12
 def pick_samples(
@@ -374,7 +367,7 @@ def pick_samples(
     limit: int,         # how many; 0 keeps all
     match: str,         # JSONL of a set to be as large as; "" does not
     match_by: list,     # keys of `MIXES` in which to have its mix too
-    seed: int,
+    seed: int,          # of the draw
 ) -> list[Sample]:
     "What a stage's parameters limit, match and match_by leave of its training samples; noted in the manifest."
     if not (limit or match): return samples
@@ -385,7 +378,10 @@ def pick_samples(
     return picked
 
 # %% ../nbs/parts/training.ipynb #780349ef
-def resolved_config(trainer, view) -> dict:
+def resolved_config(
+    trainer,  # of TRL
+    view,     # a `vtg_r1.inputs.View`
+) -> dict:
     "What a trainer really ran with, for the manifest: every argument after all defaults, and how videos were shown."
     args = json.loads(trainer.args.to_json_string())
     paths = {k: os.path.relpath(args[k], project_root()) for k in ("output_dir", "logging_dir") if args.get(k)}
@@ -397,7 +393,10 @@ class StageDone(Exception):
     "Raised in a notebook whose stage has run in other processes; Jupyter shows the message alone."
     def _render_traceback_(self): return [str(self)]
 
-def launched(notebook: str, parameters: dict) -> None:
+def launched(
+    notebook: str,     # of the stage
+    parameters: dict,  # of the run, `launch` among them
+) -> None:
     "With the parameter `launch`, run the stage in processes of its own and end the notebook there; without it, or in such a process, nothing."
     from datetime import datetime
     from IPython import get_ipython
@@ -408,16 +407,6 @@ def launched(notebook: str, parameters: dict) -> None:
     raise StageDone(f"The stage ran in the processes of {parameters['launch']}; all it left is in {folder}")
 
 # %% ../nbs/parts/training.ipynb #22f130fb
-def save_policy(
-    model, processor,
-    folder: str | Path,
-) -> Path:
-    "Save a trained model (adapters merged) and its processor as one folder of safetensors."
-    if hasattr(model, "merge_and_unload"): model = model.merge_and_unload()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return Path(folder)
-
 def load_policy(
     name: str,           # "tiny", a folder, or a hub id
     quantize: str = "",  # "4bit": frozen weights in 4 bits, to train LoRA on (QLoRA); needs bitsandbytes and a GPU
@@ -433,13 +422,29 @@ def load_policy(
     how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=["visual", "lm_head"])
     return AutoModelForImageTextToText.from_pretrained(model_path(name), quantization_config=how, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()}, use_safetensors=True)
 
-def merged(model, folder: str | Path):
+# %% ../nbs/parts/training.ipynb #a94c7e13
+def save_policy(
+    model, processor,  # of transformers
+    folder: str | Path,  # made where it is not there
+) -> Path:
+    "Save a trained model (adapters merged) and its processor as one folder of safetensors."
+    merged(model, folder).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Path(folder)
+
+def merged(
+    model,                # trained, with adapters or without
+    folder: str | Path,   # where the model will lie; 4-bit adapters are kept beside it
+):
     "A trained model with its adapters merged in. Adapters on 4-bit weights are merged into the unquantized ones, which are read again."
     if not hasattr(model, "merge_and_unload"): return model
     if not getattr(model, "is_loaded_in_4bit", False): return model.merge_and_unload()
     return merged_onto_base(model, Path(folder).with_name("adapter"))
 
-def merged_onto_base(model, adapter: Path):
+def merged_onto_base(
+    model,          # a peft model
+    adapter: Path,  # folder for its adapters
+):
     "The base model, read again, with a model's adapters merged in; the adapters stay in a folder of their own."
     from peft import PeftModel
     from vtg_r1.models import load_model
@@ -448,8 +453,8 @@ def merged_onto_base(model, adapter: Path):
     return PeftModel.from_pretrained(load_model(model.peft_config["default"].base_model_name_or_path), adapter).merge_and_unload()
 
 def save_trained(
-    trainer, processor,
-    folder: str | Path,
+    trainer, processor,  # of TRL, of transformers
+    folder: str | Path,  # of the model
 ):  # the model as it was saved, in eval mode
     "`save_policy` of a trainer's model, in every process; one that is spread over GPUs is gathered, saved and read again."
     from vtg_r1.models import load_model

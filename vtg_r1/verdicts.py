@@ -16,7 +16,7 @@ import numpy as np
 
 # %% ../nbs/parts/verdicts.ipynb #dbbd10f3
 def t_within(
-    t: float,
+    t: float,  # a value of Student's t
     df: int,   # degrees of freedom, at least 1
 ) -> float:    # P(|T| ≤ |t|)
     "Chance that Student's t lies within ±t."
@@ -31,7 +31,7 @@ def t_within(
 
 def t_quantile(
     level: float,  # e.g. 0.95
-    df: int,
+    df: int,       # degrees of freedom
 ) -> float:        # t with P(|T| ≤ t) = level
     "How many standard errors an interval of this level reaches to each side."
     low, high = 0.0, 1.0
@@ -55,7 +55,7 @@ class Effect:
 
 def paired(
     values: Sequence[float],  # differences, one a seed
-    name: str = "",
+    name: str = "",           # of the effect
     null: float = 0.0,        # the effect that p is about
 ) -> Effect:
     "Mean, 95 % interval and p of paired differences (Student's t)."
@@ -101,7 +101,7 @@ def contrast(
 def judge(
     effects: list[Effect],
     rules: list[dict],     # of each: {} or {"at_least": 0.05} or {"below": 0.02}
-    alpha: float = 0.05,
+    alpha: float = 0.05,   # level of the corrected p
 ) -> str:                  # "supported", "not supported", "mixed", "untestable here"
     "Fill `p_holm` and `holds` of a claim's effects, and say what follows."
     if any(e.p is None for e in effects): return "untestable here"
@@ -126,9 +126,9 @@ def effect_of(
 def claim_record(
     name: str,        # "C1"
     claim: dict,      # of the grid file: text, effects, untestable?, needs?
-    scored: dict[str, dict[int, dict[str, float]]],
-    arms: dict,
-    alpha: float = 0.05,
+    scored: dict[str, dict[int, dict[str, float]]],  # arm → seed → metrics
+    arms: dict,       # as in `effect_of`
+    alpha: float = 0.05,  # level of the corrected p
 ) -> dict:            # an entry of claims.json
     "What was found about a claim."
     entry = {"claim": f"{name} {claim['text']}", "arms": claim_arms(claim), "n_seeds": 0, "effect": None, "ci95": None, "p": None,

@@ -75,14 +75,14 @@ class PlateauStop(TrainerCallback):
 
 # %% ../nbs/parts/watch.ipynb #5d7f56f5
 class LiveFigure(TrainerCallback):
-    "Redraws the log below the cell every few seconds; without a notebook it does nothing."
-    def __init__(self, every: float = 10.0): self.every, self.last, self.handle = every, 0.0, None  # seconds
+    "Redraws the log below the cell every ten seconds; without a notebook it does nothing."
+    def __init__(self): self.last, self.handle = 0.0, None  # when it was drawn, seconds; what shows it
     def on_log(self, args, state, control, logs=None, **kwargs):
         import time, matplotlib.pyplot as plt
         from IPython import display, get_ipython
         log = [h for h in state.log_history if "loss" in h]
         if getattr(get_ipython(), "kernel", None) is None or not is_main() or len(log) < 2: return
-        if time.monotonic() - self.last < self.every and state.global_step < state.max_steps: return
+        if time.monotonic() - self.last < 10 and state.global_step < state.max_steps: return
         self.last = time.monotonic()
         png, figure = io.BytesIO(), draw_log(log)
         figure.savefig(png, format="png", dpi=100)
