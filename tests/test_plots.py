@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vtg_r1.plots import (
     ROLES,
     SERIES,
+    draw_cases,
     draw_curves,
     draw_histogram,
     draw_landscapes,
@@ -116,6 +117,19 @@ def test_timelines_draw_what_they_are_given():
     assert bars == [[(2, 5), (7, 8)], []] and [t.get_text().strip() for t in first.texts] == ["no span"]
     assert [t.get_text().strip() for t in second.texts] == ["no span"], "a span that ends before it begins is no span"
     assert first.get_xlim() == second.get_xlim() == (0, 20)
+
+
+def test_a_video_of_one_frame_shows_the_spans_beside_it():
+    case = {
+        "title": "one",
+        "pictures": np.zeros((1, 4, 6, 3), np.uint8),
+        "times": [2.0],
+        "spans": {"truth": [[0.0, 9.0]], "model": [[12.0, 14.0]], "none": []},
+    }
+    strip, line = draw_cases([case]).axes
+    assert strip.get_xlim() == line.get_xlim() == (0, 14) and strip.images[0].get_extent() == [1.5, 2.5, 0, 1]
+    strip, line = draw_cases([{**case, "spans": {"truth": []}}]).axes
+    assert strip.get_xlim() == line.get_xlim() == (1.5, 2.5)
 
 
 def test_recall_is_the_published_metric_and_its_area_is_miou():

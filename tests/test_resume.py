@@ -18,7 +18,7 @@ from vtg_r1.difficulty import make_plan
 from vtg_r1.runs import project_root, read_manifest, run_here
 from vtg_r1.samples import load_samples, write_jsonl
 from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
-from vtg_r1.training import last_checkpoint
+from vtg_r1.training import is_complete, last_checkpoint
 
 pytestmark = pytest.mark.resume
 KILLS = int(os.environ.get("VTG_R1_KILLS", 1))
@@ -89,6 +89,15 @@ def end(process, folder: Path, step: int, how: signal.Signals) -> None:
     process.join(60)
 
 
+def end_in_a_checkpoint(process, checkpoint: Path) -> bool:
+    "SIGKILL while a checkpoint is being written, or at once where it was written before one could look; whether it is torn."
+    while process.is_alive() and not checkpoint.exists():
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(60)
+    return not is_complete(checkpoint)
+
+
 def outcome(folder: Path) -> tuple:
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     clocks = {"step_time", "num_tokens", "tokens_per_second"}  # num_tokens: SFTTrainer counts since its start
@@ -106,11 +115,17 @@ def uninterrupted(setting):
 def test_killed_and_resumed_equals_uninterrupted(setting, uninterrupted, stage, attempt):
     name, folder = f"killed{attempt}", setting[0] / stage / f"killed{attempt}"
     step = random.Random(f"{stage}{attempt}").randrange(0, STEPS) if KILLS > 1 else 4
-    end(start(stage, setting, name), folder, step, signal.SIGKILL)
+    process, torn = start(stage, setting, name), False
+    if stage == "sft" and attempt == 0:
+        torn = end_in_a_checkpoint(process, folder / "checkpoints/checkpoint-4")
+    else:
+        end(process, folder, step, signal.SIGKILL)
     assert read_manifest(folder).get("status") in (None, "running")
     again = outcome(finished(start(stage, setting, name, resume=True), setting, stage, name))
     whole = uninterrupted[stage]
     assert again[0] == whole[0] and again[1] == whole[1] and again[2] == whole[2]
+    told = "checkpoint-4 was not written to its end: removed, checkpoint-2 is gone on from" in (setting[0] / f"{stage}-{name}.txt").read_text()
+    assert told == torn
     assert len(whole[1]) == STEPS and (stage == "sft" or any(row["grad_norm"] for row in whole[1]))
     assert not (folder / "checkpoints").exists()
 

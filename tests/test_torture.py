@@ -485,7 +485,7 @@ def test_long_responses_take_the_parser_under_a_millisecond():
     slow = {}
     for name, response in pathological():
         for work in (prompts.parse_spans, prompts.parse_answer, prompts.is_well_formed):
-            if (taken := milliseconds(lambda w=work, r=response: w(r), 20)) > 1:
+            if (taken := milliseconds(lambda w=work, r=response: w(r))) > 1:
                 slow[name, work.__name__] = taken
     assert not slow
 
@@ -615,10 +615,18 @@ def test_a_model_whose_weights_are_a_pickle_is_refused(tmp_path):
     assert not (tmp_path / "went off").exists()
 
 
+COLOURS = (
+    [[48, 45, 28]] * 2 + [[52, 61, 33]] + [[29, 41, 31]] * 2 + [[26, 26, 26]] * 5 + [[48, 45, 28]] * 5 + [[26, 26, 26]]
+)  # mean red, green, blue of a picture
+
+
 def test_toy_world_reads_as_ever(world):
-    samples = load_samples(world / "samples.jsonl")
-    frames, times = read_frames(world / "videos" / samples[0].video, 16, 784)
-    assert len(frames) == len(times) and times[0] == 0
+    "Seconds, size and colours of one video as they were when the reference runs were made; encoders differ by less than two shades."
+    sample = load_samples(world / "samples.jsonl")[0]
+    frames, times = read_frames(world / "videos" / sample.video, 16, 784)
+    assert (sample.video, sample.query, sample.spans, sample.duration) == ("train_00000.mp4", "the first yellow circle", [[0.0, 3.0]], 16.0)
+    assert times.tolist() == [float(i) for i in range(16)] and frames.shape == (16, 28, 28, 3) and frames.dtype == np.uint8
+    assert np.abs(frames.mean((1, 2)) - COLOURS).max() < 2
 
 
 def test_a_pipe_is_no_video_and_is_not_waited_for(tmp_path):

@@ -7,10 +7,11 @@ __all__ = ['SHOWN', 'grid_arms', 'wanted_arms', 'judged_claims', 'arm_scores', '
            'draw_paths', 'paths_of', 'published_table', 'curve_rows', 'smooth', 'by_level', 'keep_reference', 'latest']
 
 # %% ../nbs/06_ablations.ipynb #4c7b2c03
-import os, shutil
+import shutil
 from pathlib import Path
 
 import numpy as np
+from .files import whole_folder
 from .grid import references
 from .plots import looks_of, style
 from .runs import RunError, read_manifest, resolve
@@ -202,15 +203,12 @@ def keep_reference(
     folder, to = resolve(folder), resolve(to)
     manifest = read_manifest(folder)
     if manifest.get("status") != "finished": raise RunError(f"{folder}: not a finished run (status {manifest.get('status')})")
-    part = to.with_name(to.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder, part, ignore=shutil.ignore_patterns("logs", ".*"))
-    for path in manifest["runs"].values():
-        kept = part / "runs" / Path(path).parent.name / Path(path).name
-        kept.mkdir(parents=True)
-        for name in ("manifest.json", "metrics.json"): shutil.copy(resolve(path) / name, kept / name)
-    shutil.rmtree(to, ignore_errors=True)
-    os.rename(part, to)
+    with whole_folder(to) as part:
+        shutil.copytree(folder, part, ignore=shutil.ignore_patterns("logs", ".*"), dirs_exist_ok=True)
+        for path in manifest["runs"].values():
+            kept = part / "runs" / Path(path).parent.name / Path(path).name
+            kept.mkdir(parents=True)
+            for name in ("manifest.json", "metrics.json"): shutil.copy(resolve(path) / name, kept / name)
     return to
 
 def latest() -> Path:

@@ -219,13 +219,14 @@ def _run_stage(args, notebook: str, parameters: dict) -> int:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from .files import DiskFull
     from .runs import RunError, read_manifest, run_notebook
 
     if not isinstance(name := parameters.get("run_name", ""), str):
         raise UserError(f"run_name {name}: must be text, and YAML reads this as {type(name).__name__}; add a letter or quotes inside the quotes, as in -p run_name \"'{name}'\"")
     try:
         folder = run_notebook(notebook, parameters)
-    except RunError as e:
+    except (RunError, DiskFull) as e:
         raise UserError(e) from e
     except PapermillExecutionError as e:
         print(f"{_prefix(args)}: {notebook}, cell {e.exec_count}: {e.ename}: {e.evalue}", file=sys.stderr)

@@ -12,17 +12,18 @@ import hashlib, json, os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from .datasets import iter_rows, read_dataset, video_id
+from .files import naming
 from .plots import draw_cases, draw_histogram, legend_of, looks_of, style
 from .prompts import _think_block, is_well_formed, response_text
 from .quality import probe_each
 from .runs import sha256, write_json
-from .samples import Report, Sample, SampleError, from_dict, iter_jsonl
+from .samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_jsonl
 
 # %% ../nbs/01_curation.ipynb #6b57d345
 def write_files(
@@ -36,14 +37,17 @@ def write_files(
     try:
         for name, row in rows:
             row = row.to_dict() if isinstance(row, Sample) else row
-            files[name].write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            with naming(folder / name): files[name].write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             counts[name] += 1
-        for f in files.values():
-            f.flush()
-            os.fsync(f.fileno())
+        for name, f in files.items():
+            with naming(folder / name):
+                f.flush()
+                os.fsync(f.fileno())
+        for n in names: os.replace(folder / f"{n}.part", folder / n)
     finally:
-        for f in files.values(): f.close()
-    for n in names: os.replace(folder / f"{n}.part", folder / n)
+        for n, f in files.items():
+            with suppress(OSError): f.close()  # a full disk has been told of
+            (folder / f"{n}.part").unlink(missing_ok=True)
     return counts
 
 def iter_samples(
@@ -140,11 +144,9 @@ def check_videos(
     known = {r["video"]: r for r in found if not r["reason"] and (Path(video_root) / r["video"]).is_file()}  # a bad one may have been replaced
     guess = lambda e: e if e.get("dataset", "samples") in ("samples", "huggingface") else {**e, "missing_duration": "last_end"}  # a format without durations names its videos too
     named = dict.fromkeys(s.video for e in entries for s in read_source(**guess(e))[0])
-    with open(path, "a", encoding="utf-8") as f:
-        f.write("\n")  # an interrupted run may have left half a line
-        for video, seconds, reason in probe_each([v for v in named if v not in known], video_root, workers, progress):
-            known[video] = {"video": video, "seconds": seconds, "reason": reason}
-            f.write(json.dumps(known[video], ensure_ascii=False) + "\n")
+    for video, seconds, reason in probe_each([v for v in named if v not in known], video_root, workers, progress):
+        known[video] = {"video": video, "seconds": seconds, "reason": reason}
+        append_jsonl(path, [known[video]])
     return {v: known[v] for v in named}
 
 # %% ../nbs/01_curation.ipynb #acaba8dd

@@ -8,17 +8,18 @@ __all__ = ['STRATEGIES', 'difficulty', 'reward_spread', 'rollouts_to', 'teacher_
            'with_difficulty']
 
 # %% ../nbs/04_difficulty.ipynb #4d903356
-import hashlib, json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 
 import numpy as np
+from .files import Busy, lock
 from .inference import by_video
 from .prompts import parse_span
 from .runs import from_all, resolve
-from .samples import Sample, SampleError, iter_jsonl, load_samples
+from .samples import Sample, SampleError, append_jsonl, iter_jsonl, load_samples
 from .spans import tiou
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
@@ -49,11 +50,9 @@ def rollouts_to(
     "Rollouts of a policy on samples; a second call goes on where the first stopped."
     from tqdm import tqdm
     from vtg_r1.runs import set_seed
-    path = Path(path)
-    found = {row["qid"]: row["responses"] for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
     batches = list(by_video(samples, batch_size))  # a video is seen once for its queries and all their rollouts
-    with open(path, "a", encoding="utf-8", newline="\n") as f:
-        if found: f.write("\n")  # a killed run may have left half a line
+    with _in_turn(path := Path(path)):
+        found = {row["qid"]: row["responses"] for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
         for k, batch in enumerate(tqdm(batches, desc="rollouts", mininterval=2, disable=not progress)):
             if all(s.qid in found for s in batch): continue
             set_seed(int(np.random.default_rng([seed, k]).integers(2**31)))
@@ -61,9 +60,18 @@ def rollouts_to(
             if len(said) % len(batch): raise ValueError(f"{len(said)} responses for {len(batch)} samples: not the same number each")
             each = len(said) // len(batch)
             found |= {s.qid: said[i * each:(i + 1) * each] for i, s in enumerate(batch)}
-            f.write("".join(json.dumps({"qid": s.qid, "responses": found[s.qid]}, ensure_ascii=False) + "\n" for s in batch))
-            f.flush()
+            append_jsonl(path, [{"qid": s.qid, "responses": found[s.qid]} for s in batch])
     return {s.qid: found[s.qid] for s in samples}
+
+@contextmanager
+def _in_turn(path: Path):
+    "Hold a file of rollouts; who wants the same ones waits for them."
+    try: held = lock(path.with_name(path.name + ".lock"))
+    except Busy as e:
+        print(f"{path.name} is being written by {e.holder}: waiting for it")
+        held = lock(path.with_name(path.name + ".lock"), patience=float("inf"))
+    try: yield
+    finally: held.close()
 
 # %% ../nbs/04_difficulty.ipynb #d5e3f68b
 def teacher_iou(sample: Sample) -> float:

@@ -6,7 +6,7 @@
 __all__ = ['FrameCache', 'Recent', 'cache_folder', 'cache_gigabytes']
 
 # %% ../nbs/parts/frame_cache.ipynb #def381f1
-import hashlib, os, secrets, threading, time, warnings
+import hashlib, os, threading, time, warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+from .files import whole_file
 
 # %% ../nbs/parts/frame_cache.ipynb #590940c7
 def _pack(key: str, frames: np.ndarray, times: np.ndarray) -> list:
@@ -39,6 +40,13 @@ def _identity(path: Path) -> tuple[int, ...]:
     s = path.stat()
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
 
+HOUR = 3600 * 10**9  # ns: what lies further ahead of the clock than this was dated by another clock
+
+def _unchanged(identity: tuple[int, ...]) -> bool:
+    "Whether a file has rested for two seconds; a time far in the future, which a camera or a clock set back has left, says nothing of it."
+    now = time.time_ns()
+    return now - max((t for t in identity[1:3] if t < now + HOUR), default=0) > 2e9
+
 def _blake(data: bytes) -> str: return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 def _digest(path: Path) -> str:
@@ -46,24 +54,21 @@ def _digest(path: Path) -> str:
     with open(path, "rb") as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 def _write_whole(path: Path, pieces: list) -> None:
-    "A file that is there completely or not at all."
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "xb") as f:
-            for piece in pieces: f.write(piece)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    "A file that is there completely or not at all; it has a checksum, so nobody waits for the disk."
+    with whole_file(path, "wb", sync=False) as f:
+        for piece in pieces: f.write(piece)
 
 # %% ../nbs/parts/frame_cache.ipynb #7af4bb88
 def _make_room(folder: Path, limit: int) -> None:
     "Remove what was used longest ago until the rest fits into `limit` bytes."
-    whole, parts = [], []
+    whole, parts, now = [], [], time.time_ns()
     with os.scandir(folder) as entries:
         for e in entries:
             with suppress(FileNotFoundError):  # another process was faster
-                (parts if e.name.endswith(".part") else whole).append((e.stat().st_mtime_ns, max(4096, e.stat().st_size), e.path))
-    total, hour_ago = sum(size for _, size, _ in whole + parts), time.time_ns() - 3600 * 10**9
-    for used, size, file in [p for p in parts if p[0] < hour_ago] + sorted(whole):
+                used = e.stat().st_mtime_ns
+                (parts if e.name.endswith(".part") else whole).append((used if used < now + HOUR else 0, max(4096, e.stat().st_size), e.path))
+    total = sum(size for _, size, _ in whole + parts)
+    for used, size, file in [p for p in parts if p[0] < now - HOUR] + sorted(whole):
         if total <= limit and not file.endswith(".part"): return
         with suppress(OSError): os.unlink(file)
         total -= size
@@ -76,6 +81,7 @@ class FrameCache:
         gigabytes: float = 20.0,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th for a moment
     ):
         self.folder, self.limit = Path(folder), int(gigabytes * 1e9)
+        self._rests = 0.0  # seconds of the monotonic clock until which nothing is written, for the disk was full
         self._written = self.limit  # bytes since this process last looked at the whole folder; the first write looks
 
     def fetch(self,
@@ -100,7 +106,7 @@ class FrameCache:
                 os.utime(note)
                 return digest
         digest = _digest(path)
-        if time.time_ns() - max(identity[1:3]) > 2e9: self._store(note, [" ".join([*stands, digest]).encode()])
+        if _unchanged(identity): self._store(note, [" ".join([*stands, digest]).encode()])
         return digest
 
     def _read(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -121,11 +127,14 @@ class FrameCache:
             self._written = 0
 
     def _store(self, file: Path, pieces: list) -> None:
-        "A cache that cannot be written costs time, not the run."
+        "A cache that cannot be written costs time, not the run; it is tried again after ten minutes."
+        if time.monotonic() < self._rests: return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_whole(file, pieces)
-        except OSError as e: warnings.warn(f"frames are not kept in {self.folder}: {e.strerror or e}", stacklevel=2)
+        except OSError as e:
+            if not self._rests: warnings.warn(f"{self.folder}: frames are not kept ({e.strerror or e}); it goes on without, and tries again every ten minutes", stacklevel=2)
+            self._rests = time.monotonic() + 600
 
 # %% ../nbs/parts/frame_cache.ipynb #485ed80d
 class Recent:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .runs import RunError, read_manifest, resolve, run_folder, stage_name
+from .runs import RunError, read_manifest, resolve, run_folder, running, stage_name
 
 # %% ../nbs/parts/grid.ipynb #60bbb771
 ROW_KEYS = {"stage", "once", "after", "label", "not_runnable"}  # the rest of a row are parameters of its stage
@@ -205,6 +205,8 @@ def run_jobs(
     if not jobs: return
     with _alone(resolve(jobs[0].parameters["outputs_dir"])) as lock:
         pool, told = Pool(jobs, logs, start), 0.0
+        for job in pool.waiting:  # an unfinished one is removed and made again
+            if holder := running(job.folder): raise RunError(f"{job.folder} is being run by {holder}: wait for its end")
         try:
             while pool.waiting or pool.running:
                 pool.collect()

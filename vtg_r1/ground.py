@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from .decoders import _container
 from .decoders import _picture as _best_picture
+from .guard import Guard, guarded
 from .inference import predict
 from .inputs import View
 from .models import TINY, model_path
@@ -164,24 +165,30 @@ def _streams(source, out) -> list:
     audio.layout = "mono" if heard.channels == 1 else "stereo"
     return [video, audio]
 
-def cut(
-    video: str | Path,      # a file
-    out: str | Path,        # an mp4, replaced where it exists; its folder is made
-    span: Sequence[float],  # [start, end], seconds
-) -> Path:
-    "Cut a stretch out of a video, exactly; raises `VideoError`."
+def _write_cut(video: Path, part: Path, start: float, end: float) -> None:
+    "Decode and encode a stretch of a video, in this process."
     import av
-    info, (start, end), out = probe(video), span, Path(out)
-    if not 0 <= start < end <= info.duration + 1e-3: raise VideoError(video, f"[{start}, {end}] is no stretch of its {info.duration:.2f} s")
-    if out.exists() and out.samefile(video): raise VideoError(video, "would be overwritten by its own cut: name another file")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
     try:
         with _container(video) as seen, _container(video) as heard, av.open(str(part), "w", format="mp4") as new:
             _best_picture(seen, video)
             packets = [make(source, stream, start, end) for make, source, stream in zip((_picture, _sound), (seen, heard), _streams(seen, new))]
             for packet in heapq.merge(*packets, key=lambda p: p.dts * p.time_base): new.mux(packet)
-        os.replace(part, out)
     except (av.FFmpegError, StopIteration) as e: raise VideoError(video, f"cannot be cut ({e})") from e
+
+def cut(
+    video: str | Path,
+    out: str | Path,        # an mp4, replaced where it exists; its folder is made
+    span: Sequence[float],  # [start, end], seconds
+    guard: Guard = Guard(seconds=3600),  # what decoder and encoder may take: a long stretch takes its time
+) -> Path:
+    "Cut a stretch out of a video, exactly; raises `VideoError`."
+    info, (start, end), out = probe(video), span, Path(out)
+    if not 0 <= start < end <= info.duration + 1e-3: raise VideoError(video, f"[{start}, {end}] is no stretch of its {info.duration:.2f} s")
+    if out.exists() and out.samefile(video): raise VideoError(video, "would be overwritten by its own cut: name another file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        guarded(video, guard, do="cut", part=os.path.abspath(part), span=[float(start), float(end)])
+        os.replace(part, out)
     finally: part.unlink(missing_ok=True)
     return out

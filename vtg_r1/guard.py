@@ -6,31 +6,38 @@
 __all__ = ['Guard', 'guarded']
 
 # %% ../nbs/parts/guard.ipynb #7422eb56
-import atexit, json, math, os, resource, signal, subprocess, sys, threading
+import atexit, importlib, json, math, os, resource, signal, subprocess, sys, threading, time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from .decoders import VideoError, _last_line
+from .decoders import BACKENDS, VideoError, _last_line
 
 # %% ../nbs/parts/guard.ipynb #4b81a807
 @dataclass(frozen=True)
 class Guard:
     "What a decoder may take for one file before it is stopped."
     seconds: float = 300.0
-    gigabytes: float = 4.0  # 10⁹ bytes of address space; the child itself takes 0.3
+    gigabytes: float = 4.0  # 10⁹ bytes of address space beyond what its library takes
 
 # %% ../nbs/parts/guard.ipynb #0069b084
-def _confine(gigabytes: float) -> None:
-    "Limit this process for good, and let nobody but the parent stop it."
-    limit, most = int(gigabytes * 1e9), resource.getrlimit(resource.RLIMIT_AS)[1]
-    if most != resource.RLIM_INFINITY: limit = min(limit, most)  # a batch system may allow less
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def _alone() -> None:
+    "Let nobody but the parent and the alarm stop this process."
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+def _confine(backend: str, gigabytes: float) -> None:
+    "Load a backend's library, then allow so much memory beyond what is taken now."
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]  # a batch system may allow less
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    if backend in BACKENDS:
+        with suppress(Exception): importlib.import_module(BACKENDS[backend].module)  # the job itself says what is missing or broken
+    statm = Path("/proc/self/statm")
+    limit = int(gigabytes * 1e9) + (int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0)
+    resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 def _answer(job: dict, jobs: dict[str, Callable]) -> tuple[dict, list[np.ndarray]]:
     "What a job gives, or why it cannot."
@@ -39,6 +46,11 @@ def _answer(job: dict, jobs: dict[str, Callable]) -> tuple[dict, list[np.ndarray
     except MemoryError: return {"error": "needs more memory than a decoder may take"}, []
     except Exception as e: return {"error": f"an unexpected {type(e).__name__} ({_last_line(e)})"}, []  # whatever a library makes of a hostile file
 
+def _say(out, values: dict, arrays: list[np.ndarray] = ()) -> None:
+    out.write(json.dumps(values).encode() + b"\n")
+    for a in arrays: out.write(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
+    out.flush()
+
 def serve(
     jobs: dict[str, Callable],  # name → function from the job's fields to (values for JSON, arrays)
     gigabytes: float,
@@ -46,40 +58,52 @@ def serve(
     "The child's life: jobs from standard input until it ends, answers to standard output."
     out, nothing = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
     for chatter in (1, 2): os.dup2(nothing, chatter)
-    _confine(gigabytes)
+    _alone()
+    ready = None
     for line in sys.stdin.buffer:
         job = json.loads(line)
+        if (wanted := job.get("backend", "")) != ready: _confine(ready := wanted, gigabytes)
+        _say(out, {"worked": time.process_time()})
         signal.setitimer(signal.ITIMER_REAL, job.pop("seconds"))
         values, arrays = _answer(job, jobs)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        shapes = [[a.dtype.str, a.shape] for a in arrays]
-        out.write(json.dumps({**values, "arrays": shapes}).encode() + b"\n")
-        for a in arrays: out.write(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
-        out.flush()
+        _say(out, {**values, "arrays": [[a.dtype.str, a.shape] for a in arrays]}, arrays)
 
 # %% ../nbs/parts/guard.ipynb #145e0186
 _SERVE = "from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
-_ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "CUDA_VISIBLE_DEVICES": ""}  # threads would take address space, and none is needed
+_GRACE = 60.0  # seconds for a child to start, and for its own alarm to end it
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "CUDA_VISIBLE_DEVICES": ""}  # threads would take address space, and none is needed
 
 class _Child:
     "A decoding process, and the pipes to it."
     def __init__(self, gigabytes: float):
         here = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        self.gigabytes, self.used = gigabytes, False
+        self.gigabytes, self.used, self.worked = gigabytes, False, 0.0  # processor seconds when its last job began
         heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is not for the child, from its first moment on
-        try: self.process = subprocess.Popen([sys.executable, "-P", "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ALONE, "PYTHONPATH": here})
+        try: self.process = subprocess.Popen([sys.executable, "-P", "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ONE_THREAD, "PYTHONPATH": here})
         finally: signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def ask(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
-        "The child's answer, or None where it died."
+        "The child's answer, or None where it died, or was stopped and never heard its alarm."
+        late = threading.Timer(job["seconds"] + _GRACE, self.process.kill)
+        late.daemon = True
+        late.start()
+        try: return self._hear(job)
+        finally: late.cancel()
+
+    def _hear(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
             self.process.stdin.flush()
-        line = self.process.stdout.readline(10**6)
-        if not line.endswith(b"\n"): return None
-        values = json.loads(line)
+        if (began := self._line()) is None: return None
+        self.worked = began["worked"]
+        if (values := self._line()) is None: return None
         arrays = [self._array(np.dtype(kind), shape) for kind, shape in values.pop("arrays")]
         return None if any(a is None for a in arrays) else (values, arrays)
+
+    def _line(self) -> dict | None:
+        line = self.process.stdout.readline(10**6)
+        return json.loads(line) if line.endswith(b"\n") else None
 
     def _array(self, kind: np.dtype, shape: list[int]) -> np.ndarray | None:
         if kind.str not in ("|u1", "<f8") or math.prod(shape) * kind.itemsize > self.gigabytes * 1e9: return None
@@ -87,14 +111,17 @@ class _Child:
         view = memoryview(out.reshape(-1).view(np.uint8))
         return out if self.process.stdout.readinto(view) == len(view) else None
 
-    def stop(self) -> int:
-        "End it, and say how it ended: a negative number is a signal."
+    def stop(self) -> tuple[int, float]:
+        "End it, and say how it ended, a negative number being a signal, and how many seconds of processor time its last job took."
         with suppress(BrokenPipeError): self.process.stdin.close()
-        try: return self.process.wait(1)
-        except subprocess.TimeoutExpired:
+        end = time.monotonic() + 1
+        while not (found := os.wait4(self.process.pid, os.WNOHANG))[0] and time.monotonic() < end: time.sleep(0.01)
+        if not found[0]:
             self.process.kill()
-            return self.process.wait()
-        finally: self.process.stdout.close()
+            found = os.wait4(self.process.pid, 0)
+        self.process.stdout.close()
+        self.process.returncode = os.waitstatus_to_exitcode(found[1])
+        return self.process.returncode, found[2].ru_utime + found[2].ru_stime - self.worked
 
 # %% ../nbs/parts/guard.ipynb #0358e3ac
 _idle: list[_Child] = []
@@ -108,7 +135,8 @@ def _take(gigabytes: float) -> _Child:
     return _Child(gigabytes)
 
 def _stop_all() -> None:
-    while _idle: _idle.pop().stop()
+    while _idle:
+        if (child := _idle.pop()).process.poll() is None: child.stop()
 
 def _forget() -> None:
     "In a forked process: its parent's children are not its own."
@@ -123,9 +151,13 @@ atexit.register(_stop_all)
 os.register_at_fork(after_in_child=_forget)
 
 # %% ../nbs/parts/guard.ipynb #e10325fe
-def _epitaph(status: int, guard: Guard) -> str:
+def _is_stall(status: int, worked: float, guard: Guard) -> bool: return status == -signal.SIGALRM and worked < guard.seconds / 4
+
+def _epitaph(status: int, worked: float, guard: Guard) -> str:
     "Why a child is dead, for a person."
+    if _is_stall(status, worked, guard): return f"takes longer than {guard.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer?"
     if status == -signal.SIGALRM: return f"takes longer than {guard.seconds:g} s"
+    if status == -signal.SIGKILL: return "its decoder was killed twice (SIGKILL): is the machine out of memory?"
     if status >= 0: return f"made the decoder leave with status {status}"
     return f"made the decoder crash ({signal.Signals(-status).name})"
 
@@ -136,8 +168,12 @@ def guarded(
     **job,             # "do" names the job; its fields
 ) -> tuple[dict, list[np.ndarray]]:  # values, arrays
     "Have a child do a job on a file; a `VideoError` where that fails, takes too long, takes too much or kills the child."
-    child = _take(guard.gigabytes)
-    try: answer = child.ask({**job, "path": os.path.abspath(path), "seconds": guard.seconds})
+    job |= {"path": os.path.abspath(path), "seconds": guard.seconds}
+    return _ask(_take(guard.gigabytes), path, guard, job) or _ask(_Child(guard.gigabytes), path, guard, job, last=True)
+
+def _ask(child: _Child, path: str | Path, guard: Guard, job: dict, last: bool = False) -> tuple[dict, list[np.ndarray]] | None:
+    "A child's answer; None where its end may not be the file's fault and another one can be asked."
+    try: answer = child.ask(job)
     except BaseException:  # an interrupted answer would be taken for the next one's
         child.process.kill()
         child.stop()
@@ -146,7 +182,7 @@ def guarded(
         child.used = True
         with _lock: _idle.append(child)
         return answer
-    status = child.stop()  # what a bad file left in a process is no other file's trouble
+    status, worked = child.stop()  # what a bad file left in a process is no other file's trouble
     if answer is not None: raise VideoError(path, answer[0]["error"])
-    if child.used and status != -signal.SIGALRM: return guarded(path, guard, **job)  # it may have died of an earlier file
-    raise VideoError(path, _epitaph(status, guard))
+    if not last and (status == -signal.SIGKILL or _is_stall(status, worked, guard) or (child.used and status != -signal.SIGALRM)): return None
+    raise VideoError(path, _epitaph(status, worked, guard))

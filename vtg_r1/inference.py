@@ -6,7 +6,6 @@
 __all__ = ['prompt_text', 'model_inputs', 'generate', 'vllm_backend', 'by_video', 'answers', 'predict', 'predict_to', 'evaluate']
 
 # %% ../nbs/parts/inference.ipynb #81ddc82c
-import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from .inputs import View, show
 from .metrics import grounding_metrics
 from .models import load_processor, model_path
 from .prompts import parse_answer, parse_spans
-from .samples import Sample, iter_jsonl, write_jsonl
+from .samples import Sample, append_jsonl, iter_jsonl, write_jsonl
 from .score_once import inputs_once, prefill_once, same_video, shareable
 from .video import VideoError
 
@@ -160,12 +159,10 @@ def predict_to(
     path = Path(path)
     done = {row["qid"]: row for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
     if strange := done.keys() - {s.qid for s in samples}: raise ValueError(f"{path}: holds predictions for other samples, e.g. {min(strange)!r}; give another file or remove it")
-    if path.exists(): write_jsonl(path, done.values())
-    with open(path, "a", encoding="utf-8", newline="\n") as f:
-        for rows in answers(ask, [s for s in samples if s.qid not in done], view, batch_size):
-            f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            f.flush()
-            done |= {row["qid"]: row for row in rows}
+    write_jsonl(path, done.values())
+    for rows in answers(ask, [s for s in samples if s.qid not in done], view, batch_size):
+        append_jsonl(path, rows)
+        done |= {row["qid"]: row for row in rows}
     rows = [done[s.qid] for s in samples]
     if list(done) != [s.qid for s in samples]: write_jsonl(path, rows)  # asked video by video, kept in their own order
     return rows

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from .decoders import BACKENDS, default_backend
-from .frame_cache import FrameCache, Recent, cache_folder, cache_gigabytes
+from .frame_cache import FrameCache, Recent, _identity, cache_folder, cache_gigabytes
 from .guard import Guard
 from .prompts import grounding_prompt, qa_prompt
 from .runs import resolve
@@ -56,7 +56,7 @@ def _load(path: Path, view: View, clip: tuple[float, float] | None) -> tuple[lis
     def read() -> tuple[tuple[list, list[float]], int]:
         arrays, times = read_frames(path, view.frames, view.pixels, clip, frame_cache(view), view.backend, None if view.trusted else Guard())
         return ([Image.fromarray(a) for a in arrays], times.tolist()), arrays.nbytes * 4 // 3  # Pillow keeps four bytes a pixel
-    changed = path.stat().st_mtime_ns if os.path.isfile(path) else None
+    changed = _identity(path) if os.path.isfile(path) else None
     return _recent.get((str(path), changed, view.frames, view.pixels, clip, view.backend), read)
 
 def _prompt(sample: Sample, times: list[float] | None, view: View) -> list[dict]:

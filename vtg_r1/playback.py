@@ -17,6 +17,13 @@ def digest(path: str | Path) -> str:
         return hashlib.file_digest(f, "blake2s").hexdigest()
 
 
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another request was faster
+        return 0.0
+
+
 def preview(path: str, folder: Path) -> str:
     "The file itself where browsers play it, else an H.264 copy in `folder`, with the same clock; raises `VideoError`."
     folder.mkdir(exist_ok=True)
@@ -29,7 +36,7 @@ def preview(path: str, folder: Path) -> str:
         )
     except subprocess.TimeoutExpired:
         raise VideoError(path, "took longer than two minutes to be made playable") from None
-    for old in sorted(folder.glob("*.mp4"), key=lambda f: f.stat().st_mtime)[:-20]:  # copies are quickly made again
+    for old in sorted((f for f in folder.glob("*.mp4") if f != copy), key=_used)[:-19]:  # copies are quickly made again
         old.unlink(missing_ok=True)
     if done.returncode:
         raise VideoError(path, f"cannot be made playable ({(done.stderr.strip().splitlines() or ['the decoder crashed'])[-1][:200]})")
@@ -63,8 +70,9 @@ def main(path: str, copy: str) -> None:
     with _container(Path(path)) as source:
         _picture(source, Path(path))
         if not playable(source):
-            transcode(source, copy + ".part")
-            os.replace(copy + ".part", copy)
+            part = f"{copy}.{os.getpid()}.part"  # two requests may want the same copy
+            transcode(source, part)
+            os.replace(part, copy)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from textwrap import fill
 
 import numpy as np
 
+from .files import whole_file
 from .verdicts import t_quantile
 
 # %% ../nbs/parts/plots.ipynb #a10d8b9c
@@ -77,8 +78,8 @@ def save_figure(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
-        figure.savefig(path.with_name(path.name + ".svg"), bbox_inches="tight", metadata={"Date": None, "Creator": None})
-        figure.savefig(path.with_name(path.name + ".png"), bbox_inches="tight", dpi=dpi, metadata={"Software": None})
+        for kind, how in (("svg", dict(metadata={"Date": None, "Creator": None})), ("png", dict(dpi=dpi, metadata={"Software": None}))):
+            with whole_file(path.with_name(f"{path.name}.{kind}"), "wb", sync=False) as f: figure.savefig(f, format=kind, bbox_inches="tight", **how)
     return path.with_name(path.name + ".png")
 
 # %% ../nbs/parts/plots.ipynb #56b72661
@@ -145,7 +146,12 @@ def draw_cases(
     fig = plt.figure(figsize=(9, sum(heights) + 0.75 * len(cases)))
     for part, case in zip(np.atleast_1d(fig.subfigures(len(cases), 1, height_ratios=heights)), cases):
         strip, line = part.subplots(2, 1, height_ratios=[0.75, 0.22 * len(case["spans"])])
-        timeline(line, case["spans"], frame_strip(strip, case["pictures"], case["times"]))
+        limits = frame_strip(strip, case["pictures"], case["times"])
+        if len(case["times"]) == 1:  # its one second is not all that there is to show
+            ends = [t for spans in case["spans"].values() for span in spans for t in span]
+            limits = min([limits[0], *ends]), max([limits[1], *ends])
+            strip.set_xlim(limits)
+        timeline(line, case["spans"], limits)
         strip.set_title(fill(case["title"], 120))
         line.set_xlabel("seconds")
     return fig

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from .benchmarks import PredictionError, read_prediction
+from .files import whole_file
 from .samples import Sample, SampleError, from_dict, iter_jsonl
 from .spans import best
 from .video import VideoError, jpeg_uri, read_frames, video_path
@@ -184,11 +185,8 @@ class Review:
 
     def save(self, path: str | Path) -> Path:
         "Write the page; it opens without a server."
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        part.write_text(self.page, encoding="utf-8")
-        part.replace(path)
-        return path
+        with whole_file(path) as f: f.write(self.page)
+        return Path(path)
 
 def review(
     samples: Sequence[Sample],

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'processes', 'is_main', 'from_all', 'from_main',
-           'git_state', 'sha256', 'device_name', 'Run', 'run_folder', 'start_run', 'refuse_run', 'read_manifest',
-           'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed', 'stage_name', 'known_parameters',
-           'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here', 'launch_stage', 'stage_main', 'upstream']
+           'git_state', 'sha256', 'device_name', 'Run', 'run_folder', 'start_run', 'refuse_run', 'running',
+           'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed', 'stage_name',
+           'known_parameters', 'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here', 'launch_stage',
+           'stage_main', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
-import ast, contextlib, hashlib, io, json, os, platform, shutil, signal, socket, subprocess, sys, threading, time, warnings
+import ast, atexit, contextlib, hashlib, io, itertools, json, os, platform, shutil, signal, socket, subprocess, sys, threading, time, warnings
 from collections import deque
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+
+from .files import Busy, DiskFull, lock, naming, whole_file
 
 # %% ../nbs/parts/runs.ipynb #eec6c988
 class RunError(RuntimeError):
@@ -35,11 +38,9 @@ def write_json(
     path: str | Path,  # replaced where it exists
     value,             # what JSON can hold, finite numbers alone
 ) -> None:
-    "Write JSON atomically: temporary file, then rename."
-    path = Path(path)
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.part")
-    tmp.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(tmp, path)
+    "Write JSON; the file is the old one or the new one."
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with whole_file(path) as f: f.write(text)
 
 # %% ../nbs/parts/runs.ipynb #81cac0b3
 def processes() -> tuple[int, int]:  # (this one's number from 0, how many)
@@ -138,6 +139,7 @@ class Run:
         if is_main() and status == "finished":
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
             (self.path / ".lock").unlink(missing_ok=True)
+        _let_go(self.path)
 
 # %% ../nbs/parts/runs.ipynb #3c2c52bb
 def run_folder(
@@ -145,10 +147,23 @@ def run_folder(
     name: str,               # the run's name; "" makes one from the time
     outputs: str = "outputs",  # folder of all runs
 ) -> Path:
-    "Where a run lives: outputs/<stage>/<name>."
-    name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    "Where a run lives: outputs/<stage>/<name>; one without a name is made, so that no other run takes it."
+    if not name: return _new_folder(resolve(outputs) / stage)
     if Path(name).name != name or name == "..": raise RunError(f"run_name {name!r} must be a plain folder name")
     return resolve(outputs) / stage / name
+
+def _make(path: Path) -> None:
+    try: path.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise RunError(f"{path} cannot be made ({e.strerror}): outputs_dir must name a folder one may write to") from e
+
+def _new_folder(parent: Path) -> Path:
+    "A folder named after the time; the second of one second, or of an hour that comes twice, has a number as well."
+    _make(parent)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for name in itertools.chain([stamp], (f"{stamp}-{n}" for n in itertools.count(2))):
+        with contextlib.suppress(FileExistsError):
+            (parent / name).mkdir()
+            return parent / name
 
 def _quiet():
     "Silence what libraries say of each other and a reader can do nothing about."
@@ -164,17 +179,18 @@ def start_run(
 ) -> Run:
     "Make a run folder with its manifest; an existing run is refused or resumed, never overwritten. Several processes share the first one's."
     _quiet()
-    path = run_folder(stage, from_main(name or datetime.now().strftime("%Y%m%d-%H%M%S")), outputs)
+    path = run_folder(stage, from_main(run_folder(stage, name, outputs).name if is_main() else None), outputs)
     if not is_main():
         from_main(None)  # waits until the folder is there
         return Run(path, read_manifest(path))
     about = dict(status="running", started=_now(), ended=None, parameters=parameters, git=git_state(project_root()), packages={p: _version(p) for p in PACKAGES},
                  python=platform.python_version(), device=device_name(), pid=os.getpid(), host=socket.gethostname())
-    try: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RunError(f"{path} cannot be made ({e.strerror}): outputs_dir must name a folder one may write to") from e
-    old = refuse_run(path, resume, parameters)
-    manifest = {**old, **about, "started": old["started"], "resumed": [*old.get("resumed", []), about["started"]]} if old else dict(stage=stage, run=path.name, seed=parameters.get("seed"), config={}, inputs={}, **about)
+    _make(path)
+    refuse_run(path, resume, parameters)
     _hold(path)
+    old = refuse_run(path, resume, parameters)  # again: another may have come and gone in between
+    for half in path.glob(".*.part"): shutil.rmtree(half) if half.is_dir() else half.unlink()  # of a killed process
+    manifest = {**old, **about, "started": old["started"], "resumed": [*old.get("resumed", []), about["started"]]} if old else dict(stage=stage, run=path.name, seed=parameters.get("seed"), config={}, inputs={}, **about)
     run = Run(path, manifest)
     run._save()
     from_main(None)
@@ -187,7 +203,10 @@ def refuse_run(
     parameters: dict | None = None,  # of the new run; None leaves them unchecked
 ) -> dict:                           # the manifest to go on from; empty for a new run
     "Raise `RunError` unless a run may be made, or gone on with, in this folder."
-    if not (old := read_manifest(path)): return {}
+    if holder := running(path): raise RunError(f"{path} is being run by {holder}: wait for its end, or give another run_name")
+    if not (old := read_manifest(path)):
+        if (path / "manifest.json").exists(): raise RunError(f"{path / 'manifest.json'} is no JSON: put it right, or remove the folder if nothing in it is of worth")
+        return {}
     if not resume or old.get("status") == "finished": raise RunError(f"{path} holds a run already (status {old.get('status')}): give another run_name, "
                                                                      + ("remove that folder" if resume else "remove that folder, or go on with an unfinished run by resume"))
     given = {} if parameters is None else {**old["parameters"], **json.loads(json.dumps(parameters))}
@@ -195,18 +214,39 @@ def refuse_run(
         raise RunError(f"{path} was begun with other parameters: " + ", ".join(f"{k} was {old['parameters'].get(k)!r}, now {v!r}" for k, v in other.items()))
     return old
 
-_HELD: dict[Path, object] = {}  # run folder → its lock, held as long as this process lives
+_HELD: dict[Path, object] = {}  # run folder → its lock, held as long as this process lives or until the run is done
+
+def _ours(path: Path) -> bool:
+    "Whether this process holds a run folder, and not one that was removed since."
+    with contextlib.suppress(FileNotFoundError, KeyError): return os.path.samestat(os.fstat(_HELD[path].fileno()), os.stat(path / ".lock"))
+    return False
 
 def _hold(path: Path) -> None:
     "Lock a run folder for this process; the system lets go of it however the process ends."
-    import fcntl
-    if path in _HELD: return
-    lock = open(path / ".lock", "w")
-    try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        lock.close()
-        raise RunError(f"{path} is being run by process {read_manifest(path).get('pid')} on {read_manifest(path).get('host')}: wait for its end") from e
-    _HELD[path] = lock
+    if _ours(path): return
+    try: _HELD[path] = lock(path / ".lock")
+    except Busy as e: raise RunError(f"{path} is being run by {e.holder}: wait for its end, or give another run_name") from e
+
+def _let_go(path: Path) -> None:
+    if path in _HELD: _HELD.pop(path).close()
+
+def _forget() -> None:
+    "At the end, and in a forked process such as a DataLoader's worker: it may outlive its parent, the lock may not."
+    for path in list(_HELD): _let_go(path)
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(_forget)
+
+def running(
+    path: Path,  # a run's folder
+    patience: float = 0.2,  # seconds in which the run may still end
+) -> str:        # such as "process 12 on host"; empty where nobody does, or this process
+    "Who runs in a folder now."
+    if _ours(path) or not (path / ".lock").exists(): return ""
+    try: lock(path / ".lock", patience).close()
+    except Busy as e: return e.holder
+    except OSError: return ""  # a folder one may only read
+    return ""
 
 def read_manifest(folder: str | Path) -> dict:
     "The manifest of a run folder; empty where there is none or it cannot be read."
@@ -279,7 +319,7 @@ def collapse_progress(path: str | Path) -> None:
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
         if cell.cell_type == "code": cell.outputs = _merged(cell.outputs)
-    nbformat.write(notebook, path)
+    with whole_file(path) as f: nbformat.write(notebook, f)
 
 def _merged(outputs: list) -> list:
     "Outputs with neighbouring pieces of one text stream joined, and overwritten lines dropped."
@@ -294,13 +334,26 @@ def _merged(outputs: list) -> list:
 # %% ../nbs/parts/runs.ipynb #f08bd421
 @contextlib.contextmanager
 def _closing(folder: Path, executed: Path):
-    "Mark the run failed if what is inside fails; tidy the executed notebook either way."
-    try: yield
+    "Mark the run failed if what is inside began it and fails; tidy the executed notebook either way."
+    try: held = lock(folder / ".notebook.lock")  # the run's own lock is its kernel's, which is not there yet
+    except Busy as e: raise RunError(f"{folder} is being run by {e.holder}: wait for its end, or give another run_name") from e
+    before = _began(folder)
+    try:
+        with naming(executed): yield
     except BaseException:
-        if manifest := read_manifest(folder): write_json(folder / "manifest.json", {**manifest, "status": "failed", "ended": _now()})
+        with contextlib.suppress(OSError):  # of a full disk the error that is under way tells
+            if _began(folder) != before and not running(folder, patience=5): write_json(folder / "manifest.json", {**read_manifest(folder), "status": "failed", "ended": _now()})
         raise
     finally:
-        if executed.exists(): collapse_progress(executed)
+        with contextlib.suppress(DiskFull, ValueError):  # ValueError: half a notebook, for want of room
+            if executed.exists(): collapse_progress(executed)
+        (folder / ".notebook.lock").unlink(missing_ok=True)
+        held.close()
+
+def _began(folder: Path) -> tuple:
+    "What tells one start of a run from the next."
+    manifest = read_manifest(folder)
+    return manifest.get("pid"), manifest.get("started"), manifest.get("resumed")
 
 @contextlib.contextmanager
 def on_sigterm(
@@ -318,8 +371,9 @@ def on_sigterm(
 
 def _passing_on_sigterm(folder: Path):
     "Hand SIGTERM to the process that runs the stage, which saves before it stops; without one, stop."
+    earlier = read_manifest(folder).get("pid")  # of a run that is gone on with: its process is dead, its number may be a stranger's
     def pass_on(number, frame):
-        if not (pid := read_manifest(folder).get("pid")): raise SystemExit(128 + number)
+        if (pid := read_manifest(folder).get("pid")) in (None, earlier): raise SystemExit(128 + number)
         os.kill(pid, number)
     return on_sigterm(pass_on)
 
@@ -337,8 +391,7 @@ def run_notebook(
     outputs = parameters.get("outputs_dir") or ast.literal_eval(known["outputs_dir"]["default"]) if "outputs_dir" in known else "outputs"
     folder = run_folder(stage_name(notebook), parameters.get("run_name", ""), outputs)
     refuse_run(folder, parameters.get("resume", False))
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RunError(f"{folder} cannot be made ({e.strerror}): outputs_dir must name a folder one may write to") from e
+    _make(folder)
     if parameters.get("launch"): return launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
     with _closing(folder, folder / notebook.name), _passing_on_sigterm(folder):
@@ -390,10 +443,12 @@ def launch_stage(
     "Run a stage in the processes of `accelerate launch`; its output passes through."
     config = resolve(parameters["launch"])
     if not config.is_file(): raise RunError(f"launch {parameters['launch']!r}: no such accelerate configuration; see configs/accelerate")
+    refuse_run(folder, parameters.get("resume", False))
     write_json(folder / "parameters.json", parameters)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", f"vtg_r1.{stage_name(notebook)}", "--params", str(folder / "parameters.json")]
-    with _passing_on_sigterm(folder), subprocess.Popen(command, cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p: tail = _echo(p.stdout)
-    if p.returncode: raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
+    with _closing(folder, folder / Path(notebook).name), _passing_on_sigterm(folder):
+        with subprocess.Popen(command, cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p: tail = _echo(p.stdout)
+        if p.returncode: raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
     return folder
 
 def stage_main(
@@ -416,6 +471,7 @@ def upstream(
     folder = run_folder(stage_name(notebook), parameters["run_name"], parameters.get("outputs_dir", "outputs"))
     status = read_manifest(folder).get("status")
     if status == "finished": return folder
+    if holder := running(folder): raise RunError(f"{folder} is being made by {holder}: wait for its end")
     if status: raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage_name(notebook)} run there, making it with {notebook}", flush=True)
     pairs = [x for name, value in parameters.items() for x in ("-p", name, json.dumps(value))]

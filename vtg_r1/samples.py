@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['COUNTED', 'LONGEST_LINE', 'MOST_BAD', 'SampleError', 'Sample', 'validate', 'from_dict', 'Finding', 'Report',
-           'iter_jsonl', 'write_jsonl', 'read_samples', 'load_samples']
+           'iter_jsonl', 'append_jsonl', 'write_jsonl', 'read_samples', 'load_samples']
 
 # %% ../nbs/parts/samples.ipynb #1695dfe1
-import dataclasses, itertools, json, os, tempfile
+import dataclasses, itertools, json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+
+from .files import append, whole_file
 
 # %% ../nbs/parts/samples.ipynb #e1c3c47e
 class SampleError(ValueError):
@@ -200,6 +202,15 @@ def iter_jsonl(
                 if line.strip(): yield number, json.loads(line)
             except (ValueError, RecursionError) as e: yield number, e
 
+def _line(row: dict, **how) -> str: return json.dumps(row, ensure_ascii=False, **how) + "\n"
+
+def append_jsonl(
+    path: str | Path,
+    rows: Iterable[dict],
+) -> None:
+    "Add one JSON object a line to a file that grows, all of them or none; half a line of a killed process is ended first."
+    append(path, "".join(map(_line, rows)))
+
 def write_jsonl(
     path: str | Path,   # replaced where it exists; its folder is made
     rows: Iterable,     # Samples or plain dicts
@@ -207,18 +218,8 @@ def write_jsonl(
     "Write one JSON object a line, atomically: the file is the old one or the new one, never half."
     path, n = Path(path), 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with open(fd, "w", encoding="utf-8", newline="\n") as f:
-            for n, row in enumerate(rows, 1):
-                row = row.to_dict() if isinstance(row, Sample) else row
-                f.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
-    finally:
-        if os.path.exists(tmp): os.unlink(tmp)
+    with whole_file(path) as f:
+        for n, row in enumerate(rows, 1): f.write(_line(row.to_dict() if isinstance(row, Sample) else row, allow_nan=False))
     return n
 
 # %% ../nbs/parts/samples.ipynb #0f2b5b59

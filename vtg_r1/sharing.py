@@ -51,7 +51,7 @@ def card(
     repo: str,            # name/of-the-repository
 ) -> str:                 # README.md
     "The model or data card of a run, from its manifest and metrics."
-    manifest, (kind, go, _) = finished_run(folder), files_to_push(folder)
+    manifest, kind = finished_run(folder), files_to_push(folder)[0]
     metrics = json.loads((Path(folder) / "metrics.json").read_text()) if (Path(folder) / "metrics.json").exists() else {}
     base, commit = _shown(manifest["parameters"].get("model") or ""), manifest["git"]["commit"]
     head = ["---", "license: apache-2.0" if kind == "model" else "license: other", "tags: [video, temporal-grounding, vtg-r1]"]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from .files import append
 from .inputs import View, show
 from .prompts import grounding_prompt, parse_span
 from .runs import on_sigterm
@@ -95,7 +96,7 @@ class Log:
         self.path, self.answered, self._lock = Path(path), {}, threading.Lock()
         self.tokens_in = self.tokens_out = self.longest_prompt = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab+")
+        self._file = open(self.path, "ab+")  # the lock, and what is read; `append` writes
         try: fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
@@ -104,14 +105,12 @@ class Log:
 
     def _read(self):
         self._file.seek(0)
-        line, offset = b"", 0
+        offset = 0
         for line in self._file:
             try: self._count(json.loads(line), offset)
             except ValueError: pass  # half a line of a killed run: not an answer
             except (KeyError, TypeError, AttributeError): raise TeacherError(f"{self.path}: is no log of a teacher's answers; name another file") from None
             offset += len(line)
-        if line and not line.endswith(b"\n"): self._file.write(b"\n")
-        self._file.flush()
 
     def _count(self, row: dict, offset: int):
         self.tokens_in += row["usage"]["prompt_tokens"]
@@ -121,12 +120,7 @@ class Log:
 
     def add(self, row: dict):
         "Write one row and wait until it is on disk."
-        with self._lock:
-            offset = self._file.seek(0, os.SEEK_END)
-            self._file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._count(row, offset)
+        with self._lock: self._count(row, append(self.path, json.dumps(row, ensure_ascii=False) + "\n", sync=True))
 
     def get(self, key: str) -> dict | None:
         "The row that answers a request, read from disk."

@@ -13,11 +13,12 @@ import contextlib, json, os, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .files import whole_folder
 from .heldout import HeldOut, spread_out
 from .prompts import thought
 from .quality import video_file
 from .runs import (Run, RunError, from_main, is_main, launch_stage, on_sigterm, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
-from .samples import Sample, SampleError, load_samples, write_jsonl
+from .samples import Sample, SampleError, append_jsonl, load_samples, write_jsonl
 from .video import VideoError, video_path
 
 # %% ../nbs/parts/training.ipynb #a952e746
@@ -158,7 +159,7 @@ def _log_writer():  # a transformers TrainerCallback
             if is_main(): write_jsonl(self.path, [h for h in state.log_history if "loss" in h])
         def on_log(self, args, state, control, logs=None, **kwargs):
             if not is_main() or "loss" not in logs: return
-            with open(self.path, "a", encoding="utf-8") as f: f.write(json.dumps(state.log_history[-1]) + "\n")
+            append_jsonl(self.path, [state.log_history[-1]])
     return LogWriter()
 
 def _restored(trainer, checkpoint: Path) -> bool:
@@ -188,7 +189,9 @@ def _train(trainer) -> None:
     folder = Path(trainer.args.output_dir)
     last = last_checkpoint(folder)
     if is_main():
-        for half in (p for p in folder.glob("checkpoint-*") if not is_complete(p)): shutil.rmtree(half)
+        for half in (p for p in folder.glob("checkpoint-*") if not is_complete(p)):
+            print(f"{half.name} was not written to its end: removed, {last.name if last else 'the start'} is gone on from")
+            shutil.rmtree(half)
     from_main(None)
     if last and _restored(trainer, last): return
     try: trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -398,10 +401,9 @@ def launched(
     parameters: dict,  # of the run, `launch` among them
 ) -> None:
     "With the parameter `launch`, run the stage in processes of its own and end the notebook there; without it, or in such a process, nothing."
-    from datetime import datetime
     from IPython import get_ipython
     if not parameters["launch"] or get_ipython() is None: return
-    folder = run_folder(stage_name(notebook), parameters["run_name"] or datetime.now().strftime("%Y%m%d-%H%M%S"), parameters["outputs_dir"])
+    folder = run_folder(stage_name(notebook), parameters["run_name"], parameters["outputs_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
     raise StageDone(f"The stage ran in the processes of {parameters['launch']}; all it left is in {folder}")
@@ -428,8 +430,9 @@ def save_policy(
     folder: str | Path,  # made where it is not there
 ) -> Path:
     "Save a trained model (adapters merged) and its processor as one folder of safetensors."
-    merged(model, folder).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with whole_folder(folder) as part:
+        merged(model, folder).save_pretrained(part)
+        processor.save_pretrained(part)
     return Path(folder)
 
 def merged(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from .decoders import BACKENDS, VideoError, backend_version, default_backend, header, installed
-from .frame_cache import FrameCache
+from .frame_cache import FrameCache, _identity
 from .guard import Guard, guarded
 
 # %% ../nbs/parts/video.ipynb #8538957e
@@ -58,7 +58,7 @@ def _check_clock(path: Path, times: np.ndarray) -> None:
     if 2 * len(different := np.unique(times)) < len(times): raise VideoError(path, f"its {len(times)} frames have only {len(different)} different times")
 
 @lru_cache(maxsize=256)  # an hour's clock is a megabyte, and a child may take four gigabytes
-def _probe_here(path: Path, mtime: int, backend: str) -> VideoInfo:
+def _probe_here(path: Path, changed: tuple[int, ...], backend: str) -> VideoInfo:
     "Probe in this process; times are checked to be a clock."
     width, height, offset = header(path)
     times, end = BACKENDS[backend].clock(path)
@@ -68,15 +68,15 @@ def _probe_here(path: Path, mtime: int, backend: str) -> VideoInfo:
     return VideoInfo(str(path), width, height, times, max(end, float(times[-1])) if math.isfinite(end) else float(times[-1]))
 
 @lru_cache(maxsize=4096)
-def _probe_there(path: Path, mtime: int, backend: str, guard: Guard) -> VideoInfo:
+def _probe_there(path: Path, changed: tuple[int, ...], backend: str, guard: Guard) -> VideoInfo:
     "Probe in a child process."
     said, (times,) = _with_hint(path, backend, guard, do="probe")
     times.setflags(write=False)
     return VideoInfo(str(path), said["width"], said["height"], times, said["duration"])
 
-def _changed(path: Path) -> int:
-    "When the file last changed, ns; a `VideoError` where there is none."
-    try: return path.stat().st_mtime_ns
+def _changed(path: Path) -> tuple[int, ...]:
+    "What changes when the file does; a `VideoError` where there is none."
+    try: return _identity(path)
     except (OSError, ValueError) as e: raise VideoError(path, "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)) from e
 
 def probe(
@@ -87,8 +87,8 @@ def probe(
     "Read a video's size, frame times and duration; the answer is remembered until the file changes. Raises `VideoError`."
     path, backend = Path(path), backend or default_backend()
     backend_version(backend)
-    mtime = _changed(path)
-    return _probe_here(path, mtime, backend) if guard is None else _probe_there(path, mtime, backend, guard)
+    changed = _changed(path)
+    return _probe_here(path, changed, backend) if guard is None else _probe_there(path, changed, backend, guard)
 
 # %% ../nbs/parts/video.ipynb #601c7d74
 def pick_frames(
@@ -162,7 +162,12 @@ def _probe_job(path: str, backend: str) -> tuple[dict, list[np.ndarray]]:
 def _read_job(path: str, backend: str, n: int, max_pixels: int, clip: list[float] | None) -> tuple[dict, list[np.ndarray]]:
     return {}, list(_decode_here(Path(path), n, max_pixels, clip, backend))
 
-JOBS = {"probe": _probe_job, "read": _read_job}  # what a child can do
+def _cut_job(path: str, part: str, span: list[float]) -> tuple[dict, list[np.ndarray]]:
+    from vtg_r1.ground import _write_cut
+    _write_cut(Path(path), Path(part), *span)
+    return {}, []
+
+JOBS = {"probe": _probe_job, "read": _read_job, "cut": _cut_job}  # what a child can do
 
 # %% ../nbs/parts/video.ipynb #7c41d9ae
 def jpeg_uri(

@@ -6,7 +6,7 @@
 __all__ = ['Watch', 'plateaued', 'PlateauStop', 'LiveFigure']
 
 # %% ../nbs/parts/watch.ipynb #95e6bcef
-import io, json
+import io
 from functools import wraps
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .plots import draw_log
 from .prompts import parse_spans
 from .rewards import completion_text
 from .runs import from_all, is_main
-from .samples import iter_jsonl, write_jsonl
+from .samples import append_jsonl, iter_jsonl, write_jsonl
 
 # %% ../nbs/parts/watch.ipynb #1f9ac8d4
 class Watch(TrainerCallback):
@@ -48,7 +48,7 @@ class Watch(TrainerCallback):
         now["tiou_histogram"] = np.histogram([row["tiou"] or 0.0 for row in rows], bins=10, range=(0, 1))[0].tolist()
         if logs.get("step_time") and "num_tokens" in logs: now["tokens_per_second"], self.tokens = round((logs["num_tokens"] - self.tokens) / logs["step_time"], 1), logs["num_tokens"]
         if not is_main(): return
-        with open(self.path, "a", encoding="utf-8") as f: f.write("".join(json.dumps({"step": now["step"], **row}, ensure_ascii=False) + "\n" for row in rows[:self.keep]))
+        append_jsonl(self.path, [{"step": now["step"], **row} for row in rows[:self.keep]])
 
 # %% ../nbs/parts/watch.ipynb #47253801
 def plateaued(

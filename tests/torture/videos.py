@@ -13,7 +13,7 @@ from vtg_r1.video import VideoError, probe, read_frames
 from .make_videos import make_variants
 
 LIMITS = Guard(seconds=10, gigabytes=3)
-OWN = ("longer than", "made the decoder", "more memory")  # what only the guard can have said
+OWN = ("longer than", "made the decoder", "more memory", "its decoder was")  # what only the guard can have said
 
 
 def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:
@@ -26,7 +26,8 @@ def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:
         assert np.isfinite(times).all() and (np.diff(times) >= 0).all() and times[0] >= 0 and info.duration >= times[-1], times
     except VideoError as e:
         kind = "crashed" if "unexpected" in e.reason else "stopped" if any(say in e.reason for say in OWN) else "refused"
-        return ("hung" if time.monotonic() - start > 4 * LIMITS.seconds else kind), e.reason, None
+        allowed = 2 * len(installed()) * LIMITS.seconds + 10  # it is tried twice where the machine stalls, and the other backends are asked
+        return ("hung" if time.monotonic() - start > allowed else kind), e.reason, None
     except Exception as e:  # noqa: BLE001 - anything but a VideoError is what is looked for
         return "crashed", f"{type(e).__name__}: {e}", None  # anything but a VideoError is what is looked for here
     return "frames", f"{len(frames)} of {len(info)} frames, {info.width}x{info.height}, {times[0]:.2f} to {times[-1]:.2f} s", times
@@ -38,8 +39,13 @@ def examine(folder: Path, real: list[Path] = (), few: bool = False) -> Iterator[
     for name, why in unmade:
         yield name, "-", "not made", why
     for name, path, good in variants:
-        found = {backend: outcome(path, backend) for backend in installed()}
-        times = [t for _, _, t in found.values() if t is not None]
-        agree = all(len(t) == len(times[0]) and np.abs(t - times[0]).max() < 5e-3 for t in times)
-        for backend, (kind, words, _) in found.items():
-            yield name, backend, "lost" if good and not (times and agree) else kind, words
+        found = {}
+        for backend in installed():
+            found[backend] = outcome(path, backend)
+            if not good:  # a row for each as it comes, so that whoever listens hears how long one took, not all of them
+                yield name, backend, *found[backend][:2]
+        if good:
+            times = [t for _, _, t in found.values() if t is not None]
+            agree = all(len(t) == len(times[0]) and np.abs(t - times[0]).max() < 5e-3 for t in times)
+            for backend, (kind, words, _) in found.items():
+                yield name, backend, kind if times and agree else "lost", words
