@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -170,10 +171,16 @@ def test_an_absurd_learning_rate_is_caught_where_it_shows(world, taught, tmp_pat
 
 
 def test_a_batch_that_cannot_be_written_is_still_named(world, taught, infinite, tmp_path):
-    (tmp_path / "bad_batch").write_text("in the way")
+    "A file may hold at most 20,000 bytes, which is what a full disk is like."
     trainer = made("sft", load_model(infinite, device="cpu"), load_processor(infinite), taught, shown(world), tmp_path)
-    with pytest.raises(RunError, match="step 1: the loss.*its batch could not be written"):
-        fit(trainer, "", {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(RunError, match="step 1: the loss.*its batch could not be written.*File too large"):
+            fit(trainer, "", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "bad_batch/about.json").exists()  # which is written last
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo", "stock"])

@@ -189,12 +189,13 @@ class _Halting:
 
     def _halt(self, why: str, batches: list, **facts) -> None:
         "Keep the batch and end the run."
+        from safetensors import SafetensorError
         from vtg_r1.training import last_checkpoint
         step, (rank, world), last = self.state.global_step + 1, processes(), last_checkpoint(self.args.output_dir)
         folder = Path(self.args.output_dir).parent / "bad_batch"
         folder, rows = folder / f"process-{rank}" if world > 1 else folder, [row for _, part in batches for row in part]
         try: keep_batch(folder, {"step": step, "why": why, **facts}, batches)
-        except OSError as e: kept = f"its batch could not be written to {folder} ({e.strerror})"
+        except (OSError, SafetensorError) as e: kept = f"its batch could not be written to {folder} ({e})"
         else: kept = f"its {len(rows)} rows, e.g. of {rows[0]['qid']!r}, are in {folder} (vtg_r1.bad_days.read_batch reads them)"
         saved = f"{last.name} is untouched, but resume would meet this batch again" if last else "There is no checkpoint yet"
         raise RunError(f"step {step}: {why}. Nothing was updated; {kept}. {saved}: begin a new run with a lower learning_rate, without the sample that does it, or from other weights")
