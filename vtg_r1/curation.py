@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETS', 'FATES', 'write_files', 'iter_samples', 'only_one', 'work_folder', 'read_source', 'check_videos', 'collect',
-           'allocate', 'draw', 'answered', 'route', 'supervised', 'split_by_teacher', 'write_sets', 'table1',
-           'markdown_table', 'report_name', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
+           'some_candidates', 'allocate', 'draw', 'answered', 'route', 'supervised', 'split_by_teacher', 'write_sets',
+           'table1', 'markdown_table', 'report_name', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
 
 # %% ../nbs/01_curation.ipynb #4945c621
 import hashlib, json, os
@@ -172,6 +172,19 @@ def collect(
     write_files(work, ["candidates.jsonl", "refused.jsonl"], rows())
     write_json(done, found := {"reports": reports})  # the step's last file
     return found
+
+# %% ../nbs/01_curation.ipynb #8dcf29fd
+def some_candidates(
+    work: Path,       # of `collect`
+    collected: dict,  # its result
+) -> Counter:         # reason → samples refused
+    "Why samples were refused; a `SampleError` where none is left."
+    refused = Counter(r["reason"] for _, r in iter_jsonl(work / "refused.jsonl"))
+    if next(iter_samples(work / "candidates.jsonl"), None): return refused
+    for r in collected["reports"]: refused.update({what.removesuffix("/dropped"): len(qids) for what, qids in r["findings"].items() if what.endswith("/dropped")})
+    files, read = ", ".join(r["path"] for r in collected["reports"]), sum(r["read"] for r in collected["reports"])
+    why = ", ".join(f"{n:,} {reason}" for reason, n in refused.most_common()) or "the files are empty"
+    raise SampleError(f"{files}: none of {read:,} records is left ({why}); check video_root, overlap_by and the files", reason="empty_set")
 
 # %% ../nbs/01_curation.ipynb #31310c43
 def allocate(

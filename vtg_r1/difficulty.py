@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'difficulty', 'reward_spread', 'rollouts_to', 'teacher_iou', 'policy_iou', 'teacher_threshold',
            'keep_between', 'gaussian_weights', 'gaussian', 'gaussian_corrected', 'easy_to_hard', 'Plan', 'make_plan',
-           'with_difficulty']
+           'with_difficulty', 'stage_plan']
 
 # %% ../nbs/04_difficulty.ipynb #4d903356
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 
 import numpy as np
+from .bad_days import data_history, note_left_out
 from .files import Busy, lock
 from .inference import by_video
 from .prompts import parse_span
@@ -230,3 +231,20 @@ def with_difficulty(
     if without: raise SampleError(f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0",
                                   "difficulty")
     return [replace(s, difficulty=records[s.qid]) for s in samples]
+
+# %% ../nbs/04_difficulty.ipynb #ab348c8e
+def stage_plan(
+    run,                    # the stage's `runs.Run`
+    samples: list[Sample],
+    strategy: str,          # a name of STRATEGIES; "" is no plan
+    options: dict,          # of the strategy
+    seed: int = 0,
+    difficulty: str = "",   # a run of 04_difficulty, for strategies that ask the policy; "" takes what the samples hold
+) -> tuple[Plan | None, list[Sample]]:  # (the plan; the samples that it trains on)
+    "The plan of a stage's parameters."
+    if not strategy: return None, samples
+    try: plan = make_plan(with_difficulty(samples, difficulty) if difficulty else samples, strategy, seed, **options)
+    except SampleError as e: raise SampleError(f"{data_history(run)}: {e}", e.field, e.reason) from None
+    note_left_out(run, f"strategy {strategy!r}", len(samples) - len(plan.samples))
+    print(f"{strategy}: {len(plan.samples)} of {len(samples)} samples")
+    return plan, plan.samples

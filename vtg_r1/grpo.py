@@ -99,6 +99,7 @@ def grpo_trainer(
 ):  # a trl GRPOTrainer
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig, GRPOTrainer
+    from vtg_r1.bad_days import halting
     from vtg_r1.native import NativeGRPOTrainer
     from vtg_r1.see_once import SeeOnceGRPOTrainer
     from vtg_r1.watch import Watch
@@ -108,7 +109,7 @@ def grpo_trainer(
     trainer, watch, paid = SeeOnceGRPOTrainer if see_once else NativeGRPOTrainer if view.encoding == "native" else GRPOTrainer, Watch(config.num_generations), tiou_reward
     if plan is not None: trainer, paid, samples = _planned(trainer, plan), plan.noting(tiou_reward), plan.samples
     callbacks = [watch] if plan is None else [watch, _remembering(plan)]
-    made = trainer(model, [watch.seeing(paid), format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora, callbacks=callbacks)
+    made = halting(trainer)(model, [watch.seeing(paid), format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora, callbacks=callbacks)
     if view.encoding == "native" and getattr(made, "stock", ""): raise ValueError(f"native video cannot be shared here, because {made.stock}: give see_once=False")
     return made
 

@@ -62,11 +62,12 @@ def sft_trainer(
 ):  # a trl SFTTrainer
     "TRL's SFT trainer on the teacher's responses, loss on the response only."
     from trl import SFTConfig, SFTTrainer
+    from vtg_r1.bad_days import halting
     from vtg_r1.native import native_collator
     if target not in TARGETS: raise ValueError(f"target must be one of {sorted(TARGETS)}, got {target!r}")
     config = SFTConfig(**sft_arguments(folder, world=processes()[1], **recipe))
     collate = native_collator(processor) if view.encoding == "native" else None
-    return SFTTrainer(model, config, train_dataset=training_set(samples, view, TARGETS[target]), processing_class=processor, peft_config=lora, data_collator=collate)
+    return halting(SFTTrainer)(model, config, train_dataset=training_set(samples, view, TARGETS[target]), processing_class=processor, peft_config=lora, data_collator=collate)
 
 # %% ../nbs/03_sft.ipynb #9d53171d
 if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/03_sft.ipynb")  # as a program; a notebook has no spec

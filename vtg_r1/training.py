@@ -13,6 +13,7 @@ import contextlib, json, os, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from .bad_days import curated_away, lookout, note_left_out
 from .files import whole_folder
 from .heldout import HeldOut, spread_out
 from .prompts import thought
@@ -39,11 +40,13 @@ def _read_entry(video_root: str | Path, path: str, dataset: str = "samples", pas
     from vtg_r1.datasets import read_dataset
     from vtg_r1.quality import read_with_videos
     if not (found := resolve(path)).exists(): raise SampleError(f"{path}: no such annotation file (looked at {found})", reason="no_file")
-    if dataset == "samples": return load_samples(found)
+    if dataset == "samples":
+        try: return load_samples(found)
+        except SampleError as e: raise (SampleError(f"{e}{curated_away(found)}", reason=e.reason) if e.reason == "empty_file" else e) from None
     samples, report = read_dataset(dataset, found, past_end=past_end, **options)
     if video_root and "missing_duration/dropped" in report.counts(): samples, report, _ = read_with_videos(dataset, found, resolve(video_root), past_end=past_end, **options)
     print(report)
-    if not samples: raise SampleError(f"{path}: none of its {report.read} records can be used, e.g. {report.dropped[0].detail if report.dropped else 'it is empty'}", reason="empty_file")
+    if not samples: raise SampleError(f"{path}: none of its {report.read} records can be used" + (f" ({', '.join(f'{n} {what}' for what, n in report.counts().items())}), e.g. {report.dropped[0].detail}" if report.dropped else ": it is empty"), reason="empty_file")
     return samples
 
 def find_videos(
@@ -57,7 +60,7 @@ def find_videos(
     here = {s.video: video_file(root, s.video) for s in samples}
     gone = sorted(v for v, path in here.items() if path is None)
     if gone and (missing == "error" or len(gone) == len(here)):
-        raise SampleError(f"{len(gone)} of {len(here)} videos are not below {root}, e.g. {gone[:3]}: check video_root, or pass missing_videos='skip'", "video", "no_video")
+        raise SampleError(f"{len(gone)} of {len(here)} videos are not below {root}, e.g. {gone[:3]}: check video_root" + (", or pass missing_videos='skip'" if missing == "error" else ""), "video", "no_video")
     if gone: print(f"{len(gone)} of {len(here)} videos are not below {root}; their samples are left out")
     for video in filter(None, here.values()):
         try: video_path(root, video)
@@ -78,7 +81,7 @@ def common_arguments(
     gpu = torch.cuda.is_available()
     checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__)  # renamed in transformers 5.23
     if report_to == "tensorboard": os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(folder) / "tensorboard")  # else among the checkpoints, which a finished run removes
-    return dict(output_dir=str(Path(folder) / "checkpoints"), run_name=Path(folder).name, seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to=report_to, logging_steps=1, disable_tqdm=True,
+    return dict(output_dir=str(Path(folder) / "checkpoints"), run_name=Path(folder).name, seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to=report_to, logging_steps=1, logging_nan_inf_filter=False, disable_tqdm=True,
                 save_strategy="steps" if save_steps else "no", save_steps=save_steps or 500, save_total_limit=2, remove_unused_columns=False, dataloader_pin_memory=gpu, **{checkpointing: gradient_checkpointing})
 
 # %% ../nbs/parts/training.ipynb #c2a1a0ae
@@ -205,20 +208,18 @@ def fit(
     desc: str,              # of the progress bar
     shown: dict[str, str],  # log key → short name beside the bar
     patience: int = 0,      # steps without a gain in reward after which training ends; 0 for never
+    flat_patience: int = 50, # steps in a row whose groups all had equal rewards after which training ends; 0 for never
 ) -> list[dict]:            # the log, one dict a step
-    "Train with a progress bar, from the last checkpoint where there is one; returns the log history. A loss that is not finite is an error."
-    import math
+    "Train with a progress bar, from the last checkpoint where there is one; returns the log history."
     from transformers import PrinterCallback
     trainer.remove_callback(PrinterCallback)
     from vtg_r1.watch import LiveFigure, PlateauStop
-    for callback in (progress_bar(desc, shown), _log_writer(), LiveFigure(), *([PlateauStop(patience)] if patience else [])): trainer.add_callback(callback)
+    for callback in (progress_bar(desc, shown), _log_writer(), LiveFigure(), lookout(flat_patience), *([PlateauStop(patience)] if patience else [])): trainer.add_callback(callback)
     with _stop_asked() as asked:
         trainer.add_callback(checkpointing(asked))
         _train(trainer)
         if asked() and trainer.state.global_step < trainer.state.max_steps: raise RunError(f"stopped by SIGTERM after step {trainer.state.global_step}, whose checkpoint is saved: resume goes on from there")
-    history = [h for h in trainer.state.log_history if "loss" in h]
-    if bad := [h["step"] for h in history if not math.isfinite(h["loss"])]: raise RunError(f"the loss is not finite at step {bad[0]}: lower the learning rate, check the inputs")
-    return history
+    return [h for h in trainer.state.log_history if "loss" in h]
 
 # %% ../nbs/parts/training.ipynb #69ace995
 def toy_upstream(
@@ -323,7 +324,10 @@ def stage_samples(
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
     for i, entry in enumerate(_entries(given, dataset)):
         if resolve(entry["path"]).is_file(): run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
-    return find_videos(read_annotations(given, dataset, video_root), video_root, missing_videos), str(resolve(video_root))
+    samples = read_annotations(given, dataset, video_root)
+    found = find_videos(samples, video_root, missing_videos)
+    if role == "annotations": note_left_out(run, "missing_videos 'skip'", len(samples) - len(found))
+    return found, str(resolve(video_root))
 
 # %% ../nbs/parts/training.ipynb #caa0f44c
 @dataclass
@@ -356,7 +360,9 @@ def stage_data(
     sets = toy_sets(outputs) if heldout == "toy" else []
     if sets: held, held_root = sets[0].samples, sets[0].video_root
     elif heldout: held, held_root = stage_samples(run, heldout, "", dataset, root, missing_videos, role="heldout")
-    elif given: (train, held), held_root = hold_out_videos(train), root
+    elif given:
+        (train, held), held_root = hold_out_videos(train), root
+        note_left_out(run, "heldout '' (every fourth video)", len(held))
     else: held, held_root = toy_held_out(outputs)
     if is_main(): from_main(None)
     sets = [replace(s, samples=spread_out(s.samples, test_limit)) for s in sets or [HeldOut("", held, held_root)]]
@@ -376,6 +382,7 @@ def pick_samples(
     if not (limit or match): return samples
     like = load_samples(run.add_input(resolve(match), "match")) if match else None
     picked, other = subsample(samples, limit, like, tuple(match_by), seed)
+    note_left_out(run, "limit and match", len(samples) - len(picked))
     run.note(picked=dict(samples=len(picked), of=len(samples), other_kind=other))
     print(f"{len(picked)} of {len(samples)} samples" + (f", {other} of them of another kind than the matched set has" if other else ""))
     return picked
