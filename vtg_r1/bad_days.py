@@ -80,7 +80,10 @@ def _picture_tokens(processor, size: tuple[int, int]) -> int:
     shown = dict(prompt=[{"role": "user", "content": [{"type": "image"}]}], images=[Image.new("RGB", size)])
     return model_inputs(processor, [shown], "cpu")["input_ids"].shape[1] - _text_tokens(processor, prompt_text(processor, shown)) + 1
 
-def at_most(processor, samples: list[Sample], view: View) -> int:
+def at_most(
+    processor,  # of transformers
+    samples: list[Sample], view: View,
+) -> int:
     "Tokens of the longest prompt at most, no video opened: every frame at the full budget, a token for each byte of text."
     each = max(view.pixels // 28**2, *(_picture_tokens(processor, size) for size in ((28, 28), fit_size(9999, 9999, view.pixels))))
     longest = max(samples, key=lambda s: len(repr((s.query, s.question, s.options)).encode()))
@@ -89,7 +92,8 @@ def at_most(processor, samples: list[Sample], view: View) -> int:
 
 # %% ../nbs/parts/bad_days.ipynb #eaa753f0
 def prompt_lengths(
-    processor, samples: list[Sample], view: View,
+    processor,  # of transformers
+    samples: list[Sample], view: View,
 ) -> Iterator[tuple[Sample, int, int]]:  # (sample, tokens of its prompt, frames); a video that cannot be read is left to those that read it
     "How long every prompt is, from the clocks and sizes of the videos; none is decoded."
     pictures = {}  # (frames, size, rate) → tokens that they add to the text's
@@ -268,7 +272,10 @@ def flat_steps(log: list[dict]) -> list[bool]:
     "Whether all groups of a step had equal rewards."
     return [h["frac_reward_zero_std"] == 1 for h in log if h.get("frac_reward_zero_std") is not None]
 
-def cut_steps(log: list[dict], share: float) -> list[bool]:
+def cut_steps(
+    log: list[dict],  # of the trainer
+    share: float,     # of a step's responses, in [0, 1]
+) -> list[bool]:
     "Whether so many of a step's responses were cut at their greatest length."
     return [h["completions/clipped_ratio"] >= share for h in log if h.get("completions/clipped_ratio") is not None]
 

@@ -238,7 +238,7 @@ def stage_plan(
     samples: list[Sample],
     strategy: str,          # a name of STRATEGIES; "" is no plan
     options: dict,          # of the strategy
-    seed: int = 0,
+    seed: int = 0,          # of the strategies that draw
     difficulty: str = "",   # a run of 04_difficulty, for strategies that ask the policy; "" takes what the samples hold
 ) -> tuple[Plan | None, list[Sample]]:  # (the plan; the samples that it trains on)
     "The plan of a stage's parameters."

@@ -40,7 +40,7 @@ def _beside(path: Path, ending: str = "part") -> Path:
 
 @contextmanager
 def whole_file(
-    path: str | Path,
+    path: str | Path,   # of the whole file
     mode: str = "w",    # "w" for UTF-8 text, "wb" for bytes
     sync: bool = True,  # wait until it is on the disk
 ) -> Iterator:          # the open file
@@ -72,7 +72,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:  # the folder to fill
 
 # %% ../nbs/parts/files.ipynb #0f11e50b
 def append(
-    path: str | Path,
+    path: str | Path,    # made if missing
     text: str,           # whole lines
     sync: bool = False,  # wait until they are on the disk
 ) -> int:                # where in the file they begin, bytes
@@ -98,7 +98,7 @@ class Busy(RuntimeError):
         self.holder = holder
 
 def lock(
-    path: str | Path,
+    path: str | Path,       # made if missing; says who has it
     patience: float = 0.2,  # seconds to wait for it; who only looks whether it is free has it for a moment
 ):                          # the open file; closing it lets go
     "Take the lock that a file stands for, or raise `Busy`."

@@ -176,7 +176,7 @@ def _write_cut(video: Path, part: Path, start: float, end: float) -> None:
     except (av.FFmpegError, StopIteration) as e: raise VideoError(video, f"cannot be cut ({e})") from e
 
 def cut(
-    video: str | Path,
+    video: str | Path,      # any that can be decoded
     out: str | Path,        # an mp4, replaced where it exists; its folder is made
     span: Sequence[float],  # [start, end], seconds
     guard: Guard = Guard(seconds=3600),  # what decoder and encoder may take: a long stretch takes its time

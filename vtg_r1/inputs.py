@@ -42,6 +42,7 @@ class View:
         if self.backend not in BACKENDS: raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.encoding not in ENCODINGS: raise ValueError(f"encoding must be one of {ENCODINGS}, got {self.encoding!r}")
 
+# %% ../nbs/parts/inputs.ipynb #f12482b2
 _recent = Recent(10**9)  # decoded videos in this process, bytes
 
 _cache = lru_cache(FrameCache)  # one object a folder: it knows how much has been written

@@ -377,6 +377,7 @@ def _passing_on_sigterm(folder: Path):
         os.kill(pid, number)
     return on_sigterm(pass_on)
 
+# %% ../nbs/parts/runs.ipynb #0d24fe0f
 def run_notebook(
     notebook: str | Path,       # of a stage
     parameters: dict,           # name → plain value; run_name and outputs_dir choose the folder

@@ -205,8 +205,8 @@ def iter_jsonl(
 def _line(row: dict, **how) -> str: return json.dumps(row, ensure_ascii=False, **how) + "\n"
 
 def append_jsonl(
-    path: str | Path,
-    rows: Iterable[dict],
+    path: str | Path,      # made if missing
+    rows: Iterable[dict],  # that JSON can hold
 ) -> None:
     "Add one JSON object a line to a file that grows, all of them or none; half a line of a killed process is ended first."
     append(path, "".join(map(_line, rows)))
