@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 BENCH ?= update rollout train anatomy frames evaluation
 KEEP = $(if $(SAVE),--save $(SAVE))
 
-.PHONY: help install grpo claims claims-reference test torture bench export readme readme-text docs lab
+.PHONY: help install grpo claims claims-reference test coverage mutants lint torture bench export readme readme-text docs lab
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -30,6 +30,22 @@ claims-reference: install  ## keep the last full run of the claims in outputs/re
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print
 	pytest -q -n 2 --dist loadfile
+
+coverage: install  ## which lines of vtg_r1 `make test` runs, kernels and commands included; tests that measure speed or memory may fail under it
+	rm -f .coverage .coverage.*
+	-COVERAGE_FILE=$(CURDIR)/.coverage COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(MAKE) -o install test
+	coverage combine -q
+	coverage report
+
+mutants: install  ## change the exact core at one place at a time: do its tests notice? about five minutes
+	rm -rf mutants
+	OMP_NUM_THREADS=1 timeout 3600 mutmut run --max-children 2
+	python .ci/mutants
+
+lint: install  ## ruff's rules, ruff's form of the tests, and the types of the record and the exact core
+	ruff check
+	ruff format --check tests
+	mypy
 
 torture: install  ## hostile videos, annotation files and answers: nothing may crash, hang or get lost; about five minutes
 	PYTHONPATH=tests python -m torture

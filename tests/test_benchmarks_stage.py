@@ -148,3 +148,46 @@ def test_real_videos(outputs, tmp_path):
     (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines) + "\n")
     _, metrics = run(outputs, "real", benchmark="charades_sta", annotations=str(tmp_path / "charades_sta_test.txt"), video_root=str(data / "videos"), max_response=16)
     assert metrics["n"] == len(lines) == 8 and metrics["failed"] == 0
+
+
+def queries_with_answers():
+    "Three queries on two videos: hit exactly, half hit, not answered."
+    from vtg_r1.benchmarks import Prediction
+    samples = [Sample("a", "v.mp4", 20.0, "x", [[0.0, 4.0]]), Sample("b", "v.mp4", 20.0, "y", [[0.0, 10.0], [12.0, 14.0]]), Sample("c", "w.mp4", 10.0, "z", [[5.0, 10.0]])]
+    return samples, {"a": Prediction([[0.0, 4.0]]), "b": Prediction([[0.0, 5.0], [0.0, 10.0]])}
+
+
+def test_intervals_hold_their_values_and_count_videos():
+    from vtg_r1.evaluation import intervals
+    samples, predictions = queries_with_answers()
+    found = intervals(samples, predictions)
+    assert {name: value for name, (value, _, _) in found.items()} == pytest.approx({"mIoU": 50, "R1@0.3": 200 / 3, "R1@0.5": 200 / 3, "R1@0.7": 100 / 3})
+    assert all(low <= value <= high for value, low, high in found.values())
+    assert found["mIoU"][1:] == pytest.approx((0, 75))  # drawn by video: one has 1 and 1/2, the other 0
+
+
+def test_the_shape_of_a_query_is_that_of_its_longest_span():
+    from vtg_r1.evaluation import shape_of
+    shape = shape_of(*queries_with_answers())
+    assert [shape[k].tolist() for k in ("iou", "length", "centre")] == [[1, 0.5, 0], [0.2, 0.5, 0.5], [0.1, 0.25, 0.75]]
+    assert shape["predicted"][:2].tolist() == [0.1, 0.125] and shape["predicted"][2] != shape["predicted"][2]
+
+
+def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_path):
+    from vtg_r1.evaluation import take_over
+    from vtg_r1.runs import start_run
+    old = start_run("benchmarks", "old", {"seed": 0, "frames": 8, "threads": 1}, tmp_path)
+    new = start_run("benchmarks", "new", {"seed": 0, "frames": 8, "threads": 2}, tmp_path)
+    assert not take_over("", new, {"frames": 8}).exists()
+    with pytest.raises(RunError, match="no predictions.jsonl"): take_over(old.path, new, {"frames": 8})
+    (old.path / "predictions.jsonl").write_text("{}\n")
+    with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"): take_over(old.path, new, {"seed": 0, "frames": 16})
+    assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
+
+
+def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):
+    from vtg_r1.benchmarks import Prediction
+    from vtg_r1.evaluation import case_of
+    case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), View(str(world / "videos"), frames=4), frames=3)
+    assert len(case["pictures"]) == len(case["times"]) == 3 and toy_samples[0].query in case["title"]
+    assert case["spans"] == {"truth": toy_samples[0].spans, "predicted": [[1.0, 2.0]]}

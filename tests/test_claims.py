@@ -4,17 +4,32 @@ import dataclasses
 import json
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vtg_r1.ablations import grid_arms, judged_claims, keep_reference, wanted_arms
+from vtg_r1.ablations import (
+    arm_table,
+    by_level,
+    curve_rows,
+    draw_effects,
+    draw_paths,
+    grid_arms,
+    judged_claims,
+    keep_reference,
+    latest,
+    paths_of,
+    published_table,
+    smooth,
+    wanted_arms,
+)
 from vtg_r1.cli import main
 from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
 from vtg_r1.grid import grid_jobs, read_grid, run_jobs
 from vtg_r1.inputs import View
 from vtg_r1.prompts import response_text
-from vtg_r1.runs import RunError, check_parameters, known_parameters, read_manifest, write_json
+from vtg_r1.runs import RunError, check_parameters, known_parameters, read_manifest, resolve, sha256, write_json
 from vtg_r1.samples import Sample, SampleError, write_jsonl
 from vtg_r1.training import subsample
 from vtg_r1.verdicts import claim_arms, claim_record, contrast, holm, judge, paired, t_quantile
@@ -30,8 +45,22 @@ def tiny(tmp_path_factory):
     "Base, cold start, R1 and R1-Zero: one seed, two steps, eight held-out queries of each set."
     outputs = tmp_path_factory.mktemp("outputs")
     sft = {"steps": 2, "batch_size": 4, "micro_batch": 4, "test_limit": 8, "max_response": 16}
-    grpo = {"steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 8, "test_limit": 8, "watch_every": 1, "watch_limit": 4, "max_response": 16}
-    given = {"outputs_dir": str(outputs), "arms": ["base", "sft", "r1", "zero"], "seeds": [0], "overrides": {"curation": {"toy_videos": 24}, "sft": sft, "grpo": grpo}}
+    grpo = {
+        "steps": 2,
+        "prompts_per_step": 2,
+        "generations": 4,
+        "micro_batch": 8,
+        "test_limit": 8,
+        "watch_every": 1,
+        "watch_limit": 4,
+        "max_response": 16,
+    }
+    given = {
+        "outputs_dir": str(outputs),
+        "arms": ["base", "sft", "r1", "zero"],
+        "seeds": [0],
+        "overrides": {"curation": {"toy_videos": 24}, "sft": sft, "grpo": grpo},
+    }
     pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
     assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "one", *pairs]) == 0
     return outputs, pairs
@@ -58,7 +87,10 @@ def test_runs_of_arms_note_more_than_a_score(tiny):
     assert all(job.finished for job in jobs.values())
     m = json.loads((jobs["r1", 0].folder / "metrics.json").read_text())
     levels = {"after/mIoU/direct", "after/mIoU/ordinal", "after/reasons/ordinal"}
-    assert levels | {"after/mIoU", "after/length", "after/reasons", "after/format", "zero_variance", "after/ood-pairings/mIoU", "samples_seen"} <= set(m) and "before/mIoU" not in m
+    assert (
+        levels | {"after/mIoU", "after/length", "after/reasons", "after/format", "zero_variance", "after/ood-pairings/mIoU", "samples_seen"} <= set(m)
+        and "before/mIoU" not in m
+    )
     sft = json.loads((jobs["sft", 0].folder / "metrics.json").read_text())
     assert sft["before/mIoU"] is not None and sft["steps"] == 2 and sft["samples_seen"] == 8
     watched = [json.loads(line) for line in (jobs["r1", 0].folder / "watched.jsonl").read_text().splitlines()]
@@ -72,6 +104,82 @@ def test_what_is_finished_is_not_run_again(tiny):
     assert before == {p: p.stat().st_mtime_ns for p in before}
     first, second = (tiny[0] / "ablations" / name / "claims.json" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
+
+
+# the committed run
+
+
+@pytest.fixture(scope="module")
+def committed():
+    "The committed run of the claims: its folder, its grid, and the metrics of its runs by arm and seed."
+    folder, grid = resolve("outputs/reference/claims"), read_grid(GRID)
+    manifest, rows = read_manifest(folder), {}
+    assert manifest["inputs"]["grid"]["sha256"] == sha256(resolve(GRID)), "the grid has changed since: make claims claims-reference"
+    for name, path in manifest["runs"].items():
+        row, _, seed = name.rpartition("-s")
+        metrics = json.loads((folder / "runs" / Path(path).parent.name / Path(path).name / "metrics.json").read_text())
+        rows |= {(row, int(seed)): metrics} if seed.isdigit() else {(name, s): metrics for s in grid["seeds"]}
+    arms = grid_arms(grid)
+    return folder, grid, {a: {s: rows[arms[a]["row"], s] for s in grid["seeds"]} for a in wanted_arms(grid)}
+
+
+def test_the_committed_tables_and_verdicts_follow_from_the_committed_runs(committed):
+    folder, grid, scored = committed
+    arms = grid_arms(grid)
+    assert arm_table(scored, arms).to_csv() == (folder / "arms.csv").read_text()
+    for title, rows in grid["published"].items():
+        assert published_table(rows, scored, arms).to_csv() == (folder / f"{title.split(',')[0].lower().replace(' ', '_')}.csv").read_text()
+    claims = json.loads((folder / "claims.json").read_text())
+    for entry, (name, claim) in zip(claims, judged_claims(grid, list(scored)).items(), strict=True):
+        record = claim_record(name, claim, scored, arms, grid["alpha"])
+        assert {k: record[k] for k in ("claim", "arms", "verdict", "note", "n_seeds")} == {
+            k: entry[k] for k in ("claim", "arms", "verdict", "note", "n_seeds")
+        }
+        assert [e["values"] for e in record["effects"]] == [pytest.approx(e["values"]) for e in entry["effects"]]
+
+
+def test_figures_of_the_committed_claims_show_every_effect_and_seed(committed):
+    import matplotlib.pyplot as plt
+
+    folder, grid, scored = committed
+    arms, claims = grid_arms(grid), json.loads((folder / "claims.json").read_text())
+    names = [label.get_text() for label in draw_effects(claims).axes[0].get_yticklabels()]
+    assert names == [f"{c['claim'][:2]}  {e['name']}" for c in claims for e in [*c["effects"], *c.get("beside", [])]]
+    paths = paths_of(grid, list(scored))
+    panels = draw_paths(scored, arms, paths).axes
+    assert [ax.get_title() for ax in panels] == list(paths) and all(path[0] == "base" for path in paths.values())
+    for ax, path in zip(panels, paths.values(), strict=True):
+        ends = [line.get_ydata()[-1] for line in ax.lines]  # a line a seed, then their mean
+        assert ends[:-1] == pytest.approx([scored[path[-1]][s]["after/mIoU"] for s in grid["seeds"]]) and ends[-1] == pytest.approx(
+            np.mean(ends[:-1])
+        )
+    levels = by_level(scored, arms, "mIoU")
+    assert list(levels.index) == [arms[a]["label"] for a in scored] and {"all", "direct", "ordinal"} <= set(levels.columns)
+    plt.close("all")
+
+
+def test_curves_of_a_run_are_smoothed_over_its_last_steps():
+    rows = curve_rows("R1", 0, resolve("outputs/reference/grpo/toy-s0"))
+    reward = [r["value"] for r in rows if r["curve"] == "reward"]
+    assert {r["curve"] for r in rows} >= {"reward", "length", "no signal"} and len(reward) == max(r["step"] for r in rows)
+    smoothed = [r["value"] for r in smooth(rows[::-1], over=10) if r["curve"] == "reward"]
+    assert smoothed == pytest.approx([np.mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))])
+
+
+def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path):
+    with pytest.raises(RunError, match="no finished full run"):
+        latest(str(tmp_path))
+    for name, status, quick, ended in [
+        ("a", "finished", False, "2026-01-01"),
+        ("b", "finished", False, "2026-01-02"),
+        ("c", "finished", True, "2026-01-03"),
+        ("d", "failed", False, "2026-01-04"),
+    ]:
+        (tmp_path / "ablations" / name).mkdir(parents=True)
+        write_json(tmp_path / "ablations" / name / "manifest.json", {"status": status, "quick": quick, "ended": ended, "runs": {}})
+    assert latest(str(tmp_path)).name == "b"
+    with pytest.raises(RunError, match="not a finished run"):
+        keep_reference(tmp_path / "ablations/d", tmp_path / "kept")
 
 
 # the grid, its rules
@@ -193,8 +301,12 @@ def test_t_quantiles_are_the_textbooks(df, t95, t99):
 
 
 def test_a_paired_effect_is_the_textbooks():
-    e = paired(np.subtract([25.0, 25, 27, 44, 30, 67, 53, 53, 52, 60, 28], [27.0, 29, 37, 56, 46, 82, 57, 80, 61, 59, 43]))  # platelets before and after smoking (Levine, 1973)
-    assert e.mean == pytest.approx(-10.27, abs=0.01) and e.ci95 == pytest.approx([-15.63, -4.91], abs=0.01) and e.p == pytest.approx(0.00163, abs=1e-5)
+    e = paired(
+        np.subtract([25.0, 25, 27, 44, 30, 67, 53, 53, 52, 60, 28], [27.0, 29, 37, 56, 46, 82, 57, 80, 61, 59, 43])
+    )  # platelets before and after smoking (Levine, 1973)
+    assert (
+        e.mean == pytest.approx(-10.27, abs=0.01) and e.ci95 == pytest.approx([-15.63, -4.91], abs=0.01) and e.p == pytest.approx(0.00163, abs=1e-5)
+    )
 
 
 def test_no_spread_and_one_seed_are_no_division_by_zero():
@@ -213,7 +325,10 @@ def test_noise_is_called_supported_as_rarely_as_promised():
 
 def test_an_interval_around_zero_does_not_show_that_nothing_happens():
     noisy, quiet = [0.2, -0.15, 0.1, -0.18, 0.04], [0.001, -0.002, 0.002, 0.0, -0.001]
-    assert judge([paired(noisy, null=0.02)], [{"below": 0.02}]) == "not supported" and judge([paired(quiet, null=0.02)], [{"below": 0.02}]) == "supported"
+    assert (
+        judge([paired(noisy, null=0.02)], [{"below": 0.02}]) == "not supported"
+        and judge([paired(quiet, null=0.02)], [{"below": 0.02}]) == "supported"
+    )
 
 
 def test_holm_is_the_textbooks():
@@ -247,7 +362,16 @@ def test_a_claim_whose_ground_is_missing_is_untestable():
 def sample(i: int, source: str = "a", teacher: float = 0.6, ious=(0.2, 0.8), length: float = 4.0) -> Sample:
     ious = list(ious)
     record = {"policy": "p", "ious": ious, "mean_iou": float(np.mean(ious)), "pass_rate": 0.5}
-    return Sample(f"q{i}", f"{i}.mp4", 16.0, "the red circle", [[2.0, 2.0 + length]], source, teacher={"response": response_text("it is seen", [2, 6]), "span": [2, 6], "iou": teacher}, difficulty=record)
+    return Sample(
+        f"q{i}",
+        f"{i}.mp4",
+        16.0,
+        "the red circle",
+        [[2.0, 2.0 + length]],
+        source,
+        teacher={"response": response_text("it is seen", [2, 6]), "span": [2, 6], "iou": teacher},
+        difficulty=record,
+    )
 
 
 def test_a_matched_set_has_the_size_and_the_mix_and_depends_on_the_seed():
@@ -307,7 +431,8 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
     import random
 
     def ask(batch):
-        if len(calls) == stop: raise KeyboardInterrupt
+        if len(calls) == stop:
+            raise KeyboardInterrupt
         calls.append(len(batch))
         return [f"<time>[{random.random()}, 9]</time>" for _ in range(3 * len(batch))]
 
@@ -326,7 +451,10 @@ def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_pa
     from vtg_r1.models import build_tiny
 
     view = View(str(world / "videos"), 4, 28 * 28, "short")
-    scored = [dataclasses.replace(s, difficulty={"policy": "p", "ious": [i / 20] * 2, "mean_iou": i / 20, "pass_rate": 0}) for i, s in enumerate(toy_samples[:6])]
+    scored = [
+        dataclasses.replace(s, difficulty={"policy": "p", "ious": [i / 20] * 2, "mean_iou": i / 20, "pass_rate": 0})
+        for i, s in enumerate(toy_samples[:6])
+    ]
     model, processor = build_tiny()
     plan = make_plan(scored, "easy_to_hard")
     trainer = grpo_trainer(model, processor, plan.samples, view, tmp_path, steps=3, prompts_per_step=2, generations=2, micro_batch=4, plan=plan)

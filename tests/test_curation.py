@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from vtg_r1.curation import allocate, answered, check_videos, collect, dataset_card, draw, iter_samples, only_one, route, split_by_teacher, supervised, table1, work_folder, write_files, write_sets
+from vtg_r1.curation import allocate, answered, check_videos, collect, dataset_card, draw, filter_facts, iter_samples, only_one, plot_filter, plot_sample, route, split_by_teacher, supervised, table1, work_folder, write_files, write_sets
 from vtg_r1.prompts import parse_span
 from vtg_r1.quality import overlap_guard, probe_videos, source_id
 from vtg_r1.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
@@ -199,6 +199,24 @@ def test_overlap_kinds(tmp_path):
     with pytest.raises(ValueError, match="sound"): overlap_guard(benchmark, ["sound"])
     (tmp_path / "wrong.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(SampleError, match="nothing would be guarded"): overlap_guard([("tacos", tmp_path / "wrong.jsonl", None)])
+
+
+def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
+    "Both thresholds and all three fates are in the one, frames and both spans in the other."
+    import matplotlib.pyplot as plt
+    from vtg_r1.inputs import View
+    from vtg_r1.toyworld import read_scripts, toy_teacher
+    scripts = read_scripts(world)
+    annotated = [replace(s, teacher=toy_teacher(s, scripts, 0)) for s in toy_samples] + [replace(toy_samples[0], teacher=None)]
+    facts = filter_facts(annotated)
+    assert len(facts) == len(annotated) and facts[-1]["set"] == "rejected" and facts[-1]["words"] == facts[-1]["teacher tIoU"] == 0
+    fig = plot_filter(facts)
+    assert [ax.get_xlabel() for ax in fig.axes] == ["teacher tIoU with the ground truth", "length of the moment (s)", "words in the teacher's response"]
+    assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "rejected"}
+    shown = next(s for s in annotated if s.teacher["span"])
+    strip, line = plot_sample(shown, View(str(world / "videos"), frames=4), frames=4).axes
+    assert shown.query in strip.get_title().replace("\n", " ") and strip.images and {"truth", "teacher"} <= {t.get_text() for t in line.get_yticklabels()}
+    plt.close("all")
 
 
 def run_stage(folder, **parameters):

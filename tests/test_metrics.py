@@ -1,10 +1,26 @@
 "Metrics against slow, literal versions of their definitions."
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtg_r1.metrics import AP_THRESHOLDS, average_precisions, bootstrap_ci, didemo_metrics, grounding_metrics, mean_ap, overlaps, paired_test, recalls
+from vtg_r1.metrics import (
+    AP_THRESHOLDS,
+    THRESHOLDS,
+    _in_batches,
+    average_precisions,
+    bootstrap_ci,
+    didemo_metrics,
+    grounding_metrics,
+    mean_ap,
+    overlaps,
+    paired_test,
+    prediction_array,
+    qa_metrics,
+    recalls,
+)
+from vtg_r1.rewards import answer_reward
 from vtg_r1.spans import best, tiou
 
 second = st.integers(-20, 200).map(lambda t: t / 10)
@@ -17,7 +33,8 @@ def slow_overlaps(pred, gts):
     iou = iop = 0.0
     for g in gts if pred else []:
         inter = min(pred[1], g[1]) - max(pred[0], g[0])
-        if pred[0] == pred[1]: iop = max(iop, float(g[0] <= pred[0] <= g[1]))
+        if pred[0] == pred[1]:
+            iop = max(iop, float(g[0] <= pred[0] <= g[1]))
         elif pred[0] < pred[1] and inter > 0:
             iou, iop = max(iou, inter / (max(pred[1], g[1]) - min(pred[0], g[0]))), max(iop, inter / (pred[1] - pred[0]))
     return iou, iop
@@ -38,8 +55,9 @@ def slow_ap(preds, gts, threshold):
         ious = [(tiou(p, g), i) for i, g in enumerate(gts) if i not in taken]
         iou, i = max(ious, default=(0, None))
         hits.append(iou >= threshold)
-        if hits[-1]: taken.add(i)
-    precision = [sum(hits[:k + 1]) / (k + 1) for k in range(len(hits))]
+        if hits[-1]:
+            taken.add(i)
+    precision = [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits))]
     return sum(max(precision[k:]) for k, hit in enumerate(hits) if hit) / len(gts)
 
 
@@ -65,15 +83,83 @@ def test_thresholds_are_inclusive_and_exact():
 
 
 def test_queries_without_truth_and_mismatched_lengths_are_errors():
-    with pytest.raises(ValueError, match="query 1 has no true span"): grounding_metrics([[0, 1], [0, 1]], [[[0, 1]], []])
-    with pytest.raises(ValueError, match="2 predictions, 1 rows"): best([[0, 1], [0, 1]], [[[0, 1]]])
-    with pytest.raises(ValueError, match="no queries"): grounding_metrics([], [])
-    with pytest.raises(ValueError, match="2 values, 1 groups"): bootstrap_ci([0, 1], ["a"])
+    with pytest.raises(ValueError, match="query 1 has no true span"):
+        grounding_metrics([[0, 1], [0, 1]], [[[0, 1]], []])
+    with pytest.raises(ValueError, match="2 predictions, 1 rows"):
+        best([[0, 1], [0, 1]], [[[0, 1]]])
+    with pytest.raises(ValueError, match="^no queries to score$"):
+        grounding_metrics([], [])
+    with pytest.raises(ValueError):
+        didemo_metrics([[0, 5]], [[[0, 5]] * 3] * 2)
+    with pytest.raises(ValueError, match="2 values, 1 groups"):
+        bootstrap_ci([0, 1], ["a"])
+
+
+def test_a_miss_scores_nothing():
+    assert np.array_equal(prediction_array([[0, 3], None]), [[0, 3], [np.nan, np.nan]], equal_nan=True)
+    assert prediction_array([]).shape == (0, 2) and prediction_array([[0, 3]]).dtype == np.float64
+    iou, iop = overlaps([None, [5, 5], [0, 5]], [[[0, 10]]] * 3)
+    assert iou.tolist() == [0, 0, 0.5] and iop.tolist() == [0, 0, 1]  # a point scores nothing unless NExT-GQA's convention is asked for
+    assert overlaps([[5, 5]], [[[0, 10]]], zero_length_iop=1.0)[1].tolist() == [1]
+
+
+def test_recalls_by_hand():
+    overlap = np.array([0.3, 0.5, 0.6, 0.7])
+    assert THRESHOLDS == (0.3, 0.5, 0.7)
+    assert recalls(overlap) == recalls(overlap, THRESHOLDS, "R1", False) == {"R1@0.3": 100, "R1@0.5": 75, "R1@0.7": 25}
+    assert recalls(overlap, (0.5, 0.6), "IoP", above=True) == {"IoP@0.5": 50, "IoP@0.6": 25}
+
+
+def test_grounding_by_hand():
+    preds, gts = [[0, 5], None, [20, 30]], [[[0, 10]], [[0, 10]], [[5, 6], [20, 30]]]
+    third = pytest.approx(100 / 3)
+    assert grounding_metrics(preds, gts) == {"n": 3, "R1@0.3": pytest.approx(200 / 3), "R1@0.5": pytest.approx(200 / 3), "R1@0.7": third, "mIoU": 50}
+    assert grounding_metrics(preds, gts, (0.9,)) == {"n": 3, "R1@0.9": third, "mIoU": 50}
+
+
+def test_qa_by_hand():
+    "Right answers may come as the reward pays them, 1.0 and 0.0; the grounding counts from exactly the threshold on."
+    correct = answer_reward([f"<answer>{letter}</answer>" for letter in "AABA"], answer=list("AAAA"))
+    overlap = np.array([0.5, 0.49, 0.9, 0.8])
+    assert qa_metrics(correct, overlap, "Acc@GQA") == {"Acc@QA": 75, "Acc@GQA": 50}
+    assert qa_metrics(correct, overlap, "Acc@IoU", threshold=0.6) == {"Acc@QA": 75, "Acc@IoU": 25}
+
+
+@pytest.mark.parametrize(
+    "preds, gts, options, precisions",
+    [
+        ([[0, 1]], [[0, 1]], {"thresholds": (0.5, 0.95)}, [1, 1]),
+        ([[0, 5]], [[0, 10]], {"thresholds": (0.5, 0.55)}, [1, 0]),  # exactly on a threshold
+        ([[0, 0.5]], [[0, 1]], {"thresholds": (0.5, 0.55)}, [1, 0]),
+        ([[0, 10]] * 2, [[0, 10], [20, 30]], {"thresholds": (0.5,)}, [0.5]),  # a true span is found once
+        ([[50, 60], [0, 10]], [[0, 10]], {"thresholds": (0.5,)}, [0.5]),  # found at rank 2
+        (
+            [[50, 60], [0, 10], [20, 30]],
+            [[0, 10], [20, 30]],
+            {"thresholds": (0.5,)},
+            [2 / 3],
+        ),  # precision is interpolated: 0, 1/2, 2/3 becomes 2/3 throughout
+        ([[0, 10], [0, 6.5]], [[0, 8], [0, 10]], {"thresholds": (0.7,)}, [1]),  # the true span that fits best is taken, the other stays for the next
+        ([[5, 15], [10, 20]], [[0, 10], [10, 20]], {"thresholds": (0.3,)}, [0.5]),  # of two that fit alike the last, as in the official script
+        ([[9, 3]], [[3, 9]], {"thresholds": (0.1,)}, [0]),
+        ([[5, 5]], [[5, 5]], {"thresholds": (0.5,)}, [0]),  # 0/0
+        ([[5, 5]], [[5, 5]], {"thresholds": (0.5,), "undefined": np.inf}, [1]),  # which the official script calls a hit
+        ([[50, 60], [0, 10]], [[0, 10]], {"thresholds": (0.5,), "ranks": 1}, [0]),
+        ([[50, 60]] * 9 + [[0, 10]], [[0, 10]], {"thresholds": (0.5,)}, [0.1]),  # the tenth rank counts, the eleventh does not
+        ([[50, 60]] * 10 + [[0, 10]], [[0, 10]], {"thresholds": (0.5,)}, [0]),
+    ],
+)
+def test_average_precision_by_hand(preds, gts, options, precisions):
+    assert average_precisions([preds], [gts], **options) == pytest.approx(np.array([precisions]))
+    beside = average_precisions([[], preds, [[0, 4], [6, 9]]], [[[0, 4]], gts, [[0, 4]]], **options)  # rows of other lengths change nothing
+    assert beside == pytest.approx(np.array([[0] * len(precisions), precisions, [1] * len(precisions)]))
+    assert mean_ap([preds], [gts], **options) == pytest.approx(100 * np.mean(precisions))
 
 
 def test_map_of_no_predictions_and_of_all():
     gts = [[[0, 10], [20, 30]], [[5, 9]]]
-    assert mean_ap([[], []], gts) == 0 and mean_ap(gts, gts) == 100
+    assert AP_THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+    assert mean_ap([[], []], gts) == 0 and mean_ap(gts, gts) == 100 and average_precisions([[], []], gts).tolist() == [[0] * 10] * 2
     assert mean_ap([[[5, 9]] * 10 + [[0, 10]], gts[1]], gts) == 50  # the eleventh does not count
 
 
@@ -81,6 +167,7 @@ def test_didemo_by_hand():
     "Four annotators: the worst is left out. [5, 10] is exact for three; for the second query IoUs 1, 1, 1/2 remain."
     gts = [[[5, 10]] * 3 + [[20, 25]], [[0, 10], [5, 10], [5, 10], [15, 20]]]
     assert didemo_metrics([[4.6, 11], [5, 10]], gts) == {"n": 2, "rank@1": 50, "mIoU": pytest.approx(100 * (1 + 2.5 / 3) / 2)}
+    assert didemo_metrics([[2.4, 6.2], None], [[[2, 6]] * 3] * 2, chunk=2.0) == {"n": 2, "rank@1": 50, "mIoU": 50}
 
 
 def test_bootstrap_is_reproducible_and_narrows():
@@ -90,6 +177,58 @@ def test_bootstrap_is_reproducible_and_narrows():
     assert narrow < wide / 3
     low, high = bootstrap_ci(values, level=0.5)
     assert bootstrap_ci(values)[0] < low < values.mean() < high < bootstrap_ci(values)[1]
+
+
+def members(values, groups):
+    "Values by group, in the order of the groups' names."
+    return [[v for v, g in zip(values, groups) if g == name] for name in sorted(set(groups))]
+
+
+def slow_bootstrap(values, groups, level=0.95, resamples=2000, seed=0):
+    rows = members(values, groups)
+    draws = np.random.default_rng(seed).integers(len(rows), size=(resamples, len(rows)))
+    return tuple(np.percentile([np.mean([v for i in draw for v in rows[i]]) for draw in draws], [50 * (1 - level), 50 * (1 + level)]))
+
+
+@pytest.mark.parametrize("options", [{}, {"level": 0.5}, {"resamples": 300}, {"seed": 7}], ids=str)
+def test_bootstrap_against_a_slow_one(options):
+    "Videos of unequal numbers of queries are drawn whole."
+    values = np.random.default_rng(1).random(40).astype(np.float32)
+    videos = [f"v{i // 3}" for i in range(40)]
+    for drawn, groups in ((None, range(40)), (videos, videos)):
+        found = bootstrap_ci(values, drawn, **options)
+        assert found == pytest.approx(slow_bootstrap(values.astype(float), groups, **options), abs=1e-12) and {type(v) for v in found} == {float}
+
+
+def slow_p(a, b, groups, resamples=10_000, seed=0):
+    sums = [sum(row) for row in members([float(y) - float(x) for x, y in zip(a, b)], groups)]
+    flips = np.random.default_rng(seed).integers(2, size=(resamples, len(sums)), dtype=np.int8) * 2 - 1
+    return (1 + sum(abs(np.dot(flip, sums)) >= abs(sum(sums)) - 1e-9 for flip in flips)) / (1 + resamples)
+
+
+@pytest.mark.parametrize("options", [{}, {"resamples": 500}, {"seed": 7}], ids=str)
+def test_paired_against_a_slow_one(options):
+    "Hits, with ties; the difference is B − A, its interval that of the bootstrap with the same groups and seed."
+    rng = np.random.default_rng(2)
+    a, b = (rng.random(40) < 0.4).tolist(), (rng.random(40) < 0.7).tolist()
+    videos = [i // 3 for i in range(40)]
+    seed = {k: v for k, v in options.items() if k == "seed"}
+    for drawn, groups in ((None, range(40)), (videos, videos)):
+        low, high = bootstrap_ci(np.subtract(b, a, dtype=float), drawn, **seed)
+        assert paired_test(a, b, drawn, **options) == {
+            "difference": pytest.approx(np.mean(b) - np.mean(a)),
+            "low": low,
+            "high": high,
+            "p": pytest.approx(slow_p(a, b, groups, **options), abs=1e-12),
+        }
+    assert paired_test(b, a)["difference"] < 0 < paired_test(a, b)["difference"] and paired_test(b, a)["p"] == paired_test(a, b)["p"]
+
+
+@pytest.mark.parametrize(
+    "resamples, size, batches", [(10_000, 40, [10_000]), (10_000, 101, [9900, 100]), (10_000, 250, [4000, 4000, 2000]), (3, 10**7, [1, 1, 1])]
+)
+def test_resampling_stays_near_a_million_numbers_at_a_time(resamples, size, batches):
+    assert _in_batches(resamples, size) == batches
 
 
 def test_paired_test_counts_videos_not_queries():

@@ -1,4 +1,5 @@
 "The parser against hostile and generated responses."
+
 import math
 import time
 
@@ -7,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtg_r1.prompts import (
+    LONGEST_ANSWER,
     QA_SYSTEM_PROMPT,
     SYSTEM_PROMPT,
     answer_block,
     format_span,
+    format_time,
     grounding_prompt,
     is_well_formed,
     parse_answer,
     parse_span,
     parse_spans,
     qa_prompt,
+    question_text,
     response_text,
 )
 
@@ -56,16 +60,51 @@ def test_every_form_is_read_to_the_digit(form, s, e, thought):
 
 
 @settings(max_examples=10_000, deadline=None)
-@given(st.lists(st.one_of(
-    st.sampled_from(["<think>", "</think>", "<time>", "</time>", "<answer>", "</answer>", "<TIME>", "[", "]", ",", "-", "–", ":", ".", " to ", "s", "%", "(B)", r"\boxed{", "\n", "İ", "٣", "<"]),
-    st.integers(-10, 10**6).map(str), st.floats().map(str), st.text(max_size=5)), max_size=14).map("".join))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [
+                    "<think>",
+                    "</think>",
+                    "<time>",
+                    "</time>",
+                    "<answer>",
+                    "</answer>",
+                    "<TIME>",
+                    "[",
+                    "]",
+                    ",",
+                    "-",
+                    "–",
+                    ":",
+                    ".",
+                    " to ",
+                    "s",
+                    "%",
+                    "(B)",
+                    r"\boxed{",
+                    "\n",
+                    "İ",
+                    "٣",
+                    "<",
+                ]
+            ),
+            st.integers(-10, 10**6).map(str),
+            st.floats().map(str),
+            st.text(max_size=5),
+        ),
+        max_size=14,
+    ).map("".join)
+)
 def test_never_raises_and_never_invents(response):
     "10,000 generated responses: a list of finite pairs, never an exception; lenient keeps whatever strict reads."
     strict, lenient = parse_spans(response), parse_spans(response, "lenient")
     assert all(len(span) == 2 and all(map(math.isfinite, span)) for span in strict + lenient)
     assert strict == [] or lenient == strict
     assert (parse_span(response) is not None) == bool(strict)
-    if answer_block(response) is None: assert strict == []
+    if answer_block(response) is None:
+        assert strict == []
     for reading in ("strict", "lenient"):
         letter = parse_answer(response, reading)
         assert letter is None or (len(letter) == 1 and "A" <= letter <= "Z")
@@ -81,71 +120,160 @@ def test_what_we_write_we_read(s, e, thought):
         assert is_well_formed(response) and parse_span(response) == pytest.approx([s, e])
 
 
-@pytest.mark.parametrize("response, span", [
-    ("<think>a</think><time>[3, 9]</time>", [3, 9]),
-    ("<think>a</think><time>[3, 9]</time> or rather <time>[4, 8]</time>", [4, 8]),      # the last block
-    ("<time>[1, 2]</time><think>a</think>", None),                                       # an answer before the thinking is none
-    ("<think><time>[1, 2]</time></think>", None),                                        # nor inside it
-    ("<think>a <time>[1, 2]</time>", None),                                              # the thinking never ended
-    ("a</think><time>[3, 9]</time>", [3, 9]),                                            # the template opened the thinking
-    ("<think>a</think><time>[3, 9]", None),                                              # cut off
-    ("<think>a</think><TIME>[3, 9]</Time>", [3, 9]),
-    ("<think>İİİİİİİİ</think><time>[3, 9]</time>", [3, 9]),                              # lower() changes the length of this text
-    ("<time>[9, 3]</time>", [9, 3]),                                                     # inverted: returned as written
-    ("<time>[5, 5]</time>", [5, 5]),
-    ("<time>[-2, 5]</time>", [-2, 5]),
-    ("<time>[1, 2], [5, 8]</time>", [1, 2]),                                             # several: the first is the top-1
-    ("<time>[1, 2, 3]</time>", None),
-    ("<time>12,5 to 30,0</time>", [12, 5]),                                             # a decimal comma is not known: two inverted spans, which score 0
-    ("<time>10% - 20%</time>", None),
-    ("<time>1e2, 1e3</time>", None),
-    ("<time>nan, inf</time>", None),
-    ("<time></time>", None),
-    ("<time>[3, <b>9</b>]</time>", None),
-    ("", None), (None, None), (17, None),
-])
+@pytest.mark.parametrize(
+    "response, span",
+    [
+        ("<think>a</think><time>[3, 9]</time>", [3, 9]),
+        ("<think>a</think><time>[3, 9]</time> or rather <time>[4, 8]</time>", [4, 8]),  # the last block
+        ("<time>[1, 2]</time><think>a</think>", None),  # an answer before the thinking is none
+        ("<think><time>[1, 2]</time></think>", None),  # nor inside it
+        ("<think>a <time>[1, 2]</time>", None),  # the thinking never ended
+        ("a</think><time>[3, 9]</time>", [3, 9]),  # the template opened the thinking
+        ("<think>a</think><time>[3, 9]", None),  # cut off
+        ("<think>a</think><TIME>[3, 9]</Time>", [3, 9]),
+        ("<think>İİİİİİİİ</think><time>[3, 9]</time>", [3, 9]),  # lower() changes the length of this text
+        ("<time>[9, 3]</time>", [9, 3]),  # inverted: returned as written
+        ("<time>[5, 5]</time>", [5, 5]),
+        ("<time>[-2, 5]</time>", [-2, 5]),
+        ("<time>[1, 2], [5, 8]</time>", [1, 2]),  # several: the first is the top-1
+        ("<time>[1, 2, 3]</time>", None),
+        ("<time>12,5 to 30,0</time>", [12, 5]),  # a decimal comma is not known: two inverted spans, which score 0
+        ("<time>10% - 20%</time>", None),
+        ("<time>1e2, 1e3</time>", None),
+        ("<time>nan, inf</time>", None),
+        ("<time></time>", None),
+        ("<time>[3, <b>9</b>]</time>", None),
+        ("<time>{'start': '3', 'end': '9'}</time>", [3, 9]),
+        ('<time>"3" to "9"</time>', [3, 9]),
+        ("<time>-1:05 to 1:00:05.5</time>", [-65, 3605.5]),  # clock times have a sign too
+        ("<time>0:-5 to 9</time>", None),
+        ("<time>3 to end at 9</time>", [3, 9]),
+        ("<time>3 seconds and 9 seconds</time>", [3, 9]),
+        ("<time>3 minutes to 9 minutes</time>", None),  # units that are not seconds are not read as seconds
+        ("<time>frame 3 to 9 frames</time>", None),
+        ("<time>[" + "9" * 400 + ", 5]</time>", None),  # no float holds it
+        ("<time>[5, " + "9" * 400 + "]</time>", None),
+        ("", None),
+        (None, None),
+        (17, None),
+    ],
+)
 def test_strict_reading(response, span):
     assert parse_span(response) == span
 
 
-@pytest.mark.parametrize("response, span", [
-    ("<think>from 3 to 9</think> I cannot tell", [3, 9]),   # numbers of the thinking: why this reading is not the default
-    ("<time>20% to 40%</time>", [20, 40]),
-    ("<think>it is 7</think><time>[1, 2, 3]</time>", [1, 2]),
-    ("<time>0:12 - 0:30</time>", [12, 30]),                 # what strict reads stays
-    ("only 3", None), ("", None),
-])
+@pytest.mark.parametrize(
+    "response, span",
+    [
+        ("<think>from 3 to 9</think> I cannot tell", [3, 9]),  # numbers of the thinking: why this reading is not the default
+        ("<time>20% to 40%</time>", [20, 40]),
+        ("<think>it is 7</think><time>[1, 2, 3]</time>", [1, 2]),
+        ("<time>0:12 - 0:30</time>", [12, 30]),  # what strict reads stays
+        ("<time>3</time> or 4", None),  # of a block, the block alone
+        ("9" * 400 + " to 5", None),
+        ("5 to " + "9" * 400, None),
+        ("only 3", None),
+        ("", None),
+        (None, None),
+    ],
+)
 def test_lenient_reading(response, span):
     assert parse_span(response, reading="lenient") == span
 
 
 def test_unknown_reading_is_an_error():
-    with pytest.raises(ValueError, match="strict"): parse_span("", reading="loose")
+    for parse in (parse_span, parse_spans, parse_answer):
+        with pytest.raises(ValueError, match="strict"):
+            parse("", reading="loose")
+
+
+@pytest.mark.parametrize(
+    "response, tag, text",
+    [
+        ("<time> [3, 9]\n</time>", "time", "[3, 9]"),  # no thinking: the block may be the very first thing
+        ("<think>a</think><time>1</time><time>2</time><time>3</time>", "time", "3"),
+        ("<think>a</think><time>1</time><answer> B </answer>", "answer", "B"),
+        ("<think>a</think><time>1</time><answer>B</answer>", "time", "1"),
+        ("<think>a</think><time></time>", "time", ""),
+        ("<think>a</think><answer>B</answer>", "time", None),
+        ("<think>a</think> again <think>b <time>1</time>", "time", None),
+    ],
+)
+def test_answer_block(response, tag, text):
+    assert answer_block(response, tag) == text and (tag != "time" or answer_block(response) == text)
+
+
+def test_an_answer_may_be_a_thousand_characters_long():
+    longest = "[1, 2]".ljust(LONGEST_ANSWER, ".")
+    assert LONGEST_ANSWER == 1000 and parse_spans(f"<time>{longest}</time>") == [[1, 2]] and parse_spans(f"<time>{longest}.</time>") == []
+
+
+@pytest.mark.parametrize(
+    "response, strict, lenient",
+    [
+        ("<answer>B</answer>", "B", "B"),
+        ("<answer>b</answer>", "B", "B"),
+        ("<answer>(C)</answer>", "C", "C"),
+        ("<answer>D. because it rains</answer>", "D", "D"),
+        ("<answer>E: the last</answer>", "E", "E"),
+        ("<answer>A) the first</answer>", "A", "A"),
+        ("<answer>B</answer> not (C)", "B", "B"),  # what strict reads stays
+        ("<think>it is (C)</think>", None, "C"),
+        (r"so \boxed{d}", None, "D"),
+        (r"(A) is wrong, \boxed{B}", None, "B"),  # boxed before bracketed
+        ("<answer>Because (B)</answer>", None, "B"),
+        ("<answer>12</answer>", None, None),
+        ("<answer></answer>", None, None),
+        ("the second", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_options(response, strict, lenient):
+    assert parse_answer(response) == parse_answer(response, "strict") == strict and parse_answer(response, "lenient") == lenient
 
 
 def test_hostile_text_is_read_in_linear_time():
     n = 20_000
-    for evil in ["1" * n, "1:" * n, "1 " * n, "1" + " " * n + "x", "1-" * n, "-" * n, "1.1." * n, "1s" * n, "1 to " * n, "<time>" * n, "<think>" * n, "1 - end " * n]:
+    for evil in [
+        "1" * n,
+        "1:" * n,
+        "1 " * n,
+        "1" + " " * n + "x",
+        "1-" * n,
+        "-" * n,
+        "1.1." * n,
+        "1s" * n,
+        "1 to " * n,
+        "<time>" * n,
+        "<think>" * n,
+        "1 - end " * n,
+    ]:
         start = time.perf_counter()
         for text in (evil, f"<time>{evil}</time>", f"<answer>{evil}</answer>"):
             parse_spans(text, "lenient"), parse_answer(text, "lenient"), is_well_formed(text)
         assert time.perf_counter() - start < 2, evil[:10]
 
 
-@pytest.mark.parametrize("response, ok", [
-    ("<think>a</think><time>[1, 2]</time>", True),
-    ("\n<think>3 < 5</think>\n\n<time>[1, 2]</time>\n", True),
-    ("<think></think><time></time>", True),                   # the format, not the content
-    ("<think>a</think>", False), ("<time>[1, 2]</time>", False),
-    ("<time>[1, 2]</time><think>a</think>", False),
-    ("<think>a</think> so <time>[1, 2]</time>", False),
-    ("<think>a</think><time>[1, 2]</time> done", False),
-    ("<think>a</think><time>[1, 2]</time><time>[1, 2]</time>", False),
-    ("<think><think>a</think></think><time>[1, 2]</time>", False),
-    ("<think>a<time>[1, 2]</time></think>", False),
-    ("<think>a</think><time><time>[1, 2]</time></time>", False),
-    ("", False), (None, False),
-])
+@pytest.mark.parametrize(
+    "response, ok",
+    [
+        ("<think>a</think><time>[1, 2]</time>", True),
+        ("\n<think>3 < 5</think>\n\n<time>[1, 2]</time>\n", True),
+        ("<think></think><time></time>", True),  # the format, not the content
+        ("<think>a</think>", False),
+        ("<time>[1, 2]</time>", False),
+        ("<time>[1, 2]</time><think>a</think>", False),
+        ("<think>a</think> so <time>[1, 2]</time>", False),
+        ("<think>a</think><time>[1, 2]</time> done", False),
+        ("<think>a</think><time>[1, 2]</time><time>[1, 2]</time>", False),
+        ("<think><think>a</think></think><time>[1, 2]</time>", False),
+        ("<think>a<time>[1, 2]</time></think>", False),
+        ("<think>a</think><time><time>[1, 2]</time></time>", False),
+        ("", False),
+        (None, False),
+    ],
+)
 def test_format(response, ok):
     assert is_well_formed(response) is ok
 
@@ -154,6 +282,15 @@ def test_format_with_an_option():
     assert is_well_formed("<think>a</think><time>[1, 2]</time><answer>B</answer>", answer=True)
     assert not is_well_formed("<think>a</think><answer>B</answer><time>[1, 2]</time>", answer=True)
     assert not is_well_formed("<think>a</think><time>[1, 2]</time><answer>B</answer>")
+    for broken in (
+        "x<think>a</think><time>[1, 2]</time><answer>B</answer>",
+        "<think>a</think>x<time>[1, 2]</time><answer>B</answer>",
+        "<think>a</think><time>[1, 2]</time>x<answer>B</answer>",
+        "<think>a</think><time>[1, 2]</time><answer>B</answer>x",
+        "<think>a</think><time>[1, 2]</time><answer>B</answer><answer>B</answer>",
+        "<think>a</think><time>[1, 2]</time>",
+    ):
+        assert not is_well_formed(broken, answer=True), broken
 
 
 def test_prompts_ask_in_their_own_format():
@@ -163,5 +300,54 @@ def test_prompts_ask_in_their_own_format():
     for messages in (grounding_prompt("a dog", [0, 0.5, 1]), qa_prompt("why?", ["x", "y"], [0, 0.5, 1])):
         content = messages[-1]["content"]
         assert [b["text"] for b in content if b["type"] == "text"][:3] == ["0", "0.5", "1"] and sum(b["type"] == "image" for b in content) == 3
-    with pytest.raises(ValueError, match="style"): grounding_prompt("a dog", [0], style="long")
+    with pytest.raises(ValueError, match="style"):
+        grounding_prompt("a dog", [0], style="long")
     assert format_span([3, 9.25]) == "[3, 9.25]"
+
+
+@pytest.mark.parametrize(
+    "seconds, decimals, text",
+    [
+        (3, 1, "3"),
+        (3.0, 1, "3"),
+        (12.5, 1, "12.5"),
+        (0.25, 1, "0.2"),
+        (9.96, 1, "10"),
+        (100, 1, "100"),
+        (0, 1, "0"),
+        (3.141, 2, "3.14"),
+        (30, 2, "30"),
+        (0.5, 2, "0.5"),
+        (10, 0, "10"),
+        (7.6, 0, "8"),
+    ],
+)
+def test_times_are_short(seconds, decimals, text):
+    assert format_time(seconds, decimals) == text and (decimals != 1 or format_time(seconds) == text)
+    assert format_span([seconds, 9.256]) == f"[{format_time(seconds, 2)}, 9.26]"
+
+
+def text_block(text):
+    return {"type": "text", "text": text}
+
+
+def test_messages_to_the_letter():
+    "What is sent decides what comes back: the system message, the frames in turn with their times, and the request, in the order of each style."
+    image, frames = {"type": "image"}, [text_block("0"), {"type": "image"}, text_block("0.5"), {"type": "image"}]
+    system, question = {"role": "system", "content": [text_block(SYSTEM_PROMPT)]}, "why?\n(A) x\n(B) y"
+    assert (
+        grounding_prompt("a dog", [0, 0.5])
+        == grounding_prompt("a dog", [0, 0.5], "full")
+        == [system, {"role": "user", "content": [*frames, text_block("a dog")]}]
+    )
+    assert grounding_prompt("a dog", [0.5], "short") == [{"role": "user", "content": [text_block("a dog"), text_block("0.5"), image]}]
+    assert grounding_prompt("a dog", None) == [system, {"role": "user", "content": [{"type": "video"}, text_block("a dog")]}]
+    assert question_text("why?", ["x", "y"]) == question
+    qa_system = {"role": "system", "content": [text_block(QA_SYSTEM_PROMPT)]}
+    assert qa_prompt("why?", ["x", "y"], [0, 0.5]) == [qa_system, {"role": "user", "content": [*frames, text_block(question)]}]
+    assert qa_prompt("why?", ["x", "y"], None, "short") == [{"role": "user", "content": [text_block(question), {"type": "video"}]}]
+
+
+def test_responses_to_the_letter():
+    assert response_text("hm", [3, 9]) == "<think>hm</think><time>[3, 9]</time>"
+    assert response_text("", [3.456, 9], "B") == "<think></think><time>[3.46, 9]</time><answer>B</answer>"

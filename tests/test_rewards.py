@@ -1,4 +1,5 @@
 "Rewards: hand-worked values, slow versions of the same definitions, TRL's contract, and a real trainer."
+
 import inspect
 import math
 import time
@@ -12,6 +13,7 @@ from vtg_r1 import rewards
 from vtg_r1.prompts import format_span, response_text
 from vtg_r1.rewards import (
     answer_reward,
+    completion_text,
     composite,
     format_reward,
     giou_reward,
@@ -30,12 +32,27 @@ from vtg_r1.rewards import (
 from vtg_r1.spans import union_tiou
 
 GROUNDING = [tiou_reward, tiou_timestamp_reward, giou_reward, segment_f1_reward, segment_giou_reward, wasserstein_reward]
-EVERY = [*GROUNDING, format_reward, answer_reward, length_penalty, repetition_penalty, paper_reward, paper_qa_reward, with_options(tiou_reward, several="union")]
-COLUMNS = dict(spans=[[[3.0, 9.0]], [[3.0, 9.0], [20.0, 26.0]], [[0.0, 1.5]]], duration=[30.0, 30.0, 12.0], answer=["A", "B", "C"], completion_ids=[[1] * 5, [1] * 9, [1] * 3])
+EVERY = [
+    *GROUNDING,
+    format_reward,
+    answer_reward,
+    length_penalty,
+    repetition_penalty,
+    paper_reward,
+    paper_qa_reward,
+    with_options(tiou_reward, several="union"),
+]
+COLUMNS = {
+    "spans": [[[3.0, 9.0]], [[3.0, 9.0], [20.0, 26.0]], [[0.0, 1.5]]],
+    "duration": [30.0, 30.0, 12.0],
+    "answer": ["A", "B", "C"],
+    "completion_ids": [[1] * 5, [1] * 9, [1] * 3],
+}
 SAID = ["<think>a</think><time>[3, 9]</time><answer>A</answer>", "<think>b</think><time>[20, 23]</time>", "<time>never</time>"]
 
 
-def answer(*spans): return f"<think>x</think><time>{', '.join(map(format_span, spans))}</time>"
+def answer(*spans):
+    return f"<think>x</think><time>{', '.join(map(format_span, spans))}</time>"
 
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
@@ -53,7 +70,18 @@ def test_contract(reward):
 @pytest.mark.parametrize("reward", GROUNDING, ids=lambda r: r.__name__)
 def test_exact_is_most_and_unreadable_least(reward):
     "1 for the truth; nothing pays less than an answer that cannot be read, is inverted or empty."
-    texts = [answer([3, 9]), answer([4, 9]), answer([0, 30]), answer([20, 22]), answer([9, 3]), answer([5, 5]), "", "<think>[3, 9]", "<think>3 to 9</think>", answer([9e300, 9.1e300])]
+    texts = [
+        answer([3, 9]),
+        answer([4, 9]),
+        answer([0, 30]),
+        answer([20, 22]),
+        answer([9, 3]),
+        answer([5, 5]),
+        "",
+        "<think>[3, 9]",
+        "<think>3 to 9</think>",
+        answer([9e300, 9.1e300]),
+    ]
     paid = reward(texts, spans=[[[3.0, 9.0]]] * len(texts), duration=[30.0] * len(texts))
     assert paid[0] == 1 > paid[1] > paid[3] >= min(paid) and paid[1] > paid[2]
     assert len({*paid[4:9]}) == 1 and paid[4] == min(paid)
@@ -61,24 +89,88 @@ def test_exact_is_most_and_unreadable_least(reward):
     assert reward([], spans=[], duration=[]) == []
 
 
-@pytest.mark.parametrize("reward, spans, truth, value", [
-    (tiou_reward, [[6, 9]], [[3, 9]], 0.5),
-    (tiou_reward, [[6, 9], [3, 9]], [[3, 9]], 0.5),                      # the first answer counts
-    (tiou_reward, [[20, 26]], [[3, 9], [20, 26]], 1.0),                  # the true span hit best
-    (with_options(tiou_reward, several="union"), [[20, 26]], [[3, 9], [20, 26]], 0.5),
-    (with_options(tiou_reward, several="union"), [[3, 7], [5, 9]], [[3, 9]], 1.0),
-    (tiou_timestamp_reward, [[6, 9]], [[3, 9]], 0.5 * (1 - 3 / 30)),
-    (tiou_timestamp_reward, [[0, 90]], [[3, 9]], 0.0),                   # an end further off than the video is long
-    (giou_reward, [[12, 15]], [[3, 9]], -3 / 12),
-    (segment_f1_reward, [[3, 9]], [[3, 9], [20, 26]], 2 / 3),            # precision 1, recall 1/2
-    (segment_giou_reward, [[3, 9]], [[3, 9], [20, 26]], 0.5),
-    (segment_giou_reward, [[20, 26], [3, 9]], [[3, 9], [20, 26]], 1.0),  # paired in order of time
-    (segment_f1_reward, [[3, 9], [9, 3]], [[3, 9]], 0.0),
-    (wasserstein_reward, [[0, 2]], [[4, 6]], math.exp(-3)),              # everything moves 4 s, both cover 4 s
-    (wasserstein_reward, [[0, 8]], [[4, 8]], math.exp(-3 * 2 / 8)),      # from [0, 8] to [4, 8]: 2 s on average
-], ids=lambda v: getattr(v, "__name__", None))
+@pytest.mark.parametrize(
+    "reward, spans, truth, value",
+    [
+        (tiou_reward, [[6, 9]], [[3, 9]], 0.5),
+        (tiou_reward, [[6, 9], [3, 9]], [[3, 9]], 0.5),  # the first answer counts
+        (tiou_reward, [[20, 26]], [[3, 9], [20, 26]], 1.0),  # the true span hit best
+        (with_options(tiou_reward, several="union"), [[20, 26]], [[3, 9], [20, 26]], 0.5),
+        (with_options(tiou_reward, several="union"), [[3, 7], [5, 9]], [[3, 9]], 1.0),
+        (tiou_timestamp_reward, [[6, 9]], [[3, 9]], 0.5 * (1 - 3 / 30)),
+        (tiou_timestamp_reward, [[0, 90]], [[3, 9]], 0.0),  # an end further off than the video is long
+        (giou_reward, [[12, 15]], [[3, 9]], -3 / 12),
+        (segment_f1_reward, [[3, 9]], [[3, 9], [20, 26]], 2 / 3),  # precision 1, recall 1/2
+        (segment_giou_reward, [[3, 9]], [[3, 9], [20, 26]], 0.5),
+        (segment_giou_reward, [[20, 26], [3, 9]], [[3, 9], [20, 26]], 1.0),  # paired in order of time
+        (segment_f1_reward, [[3, 9], [9, 3]], [[3, 9]], 0.0),
+        (tiou_reward, [[0, 0.25]], [[0, 0.5]], 0.5),  # half a second counts as much as half a minute
+        (with_options(tiou_reward, several="union"), [[0, 0.25]], [[0, 0.5]], 0.5),
+        (tiou_timestamp_reward, [[0, 0.25]], [[0, 0.5]], 0.5 * (1 - 0.25 / 30)),
+        (giou_reward, [[0, 0.25]], [[0.75, 1.0]], -0.5),
+        (segment_f1_reward, [[0, 0.25]], [[0, 0.5]], 2 / 3),
+        (segment_giou_reward, [[0, 0.25]], [[0, 0.5]], 0.75),
+        (segment_giou_reward, [[3, 9], [20, 26]], [[3, 9]], 0.5),  # one too many
+        (wasserstein_reward, [[0, 0.25]], [[0, 0.5]], math.exp(-3 * 0.125 / 0.5)),
+        (with_options(tiou_reward, several="union"), [[9, 3], [3, 9]], [[3, 9]], 1.0),  # what has no length covers nothing
+        (with_options(tiou_reward, several="union"), [[3, 9]], [[9, 3], [3, 9]], 1.0),
+        (segment_f1_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),  # an unsound span spoils the answer
+        (segment_giou_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),
+        (wasserstein_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),
+        (segment_f1_reward, [[3, 9]], [[5, 5]], 0.0),  # nor can an empty truth be found
+        (wasserstein_reward, [[3, 9]], [[5, 5]], 0.0),
+        (wasserstein_reward, [], [[5, 5]], 0.0),
+        (wasserstein_reward, [[0, 2], [4, 6]], [[4, 8]], math.exp(-3 * 3 / 6)),  # 3 = 0.5 + 1 + 1 + 0.5 between the borders 0, 2, 4, 6, 8
+        (with_options(wasserstein_reward, beta=1.0), [[0, 2]], [[4, 6]], math.exp(-1)),
+        (wasserstein_reward, [[0, 2]], [[4, 6]], math.exp(-3)),  # everything moves 4 s, both cover 4 s
+        (wasserstein_reward, [[0, 8]], [[4, 8]], math.exp(-3 * 2 / 8)),  # from [0, 8] to [4, 8]: 2 s on average
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
 def test_by_hand(reward, spans, truth, value):
     assert reward([answer(*spans)], spans=[truth], duration=[30.0]) == [pytest.approx(value)]
+
+
+@pytest.mark.parametrize(
+    "reward", [*GROUNDING, with_options(tiou_reward, several="union")], ids=lambda r: f"{r.__name__}{getattr(r, 'keywords', '')}"
+)
+def test_rows_do_not_touch_each_other(reward):
+    "A batch pays what its rows are paid alone, wherever the unreadable ones, the unsound ones and those without truth stand."
+    rows = [
+        ("", [[3, 9]]),
+        (answer([3, 9]), [[4, 9], [20, 26]]),
+        (answer([9, 3]), [[3, 9]]),
+        (answer([4, 5]), None),
+        (answer([0, 2], [4, 6]), [[4, 8]]),
+        (answer([3, 9]), [[3, 9]]),
+        ("", []),
+    ]
+    alone = [reward([text], spans=[truth], duration=[30.0])[0] for text, truth in rows]
+    assert alone[3] is alone[-1] is None and alone[0] <= 0 < alone[1] < 1 == alone[5]
+    for order in (range(7), reversed(range(7)), [3, 6, 5, 2, 0, 1, 4]):
+        order = list(order)
+        assert reward([rows[i][0] for i in order], spans=[rows[i][1] for i in order], duration=[30] * 7) == [
+            alone[i] if alone[i] is None else pytest.approx(alone[i]) for i in order
+        ]
+
+
+@pytest.mark.parametrize(
+    "completion, text",
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ([], ""),
+        ([{"role": "assistant", "content": "chat"}], "chat"),
+        (
+            [{"role": "assistant", "content": "called a tool"}, {"role": "tool", "content": "result"}, {"role": "assistant", "content": "then"}],
+            "then",
+        ),
+        ([{"role": "assistant", "content": None}], ""),
+        ([{"role": "assistant", "content": [{"type": "text", "text": "two "}, {"type": "image"}, {"type": "text", "text": "blocks"}]}], "two blocks"),
+    ],
+)
+def test_completion_text(completion, text):
+    assert completion_text(completion) == text
 
 
 tenth = st.integers(0, 300).map(lambda t: t / 10)
@@ -86,7 +178,8 @@ proper = st.tuples(tenth, st.integers(1, 100).map(lambda t: t / 10)).map(lambda 
 sets = st.lists(proper, min_size=1, max_size=4)
 
 
-def covered(spans, grid): return np.any([(s <= grid) & (grid < e) for s, e in spans], axis=0)
+def covered(spans, grid):
+    return np.any([(s <= grid) & (grid < e) for s, e in spans], axis=0)
 
 
 @settings(max_examples=300, deadline=None)
@@ -110,10 +203,36 @@ def test_wasserstein_is_exact_where_the_difference_changes_sign():
 
 
 def test_unknown_ways_are_errors():
-    with pytest.raises(ValueError, match="best"): tiou_reward(SAID, COLUMNS["spans"], several="all")
-    with pytest.raises(ValueError): tiou_reward(SAID, COLUMNS["spans"][:2])
-    with pytest.raises(TypeError, match="spans"): tiou_reward(SAID)
-    with pytest.raises(TypeError, match="duration"): tiou_timestamp_reward(SAID, COLUMNS["spans"])
+    with pytest.raises(ValueError, match="best"):
+        tiou_reward(SAID, COLUMNS["spans"], several="all")
+    with pytest.raises(ValueError):
+        tiou_reward(SAID, COLUMNS["spans"][:2])
+    with pytest.raises(TypeError, match="spans"):
+        tiou_reward(SAID)
+    with pytest.raises(TypeError, match="duration"):
+        tiou_timestamp_reward(SAID, COLUMNS["spans"])
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [*GROUNDING, with_options(tiou_reward, several="union"), format_reward, answer_reward, paper_reward],
+    ids=lambda r: f"{r.__name__}{getattr(r, 'keywords', '')}",
+)
+@pytest.mark.parametrize("completions, rows", [(3, 2), (2, 3)])
+def test_columns_of_another_length_are_errors(reward, completions, rows):
+    with pytest.raises(ValueError):
+        reward(SAID[:completions], **{name: column[:rows] for name, column in COLUMNS.items()})
+
+
+def test_another_number_of_rows_is_named():
+    for reward in (segment_f1_reward, wasserstein_reward):
+        with pytest.raises(ValueError, match="^2 completions, 3 rows of true spans: give one row a completion$"):
+            reward(SAID[:2], COLUMNS["spans"])
+
+
+def test_a_reward_with_options_is_that_reward_under_its_name():
+    union = with_options(tiou_reward, several="union")
+    assert union([answer([20, 26])], spans=[[[3, 9], [20, 26]]]) == [0.5] and union.__name__ == "tiou_reward" and union.__doc__ == tiou_reward.__doc__
 
 
 def test_format_asks_for_the_option_only_of_questions():
@@ -126,7 +245,15 @@ def test_composite_weighs_logs_and_passes_none():
     paid = mixed(SAID, spans=[[[3, 9]], None, None], answer=["A", None, None], log_metric=logged.__setitem__)
     assert paid == pytest.approx([3.0, 0.1, 0.0]) and mixed.__name__ == "mixed"
     assert logged == {"mixed/tiou_reward": 1.0, "mixed/answer_reward": 1.0, "mixed/format_reward": pytest.approx(2 / 3)}
-    assert composite({tiou_reward: 1.0})(SAID, spans=[None] * 3) == [None] * 3
+    assert composite({tiou_reward: 1.0})(SAID, spans=[None] * 3) == [None] * 3 and composite({}).__name__ == "composite"
+    silent = composite({tiou_reward: 1.0, format_reward: 1.0}, "silent")
+    assert (
+        silent(SAID, spans=[None] * 3, log_metric=logged.__setitem__) == [0, 1, 0]
+        and "silent/tiou_reward" not in logged
+        and logged["silent/format_reward"] == pytest.approx(1 / 3)
+    )
+    with pytest.raises(ValueError):  # two parts of one name would be one in the log
+        composite({tiou_reward: 0.5, with_options(tiou_reward, several="union"): 0.5})(SAID, **COLUMNS)
 
 
 def test_paper_weights():
@@ -137,13 +264,48 @@ def test_paper_weights():
 
 def test_guards():
     assert length_penalty([""] * 4, [[0] * n for n in (0, 100, 150, 9999)], limit=200, margin=100) == [0, 0, -0.5, -1]
+    assert length_penalty([""] * 5, [[0] * n for n in (1792, 1793, 1920, 2048, 2049)]) == [0, -1 / 256, -0.5, -1, -1]
     once, twice = "one two three four five six", "one two three four five six one two three four five six"
-    assert repetition_penalty([once, twice, ""]) == [0, pytest.approx(-1 / 7), 0]
+    assert repetition_penalty([once, twice, "", "one two"]) == [0, pytest.approx(-1 / 7), 0, 0]
+    assert repetition_penalty(["a b A b a b", "a b c"], n=2) == [pytest.approx(-3 / 5), 0]
+
+
+def slow_signal(reward, truth, duration, offset, spread, generations, groups, seed):
+    "`group_signal` one group at a time."
+    noise = np.random.default_rng(seed).standard_normal((groups, generations, 2))
+    deviations, upward = [], []
+    for group in noise:
+        spans = [[min(max(t, 0), duration) for t in sorted(x + offset + spread * z for x, z in zip(truth, pair))] for pair in group]
+        paid = reward([f"<time>[{s:.2f}, {e:.2f}]</time>" for s, e in spans], spans=[[truth]] * generations, duration=[duration] * generations)
+        near = [-abs(s - truth[0]) - abs(e - truth[1]) for s, e in spans]
+        deviations.append(np.std(paid))
+        upward.append(np.corrcoef(paid, near)[0, 1] if np.std(paid) > 1e-9 else 0)
+    return {"deviation": np.mean(deviations), "flat": np.mean(np.array(deviations) < 1e-9), "upward": np.mean(upward)}
+
+
+@pytest.mark.parametrize(
+    "reward, truth, duration, offset, spread, generations, groups, seed",
+    [
+        (tiou_reward, [12, 18], 30, 0, 1.5, 8, 20, 0),
+        (tiou_reward, [12, 18], 30, -8, 1.5, 4, 20, 0),  # so far off that most groups say nothing
+        (tiou_reward, [1, 5], 8, -3, 2.0, 4, 30, 1),  # the guess leaves the video, some groups miss as one
+        (wasserstein_reward, [12, 18], 30, -9, 0.01, 3, 10, 2),
+        (tiou_timestamp_reward, [24, 29], 30, 2, 3.0, 2, 10, 3),
+    ],
+    ids=str,
+)
+def test_group_signal_against_a_slow_one(reward, truth, duration, offset, spread, generations, groups, seed):
+    fast = group_signal(reward, truth, duration, offset, spread, generations, groups, seed)
+    assert fast == pytest.approx(slow_signal(reward, truth, duration, offset, spread, generations, groups, seed), abs=1e-9) and {
+        type(v) for v in fast.values()
+    } == {float}
 
 
 def test_group_signal():
+    assert 0.5 < group_signal(tiou_reward, [12, 18], 30, -8, generations=4, groups=20)["flat"] < 1
     near, far = (group_signal(tiou_reward, [12, 18], 30, offset, groups=50) for offset in (0, -12))
     assert near["flat"] == 0 and near["upward"] > 0.8 and far["flat"] > 0.9
+    assert group_signal(tiou_reward, [12, 18], 30, 3) == group_signal(tiou_reward, [12, 18], 30, 3, spread=1.5, generations=8, groups=400, seed=0)
 
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
@@ -152,11 +314,13 @@ def test_fast_enough(reward):
     n = 20_000
     thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
     texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]
-    columns = dict(spans=[[[3.0, 9.0]]] * n, duration=[30.0] * n, answer=["A"] * n, completion_ids=[[1, 2]] * n)
+    columns = {"spans": [[[3.0, 9.0]]] * n, "duration": [30.0] * n, "answer": ["A"] * n, "completion_ids": [[1, 2]] * n}
+
     def seconds():
         start = time.process_time()
         reward(texts, **columns)
         return time.process_time() - start
+
     assert min(seconds() for _ in range(3)) < 0.8
 
 
@@ -165,12 +329,22 @@ def tiny_text_model(tmp_path_factory):
     "A random two-layer text model and a tokenizer of bytes, made here."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tok = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate([*letters, "<pad>", "<eos>"])}, merges=[]))
     tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<eos>", pad_token="<pad>", padding_side="left")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=256, eos_token_id=257, bos_token_id=None)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=256,
+        eos_token_id=257,
+        bos_token_id=None,
+    )
     folder = tmp_path_factory.mktemp("tiny")
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -183,14 +357,34 @@ def test_every_reward_in_a_stock_grpo_trainer(tiny_text_model, tmp_path, convers
     "TRL's own trainer, unchanged, takes every reward by name, with the columns as the dataset has them."
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
+
     ask = "When does she laugh?"
-    rows = [{"prompt": [{"role": "user", "content": ask}] if conversational else ask, "spans": [[3.0, 9.0], [20.0, 26.0]], "duration": 30.0, "answer": "A"}] * 4
-    config = GRPOConfig(output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=4, max_completion_length=8, use_cpu=True, report_to="none",
-                        logging_steps=1, save_strategy="no", reward_weights=[1.0] * len(EVERY), disable_tqdm=True)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": ask}] if conversational else ask,
+            "spans": [[3.0, 9.0], [20.0, 26.0]],
+            "duration": 30.0,
+            "answer": "A",
+        }
+    ] * 4
+    config = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=8,
+        use_cpu=True,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        reward_weights=[1.0] * len(EVERY),
+        disable_tqdm=True,
+    )
     trainer = GRPOTrainer(tiny_text_model, EVERY, config, train_dataset=Dataset.from_list(rows))
     trainer.train()
     log = trainer.state.log_history[0]
-    for reward in EVERY: assert math.isfinite(log[f"rewards/{reward.__name__}/mean"]), reward.__name__
+    for reward in EVERY:
+        assert math.isfinite(log[f"rewards/{reward.__name__}/mean"]), reward.__name__
     assert "paper_reward/tiou_reward" in log and log["rewards/giou_reward/mean"] == -1  # random letters hold no span
 
 

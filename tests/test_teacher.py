@@ -242,3 +242,17 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "b"}, progress=False)
     assert len(proxy.paid) == len(samples)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
+def test_the_key_is_a_canary(server, proxy, tmp_path, monkeypatch, capfd):
+    "The server repeats the key in every refusal. It is in nothing that the command prints or that a failed run leaves: teacher's log, manifest, executed notebook."
+    from vtg_r1.cli import main
+    monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
+    proxy.faults = {1: "429", 2: "400", 3: "401"}  # one tried again, one given up for good, one that ends the run
+    facts = dict(outputs_dir=tmp_path, run_name="a", toy_videos=2, teacher="endpoint", teacher_model=server[1], teacher_url=proxy.url, teacher_key_env="TEST_TEACHER_KEY", teacher_concurrency=1, prompt_style="short")
+    assert main(["run", "nbs/01_curation.ipynb", *(word for name, value in facts.items() for word in ("-p", name, str(value)))]) == 1
+    said, (log,), run = "".join(capfd.readouterr()), (tmp_path / "teacher").glob("*.jsonl"), tmp_path / "curation" / "a"
+    assert proxy.keys == {f"Bearer {KEY}"} and "check base_url" in said
+    for text in (said, log.read_text(), (run / "01_curation.ipynb").read_text()): assert "injected for [key]" in text  # each has the message, without the key
+    assert KEY not in said and json.loads((run / "manifest.json").read_text())["status"] == "failed"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]

@@ -62,8 +62,8 @@ def qa_metrics(
     threshold: float = 0.5,   # overlap from which an answer is well grounded
 ) -> dict[str, float]:
     "Accuracy, and accuracy among well-grounded answers, in percent."
-    correct = np.asarray(correct, bool)
-    return {"Acc@QA": 100 * float(correct.mean()), name: 100 * float((correct & (overlap >= threshold)).mean())}
+    right = np.asarray(correct, bool)
+    return {"Acc@QA": 100 * float(right.mean()), name: 100 * float((right & (overlap >= threshold)).mean())}
 
 # %% ../nbs/parts/metrics.ipynb #ebd6e4d9
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())  # 0.5, 0.55, … 0.95
@@ -144,7 +144,7 @@ def _in_batches(resamples: int, size: int):
     return [min(step, resamples - i) for i in range(0, resamples, step)]
 
 def bootstrap_ci(
-    values: Sequence[float],  # (n,), one a query: IoU, or 0/1 for a hit
+    values: Sequence[float] | np.ndarray,  # (n,), one a query: IoU, or 0/1 for a hit
     groups: Sequence | None = None,  # (n,), what is drawn together, such as the video
     level: float = 0.95,      # coverage
     resamples: int = 2000,    # draws
@@ -168,7 +168,7 @@ def paired_test(
     seed: int = 0,       # of the draws
 ) -> dict[str, float]:   # difference B − A with its interval, in the unit of the values; two-sided p
     "Paired sign-flip permutation test of the mean difference, with a bootstrap interval."
-    diff = np.asarray(b, np.float64) - np.asarray(a, np.float64)
+    diff = np.subtract(b, a, dtype=np.float64)
     sums, _ = _group_sums(diff, groups)
     found, rng, beyond = abs(sums.sum()), np.random.default_rng(seed), 0
     for k in _in_batches(resamples, len(sums)):

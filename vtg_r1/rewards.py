@@ -54,6 +54,8 @@ def _flat(rows: Sequence) -> tuple[np.ndarray, np.ndarray]:
 
 def _sweep(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "Pieces of the timeline between borders, `(m,)` each: row, length in seconds, whether in a predicted and whether in a true span."
+    if len(preds) != len(gts):
+        raise ValueError(f"{len(preds)} completions, {len(gts)} rows of true spans: give one row a completion")
     (p, prow), (g, grow) = _flat(preds), _flat(gts)
     time, row = np.concatenate([p.ravel(), g.ravel()]), np.concatenate([np.repeat(prow, 2), np.repeat(grow, 2)])
     step = np.tile([1, -1], len(p) + len(g))
@@ -66,7 +68,8 @@ def _sweep(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray, np.n
 def _covered(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Seconds covered by the answer, by the truth and by both, `(n,)` each."
     row, pieces, in_p, in_g = _sweep(preds, gts)
-    return tuple(np.bincount(row, pieces * inside, len(preds)) for inside in (in_p, in_g, in_p & in_g))
+    said, there, both = (np.bincount(row, pieces * inside, len(preds)) for inside in (in_p, in_g, in_p & in_g))
+    return said, there, both
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     "`a / b`, 0 where `b` is not positive."
@@ -121,7 +124,7 @@ def tiou_timestamp_reward(
 ) -> list[float | None]:    # in [0, 1]; None where a row has no true span
     "tIoU weighted by the distance of both borders (Time-R1, arXiv 2503.13377); a border further off than the video is long counts 0."
     true, seconds = _truth(spans), np.asarray(duration, np.float64)[:, None]
-    def score(p, g): return tiou(p, g) * np.prod(np.clip(1 - np.abs(np.nan_to_num(p) - g), 0, 1), axis=-1)
+    def score(p, g): return tiou(p, g) * np.prod(np.maximum(1 - np.abs(np.nan_to_num(p) - g), 0), axis=-1)
     relative = [[[t / float(d) for t in span] for span in row] for row, d in zip(true, duration, strict=True)]
     return _listed(best(_first(_answers(completions)) / seconds, relative, score), true)
 
@@ -166,9 +169,11 @@ def segment_giou_reward(
 # %% ../nbs/02_rewards.ipynb #51c8e9bb
 def _cumulative(row: np.ndarray, mass: np.ndarray) -> np.ndarray:
     "Sum of `mass` up to the start of each piece, within its row."
+    if not len(row):
+        return mass
     before = np.cumsum(mass) - mass
-    first = np.r_[True, row[1:] != row[:-1]] if len(row) else np.zeros(0, bool)
-    return before - before[first][np.cumsum(first) - 1] if len(row) else before
+    first = np.r_[True, row[1:] != row[:-1]]
+    return before - before[first][np.cumsum(first) - 1]
 
 def _wasserstein(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray]:
     "W₁ between the uniform distributions on two sets of spans, and the seconds they cover together, `(n,)` each; infinite where either is empty."
@@ -229,7 +234,7 @@ def composite(
                 if not np.isnan(values).all(): log_metric(f"{name}/{part}", float(np.nanmean(values)))
         rows = np.stack([w * v for w, v in zip(parts.values(), found.values(), strict=True)])
         total = np.nansum(rows, axis=0)
-        return [None if silent else t for t, silent in zip(total.tolist(), np.isnan(rows).all(0))]
+        return [None if silent else t for t, silent in zip(total.tolist(), np.all(np.isnan(rows), axis=0))]
     reward.__name__ = name
     return reward
 

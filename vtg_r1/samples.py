@@ -123,7 +123,7 @@ _FIELDS = {f.name for f in dataclasses.fields(Sample)}
 _REQUIRED = ("qid", "video", "duration", "query", "spans")
 
 def from_dict(
-    row: dict,  # one parsed JSON object
+    row: object,  # one parsed JSON object; anything else is an error
 ) -> Sample:    # validated
     "A validated `Sample` from a dict; unknown and missing keys raise `SampleError`."
     if not isinstance(row, dict): raise SampleError(f"a sample is a JSON object, got {type(row).__name__}", reason="not_an_object")
@@ -173,7 +173,7 @@ class Report:
 
     def to_dict(self) -> dict:
         "Everything, ready for JSON: integer counts first, then each finding's qids."
-        what = {}
+        what: dict[str, list[str]] = {}
         for f in self.findings: what.setdefault(f"{f.reason}/{f.action}", []).append(f.qid or f"line {f.line}")
         counted = {**dict.fromkeys(COUNTED, 0), **self.before}
         return {"path": self.path, "dataset": self.dataset, "split": self.split, "read": self.read, "kept": self.kept, **counted, "notes": self.notes, "findings": what}

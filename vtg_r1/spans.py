@@ -19,7 +19,7 @@ def _bounds(span: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"a span array must have shape (..., 2), got {s.shape}: give [start, end] in seconds")
     return s[..., 0], s[..., 1]
 
-def _ratio(num, den):
+def _ratio(num: ArrayLike, den: ArrayLike) -> float | np.ndarray:
     "`num/den` where `den > 0`, else 0; a Python float for scalars."
     out = np.divide(num, den, out=np.zeros(np.broadcast(num, den).shape), where=np.asarray(den) > 0)
     return float(out) if out.ndim == 0 else out
@@ -48,8 +48,7 @@ def tiou(
 ) -> float | np.ndarray:  # in [0, 1]; a float for two single spans
     "Temporal IoU, |P ∩ G| / |P ∪ G| (paper, tIoU reward). Zero-length, inverted and NaN spans score 0."
     (s1, e1), (s2, e2) = _bounds(pred), _bounds(gt)
-    inter = intersection(pred, gt)
-    return _ratio(inter, np.where(inter > 0, np.maximum(e1, e2) - np.minimum(s1, s2), 0.0))
+    return _ratio(intersection(pred, gt), np.maximum(e1, e2) - np.minimum(s1, s2))
 
 # %% ../nbs/parts/spans.ipynb #1df80f42
 def iop(
@@ -83,10 +82,12 @@ def merge(
     "Union of spans as disjoint ascending spans; touching spans become one."
     arr = np.asarray(spans, dtype=np.float64).reshape(-1, 2)
     arr = arr[length(arr) > 0]
-    arr = arr[np.argsort(arr[:, 0], kind="stable")]
-    ends = np.maximum.accumulate(arr[:, 1]) if len(arr) else arr[:, 1]
-    first = np.flatnonzero(np.r_[True, arr[1:, 0] > ends[:-1]]) if len(arr) else np.array([], int)
-    return np.stack([arr[first, 0], ends[np.r_[first[1:] - 1, len(arr) - 1]]], -1) if len(arr) else arr
+    if not len(arr):
+        return arr
+    arr = arr[np.argsort(arr[:, 0])]
+    ends = np.maximum.accumulate(arr[:, 1])
+    first = np.flatnonzero(np.r_[True, arr[1:, 0] > ends[:-1]])
+    return np.stack([arr[first, 0], ends[np.r_[first[1:] - 1, len(arr) - 1]]], -1)
 
 def union_tiou(
     preds: ArrayLike,  # `(n, 2)`, predicted spans, seconds
@@ -95,7 +96,8 @@ def union_tiou(
     "Temporal IoU of the unions of two sets of spans: how much of the timeline both cover."
     p, g = merge(preds), merge(gts)
     inter = float(intersection(p[:, None], g[None]).sum())
-    return _ratio(inter, float(length(p).sum() + length(g).sum()) - inter)
+    union = float(length(p).sum() + length(g).sum()) - inter
+    return inter / union if union > 0 else 0.0
 
 # %% ../nbs/parts/spans.ipynb #a5c49185
 def best(
@@ -104,12 +106,12 @@ def best(
     score: Callable = tiou,  # of two span arrays
 ) -> np.ndarray:       # `(n,)`; NaN for a row without true spans
     "`score` of each prediction against its best true span."
-    counts = np.array([len(row) for row in gts], int)
+    preds, counts = np.asarray(preds, np.float64), np.array([len(row) for row in gts])
     if len(counts) != len(preds): raise ValueError(f"{len(preds)} predictions, {len(counts)} rows of true spans: give one row a prediction")
     out, some = np.full(len(counts), np.nan), counts > 0
     if some.any():
         true = np.array([span for row in gts for span in row], np.float64)
-        scores = np.asarray(score(np.repeat(np.asarray(preds, np.float64), counts, axis=0), true))
+        scores = np.asarray(score(np.repeat(preds, counts, axis=0), true))
         out[some] = np.maximum.reduceat(scores, (np.cumsum(counts) - counts)[some])
     return out
 
