@@ -33,7 +33,7 @@ html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
 html_show_sphinx = False
-pygments_style = "tango"
+pygments_style = "default"
 pygments_dark_style = "monokai"
 
 

@@ -80,9 +80,7 @@ def test_readme_is_the_index(tmp_path):
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
 def test_figures_have_one_look(page):
-    assert page.stem == "thinking" or not any("set_theme(" in source for source in cells(page, "code")), (
-        "draw with vtg_r1.plots.style()"
-    )  # thinking: as its committed run drew it
+    assert not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.plots.style()"
 
 
 @pytest.fixture

@@ -723,7 +723,8 @@ def _env(args) -> int:
         show_json(about)
         return 0
     flat = {**{k: v for k, v in about.items() if k not in ("packages", "set", "devices")}, **{f"device {i}": d for i, d in enumerate(about["devices"])}, **about["packages"], "set": ", ".join(about["set"]) or "none"}
-    print("\n".join(f"{name:<16}{'not installed' if value is None else value}" for name, value in flat.items()))
+    absent = {"commit": "none, no checkout", "cuda": "none"}
+    print("\n".join(f"{name:<16}{absent.get(name, 'not installed') if value is None else value}" for name, value in flat.items()))
     return 0
 
 

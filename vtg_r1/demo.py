@@ -327,12 +327,14 @@ def build(desk: Desk):  # a gr.Blocks
     "The page."
     import gradio as gr
 
-    names = " and ".join(f"{p.label} ({Path(p.name).name})" if len(desk.policies) > 1 else p.label for p in desk.policies)
+    two = len(desk.policies) > 1
+    given = ["/".join(Path(p.name).parts[-2:]) for p in desk.policies]  # with its stage: the runs of two stages may share a name
+    names = " and ".join(f"{p.label} ({name})" if two else p.label for p, name in zip(desk.policies, given))
     hint = " It knows toy sentences only, such as “the second red circle”." if any(p.name == TINY for p in desk.policies) else ""
     shown = desk.opened(desk.examples[0].path if desk.examples else None)
     with gr.Blocks(title="VTG-R1: when does it happen?", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(
-            f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. Model: {_text(names)}.{hint}</p>",
+            f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. {'Models' if two else 'Model'}: {_text(names)}.{hint}</p>",
             elem_id="top",
             apply_default_css=False,
         )
