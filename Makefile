@@ -42,9 +42,9 @@ mutants: install  ## change the exact core at one place at a time: do its tests 
 	OMP_NUM_THREADS=1 timeout 3600 mutmut run --max-children 2
 	python .ci/mutants
 
-lint: install  ## ruff's rules, ruff's form of the tests, and the types of the record and the exact core
+lint: install  ## ruff's rules and form of notebooks, tests and benchmarks, and the types of the record and the exact core
 	ruff check
-	ruff format --check tests
+	ruff format --check nbs tests benchmarks docs setup.py
 	mypy
 
 torture: install  ## hostile videos, annotation files and answers: nothing may crash, hang or get lost; about five minutes

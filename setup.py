@@ -1,4 +1,5 @@
 "Packaging of the exported library; every value comes from settings.ini, so nothing but setuptools is needed to build."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -31,8 +32,7 @@ setup(
     packages=find_packages(include=["vtg_r1", "vtg_r1.*"]),
     package_data={"vtg_r1": ["py.typed", "assets/**/*"]},
     python_requires=f">={cfg['min_python']}",
-    install_requires=cfg["requirements"].split() + [
-        "decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],
+    install_requires=cfg["requirements"].split() + ["decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],
     extras_require={name: cfg[f"{name}_requirements"].split() for name in extras},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )

@@ -8,6 +8,7 @@
 It trains through the project's own trainers on a video of noise. Random weights never end a response, so every one is as long as it may be: this is the upper end. The first step is left out of
 the time. Prints one JSON line, and one row for the table in benchmarks/README.md. Out of memory is a result too, and is printed as one.
 """
+
 import argparse
 import json
 import resource
@@ -20,24 +21,59 @@ from statistics import median
 import numpy as np
 import torch
 
-VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2}
+VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+}
 TEXT = {"max_position_embeddings": 128000, "initializer_range": 0.02}
 SIZES = {  # config.json of Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct
     "tiny": ({}, {}),
-    "3b": ({**TEXT, "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True}, {**VISION, "out_hidden_size": 2048}),
-    "7b": ({**TEXT, "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}, {**VISION, "out_hidden_size": 3584}),
+    "3b": (
+        {
+            **TEXT,
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+        {**VISION, "out_hidden_size": 2048},
+    ),
+    "7b": (
+        {
+            **TEXT,
+            "vocab_size": 152064,
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
+        },
+        {**VISION, "out_hidden_size": 3584},
+    ),
 }
 
 
 def random_model(size: str, attention: str, device: str | None = None):
     "A model of a published shape with random weights, bfloat16 on a GPU, and the toy processor, whose tokens are among its own."
     from transformers import Qwen2_5_VLForConditionalGeneration
+
     from vtg_r1.models import build_processor, tiny_config
+
     processor = build_processor()
     config = tiny_config(processor.tokenizer)
     text, vision = SIZES[size]
     for part, values in ((config.text_config, text), (config.vision_config, vision)):
-        for name, value in values.items(): setattr(part, name, value)
+        for name, value in values.items():
+            setattr(part, name, value)
     if text:
         config.tie_word_embeddings = text["tie_word_embeddings"]
         config.text_config.rope_parameters["mrope_section"], config.text_config.rope_parameters["rope_theta"] = [16, 24, 24], 1_000_000.0
@@ -53,13 +89,15 @@ def random_model(size: str, attention: str, device: str | None = None):
 def noise_video(folder: Path, frames: int, pixels: int) -> None:
     "A video of noise, one frame a second, as near to the pixel budget as its sides of whole patches allow."
     import av
+
     side = int(pixels**0.5) // 28 * 28
     noise = np.random.default_rng(0)
     with av.open(str(folder / "v.mp4"), "w") as f:
         stream = f.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
-        for _ in range(frames): f.mux(stream.encode(av.VideoFrame.from_ndarray(noise.integers(0, 256, (side, side, 3), np.uint8), format="rgb24")))
+        for _ in range(frames):
+            f.mux(stream.encode(av.VideoFrame.from_ndarray(noise.integers(0, 256, (side, side, 3), np.uint8), format="rgb24")))
         f.mux(stream.encode())
 
 
@@ -70,35 +108,67 @@ def trainer_of(args, folder: Path):
     from vtg_r1.prompts import response_text
     from vtg_r1.samples import Sample
     from vtg_r1.sft import sft_trainer
+
     model, processor = random_model(args.size, args.attention)
     noise_video(folder, args.frames, args.pixels)
     teacher = {"response": response_text("word " * args.response, [1, 2])}
-    samples = [Sample(f"q{i}", "v.mp4", float(args.frames), f"something {i}", [[1.0, 2.0]], teacher=teacher) for i in range(max(args.prompts, 2) * args.steps)]
+    samples = [
+        Sample(f"q{i}", "v.mp4", float(args.frames), f"something {i}", [[1.0, 2.0]], teacher=teacher)
+        for i in range(max(args.prompts, 2) * args.steps)
+    ]
     view, lora = View(str(folder), args.frames, args.pixels, "full", args.encoding), lora_config(args.lora) if args.lora else None
     how = {"gradient_checkpointing": not args.no_checkpointing, "learning_rate": 1e-6}
-    if args.stage == "sft": return sft_trainer(model, processor, samples, view, folder, lora, steps=args.steps, batch_size=args.prompts, micro_batch=1, **how)
+    if args.stage == "sft":
+        return sft_trainer(model, processor, samples, view, folder, lora, steps=args.steps, batch_size=args.prompts, micro_batch=1, **how)
     micro = args.micro_batch or args.generations
-    return grpo_trainer(model, processor, samples, view, folder, lora, not args.stock, steps=args.steps, prompts_per_step=args.prompts, generations=args.generations, micro_batch=micro, max_response=args.response, **how)
+    return grpo_trainer(
+        model,
+        processor,
+        samples,
+        view,
+        folder,
+        lora,
+        not args.stock,
+        steps=args.steps,
+        prompts_per_step=args.prompts,
+        generations=args.generations,
+        micro_batch=micro,
+        max_response=args.response,
+        **how,
+    )
 
 
 def measure(args) -> dict:
     "One run of a few steps: peak memory, median seconds of a step but the first, responses (SFT: samples) a second."
     from transformers import TrainerCallback
+
     from vtg_r1.training import fit
+
     ends = []
+
     class Clock(TrainerCallback):
         def on_step_end(self, *_, **__):
-            if torch.cuda.is_available(): torch.cuda.synchronize()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             ends.append(time.perf_counter())
+
     gpu = torch.cuda.is_available()
-    found = {"device": torch.cuda.get_device_name() if gpu else "CPU", **{k: v for k, v in vars(args).items()}, "error": None, "peak_gb": None, "step_seconds": None, "per_second": None}
+    found = {
+        "device": torch.cuda.get_device_name() if gpu else "CPU",
+        **{k: v for k, v in vars(args).items()},
+        "error": None,
+        "peak_gb": None,
+        "step_seconds": None,
+        "per_second": None,
+    }
     try:
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of(args, Path(folder))
             found["parameters"] = sum(p.numel() for p in trainer.model.parameters())
             trainer.add_callback(Clock())
             fit(trainer, args.size, {})
-    except torch.cuda.OutOfMemoryError as e: found["error"] = f"out of memory: {str(e).splitlines()[0]}"
+    except torch.cuda.OutOfMemoryError as e:
+        found["error"] = f"out of memory: {str(e).splitlines()[0]}"
     peak = torch.cuda.max_memory_allocated() if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found["peak_gb"] = round(peak / 1e9, 2)
     if len(ends) > 1:
@@ -136,4 +206,5 @@ def main(argv=None) -> dict:
     return found
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
 """Time to pay 100,000 completions and to score 100,000 predictions on one core, beside a plain loop over pairs as released evaluators have it, and TRL's own format reward.
 
-    OMP_NUM_THREADS=1 python benchmarks/rewards_and_scores.py [N]
+OMP_NUM_THREADS=1 python benchmarks/rewards_and_scores.py [N]
 """
+
 import json
 import random
 import sys
@@ -50,6 +51,7 @@ def main(n: int):
     rows = [(name, clock(lambda f=getattr(rewards, name): f(texts, **columns))) for name in names]
     report("rewards", rows, n)
     from trl.rewards import think_format_reward
+
     chats = [[{"role": "assistant", "content": t}] for t in texts]
     peer = clock(lambda: think_format_reward(chats))
     print(f"  TRL's think_format_reward: {peer:.2f} s, {peer / dict(rows)['format_reward']:.2f}× the time of format_reward")
@@ -57,8 +59,16 @@ def main(n: int):
     preds = [[a, a + rng.uniform(0, 10)] for a in (rng.uniform(0, 20) for _ in range(n))]
     fast, slow = clock(lambda: overlaps(preds, spans)), clock(lambda: loop_overlaps(preds, spans))
     iou, _ = overlaps(preds, spans)
-    report("metrics", [("IoU and IoP", fast), ("the same, pair by pair in a loop", slow), ("mAP, one prediction, one truth", clock(lambda: mean_ap([[p] for p in preds], spans))),
-                       ("bootstrap interval, 200 resamples", clock(lambda: bootstrap_ci(iou, resamples=200), 1))], n)
+    report(
+        "metrics",
+        [
+            ("IoU and IoP", fast),
+            ("the same, pair by pair in a loop", slow),
+            ("mAP, one prediction, one truth", clock(lambda: mean_ap([[p] for p in preds], spans))),
+            ("bootstrap interval, 200 resamples", clock(lambda: bootstrap_ci(iou, resamples=200), 1)),
+        ],
+        n,
+    )
     with tempfile.TemporaryDirectory() as folder:
         truth, said, texts_file = (Path(folder) / name for name in ("charades_sta_test.txt", "spans.jsonl", "responses.jsonl"))
         truth.write_text("".join(f"v{i} {row[0][0]} {row[0][1]}##someone sits.\n" for i, row in enumerate(spans)))
@@ -66,8 +76,14 @@ def main(n: int):
         texts_file.write_text("".join(json.dumps({"qid": f"v{i}_{i}", "response": t}) + "\n" for i, t in enumerate(texts)))
         samples, _ = load_benchmark("charades_sta", truth)
         qids = [s.qid for s in samples]
-        report("prediction file to metrics", [(f"read and score {kind}", clock(lambda f=file: score("charades_sta", samples, read_predictions(f, qids)), 1))
-                                              for kind, file in (("spans", said), ("whole responses", texts_file))], n)
+        report(
+            "prediction file to metrics",
+            [
+                (f"read and score {kind}", clock(lambda f=file: score("charades_sta", samples, read_predictions(f, qids)), 1))
+                for kind, file in (("spans", said), ("whole responses", texts_file))
+            ],
+            n,
+        )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 The variants take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that runs one variant once. `frames` needs `pip install qwen-vl-utils`.
 Every benchmark prints a table and a last line `name: ratio ×`.
 """
+
 import argparse
 import json
 import os
@@ -35,9 +36,11 @@ def peak(*what: str) -> float:
 
 # ---- frames ----
 
+
 def synthetic(path: Path, seconds: int = 120, size=(854, 480), rate: int = 30) -> Path:
     "Two minutes of 480p: a drifting gradient with a moving square, H.264 with a keyframe every ten seconds."
     import av
+
     x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=rate, options={"preset": "veryfast", "g": str(10 * rate)})
@@ -45,7 +48,7 @@ def synthetic(path: Path, seconds: int = 120, size=(854, 480), rate: int = 30) -
         for i in range(seconds * rate):
             picture = np.stack([(x + 3 * i) % 256, (y + x // 2 + 2 * i) % 256, (x // 3 + y) % 256], -1).astype(np.uint8)
             left = 40 + 5 * i % (size[0] - 140)
-            picture[200:280, left:left + 80] = (255, 255 - i % 256, 0)
+            picture[200:280, left : left + 80] = (255, 255 - i % 256, 0)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         out.mux(stream.encode())
     return path
@@ -55,6 +58,7 @@ def qwen(path: str):
     "The peer: qwen_vl_utils' own loader, with its decord reader."
     os.environ["FORCE_QWENVL_VIDEO_READER"] = "decord"
     from qwen_vl_utils import fetch_video
+
     return fetch_video(dict(video=path, nframes=FRAMES, max_pixels=PIXELS, min_pixels=28 * 28))
 
 
@@ -62,18 +66,22 @@ def ours(path: str, folder: str):
     "Frames and their seconds, from a cache object that knows nothing yet, as in a new process."
     from vtg_r1 import video
     from vtg_r1.frame_cache import FrameCache
+
     video._probe_here.cache_clear()
     return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), guard=None)
 
 
-def cold(path: str): return ours(path, tempfile.mkdtemp())
+def cold(path: str):
+    return ours(path, tempfile.mkdtemp())
 
 
 def resampling(path: str) -> tuple[float, float, float, float]:
     "Our pixels against torchvision's antialiased bicubic and against its bilinear, on the same decoded frames at the same size: mean difference (levels of 256) and PSNR (dB) of each."
     import torch
     from torchvision.transforms.functional import InterpolationMode, resize
+
     from vtg_r1 import decoders, video
+
     info = video.probe(path)
     picked = video.pick_frames(info.times, 16).tolist()
     small = video.read_frames(path, 16, PIXELS)[0].astype(float)
@@ -89,7 +97,8 @@ def frames(args) -> list[dict]:
     "Loading 64 frames: cold (decode, resize, keep) and warm (from the cache) beside qwen_vl_utils."
     home, rows = Path(tempfile.mkdtemp()), []
     clips = sorted(p for p in Path(args.videos).iterdir() if p.suffix in (".mp4", ".mkv", ".webm")) if args.videos else []
-    if not clips: print("frames: no real clips (give --videos, or set VTG_R1_SHARED): the synthetic one alone", flush=True)
+    if not clips:
+        print("frames: no real clips (give --videos, or set VTG_R1_SHARED): the synthetic one alone", flush=True)
     for path in map(str, [*clips, synthetic(home / "synthetic_480p_120s.mp4")]):
         kept = tempfile.mkdtemp()
         same = ours(path, kept), cold(path)
@@ -99,12 +108,18 @@ def frames(args) -> list[dict]:
         variants = {"qwen_vl_utils": lambda p=path: qwen(p), "cold": lambda p=path: cold(p), "warm": lambda p=path, k=kept: ours(p, k)}
         times = {v: [] for v in variants}
         for _ in range(args.repeats):
-            for v, work in variants.items(): times[v].append(clock(work, args.now))
-        row = dict(bench="frames", video=Path(path).name, **{v: median(t) for v, t in times.items()}, times=times, synthetic=path.startswith(str(home)))
+            for v, work in variants.items():
+                times[v].append(clock(work, args.now))
+        row = dict(
+            bench="frames", video=Path(path).name, **{v: median(t) for v, t in times.items()}, times=times, synthetic=path.startswith(str(home))
+        )
         row |= dict(zip(("bicubic_mean", "bicubic_psnr", "bilinear_mean", "bilinear_psnr"), resampling(path)))
         rows.append(row)
-        print(f"frames  {row['video'][:28]:28} qwen_vl_utils {row['qwen_vl_utils']:6.3f} s  cold {row['cold']:6.3f} s {row['qwen_vl_utils'] / row['cold']:5.1f} ×  warm {1000 * row['warm']:6.1f} ms {row['qwen_vl_utils'] / row['warm']:6.1f} ×"
-              f"   from bicubic {row['bicubic_mean']:.2f} levels, {row['bicubic_psnr']:.1f} dB; from bilinear {row['bilinear_mean']:.2f}, {row['bilinear_psnr']:.1f} dB", flush=True)
+        print(
+            f"frames  {row['video'][:28]:28} qwen_vl_utils {row['qwen_vl_utils']:6.3f} s  cold {row['cold']:6.3f} s {row['qwen_vl_utils'] / row['cold']:5.1f} ×  warm {1000 * row['warm']:6.1f} ms {row['qwen_vl_utils'] / row['warm']:6.1f} ×"
+            f"   from bicubic {row['bicubic_mean']:.2f} levels, {row['bicubic_psnr']:.1f} dB; from bilinear {row['bilinear_mean']:.2f}, {row['bilinear_psnr']:.1f} dB",
+            flush=True,
+        )
     heads = [r for r in rows if not r["synthetic"]] or rows
     ratio = {v: exp(mean(log(r["qwen_vl_utils"] / r[v]) for r in heads)) for v in ("cold", "warm")}
     largest = max(heads, key=lambda r: r["qwen_vl_utils"])["video"]
@@ -116,9 +131,11 @@ def frames(args) -> list[dict]:
 
 # ---- evaluation ----
 
+
 def bench_model():
     "The training benchmarks' model; it never ends an answer early."
     import see_once
+
     model, processor = see_once.bench_model()
     model.generation_config.eos_token_id = None
     return model.eval(), processor
@@ -127,6 +144,7 @@ def bench_model():
 def questions(n: int, frames: int, seed: int = 0) -> list[dict]:
     "Queries on one video of 448×224 noise, 128 tokens a frame, frames first."
     from PIL import Image
+
     noise = np.random.default_rng(seed)
     video = [Image.fromarray(noise.integers(0, 256, (224, 448, 3), np.uint8)) for _ in range(frames)]
     blocks = [block for t in range(frames) for block in ({"type": "text", "text": str(t)}, {"type": "image"})]
@@ -136,7 +154,9 @@ def questions(n: int, frames: int, seed: int = 0) -> list[dict]:
 
 def answer(variant: str, model, processor, shown: list[dict], c: int) -> list[str]:
     from vtg_r1.inference import generate
-    if variant == "one by one": return [text for s in shown for text in generate(model, processor, [s], c, see_once=False)]
+
+    if variant == "one by one":
+        return [text for s in shown for text in generate(model, processor, [s], c, see_once=False)]
     return generate(model, processor, shown, c, see_once=variant == "see once")
 
 
@@ -150,13 +170,30 @@ def evaluation(args) -> list[dict]:
     for n, pictures, c in ((5, 15, 64), (5, 15, 16), (5, 31, 64), (2, 15, 64)):
         shown, times, said = questions(n, pictures), {v: [] for v in VARIANTS}, {}
         for _ in range(args.repeats):
-            for v in VARIANTS: times[v].append(clock(lambda: said.update({v: answer(v, model, processor, shown, c)}), args.now))
+            for v in VARIANTS:
+                times[v].append(clock(lambda: said.update({v: answer(v, model, processor, shown, c)}), args.now))
         assert said["one by one"] == said["batched"] == said["see once"], "the variants answer differently"
-        p = processor(text=[processor.apply_chat_template(shown[0]["prompt"], add_generation_prompt=True)], images=[shown[0]["images"]])["input_ids"][0]
+        p = processor(text=[processor.apply_chat_template(shown[0]["prompt"], add_generation_prompt=True)], images=[shown[0]["images"]])["input_ids"][
+            0
+        ]
         seconds = {v: median(t) for v, t in times.items()}
         for v in VARIANTS:
-            rows.append(dict(bench="evaluation", P=len(p), C=c, queries=n, variant=v, seconds=seconds[v], times=times[v], peak_gb=peak("evaluation", v, n, pictures, c)))
-            print(f"evaluation  P {len(p):5} C {c:3}  {n} queries  {v:10} {seconds[v]:7.2f} s ({min(times[v]):.2f}–{max(times[v]):.2f})  {rows[-1]['peak_gb']:5.2f} GB  {seconds[v] / seconds['see once']:5.2f} × the time", flush=True)
+            rows.append(
+                dict(
+                    bench="evaluation",
+                    P=len(p),
+                    C=c,
+                    queries=n,
+                    variant=v,
+                    seconds=seconds[v],
+                    times=times[v],
+                    peak_gb=peak("evaluation", v, n, pictures, c),
+                )
+            )
+            print(
+                f"evaluation  P {len(p):5} C {c:3}  {n} queries  {v:10} {seconds[v]:7.2f} s ({min(times[v]):.2f}–{max(times[v]):.2f})  {rows[-1]['peak_gb']:5.2f} GB  {seconds[v] / seconds['see once']:5.2f} × the time",
+                flush=True,
+            )
         head = head or [seconds[v] / seconds["see once"] for v in VARIANTS]
     print(f"evaluation: {head[0]:.2f} × (one by one), {head[1]:.2f} × (batched)", flush=True)
     return rows
@@ -169,8 +206,11 @@ def child(kind: str, variant: str, *case):
     if kind == "evaluation":
         n, pictures, c = case
         answer(variant, *bench_model(), questions(n, pictures), c)
-    else: {"qwen_vl_utils": qwen, "cold": cold}[variant](case[0])
-    print(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20)  # not ru_maxrss, which a child inherits from the parent that started it
+    else:
+        {"qwen_vl_utils": qwen, "cold": cold}[variant](case[0])
+    print(
+        int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    )  # not ru_maxrss, which a child inherits from the parent that started it
 
 
 def main():
@@ -186,14 +226,24 @@ def main():
     args = parser.parse_args()
     args.now = time.process_time if args.cpu else time.perf_counter
     import torch
+
     torch.set_num_threads(args.threads)
-    if args.child: return child(*json.loads(args.child))
-    if strange := set(args.names) - set(BENCHES): parser.error(f"no benchmark {', '.join(strange)}; there are {', '.join(BENCHES)}")
+    if args.child:
+        return child(*json.loads(args.child))
+    if strange := set(args.names) - set(BENCHES):
+        parser.error(f"no benchmark {', '.join(strange)}; there are {', '.join(BENCHES)}")
     for name in args.names or BENCHES:
         rows = BENCHES[name](args)
         if args.save:
             Path(args.save).mkdir(parents=True, exist_ok=True)
-            Path(args.save, f"{name}.json").write_text(json.dumps(dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__, rows=rows), indent=1) + "\n")
+            Path(args.save, f"{name}.json").write_text(
+                json.dumps(
+                    dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__, rows=rows),
+                    indent=1,
+                )
+                + "\n"
+            )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

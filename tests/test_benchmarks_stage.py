@@ -1,4 +1,5 @@
 "07_benchmarks run headlessly: the toy world, an official file, an interrupted run, missing videos, and vLLM's interface."
+
 import json
 import os
 import shutil
@@ -23,11 +24,13 @@ def run(outputs, name, **parameters):
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
-def rows_of(folder): return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory): return tmp_path_factory.mktemp("outputs")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,11 @@ def toy(outputs):
 def charades(toy, tmp_path_factory):
     "Two toy videos under Charades-STA's own file format, and one video that is not there."
     folder, videos = tmp_path_factory.mktemp("charades"), toy[2]
-    lines = [f"{Path(s.video).stem} {s.spans[0][0]} {s.spans[0][1]}##{s.query}\n" for s in load_samples(videos / "samples.jsonl") if s.video in ("in-domain_00000.mp4", "in-domain_00001.mp4")]
+    lines = [
+        f"{Path(s.video).stem} {s.spans[0][0]} {s.spans[0][1]}##{s.query}\n"
+        for s in load_samples(videos / "samples.jsonl")
+        if s.video in ("in-domain_00000.mp4", "in-domain_00001.mp4")
+    ]
     (folder / "charades_sta_test.txt").write_text("".join([*lines, "GONE1 1.0 2.0##a person leaves.\n"]))
     return dict(benchmark="charades_sta", annotations=str(folder / "charades_sta_test.txt"), video_root=str(videos / "videos")), len(lines) + 1
 
@@ -58,11 +65,29 @@ def test_toy_world(toy):
 def test_score_command_agrees(toy, tmp_path, capsys):
     "The predictions file of the run is one that `vtg-r1 score` reads, and gives the same numbers."
     from vtg_r1.cli import main
+
     folder, metrics, videos = toy
     samples = load_samples(videos / "samples.jsonl")[:48]
-    (tmp_path / "tacos_test.jsonl").write_text("".join(json.dumps(
-        {"qid": s.qid, "query": s.query, "duration": s.duration, "vid": s.video, "relevant_windows": s.spans}) + "\n" for s in samples))
-    assert main(["score", "--benchmark", "tacos", "--annotations", str(tmp_path / "tacos_test.jsonl"), "--predictions", str(folder / "predictions.jsonl"), "--json"]) == 0
+    (tmp_path / "tacos_test.jsonl").write_text(
+        "".join(
+            json.dumps({"qid": s.qid, "query": s.query, "duration": s.duration, "vid": s.video, "relevant_windows": s.spans}) + "\n" for s in samples
+        )
+    )
+    assert (
+        main(
+            [
+                "score",
+                "--benchmark",
+                "tacos",
+                "--annotations",
+                str(tmp_path / "tacos_test.jsonl"),
+                "--predictions",
+                str(folder / "predictions.jsonl"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     scored = json.loads(capsys.readouterr().out)
     assert all(metrics[k] == pytest.approx(v) for k, v in scored.items())
 
@@ -76,29 +101,47 @@ def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, ou
     stopped = outputs / "benchmarks" / "stopped"
     shutil.copytree(folder, stopped)
     half = (folder / "predictions.jsonl").read_text()
-    (stopped / "predictions.jsonl").write_text(half[:len(half) // 2])  # cut in the middle of a row
+    (stopped / "predictions.jsonl").write_text(half[: len(half) // 2])  # cut in the middle of a row
     again, same = run(outputs, "again", resume=str(stopped), **given)
     assert rows_of(again) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
 
 
 def test_another_question_is_not_resumed(charades, outputs, toy):
-    with pytest.raises(Exception, match="parameter 'annotations' was ''"): run(outputs, "other", resume=str(toy[0]), **charades[0])
+    with pytest.raises(Exception, match="parameter 'annotations' was ''"):
+        run(outputs, "other", resume=str(toy[0]), **charades[0])
 
 
 def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
     "ReXTime's format over toy videos. The tiny model never saw options or this encoding: it runs and is scored, it need not be good."
     samples = load_samples(toy[2] / "samples.jsonl")[:6]
-    rows = [{"qid": s.qid, "vid": Path(s.video).stem, "duration": s.duration, "question": s.query, "answer": "From <s0> to <e0>, <option>.", "source": "toy", "category": "sequential",
-             "options": ["circle", "square", "triangle", "cross"], "span": s.spans[0], "ans": "A"} for s in samples]
+    rows = [
+        {
+            "qid": s.qid,
+            "vid": Path(s.video).stem,
+            "duration": s.duration,
+            "question": s.query,
+            "answer": "From <s0> to <e0>, <option>.",
+            "source": "toy",
+            "category": "sequential",
+            "options": ["circle", "square", "triangle", "cross"],
+            "span": s.spans[0],
+            "ans": "A",
+        }
+        for s in samples
+    ]
     (tmp_path / "rextime_val.json").write_text(json.dumps(rows))
-    folder, metrics = run(outputs, "native", encoding="native", benchmark="rextime", annotations=str(tmp_path / "rextime_val.json"), video_root=str(toy[2] / "videos"))
+    folder, metrics = run(
+        outputs, "native", encoding="native", benchmark="rextime", annotations=str(tmp_path / "rextime_val.json"), video_root=str(toy[2] / "videos")
+    )
     assert metrics["n"] == 6 and metrics["failed"] == 0 and 0 <= metrics["Acc@IoU"] <= metrics["Acc@QA"]
     assert {"qid", "pred", "response", "answer"} == set(rows_of(folder)[0]) and all(isinstance(r["response"], str) for r in rows_of(folder))
 
 
 def test_annotations_are_asked_for(outputs):
-    with pytest.raises(Exception, match="needs annotations and video_root"): run(outputs, "nothing", benchmark="charades_sta")
-    with pytest.raises(RunError, match="did you mean 'benchmark'"): run(outputs, "typo", benchmarks="charades_sta")
+    with pytest.raises(Exception, match="needs annotations and video_root"):
+        run(outputs, "nothing", benchmark="charades_sta")
+    with pytest.raises(RunError, match="did you mean 'benchmark'"):
+        run(outputs, "typo", benchmarks="charades_sta")
 
 
 def test_grounded_qa_prompt_and_native_training_set(toy):
@@ -109,7 +152,8 @@ def test_grounded_qa_prompt_and_native_training_set(toy):
     assert "(B) square" in show(question, view)["prompt"][0]["content"][0]["text"]
     assert show(sample, view)["prompt"][0]["content"][0]["text"] == sample.query
     assert {"video", "fps", "spans"} <= set(training_set([sample], View(str(videos / "videos"), 4, 784, "short", "native"))[0])
-    with pytest.raises(ValueError, match="encoding must be"): View("x", encoding="both")
+    with pytest.raises(ValueError, match="encoding must be"):
+        View("x", encoding="both")
 
 
 def test_vllm_interface(toy, monkeypatch):
@@ -118,7 +162,8 @@ def test_vllm_interface(toy, monkeypatch):
     sample, seen = load_samples(videos / "samples.jsonl")[0], []
 
     class LLM:
-        def __init__(self, model, trust_remote_code, limit_mm_per_prompt, seed): self.limits = limit_mm_per_prompt
+        def __init__(self, model, trust_remote_code, limit_mm_per_prompt, seed):
+            self.limits = limit_mm_per_prompt
 
         def generate(self, prompts, sampling_params, use_tqdm):
             assert sampling_params == {"temperature": 0.0, "max_tokens": 9}
@@ -136,38 +181,56 @@ def test_vllm_interface(toy, monkeypatch):
     frames, clock = data["video"][0]
     assert frames.shape[0] == 6 == clock["total_num_frames"] == len(clock["frames_indices"]) and clock["do_sample_frames"] is False
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ImportError, match="pip install vllm"): vllm_backend("tiny", view)
+    with pytest.raises(ImportError, match="pip install vllm"):
+        vllm_backend("tiny", view)
 
 
 @pytest.mark.shared
 def test_real_videos(outputs, tmp_path):
     "Two real Charades videos through the whole stage with the embedded model, which has never seen a camera's picture."
-    if "VTG_R1_SHARED" not in os.environ: pytest.skip("needs VTG_R1_SHARED, the folder with the real annotations and videos")
+    if "VTG_R1_SHARED" not in os.environ:
+        pytest.skip("needs VTG_R1_SHARED, the folder with the real annotations and videos")
     data = Path(os.environ["VTG_R1_SHARED"]) / "data"
     lines = [line for line in (data / "annotations/charades_sta/charades_sta_test.txt").read_text().splitlines() if line[:5] in ("OHOFG", "Y1HGC")]
     (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines) + "\n")
-    _, metrics = run(outputs, "real", benchmark="charades_sta", annotations=str(tmp_path / "charades_sta_test.txt"), video_root=str(data / "videos"), max_response=16)
+    _, metrics = run(
+        outputs,
+        "real",
+        benchmark="charades_sta",
+        annotations=str(tmp_path / "charades_sta_test.txt"),
+        video_root=str(data / "videos"),
+        max_response=16,
+    )
     assert metrics["n"] == len(lines) == 8 and metrics["failed"] == 0
 
 
 def queries_with_answers():
     "Three queries on two videos: hit exactly, half hit, not answered."
     from vtg_r1.benchmarks import Prediction
-    samples = [Sample("a", "v.mp4", 20.0, "x", [[0.0, 4.0]]), Sample("b", "v.mp4", 20.0, "y", [[0.0, 10.0], [12.0, 14.0]]), Sample("c", "w.mp4", 10.0, "z", [[5.0, 10.0]])]
+
+    samples = [
+        Sample("a", "v.mp4", 20.0, "x", [[0.0, 4.0]]),
+        Sample("b", "v.mp4", 20.0, "y", [[0.0, 10.0], [12.0, 14.0]]),
+        Sample("c", "w.mp4", 10.0, "z", [[5.0, 10.0]]),
+    ]
     return samples, {"a": Prediction([[0.0, 4.0]]), "b": Prediction([[0.0, 5.0], [0.0, 10.0]])}
 
 
 def test_intervals_hold_their_values_and_count_videos():
     from vtg_r1.evaluation import intervals
+
     samples, predictions = queries_with_answers()
     found = intervals(samples, predictions)
-    assert {name: value for name, (value, _, _) in found.items()} == pytest.approx({"mIoU": 50, "R1@0.3": 200 / 3, "R1@0.5": 200 / 3, "R1@0.7": 100 / 3})
+    assert {name: value for name, (value, _, _) in found.items()} == pytest.approx(
+        {"mIoU": 50, "R1@0.3": 200 / 3, "R1@0.5": 200 / 3, "R1@0.7": 100 / 3}
+    )
     assert all(low <= value <= high for value, low, high in found.values())
     assert found["mIoU"][1:] == pytest.approx((0, 75))  # drawn by video: one has 1 and 1/2, the other 0
 
 
 def test_the_shape_of_a_query_is_that_of_its_longest_span():
     from vtg_r1.evaluation import shape_of
+
     shape = shape_of(*queries_with_answers())
     assert [shape[k].tolist() for k in ("iou", "length", "centre")] == [[1, 0.5, 0], [0.2, 0.5, 0.5], [0.1, 0.25, 0.75]]
     assert shape["predicted"][:2].tolist() == [0.1, 0.125] and shape["predicted"][2] != shape["predicted"][2]
@@ -176,18 +239,22 @@ def test_the_shape_of_a_query_is_that_of_its_longest_span():
 def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_path):
     from vtg_r1.evaluation import take_over
     from vtg_r1.runs import start_run
+
     old = start_run("benchmarks", "old", {"seed": 0, "frames": 8, "threads": 1}, tmp_path)
     new = start_run("benchmarks", "new", {"seed": 0, "frames": 8, "threads": 2}, tmp_path)
     assert not take_over("", new, {"frames": 8}).exists()
-    with pytest.raises(RunError, match="no predictions.jsonl"): take_over(old.path, new, {"frames": 8})
+    with pytest.raises(RunError, match="no predictions.jsonl"):
+        take_over(old.path, new, {"frames": 8})
     (old.path / "predictions.jsonl").write_text("{}\n")
-    with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"): take_over(old.path, new, {"seed": 0, "frames": 16})
+    with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"):
+        take_over(old.path, new, {"seed": 0, "frames": 16})
     assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):
     from vtg_r1.benchmarks import Prediction
     from vtg_r1.evaluation import case_of
+
     case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), View(str(world / "videos"), frames=4), frames=3)
     assert len(case["pictures"]) == len(case["times"]) == 3 and toy_samples[0].query in case["title"]
     assert case["spans"] == {"truth": toy_samples[0].spans, "predicted": [[1.0, 2.0]]}

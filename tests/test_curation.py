@@ -1,4 +1,5 @@
 "Curation: thresholds, quotas, what is refused, and files that survive kills."
+
 import json
 import subprocess
 import sys
@@ -6,9 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from vtg_r1.curation import allocate, answered, check_videos, collect, dataset_card, draw, filter_facts, iter_samples, only_one, plot_filter, plot_sample, route, split_by_teacher, supervised, table1, work_folder, write_files, write_sets
+from vtg_r1.curation import (
+    allocate,
+    answered,
+    check_videos,
+    collect,
+    dataset_card,
+    draw,
+    filter_facts,
+    iter_samples,
+    only_one,
+    plot_filter,
+    plot_sample,
+    route,
+    split_by_teacher,
+    supervised,
+    table1,
+    work_folder,
+    write_files,
+    write_sets,
+)
 from vtg_r1.prompts import parse_span
 from vtg_r1.quality import overlap_guard, probe_videos, source_id
 from vtg_r1.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
@@ -17,20 +38,34 @@ RESPONSE = "<think>it appears at 2, gone at 8.</think><time>[2, 8]</time>"
 
 
 def sample(qid="q", iou=0.9, span=(2.0, 8.0), response=RESPONSE, **more):
-    return Sample(qid, **{"video": "v.mp4", "duration": 15.0, "query": f"event {qid}", "spans": [[2.0, 8.5]], "source": "a",
-                          "teacher": {"model": "m", "response": response, "span": span and list(span), "iou": iou, "usage": None}, **more})
+    return Sample(
+        qid,
+        **{
+            "video": "v.mp4",
+            "duration": 15.0,
+            "query": f"event {qid}",
+            "spans": [[2.0, 8.5]],
+            "source": "a",
+            "teacher": {"model": "m", "response": response, "span": span and list(span), "iou": iou, "usage": None},
+            **more,
+        },
+    )
 
 
-@pytest.mark.parametrize("s, cold, rl, reason", [
-    (sample(iou=0.81), True, True, ""),
-    (sample(iou=0.8), False, True, ""),
-    (sample(iou=0.4), False, True, ""),
-    (sample(iou=0.3999), False, False, "low_iou"),
-    (sample(iou=0.0, span=None, response="no"), False, False, "unreadable_response"),
-    (sample(iou=0.9, response="I think <time>[2, 8]</time>"), False, True, "not_well_formed"),
-    (replace(sample(), teacher=None), False, False, "no_teacher"),
-])
-def test_route(s, cold, rl, reason): assert route(s) == (cold, rl, reason)
+@pytest.mark.parametrize(
+    "s, cold, rl, reason",
+    [
+        (sample(iou=0.81), True, True, ""),
+        (sample(iou=0.8), False, True, ""),
+        (sample(iou=0.4), False, True, ""),
+        (sample(iou=0.3999), False, False, "low_iou"),
+        (sample(iou=0.0, span=None, response="no"), False, False, "unreadable_response"),
+        (sample(iou=0.9, response="I think <time>[2, 8]</time>"), False, True, "not_well_formed"),
+        (replace(sample(), teacher=None), False, False, "no_teacher"),
+    ],
+)
+def test_route(s, cold, rl, reason):
+    assert route(s) == (cold, rl, reason)
 
 
 def test_route_parameters():
@@ -46,13 +81,15 @@ def test_every_sample_goes_somewhere(ious, eps1, eps2, keep):
     cold, rl, rejected = split_by_teacher(samples, eps1, eps2, keep)
     assert {s.qid for s in cold} | {s.qid for s in rl} | {s.qid for s, _ in rejected} == {s.qid for s in samples}
     assert all(s.teacher["iou"] > eps1 for s in cold) and all(s.teacher["iou"] >= eps2 for s in rl) and all(why for _, why in rejected)
-    if not keep: assert not {s.qid for s in cold} & {s.qid for s in rl}
+    if not keep:
+        assert not {s.qid for s in cold} & {s.qid for s in rl}
 
 
 def test_supervised_targets():
     s = sample(spans=[[1.0, 5.0], [2.0, 8.5], [2.0, 8.5]])
     assert supervised(s) is s and parse_span(supervised(s, "ground_truth").teacher["response"]) == [2.0, 8.5]
-    with pytest.raises(ValueError, match="target"): supervised(s, "both")
+    with pytest.raises(ValueError, match="target"):
+        supervised(s, "both")
 
 
 @settings(max_examples=200, deadline=None)
@@ -66,20 +103,26 @@ def test_allocate(sizes, total):
 
 def make(folder: Path, **sources):
     for name, n in sources.items():
-        write_jsonl(folder / f"{name}.jsonl", [replace(sample(str(i), iou=(i % 10) / 10 + 0.05), source=name, video=f"{name}{i % 3}.mp4") for i in range(n)])
+        write_jsonl(
+            folder / f"{name}.jsonl", [replace(sample(str(i), iou=(i % 10) / 10 + 0.05), source=name, video=f"{name}{i % 3}.mp4") for i in range(n)]
+        )
     return [{"path": folder / f"{name}.jsonl"} for name in sources]
 
 
 def test_pipeline_counts_and_card(tmp_path):
     entries = make(tmp_path, a=40, b=10)
-    with open(tmp_path / "a.jsonl", "a") as f: f.write("{broken\n")
+    with open(tmp_path / "a.jsonl", "a") as f:
+        f.write("{broken\n")
     work = work_folder(tmp_path / "work", entries, seed=0)
     (tmp_path / "bench.json").write_text(json.dumps({"a1": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["something else"]}}))
     guard = overlap_guard([("activitynet", tmp_path / "bench.json", None)])
     collected = collect(entries, work, guard, {"b0.mp4": {"seconds": None, "reason": "holds no video frame"}})
     drawn = draw(work, [{"task": "instance", "sources": ["a", "b"], "total": 20}])
     pool = list(iter_samples(work / "pool.jsonl"))
-    assert drawn["sources"] == {"a": {"task": "instance", "candidates": 27, "pool": 14}, "b": {"task": "instance", "candidates": 6, "pool": 6}} and len(pool) == 20
+    assert (
+        drawn["sources"] == {"a": {"task": "instance", "candidates": 27, "pool": 14}, "b": {"task": "instance", "candidates": 6, "pool": 6}}
+        and len(pool) == 20
+    )
     out = tmp_path / "out"
     out.mkdir()
     counts = write_sets(answered(work / "pool.jsonl", "given"), work / "refused.jsonl", out)
@@ -107,13 +150,15 @@ def test_draw_is_stable_and_seeded(tmp_path):
 
 def test_a_hugging_face_source_is_streamed(tmp_path):
     datasets = pytest.importorskip("datasets")
-    rows = [{"file": f"{i}.mp4", "caption": f"event {i}", "from": 1.0, "to": 30.0 if i == 3 else 4.0, "length": 20.0} for i in range(5)] + [{"file": "x.mp4", "caption": "", "from": 1.0, "to": 2.0, "length": 9.0}]
+    rows = [{"file": f"{i}.mp4", "caption": f"event {i}", "from": 1.0, "to": 30.0 if i == 3 else 4.0, "length": 20.0} for i in range(5)] + [
+        {"file": "x.mp4", "caption": "", "from": 1.0, "to": 2.0, "length": 9.0}
+    ]
     (tmp_path / "mine").mkdir()
     datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "mine" / "train.parquet"))
     columns = {"video": "file", "query": "caption", "start": "from", "end": "to", "duration": "length"}
     entry = {"path": str(tmp_path / "mine"), "dataset": "huggingface", "columns": columns}
     work = work_folder(tmp_path / "work", [entry])
-    report, = collect([entry], work)["reports"]
+    (report,) = collect([entry], work)["reports"]
     assert (report["read"], report["kept"], report["past_end"], report["empty_query"]) == (6, 5, 1, 1)
     found = list(iter_samples(work / "candidates.jsonl"))
     assert found[3].spans == [[1.0, 20.0]] and {s.source for s in found} == {"mine"}
@@ -122,7 +167,8 @@ def test_a_hugging_face_source_is_streamed(tmp_path):
 @pytest.mark.parametrize("quotas", [[{"sources": ["nobody"], "total": 3}], [{"sources": ["a"], "total": 1}, {"sources": ["a"], "total": 2}]])
 def test_bad_quotas(quotas, tmp_path):
     collect(make(tmp_path, a=4), tmp_path)
-    with pytest.raises(SampleError): draw(tmp_path, quotas)
+    with pytest.raises(SampleError):
+        draw(tmp_path, quotas)
 
 
 def test_equal_qids_of_two_sources_stay_apart(tmp_path):
@@ -136,22 +182,28 @@ def test_work_folder_is_named_by_content(tmp_path):
     assert work_folder(tmp_path / "w", entries, seed=0) == first != work_folder(tmp_path / "w", entries, seed=1)
     make(tmp_path, a=4)
     assert work_folder(tmp_path / "w", entries, seed=0) != first
-    with pytest.raises(SampleError, match="no such file"): work_folder(tmp_path / "w", [{"path": tmp_path / "none"}])
+    with pytest.raises(SampleError, match="no such file"):
+        work_folder(tmp_path / "w", [{"path": tmp_path / "none"}])
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     def rows():
         yield "a.jsonl", {"x": 1}
         raise KeyError("source")
-    with pytest.raises(KeyError): write_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
+
+    with pytest.raises(KeyError):
+        write_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "b.jsonl").exists()
     with only_one(tmp_path), pytest.raises(SampleError, match="another process"):
-        with only_one(tmp_path): pass
+        with only_one(tmp_path):
+            pass
 
 
 def test_killed_and_resumed_files_are_identical():
     "The benchmark of the full 56K, small: three kills, byte equality, nothing asked twice."
-    done = subprocess.run([sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "curation.py"), "--pool", "1400"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "curation.py"), "--pool", "1400"], capture_output=True, text=True
+    )
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["identical"] and found["asked_twice"] == 0 and found["pool"] == 1400 and len(found["kills"]) == 3
@@ -159,13 +211,16 @@ def test_killed_and_resumed_files_are_identical():
 
 def test_videos_missing_and_unreadable(tmp_path):
     from vtg_r1.toyworld import make_world
+
     world = make_world(tmp_path / "w", videos=3, seed=0)
     broken = world / "videos" / "train_00001.mp4"
     broken.write_bytes(broken.read_bytes()[:300])
     (world / "videos" / "train_00002.mp4").unlink()
     found = probe_videos(load_samples(world / "samples.jsonl"), world / "videos")
     assert (found["named"], found["found"], found["missing"], list(found["unreadable"])) == (3, 1, ["train_00002.mp4"], ["train_00001.mp4"])
-    (tmp_path / "videos.jsonl").write_text('{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid')  # killed here; the first is not opened again
+    (tmp_path / "videos.jsonl").write_text(
+        '{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid'
+    )  # killed here; the first is not opened again
     seen = check_videos([{"path": world / "samples.jsonl"}], world / "videos", tmp_path, progress=False)
     bad = {v: r["reason"] for v, r in seen.items() if r["reason"]}
     assert set(bad) == {"train_00001.mp4", "train_00002.mp4"} and "no such file" in bad["train_00002.mp4"]
@@ -174,53 +229,88 @@ def test_videos_missing_and_unreadable(tmp_path):
 
 def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
     from vtg_r1.toyworld import World, make_world
+
     world = make_world(tmp_path / "w", videos=1, seed=0, world=World(lengths=(15,), spacing=(1,)))
     turns = [{"from": "human", "value": "<image>\nWhen is it?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."}]
-    (tmp_path / "g.json").write_text(json.dumps([{"question_id": "7", "video_id": "train_00000", "video_file": "train_00000.mp4", "conversation": turns}]))
+    (tmp_path / "g.json").write_text(
+        json.dumps([{"question_id": "7", "video_id": "train_00000", "video_file": "train_00000.mp4", "conversation": turns}])
+    )
     entries = [{"path": tmp_path / "g.json", "dataset": "grounded_videollm"}]
     (tmp_path / "work").mkdir()
-    report, = collect(entries, tmp_path / "work", None, check_videos(entries, world / "videos", tmp_path / "work", progress=False))["reports"]
-    assert next(iter_samples(tmp_path / "work" / "candidates.jsonl")).duration == pytest.approx(16) and report["kept"] == 1 and not report.get("missing_duration")
+    (report,) = collect(entries, tmp_path / "work", None, check_videos(entries, world / "videos", tmp_path / "work", progress=False))["reports"]
+    assert (
+        next(iter_samples(tmp_path / "work" / "candidates.jsonl")).duration == pytest.approx(16)
+        and report["kept"] == 1
+        and not report.get("missing_duration")
+    )
 
 
-@pytest.mark.parametrize("video, source", [
-    ("v_NUsG9BgSes0.mp4", "NUsG9BgSes0"), ("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0"), ("a/4jujhM5qhEc_00:00:39:000_00:01:24:700.mp4", "4jujhM5qhEc"),
-    ("G0mjFqytJt4_000152_000162.mp4", "G0mjFqytJt4"), ("1101/2574374895.mp4", "2574374895"), ("OHOFG.mp4", "OHOFG"), ("s30-d52.avi", "s30-d52")])
-def test_source_id(video, source): assert source_id(video) == source
+@pytest.mark.parametrize(
+    "video, source",
+    [
+        ("v_NUsG9BgSes0.mp4", "NUsG9BgSes0"),
+        ("NUsG9BgSes0_210.0_360.0", "NUsG9BgSes0"),
+        ("a/4jujhM5qhEc_00:00:39:000_00:01:24:700.mp4", "4jujhM5qhEc"),
+        ("G0mjFqytJt4_000152_000162.mp4", "G0mjFqytJt4"),
+        ("1101/2574374895.mp4", "2574374895"),
+        ("OHOFG.mp4", "OHOFG"),
+        ("s30-d52.avi", "s30-d52"),
+    ],
+)
+def test_source_id(video, source):
+    assert source_id(video) == source
 
 
 def test_overlap_kinds(tmp_path):
-    (tmp_path / "b_test.jsonl").write_text(json.dumps(dict(qid=1, query="A person  opens the door.", duration=150, vid="NUsG9BgSes0_210.0_360.0")) + "\n")
+    (tmp_path / "b_test.jsonl").write_text(
+        json.dumps(dict(qid=1, query="A person  opens the door.", duration=150, vid="NUsG9BgSes0_210.0_360.0")) + "\n"
+    )
     benchmark = [("qvhighlights", tmp_path / "b_test.jsonl", None)]
-    same_video, same_source, same_query = (replace(sample(), video=v, query=q) for v, q in (("x/NUsG9BgSes0_210.0_360.0.mp4", "z"), ("v_NUsG9BgSes0.mp4", "z"), ("y.mp4", "a person opens the door")))
+    same_video, same_source, same_query = (
+        replace(sample(), video=v, query=q)
+        for v, q in (("x/NUsG9BgSes0_210.0_360.0.mp4", "z"), ("v_NUsG9BgSes0.mp4", "z"), ("y.mp4", "a person opens the door"))
+    )
     guard = overlap_guard(benchmark)
     assert [guard(s).split(" as")[0] for s in (same_video, same_source, same_query)] == ["same video", "same source", "same query"]
     assert [bool(overlap_guard(benchmark, by)(same_query)) for by in (["video"], ["query"], [])] == [False, True, False]
-    with pytest.raises(ValueError, match="sound"): overlap_guard(benchmark, ["sound"])
+    with pytest.raises(ValueError, match="sound"):
+        overlap_guard(benchmark, ["sound"])
     (tmp_path / "wrong.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(SampleError, match="nothing would be guarded"): overlap_guard([("tacos", tmp_path / "wrong.jsonl", None)])
+    with pytest.raises(SampleError, match="nothing would be guarded"):
+        overlap_guard([("tacos", tmp_path / "wrong.jsonl", None)])
 
 
 def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
     "Both thresholds and all three fates are in the one, frames and both spans in the other."
     import matplotlib.pyplot as plt
+
     from vtg_r1.inputs import View
     from vtg_r1.toyworld import read_scripts, toy_teacher
+
     scripts = read_scripts(world)
     annotated = [replace(s, teacher=toy_teacher(s, scripts, 0)) for s in toy_samples] + [replace(toy_samples[0], teacher=None)]
     facts = filter_facts(annotated)
     assert len(facts) == len(annotated) and facts[-1]["set"] == "rejected" and facts[-1]["words"] == facts[-1]["teacher tIoU"] == 0
     fig = plot_filter(facts)
-    assert [ax.get_xlabel() for ax in fig.axes] == ["teacher tIoU with the ground truth", "length of the moment (s)", "words in the teacher's response"]
+    assert [ax.get_xlabel() for ax in fig.axes] == [
+        "teacher tIoU with the ground truth",
+        "length of the moment (s)",
+        "words in the teacher's response",
+    ]
     assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "rejected"}
     shown = next(s for s in annotated if s.teacher["span"])
     strip, line = plot_sample(shown, View(str(world / "videos"), frames=4), frames=4).axes
-    assert shown.query in strip.get_title().replace("\n", " ") and strip.images and {"truth", "teacher"} <= {t.get_text() for t in line.get_yticklabels()}
+    assert (
+        shown.query in strip.get_title().replace("\n", " ")
+        and strip.images
+        and {"truth", "teacher"} <= {t.get_text() for t in line.get_yticklabels()}
+    )
     plt.close("all")
 
 
 def run_stage(folder, **parameters):
     from vtg_r1.runs import run_notebook
+
     return run_notebook("nbs/01_curation.ipynb", {"outputs_dir": str(folder), "toy_videos": 8, **parameters}, progress=False)
 
 
@@ -251,18 +341,25 @@ def test_a_video_that_is_found_later_is_used_later(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parameters, problem", [
-    (dict(sources=[{"path": "nowhere.jsonl"}], video_root="videos"), "nowhere.jsonl: no such file"),
-    (dict(sources=[{"path": "nowhere.jsonl"}]), "video_root is empty"),
-    (dict(eps3=0.1), "eps3")])
+@pytest.mark.parametrize(
+    "parameters, problem",
+    [
+        (dict(sources=[{"path": "nowhere.jsonl"}], video_root="videos"), "nowhere.jsonl: no such file"),
+        (dict(sources=[{"path": "nowhere.jsonl"}]), "video_root is empty"),
+        (dict(eps3=0.1), "eps3"),
+    ],
+)
 def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
-    with pytest.raises(Exception, match=problem): run_stage(tmp_path, run_name="a", **parameters)
+    with pytest.raises(Exception, match=problem):
+        run_stage(tmp_path, run_name="a", **parameters)
 
 
 def test_the_papers_configuration_names_known_parameters_and_datasets():
     import yaml
+
     from vtg_r1.datasets import READERS
     from vtg_r1.runs import check_parameters, known_parameters, project_root
+
     config = yaml.safe_load((project_root() / "configs" / "curation_paper.yaml").read_text())
     check_parameters(config, known_parameters(project_root() / "nbs" / "01_curation.ipynb"))
     assert {e["dataset"] for e in config["sources"] + config["benchmarks"]} <= set(READERS)

@@ -1,4 +1,5 @@
 "Readers, policies and `vtg-r1 data check`: the published files with their measured quirks, and small hostile ones."
+
 import csv
 import json
 import os
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vtg_r1.cli import main
 from vtg_r1.datasets import READERS, read_dataset, read_rows
@@ -110,7 +112,14 @@ def test_details_of_the_less_regular_formats():
     assert steps.read == 4145
     timer1 = read_dataset("timer1", FILES / "timer1/train_2k5.json")[0]
     sources = [s.source for s in timer1]
-    assert {n: sources.count(n) for n in set(sources)} == {"cosmo": 801, "yt-temporal": 764, "internvid-vtime": 571, "didemo": 237, "howto100m": 94, "queryd": 33}
+    assert {n: sources.count(n) for n in set(sources)} == {
+        "cosmo": 801,
+        "yt-temporal": 764,
+        "internvid-vtime": 571,
+        "didemo": 237,
+        "howto100m": 94,
+        "queryd": 33,
+    }
     assert all(0 < s.difficulty["mean_iou"] <= 1 for s in timer1)
     timeit = read_dataset("hirest", FILES / "timeit/instruct_tvg_0.5k_hirest.json", durations=FILES / "hirest/all_data_train.json")
     assert timeit[1].kept == 459 and timeit[0][0].query == "Make a Plaster Mask" and timeit[0][0].spans == [[35.0, 79.0]]
@@ -130,19 +139,37 @@ def test_cli_json(name, file, split, read, kept, before, capsys):
 @shared
 @pytest.mark.shared
 def test_cli_opens_real_videos(capsys):
-    assert main(["data", "check", "--dataset", "charades_sta", "--annotations", str(FILES / "charades_sta/charades_sta_test.txt"), "--videos", str(FILES.parent / "videos"), "--json"]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "check",
+                "--dataset",
+                "charades_sta",
+                "--annotations",
+                str(FILES / "charades_sta/charades_sta_test.txt"),
+                "--videos",
+                str(FILES.parent / "videos"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     videos = json.loads(capsys.readouterr().out)["videos"]
     assert (videos["named"], videos["found"], len(videos["missing"]), videos["unreadable"]) == (1334, 2, 1332, {})
 
 
 @pytest.mark.parametrize("name", READERS)
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00rubbish", b"{}", b"[]", b"[1, 2]", b'{"a": 3}', b"hello\nworld\n", b'{"a": {"duration": "long"}}\n', b"[" * 20000])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00rubbish", b"{}", b"[]", b"[1, 2]", b'{"a": 3}', b"hello\nworld\n", b'{"a": {"duration": "long"}}\n', b"[" * 20000]
+)
 def test_wrong_file_is_one_clear_error(name, content, tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     path.write_bytes(content)
     for file in (path, path.rename(tmp_path / "x.json"), (tmp_path / "x.json").rename(tmp_path / "x.txt")):
         file = tmp_path / file.name
-        if not file.exists(): file.write_bytes(content)
+        if not file.exists():
+            file.write_bytes(content)
         assert main(["data", "check", "--dataset", name, "--annotations", str(file)]) == 2
         err = capsys.readouterr().err
         assert str(file) in err and len(err.splitlines()) == 1
@@ -163,32 +190,35 @@ def rows(**changes):
     return [{"qid": "a", "video": "v.mp4", "duration": 10.0, "query": "a dog barks", "start": 1.0, "end": 4.0, **changes}]
 
 
-@pytest.mark.parametrize("change, policy, spans, finding", [
-    (dict(end=12.0), {}, [[1.0, 12.0]], "past_end/kept"),
-    (dict(end=12.0), dict(past_end="clip"), [[1.0, 10.0]], "past_end/clipped"),
-    (dict(end=12.0), dict(past_end="drop"), None, "past_end/dropped"),
-    (dict(start=11.0, end=12.0), dict(past_end="clip"), None, "start_past_end/dropped"),
-    (dict(start=4.0, end=1.0), {}, None, "inverted/dropped"),
-    (dict(start=4.0, end=1.0), dict(inverted="swap"), [[1.0, 4.0]], "inverted/swapped"),
-    (dict(start=12.0, end=1.0), dict(inverted="swap", past_end="clip"), [[1.0, 10.0]], "past_end/clipped"),
-    (dict(start=4.0), {}, None, "zero_length/dropped"),
-    (dict(start=4.0), dict(zero_length="keep"), [[4.0, 4.0]], "zero_length/kept"),
-    (dict(start=-0.5), {}, [[-0.5, 4.0]], "negative_start/kept"),
-    (dict(start=-0.5), dict(past_end="clip"), [[0.0, 4.0]], "negative_start/clipped"),
-    (dict(duration=None), {}, None, "missing_duration/dropped"),
-    (dict(duration=None), dict(missing_duration="last_end"), [[1.0, 4.0]], "missing_duration/guessed"),
-    (dict(query="  "), {}, None, "empty_query/dropped"),
-    (dict(query=None), {}, None, "empty_query/dropped"),
-    (dict(query=" a dog\nbarks "), {}, [[1.0, 4.0]], "untidy_query/tidied"),
-    (dict(video="../../etc/passwd"), {}, None, "unsafe_video/dropped"),
-    (dict(start=None), {}, None, "malformed_span/dropped"),
-    (dict(end=float("nan")), {}, None, "malformed_span/dropped"),
-    (dict(end=10**400), {}, None, "malformed_span/dropped"),
-    (dict(start=-5.0, end=-1.0), dict(past_end="clip"), None, "before_start/dropped"),
-    (dict(start=-5.0, end=0.0), dict(zero_length="keep"), None, "before_start/dropped"),
-    (dict(start=0.0, end=0.0), dict(zero_length="keep"), [[0.0, 0.0]], "zero_length/kept"),
-    (dict(query="a dog \ud83d"), {}, None, "bad_text/dropped"),
-])
+@pytest.mark.parametrize(
+    "change, policy, spans, finding",
+    [
+        (dict(end=12.0), {}, [[1.0, 12.0]], "past_end/kept"),
+        (dict(end=12.0), dict(past_end="clip"), [[1.0, 10.0]], "past_end/clipped"),
+        (dict(end=12.0), dict(past_end="drop"), None, "past_end/dropped"),
+        (dict(start=11.0, end=12.0), dict(past_end="clip"), None, "start_past_end/dropped"),
+        (dict(start=4.0, end=1.0), {}, None, "inverted/dropped"),
+        (dict(start=4.0, end=1.0), dict(inverted="swap"), [[1.0, 4.0]], "inverted/swapped"),
+        (dict(start=12.0, end=1.0), dict(inverted="swap", past_end="clip"), [[1.0, 10.0]], "past_end/clipped"),
+        (dict(start=4.0), {}, None, "zero_length/dropped"),
+        (dict(start=4.0), dict(zero_length="keep"), [[4.0, 4.0]], "zero_length/kept"),
+        (dict(start=-0.5), {}, [[-0.5, 4.0]], "negative_start/kept"),
+        (dict(start=-0.5), dict(past_end="clip"), [[0.0, 4.0]], "negative_start/clipped"),
+        (dict(duration=None), {}, None, "missing_duration/dropped"),
+        (dict(duration=None), dict(missing_duration="last_end"), [[1.0, 4.0]], "missing_duration/guessed"),
+        (dict(query="  "), {}, None, "empty_query/dropped"),
+        (dict(query=None), {}, None, "empty_query/dropped"),
+        (dict(query=" a dog\nbarks "), {}, [[1.0, 4.0]], "untidy_query/tidied"),
+        (dict(video="../../etc/passwd"), {}, None, "unsafe_video/dropped"),
+        (dict(start=None), {}, None, "malformed_span/dropped"),
+        (dict(end=float("nan")), {}, None, "malformed_span/dropped"),
+        (dict(end=10**400), {}, None, "malformed_span/dropped"),
+        (dict(start=-5.0, end=-1.0), dict(past_end="clip"), None, "before_start/dropped"),
+        (dict(start=-5.0, end=0.0), dict(zero_length="keep"), None, "before_start/dropped"),
+        (dict(start=0.0, end=0.0), dict(zero_length="keep"), [[0.0, 0.0]], "zero_length/kept"),
+        (dict(query="a dog \ud83d"), {}, None, "bad_text/dropped"),
+    ],
+)
 def test_policies(change, policy, spans, finding):
     samples, report = read_rows(rows(**change), **policy)
     assert [s.spans for s in samples] == ([spans] if spans else [])
@@ -198,12 +228,14 @@ def test_policies(change, policy, spans, finding):
 
 
 def test_lists_in_csv_cells_marks_at_the_start_and_odd_durations(tmp_path):
-    (tmp_path / "a.csv").write_text('\ufeffvideo,query,spans,duration,options,answer\na.mp4,q,"[[1, 2], [3, 4]]",9,"[""x"", ""y""]",B\n', encoding="utf-8")
-    sample, = read_dataset("csv", tmp_path / "a.csv")[0]
+    (tmp_path / "a.csv").write_text(
+        '\ufeffvideo,query,spans,duration,options,answer\na.mp4,q,"[[1, 2], [3, 4]]",9,"[""x"", ""y""]",B\n', encoding="utf-8"
+    )
+    (sample,) = read_dataset("csv", tmp_path / "a.csv")[0]
     assert sample.spans == [[1, 2], [3, 4]] and sample.options == ["x", "y"] and sample.answer == "B"
     (tmp_path / "b.txt").write_text("\ufeffAO8RW 0.0 6.9##a person is putting a book on a shelf.\n", encoding="utf-8")
     (tmp_path / "d.json").write_text('{"AO8RW": "33.67"}')
-    sample, = read_dataset("charades_sta", tmp_path / "b.txt", durations=tmp_path / "d.json")[0]
+    (sample,) = read_dataset("charades_sta", tmp_path / "b.txt", durations=tmp_path / "d.json")[0]
     assert sample.video == "AO8RW.mp4" and sample.duration == 6.9
 
 
@@ -215,13 +247,15 @@ def test_half_characters_are_reported_not_written(tmp_path):
 
 
 def test_policy_names_are_checked():
-    with pytest.raises(ValueError, match="past_end"): read_rows(rows(), past_end="crop")
+    with pytest.raises(ValueError, match="past_end"):
+        read_rows(rows(), past_end="crop")
 
 
 def test_a_bad_record_leaves_its_neighbours(tmp_path, capsys):
     (tmp_path / "tacos_test.jsonl").write_text(
         '{"qid": "a", "query": "q", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n{"qid": "b", broken\n\n{"qid": "c", "query": "q"}\n'
-        '{"qid": "a", "query": "r", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n')
+        '{"qid": "a", "query": "r", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n'
+    )
     samples, report = read_dataset("tacos", tmp_path / "tacos_test.jsonl")
     assert [s.qid for s in samples] == ["a", "a#2"] and report.read == 4
     assert sorted((f.line, f.reason) for f in report.findings) == [(2, "malformed"), (4, "malformed"), (5, "duplicate_qid")]
@@ -243,19 +277,25 @@ def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
     assert from_csv == from_hub == [Sample("b_0", "a/b.mp4", 10.0, "a dog barks", [[1.0, 4.0]], "csv")]
 
 
-@pytest.mark.parametrize("text", [
-    "video,start,end,sentence\nkitchen/a.mp4,3.5,65,she cracks an egg\n",
-    "\ufeffVideo; Start;END ;Sentence\r\nkitchen/a.mp4;0:03.5; 1:05 ;she cracks an egg\r\n",
-    'start\tend\tvideo\tcaption\n3.5\t00:01:05\tkitchen/a.mp4\t"she cracks\n an egg"\n',
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "video,start,end,sentence\nkitchen/a.mp4,3.5,65,she cracks an egg\n",
+        "\ufeffVideo; Start;END ;Sentence\r\nkitchen/a.mp4;0:03.5; 1:05 ;she cracks an egg\r\n",
+        'start\tend\tvideo\tcaption\n3.5\t00:01:05\tkitchen/a.mp4\t"she cracks\n an egg"\n',
+    ],
+)
 def test_a_practitioners_table(text, tmp_path):
     (tmp_path / "mine.csv").write_text(text, newline="")
-    assert read_dataset("csv", tmp_path / "mine.csv", durations={"kitchen/a.mp4": 70.0})[0] == [Sample("a_0", "kitchen/a.mp4", 70.0, "she cracks an egg", [[3.5, 65.0]], "csv")]
+    assert read_dataset("csv", tmp_path / "mine.csv", durations={"kitchen/a.mp4": 70.0})[0] == [
+        Sample("a_0", "kitchen/a.mp4", 70.0, "she cracks an egg", [[3.5, 65.0]], "csv")
+    ]
 
 
 def test_a_column_that_was_named_is_not_replaced(tmp_path):
     (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,she whisks it\n")
-    with pytest.raises(SampleError, match="no column 'what' for query"): read_dataset("csv", tmp_path / "mine.csv", columns={"query": "what"})
+    with pytest.raises(SampleError, match="no column 'what' for query"):
+        read_dataset("csv", tmp_path / "mine.csv", columns={"query": "what"})
 
 
 @pytest.fixture
@@ -280,28 +320,62 @@ def test_durations_come_from_the_videos(two_kitchens, capsys):
 def test_a_stage_measures_what_a_table_lacks(two_kitchens):
     found = find_videos(read_annotations(str(two_kitchens / "mine.csv"), "csv", two_kitchens / "videos"), two_kitchens / "videos")
     assert [(s.video, s.duration) for s in found] == [("a/v.mp4", 5.0), ("b/v.mp4", 9.0)]
-    with pytest.raises(SampleError, match="none of its 2 records"): read_annotations(str(two_kitchens / "mine.csv"), "csv")
+    with pytest.raises(SampleError, match="none of its 2 records"):
+        read_annotations(str(two_kitchens / "mine.csv"), "csv")
 
 
 def test_formats_known_by_description_only(tmp_path):
     (tmp_path / "iv.jsonl").write_text('{"vid": "abc", "duration": 30.0, "query": "a dog barks", "span": [1.0, 4.0]}\n')
     assert read_dataset("internvid_vtime", tmp_path / "iv.jsonl")[0][0].spans == [[1.0, 4.0]]
-    turns = [{"from": "human", "value": "<image>\nWhen does the dog bark?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."},
-             {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "It is hungry."}]
-    (tmp_path / "g.json").write_text(json.dumps([{"question_id": "7", "video_id": "abc", "video_file": "x/abc.mp4", "dataset_name": "d", "conversation": turns}]))
+    turns = [
+        {"from": "human", "value": "<image>\nWhen does the dog bark?"},
+        {"from": "gpt", "value": "From <1.0> to <4.0>."},
+        {"from": "human", "value": "Why?"},
+        {"from": "gpt", "value": "It is hungry."},
+    ]
+    (tmp_path / "g.json").write_text(
+        json.dumps([{"question_id": "7", "video_id": "abc", "video_file": "x/abc.mp4", "dataset_name": "d", "conversation": turns}])
+    )
     samples, report = read_dataset("grounded_videollm", tmp_path / "g.json", durations={"abc": 30.0})
     assert (samples[0].query, samples[0].spans, samples[0].video, report.read) == ("When does the dog bark?", [[1.0, 4.0]], "x/abc.mp4", 1)
-    (tmp_path / "t.json").write_text(json.dumps([{"dataset": "tacos", "video": "tacos/s1.mp4", "problem": "When does she cut?", "choices": [], "ground_truth": "", "gt_frame": [2, 5], "video_length": 9.0}]))
+    (tmp_path / "t.json").write_text(
+        json.dumps(
+            [
+                {
+                    "dataset": "tacos",
+                    "video": "tacos/s1.mp4",
+                    "problem": "When does she cut?",
+                    "choices": [],
+                    "ground_truth": "",
+                    "gt_frame": [2, 5],
+                    "video_length": 9.0,
+                }
+            ]
+        )
+    )
     assert read_dataset("tvg_r1", tmp_path / "t.json")[0] == [Sample("s1_0", "tacos/s1.mp4", 9.0, "When does she cut?", [[2, 5]], "tacos")]
     (tmp_path / "b.json").write_text(json.dumps({"abc": {"duration": 9.0, "spans": [[1, 2]], "queries": ["a dog barks"]}}))
     assert read_dataset("timelens", tmp_path / "b.json")[0][0].qid == "abc_0"
-    (tmp_path / "k.jsonl").write_text(json.dumps({"source": "cosmo", "video_path": "cosmo/abc.mp4", "duration": 9.0, "events": [{"query": "q", "span": [[1, 2]]}, {"query": "r", "span": [[3, 4]]}]}) + "\n")
+    (tmp_path / "k.jsonl").write_text(
+        json.dumps(
+            {
+                "source": "cosmo",
+                "video_path": "cosmo/abc.mp4",
+                "duration": 9.0,
+                "events": [{"query": "q", "span": [[1, 2]]}, {"query": "r", "span": [[3, 4]]}],
+            }
+        )
+        + "\n"
+    )
     assert [s.qid for s in read_dataset("timelens", tmp_path / "k.jsonl")[0]] == ["abc_0", "abc_1"]
 
 
 class _Bomb:
-    def __init__(self, folder): self.folder = folder
-    def __reduce__(self): return os.mkdir, (self.folder,)
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
 
 
 def test_queryd_folder_and_its_pickles(tmp_path):
@@ -311,7 +385,8 @@ def test_queryd_folder_and_its_pickles(tmp_path):
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [[1.0, 4.0]]}))
     assert read_dataset("queryd", tmp_path)[0][0] == Sample("abc_0", "abc.mp4", 30.0, "a dog barks", [[1.0, 4.0]], "queryd")
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "went off"))))
-    with pytest.raises(SampleError, match="refuses"): read_dataset("queryd", tmp_path)
+    with pytest.raises(SampleError, match="refuses"):
+        read_dataset("queryd", tmp_path)
     assert not (tmp_path / "went off").exists()
 
 
@@ -325,8 +400,26 @@ def any_sample(draw):
     cuts = sorted(draw(st.lists(st.floats(0, 1), min_size=2, max_size=6, unique=True)))
     spans = [[a * duration, b * duration] for a, b in zip(cuts, cuts[1:]) if a * duration < b * duration] or [[0.0, duration]]
     options = draw(st.none() | st.lists(text, min_size=2, max_size=5))
-    teacher = draw(st.none() | st.fixed_dictionaries({"model": text, "response": text, "span": st.none() | st.just([1.0, 2.0]), "iou": st.floats(0, 1), "usage": st.none()}))
-    return Sample(draw(text), draw(name), duration, draw(text), spans, draw(text), draw(text), draw(st.none() | st.just([0.0, 5.5])), draw(st.none() | text), options, options and "A", teacher)
+    teacher = draw(
+        st.none()
+        | st.fixed_dictionaries(
+            {"model": text, "response": text, "span": st.none() | st.just([1.0, 2.0]), "iou": st.floats(0, 1), "usage": st.none()}
+        )
+    )
+    return Sample(
+        draw(text),
+        draw(name),
+        duration,
+        draw(text),
+        spans,
+        draw(text),
+        draw(text),
+        draw(st.none() | st.just([0.0, 5.5])),
+        draw(st.none() | text),
+        options,
+        options and "A",
+        teacher,
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -338,11 +431,24 @@ def test_round_trip_is_identity(tmp_path_factory, samples):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(["qid", "video", "duration", "query", "start", "end", "spans"]),
-                                st.none() | st.booleans() | st.integers(-5, 30) | st.floats() | st.text(max_size=5) | st.lists(st.lists(st.floats(-5, 30), max_size=3), max_size=3)), max_size=5))
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["qid", "video", "duration", "query", "start", "end", "spans"]),
+            st.none()
+            | st.booleans()
+            | st.integers(-5, 30)
+            | st.floats()
+            | st.text(max_size=5)
+            | st.lists(st.lists(st.floats(-5, 30), max_size=3), max_size=3),
+        ),
+        max_size=5,
+    )
+)
 def test_any_rows_are_read_or_reported(raw):
     good = rows(qid="good")
     samples, report = read_rows(good + raw, past_end="clip", zero_length="drop")
     assert report.read == 1 + len(raw) and "good" in {s.qid for s in samples}
-    for s in samples: assert from_dict(s.to_dict()) == s
+    for s in samples:
+        assert from_dict(s.to_dict()) == s
     assert len(samples) + len({(f.qid, f.line) for f in report.dropped}) == report.read

@@ -30,9 +30,16 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     "The stage itself, started from its notebook's command by one parameter: same samples in the same batches, so the same losses and the same model."
     samples = [dataclasses.replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")[:8]]
     write_jsonl(tmp_path / "s.jsonl", samples)
-    given = {"annotations": str(tmp_path / "s.jsonl"), "heldout": str(tmp_path / "s.jsonl"), "video_root": str(world / "videos"), "outputs_dir": str(tmp_path)}
+    given = {
+        "annotations": str(tmp_path / "s.jsonl"),
+        "heldout": str(tmp_path / "s.jsonl"),
+        "video_root": str(world / "videos"),
+        "outputs_dir": str(tmp_path),
+    }
     given |= {"epochs": 2.0, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3, "max_response": 24, "threads": 1}
-    pairs = [x for key, value in {**given, "run_name": "two", "launch": "configs/accelerate/two_cpu.yaml"}.items() for x in ("-p", key, json.dumps(value))]
+    pairs = [
+        x for key, value in {**given, "run_name": "two", "launch": "configs/accelerate/two_cpu.yaml"}.items() for x in ("-p", key, json.dumps(value))
+    ]
     assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
     alone = CLEAN.Process(target=run_here, args=(str(project_root() / "nbs/03_sft.ipynb"), {**given, "run_name": "one"}))
     alone.start()
@@ -40,8 +47,13 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     one, two = (tmp_path / "sft" / name for name in ("one", "two"))
     np.testing.assert_allclose(curve(two), curve(one), rtol=1e-4, atol=1e-4)
     assert len(curve(one)) == 4 and read_manifest(two)["status"] == "finished"
-    assert read_manifest(two)["config"]["trainer"]["gradient_accumulation_steps"] == 1 and read_manifest(one)["config"]["trainer"]["gradient_accumulation_steps"] == 2
-    assert [json.loads(line)["response"] for line in (two / "predictions.jsonl").open()] == [json.loads(line)["response"] for line in (one / "predictions.jsonl").open()]
+    assert (
+        read_manifest(two)["config"]["trainer"]["gradient_accumulation_steps"] == 1
+        and read_manifest(one)["config"]["trainer"]["gradient_accumulation_steps"] == 2
+    )
+    assert [json.loads(line)["response"] for line in (two / "predictions.jsonl").open()] == [
+        json.loads(line)["response"] for line in (one / "predictions.jsonl").open()
+    ]
 
 
 def fixed_rollouts(prompts, trainer):
@@ -71,7 +83,9 @@ def train(rank, world_size, port, samples, view, folder):
     torch.set_num_threads(1)
     set_seed(0)
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
-    trainer = grpo_trainer(model, processor, samples, view, folder, steps=3, prompts_per_step=2, generations=4, micro_batch=2, learning_rate=1e-3, see_once=False)
+    trainer = grpo_trainer(
+        model, processor, samples, view, folder, steps=3, prompts_per_step=2, generations=4, micro_batch=2, learning_rate=1e-3, see_once=False
+    )
     trainer.rollout_func = fixed_rollouts
     fit(trainer, "GRPO", {})
 

@@ -17,6 +17,7 @@ from vtg_r1.video import VideoError, read_frames
 
 class Counted:
     "Makes frames from a video's bytes, and counts how often."
+
     def __init__(self, video, n=2, side=28):
         self.video, self.shape, self.calls = Path(video), (n, side, side, 3), 0
 
@@ -84,22 +85,31 @@ def test_the_content_is_read_once_for_a_file_that_stands(tmp_path, video, monkey
 
 def test_frames_of_a_video_replaced_while_it_was_read_are_not_kept(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
+
     def replaced():
         video.write_bytes(b"new video")
         return make()
+
     FrameCache(folder).fetch(video, (64,), replaced)
     assert not entries(folder)
 
 
 def damage(entry, how, other):
     data = bytearray(entry.read_bytes())
-    if how == "empty": data = b""
-    elif how == "cut": data = data[:-1]
-    elif how == "head": data = data[:30]
-    elif how == "longer": data += b"\0"
-    elif how == "other entry": data = other.read_bytes()
-    elif how == "pickle": data = b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."
-    else: data[how] ^= 1
+    if how == "empty":
+        data = b""
+    elif how == "cut":
+        data = data[:-1]
+    elif how == "head":
+        data = data[:30]
+    elif how == "longer":
+        data += b"\0"
+    elif how == "other entry":
+        data = other.read_bytes()
+    elif how == "pickle":
+        data = b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."
+    else:
+        data[how] ^= 1
     entry.write_bytes(data)
 
 
@@ -107,7 +117,7 @@ def damage(entry, how, other):
 def test_a_damaged_entry_is_made_again(tmp_path, video, how):
     make, folder = Counted(video), tmp_path / "c"
     first = fetch(folder, make)
-    entry, = entries(folder)
+    (entry,) = entries(folder)
     fetch(folder, make, (32,))
     damage(entry, how, next(e for e in entries(folder) if e != entry))
     assert same(first, fetch(folder, make)) and make.calls == 3
@@ -164,7 +174,7 @@ frame_cache._write_whole(Path(sys.argv[1]), pieces())
 def test_killed_while_it_writes_leaves_the_old_entry_or_none(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
     first = fetch(folder, make)
-    entry, = entries(folder)
+    (entry,) = entries(folder)
     for target in (entry, folder / "new.frames"):
         assert subprocess.run([sys.executable, "-c", KILLED, target]).returncode == -signal.SIGKILL
     assert entries(folder) == [entry] and same(first, fetch(folder, make)) and make.calls == 1
@@ -207,8 +217,10 @@ def test_read_frames_decodes_once_and_gives_the_same(tmp_path, world, toy_sample
 def test_errors_are_the_same_with_a_cache(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     for name in ("gone.mp4", "text.mp4", "."):
-        with pytest.raises(VideoError) as plain: read_frames(tmp_path / name)
-        with pytest.raises(VideoError) as cached: read_frames(tmp_path / name, cache=FrameCache(tmp_path / "c"))
+        with pytest.raises(VideoError) as plain:
+            read_frames(tmp_path / name)
+        with pytest.raises(VideoError) as cached:
+            read_frames(tmp_path / name, cache=FrameCache(tmp_path / "c"))
         assert str(plain.value) == str(cached.value)
     assert not entries(tmp_path / "c")
 
@@ -223,12 +235,14 @@ def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, mon
     show(toy_samples[0], View(str(world / "videos"), 7, 784, "short"))
     assert len(entries(tmp_path / "env")) == 1
     monkeypatch.setenv("VTG_R1_CACHE_GB", "much")
-    with pytest.raises(ValueError, match="VTG_R1_CACHE_GB must be a number"): cache_gigabytes()
+    with pytest.raises(ValueError, match="VTG_R1_CACHE_GB must be a number"):
+        cache_gigabytes()
 
 
 def test_recent_is_bounded_in_bytes():
     recent = Recent(100)
-    for k in range(10): recent.get(k, lambda: (k, 30))
+    for k in range(10):
+        recent.get(k, lambda: (k, 30))
     assert recent.total == 90 and recent.get(9, lambda: pytest.fail("made again")) == 9
     assert recent.get("large", lambda: ("large", 1000)) == "large" and recent.total == 1000
     assert recent.get(9, lambda: ("again", 30)) == "again" and recent.total == 30

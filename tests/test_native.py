@@ -76,7 +76,9 @@ def test_native_positions_say_the_second_at_which_the_frame_is_on_display(videos
         else:
             assert which(image) in on_display(path, s), (k, s)
     assert (len(shown["video"]) - 1) / shown["fps"] == pytest.approx(probe(path).times[-1], abs=0.01)
-    positions = model.model.get_rope_index(batch["input_ids"], batch["mm_token_type_ids"], video_grid_thw=batch["video_grid_thw"], second_per_grid_ts=batch["second_per_grid_ts"])[0][0, 0]
+    positions = model.model.get_rope_index(
+        batch["input_ids"], batch["mm_token_type_ids"], video_grid_thw=batch["video_grid_thw"], second_per_grid_ts=batch["second_per_grid_ts"]
+    )[0][0, 0]
     video = positions[batch["input_ids"][0] == model.config.video_token_id]
     ticks = (video - video[0]).tolist()
     per_second = model.config.vision_config.tokens_per_second
@@ -115,7 +117,10 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(toy_samples, na
         before = {n: p.clone() for n, p in model.named_parameters()}
         how = dict(steps=2, prompts_per_step=2, generations=4, micro_batch=4, learning_rate=1e-3, max_response=24, see_once=once)
         trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), **how)
-        trainer.reward_funcs = [lambda completion_ids, **kwargs: [float(sum(ids) % 7) for ids in completion_ids], trainer.reward_funcs[1]]  # any reward that varies
+        trainer.reward_funcs = [
+            lambda completion_ids, **kwargs: [float(sum(ids) % 7) for ids in completion_ids],
+            trainer.reward_funcs[1],
+        ]  # any reward that varies
         logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
         assert type(trainer).__name__ == ("SeeOnceGRPOTrainer" if once else "NativeGRPOTrainer")
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)

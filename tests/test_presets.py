@@ -58,11 +58,17 @@ def test_the_papers_recipe_is_told_to_trl_number_by_number(stage, world, config,
     assert told == {name: entry["value"] for name, entry in golden.items()}
     assert all(entry["source"] for entry in golden.values())
     checkpointing = "activation_checkpointing" if hasattr(config, "activation_checkpointing") else "gradient_checkpointing"
-    built = config(**{**{k if k != "activation_checkpointing" else checkpointing: v for k, v in arguments(stage, world).items()}, "output_dir": str(tmp_path)})
+    built = config(
+        **{**{k if k != "activation_checkpointing" else checkpointing: v for k, v in arguments(stage, world).items()}, "output_dir": str(tmp_path)}
+    )
     for name, value in told.items():
         assert getattr(built, checkpointing if name == "activation_checkpointing" else name) == ([] if name == "report_to" else value), name
     if stage == "grpo":
-        assert built.loss_type == "dapo" and built.num_iterations == 1 and built.per_device_train_batch_size * built.gradient_accumulation_steps * 16 == 128 * 8
+        assert (
+            built.loss_type == "dapo"
+            and built.num_iterations == 1
+            and built.per_device_train_batch_size * built.gradient_accumulation_steps * 16 == 128 * 8
+        )
     else:
         assert built.per_device_train_batch_size * built.gradient_accumulation_steps * 8 == 8
 

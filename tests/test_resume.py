@@ -25,11 +25,16 @@ KILLS = int(os.environ.get("VTG_R1_KILLS", 1))
 STEPS = 6
 STAGES = {
     "sft": ("nbs/03_sft.ipynb", {"epochs": 2.0, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3}),
-    "grpo": ("nbs/05_grpo.ipynb", {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3}),
+    "grpo": (
+        "nbs/05_grpo.ipynb",
+        {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3},
+    ),
 }
 DIFFICULTY = {"model": "tiny", "rollouts": 4, "batch_size": 1, "max_response": 24, "figures": False, "threads": 1}
 CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
-CLEAN.set_forkserver_preload(["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "seaborn", "papermill"])
+CLEAN.set_forkserver_preload(
+    ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "seaborn", "papermill"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,12 @@ def setting(tmp_path_factory):
     taught = [{**s.to_dict(), "teacher": toy_teacher(s, read_scripts(world))} for s in samples]
     write_jsonl(home / "train.jsonl", taught[:6])
     write_jsonl(home / "held.jsonl", taught[6:])
-    common = {"annotations": str(home / "train.jsonl"), "heldout": str(home / "held.jsonl"), "video_root": str(world / "videos"), "outputs_dir": str(home)}
+    common = {
+        "annotations": str(home / "train.jsonl"),
+        "heldout": str(home / "held.jsonl"),
+        "video_root": str(world / "videos"),
+        "outputs_dir": str(home),
+    }
     return home, {**common, "save_steps": 2, "threads": 1, "max_response": 24}
 
 
@@ -134,7 +144,15 @@ def rollouts(setting, outputs, name):
     "04_difficulty as a process of its own, on all training samples, one a batch."
     home, common = setting
     given = {k: common[k] for k in ("annotations", "video_root")}
-    process = CLEAN.Process(target=_stage, args=("difficulty", {**given, **DIFFICULTY, "outputs_dir": str(outputs), "run_name": name}, str(home / f"difficulty-{outputs.name}-{name}.txt"), None))
+    process = CLEAN.Process(
+        target=_stage,
+        args=(
+            "difficulty",
+            {**given, **DIFFICULTY, "outputs_dir": str(outputs), "run_name": name},
+            str(home / f"difficulty-{outputs.name}-{name}.txt"),
+            None,
+        ),
+    )
     process.start()
     return process
 
@@ -150,7 +168,10 @@ def all_rollouts(setting):
 @pytest.mark.parametrize("attempt", range(KILLS))
 def test_killed_rollouts_go_on_to_the_same_scores(setting, all_rollouts, attempt):
     out, wanted = setting[0] / f"rollouts{attempt}", random.Random(attempt).randrange(1, 5) if KILLS > 1 else 3
-    def done(): return [line for p in out.glob("difficulty-work/*/rollouts.jsonl") for line in p.read_text().splitlines() if line.strip()]
+
+    def done():
+        return [line for p in out.glob("difficulty-work/*/rollouts.jsonl") for line in p.read_text().splitlines() if line.strip()]
+
     process = rollouts(setting, out, "killed")
     while len(done()) < wanted and process.is_alive():
         time.sleep(0.002)
@@ -159,7 +180,7 @@ def test_killed_rollouts_go_on_to_the_same_scores(setting, all_rollouts, attempt
     before = done()
     assert wanted <= len(before) and read_manifest(out / "difficulty/killed")["status"] == "running"
     assert returncode(rollouts(setting, out, "again")) == 0
-    assert done()[:len(before) - 1] == before[:-1]  # the last line may have been half written
+    assert done()[: len(before) - 1] == before[:-1]  # the last line may have been half written
     assert ((out / "difficulty/again/rl_scored.jsonl").read_text(), json.loads((out / "difficulty/again/metrics.json").read_text())) == all_rollouts
 
 
@@ -169,7 +190,11 @@ def test_sigterm_saves_before_it_stops(setting, uninterrupted):
     assert process.exitcode != 0 and read_manifest(folder)["status"] == "failed"
     assert "stopped by SIGTERM after step" in (setting[0] / "grpo-asked.txt").read_text()
     saved = last_checkpoint(folder / "checkpoints")
-    assert int(saved.name.split("-")[1]) >= 3 and {p.suffix for p in saved.glob("model*")} == {".safetensors"} and not (saved / "training_args.bin").exists()
+    assert (
+        int(saved.name.split("-")[1]) >= 3
+        and {p.suffix for p in saved.glob("model*")} == {".safetensors"}
+        and not (saved / "training_args.bin").exists()
+    )
     again = outcome(finished(start("grpo", setting, "asked", save_steps=0, resume=True), setting, "grpo", "asked"))
     assert again[0] == uninterrupted["grpo"][0] and again[2] == uninterrupted["grpo"][2]
 

@@ -68,7 +68,9 @@ def test_an_injected_stranger_is_named():
 def test_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
     path = stage(tmp_path, START, "run.save_metrics({'steps': steps})\nrun.finish()")
     (tmp_path / "p.yaml").write_text("steps: 5\nseed: 2\n")
-    assert main(["run", str(path), "-f", str(tmp_path / "p.yaml"), "-p", "steps", "8", "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path)]) == 0
+    assert (
+        main(["run", str(path), "-f", str(tmp_path / "p.yaml"), "-p", "steps", "8", "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path)]) == 0
+    )
     folder = tmp_path / "small" / "one"
     assert capsys.readouterr().out.strip() == str(folder)
     assert json.loads((folder / "metrics.json").read_text()) == {"steps": 8}

@@ -1,4 +1,5 @@
 "`vtg-r1 score`: numbers worked out by hand for awkward prediction files, and a named error for each unreadable one."
+
 import contextlib
 import io
 import json
@@ -13,21 +14,39 @@ from vtg_r1.benchmarks import BENCHMARKS, Prediction, compare, load_benchmark, p
 from vtg_r1.cli import main
 
 HERE = Path(__file__).parent / "score"
-ANNOTATIONS = {"charades_sta": "charades_sta_test.txt", "activitynet": "activitynet.json", "nextgqa": "nextgqa", "rextime": "rextime_val.json",
-               "qvhighlights": "qvhighlights.val.jsonl", "tvgbench": "tvgbench.json", "tacos": "tacos_test.jsonl"}
+ANNOTATIONS = {
+    "charades_sta": "charades_sta_test.txt",
+    "activitynet": "activitynet.json",
+    "nextgqa": "nextgqa",
+    "rextime": "rextime_val.json",
+    "qvhighlights": "qvhighlights.val.jsonl",
+    "tvgbench": "tvgbench.json",
+    "tacos": "tacos_test.jsonl",
+}
 
 
 def run(benchmark, *options, annotations=None, predictions=None):
     "What the command prints: a dict with --json, else text."
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        code = main(["score", "--benchmark", benchmark, "--annotations", str(HERE / (annotations or ANNOTATIONS[benchmark])),
-                     "--predictions", str(predictions or HERE / f"{benchmark}.jsonl"), *options])
+        code = main(
+            [
+                "score",
+                "--benchmark",
+                benchmark,
+                "--annotations",
+                str(HERE / (annotations or ANNOTATIONS[benchmark])),
+                "--predictions",
+                str(predictions or HERE / f"{benchmark}.jsonl"),
+                *options,
+            ]
+        )
     assert code == 0
     return json.loads(out.getvalue()) if "--json" in options else out.getvalue()
 
 
-def recalls(*percent): return dict(zip(("R1@0.3", "R1@0.5", "R1@0.7", "mIoU"), percent))
+def recalls(*percent):
+    return dict(zip(("R1@0.3", "R1@0.5", "R1@0.7", "mIoU"), percent))
 
 
 # IoU a query: 1 exact; 0 inverted; 0.3 on the threshold; 0 zero-length; 16.1/40.1 past the end (pred wins over response); 0 "no span"; 1 clock times; missing
@@ -40,7 +59,16 @@ HAND = {
     ("activitynet", "--reading", "lenient"): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 250 / 3)},
     # zero-length inside a span: IoU 0, IoP 1; inverted: 0, 0; [1, 3]: 1, 1; [4, 8] against [4, 6]: 1/2, 1/2; missing. Options right, right, right, wrong, missing
     ("nextgqa",): {"n": 5, "missing": 1, **recalls(40, 40, 20, 30), "mIoP": 50, "IoP@0.3": 60, "IoP@0.5": 60, "Acc@QA": 60, "Acc@GQA": 40},
-    ("nextgqa", "--missing", "skip"): {"n": 4, "missing": 1, **recalls(50, 50, 25, 37.5), "mIoP": 62.5, "IoP@0.3": 75, "IoP@0.5": 75, "Acc@QA": 75, "Acc@GQA": 50},
+    ("nextgqa", "--missing", "skip"): {
+        "n": 4,
+        "missing": 1,
+        **recalls(50, 50, 25, 37.5),
+        "mIoP": 62.5,
+        "IoP@0.3": 75,
+        "IoP@0.5": 75,
+        "Acc@QA": 75,
+        "Acc@GQA": 50,
+    },
     # 1/2 right; 1 wrong; 0 of a zero-length window, right; 1 right
     ("rextime",): {"n": 4, "missing": 0, **recalls(75, 75, 50, 62.5), "Acc@QA": 75, "Acc@IoU": 50},
     # average precisions 1/4 (second of two, at rank 2), 3/10 (IoU 0.6), 1 (written backwards: the official script's 0/0), 0 ("no span")
@@ -77,11 +105,22 @@ def test_says_what_was_scored(capsys):
 
 
 BAD = {
-    "duplicate": "row 2 (qid 'AAAAA_0'): stands already in row 1", "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
-    "cut_off": "row 3: is no JSON", "json_array": "row 1: is a JSON list", "no_qid": "row 1: qid is None", "neither": "has neither pred nor response",
-    "flat_pred": "(qid 'AAAAA_0'): pred holds 1, which is no [start, end]", "scored_pred": "pred holds [1, 2, 0.9]", "text_pred": "pred holds '1'",
-    "nan_pred": "pred holds nan", "huge_pred": "pred holds 1000", "bool_pred": "pred holds True", "list_response": "response is ['<time>[1, 2]</time>']",
-    "text_answer": "answer is 'he fell'", "not_utf8": "row 2: is no JSON", "empty": "holds no predictions",
+    "duplicate": "row 2 (qid 'AAAAA_0'): stands already in row 1",
+    "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
+    "cut_off": "row 3: is no JSON",
+    "json_array": "row 1: is a JSON list",
+    "no_qid": "row 1: qid is None",
+    "neither": "has neither pred nor response",
+    "flat_pred": "(qid 'AAAAA_0'): pred holds 1, which is no [start, end]",
+    "scored_pred": "pred holds [1, 2, 0.9]",
+    "text_pred": "pred holds '1'",
+    "nan_pred": "pred holds nan",
+    "huge_pred": "pred holds 1000",
+    "bool_pred": "pred holds True",
+    "list_response": "response is ['<time>[1, 2]</time>']",
+    "text_answer": "answer is 'he fell'",
+    "not_utf8": "row 2: is no JSON",
+    "empty": "holds no predictions",
 }
 
 
@@ -97,10 +136,15 @@ def test_every_bad_file_has_its_message():
     assert {f.stem for f in (HERE / "bad").iterdir()} == set(BAD)
 
 
-@pytest.mark.parametrize("annotations, predictions, message", [
-    ("nowhere.txt", "charades_sta.jsonl", "no such file"), ("charades_sta_test.txt", "nowhere.jsonl", "nowhere.jsonl"), ("rextime_val.json", "charades_sta.jsonl", "holds a JSON list"),
-    ("charades_sta_test.txt", "bad", "bad"),
-])
+@pytest.mark.parametrize(
+    "annotations, predictions, message",
+    [
+        ("nowhere.txt", "charades_sta.jsonl", "no such file"),
+        ("charades_sta_test.txt", "nowhere.jsonl", "nowhere.jsonl"),
+        ("rextime_val.json", "charades_sta.jsonl", "holds a JSON list"),
+        ("charades_sta_test.txt", "bad", "bad"),
+    ],
+)
 def test_wrong_paths(annotations, predictions, message, capsys):
     assert main(["score", "--benchmark", "charades_sta", "--annotations", str(HERE / annotations), "--predictions", str(HERE / predictions)]) == 2
     assert message in capsys.readouterr().err
@@ -109,7 +153,10 @@ def test_wrong_paths(annotations, predictions, message, capsys):
 def test_withheld_labels_are_an_error(tmp_path, capsys):
     rows = json.loads((HERE / "rextime_val.json").read_text())
     (tmp_path / "rextime_test.json").write_text(json.dumps([{**r, "span": [0, 0], "ans": ""} for r in rows]))
-    assert main(["score", "--benchmark", "rextime", "--annotations", str(tmp_path / "rextime_test.json"), "--predictions", str(HERE / "rextime.jsonl")]) == 2
+    assert (
+        main(["score", "--benchmark", "rextime", "--annotations", str(tmp_path / "rextime_test.json"), "--predictions", str(HERE / "rextime.jsonl")])
+        == 2
+    )
     assert "4 of 4 queries cannot be scored" in capsys.readouterr().err
 
 
@@ -124,13 +171,35 @@ def test_own_data(tmp_path):
     given = {"annotations": tmp_path / "mine.csv", "predictions": tmp_path / "said.jsonl"}
     assert run("csv", "--json", **given) == pytest.approx({"n": 3, "missing": 1, **recalls(200 / 3, 100 / 3, 100 / 3, 400 / 9)}, abs=1e-3)
     assert run("csv", "--json", "--missing", "skip", **given) == pytest.approx({"n": 2, "missing": 1, **recalls(100, 50, 50, 200 / 3)}, abs=1e-3)
-    assert main(["data", "convert", "--dataset", "csv", "--annotations", str(given["annotations"]), "--missing-duration", "last_end", "--out", str(tmp_path / "s.jsonl")]) == 0
+    assert (
+        main(
+            [
+                "data",
+                "convert",
+                "--dataset",
+                "csv",
+                "--annotations",
+                str(given["annotations"]),
+                "--missing-duration",
+                "last_end",
+                "--out",
+                str(tmp_path / "s.jsonl"),
+            ]
+        )
+        == 0
+    )
     assert run("samples", "--json", **{**given, "annotations": tmp_path / "s.jsonl"}) == run("csv", "--json", **given)
 
 
-@pytest.mark.parametrize("name, content, said", [
-    ("samples", '{"qid": "a"}\n', "field 'video'"), ("samples", "", "holds no samples"), ("csv", OWN_TABLE + "b.mp4,7,5,backwards\n", "b_3: inverted"), ("csv", "a,b\n1,2\n", "no column 'video'"),
-])
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("samples", '{"qid": "a"}\n', "field 'video'"),
+        ("samples", "", "holds no samples"),
+        ("csv", OWN_TABLE + "b.mp4,7,5,backwards\n", "b_3: inverted"),
+        ("csv", "a,b\n1,2\n", "no column 'video'"),
+    ],
+)
 def test_own_data_that_cannot_be_scored(name, content, said, tmp_path, capsys):
     (tmp_path / "mine").write_text(content)
     (tmp_path / "said.jsonl").write_text(OWN_SAID)
@@ -164,11 +233,18 @@ def test_published_rows_are_percentages():
 @pytest.mark.shared
 def test_whole_official_files():
     "Every query of the published files is scored: perfect predictions give 100 wherever the official conventions allow it."
-    if "VTG_R1_SHARED" not in os.environ: pytest.skip("needs VTG_R1_SHARED, the folder with the published annotations")
+    if "VTG_R1_SHARED" not in os.environ:
+        pytest.skip("needs VTG_R1_SHARED, the folder with the published annotations")
     root = Path(os.environ["VTG_R1_SHARED"]) / "data" / "annotations"
-    files = {"charades_sta": ("charades_sta/charades_sta_test.txt", 3720), "activitynet": ("activitynet_captions/val_2.json", 17031), "nextgqa": ("nextgqa", 5553),
-             "rextime": ("rextime/rextime_val.json", 921), "qvhighlights": ("qvhighlights/highlight_val_release.jsonl", 1550), "tvgbench": ("tvgbench/tvgbench.json", 800),
-             "tacos": ("tacos/tacos_test_release.jsonl", 4001)}
+    files = {
+        "charades_sta": ("charades_sta/charades_sta_test.txt", 3720),
+        "activitynet": ("activitynet_captions/val_2.json", 17031),
+        "nextgqa": ("nextgqa", 5553),
+        "rextime": ("rextime/rextime_val.json", 921),
+        "qvhighlights": ("qvhighlights/highlight_val_release.jsonl", 1550),
+        "tvgbench": ("tvgbench/tvgbench.json", 800),
+        "tacos": ("tacos/tacos_test_release.jsonl", 4001),
+    }
     assert set(files) == set(BENCHMARKS)
     zero_length = {"rextime": 2, "tvgbench": 11}  # true spans nobody can hit
     for name, (path, n) in files.items():
@@ -186,11 +262,14 @@ def test_a_hundred_thousand_predictions_in_two_seconds(tmp_path):
     lines = [f"v{i} {i % 50} {i % 50 + 5}.5##a person sits." for i in range(100_000)]
     (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines))
     from vtg_r1.benchmarks import read_predictions
+
     samples, _ = load_benchmark("charades_sta", tmp_path / "charades_sta_test.txt")
     with open(tmp_path / "p.jsonl", "w") as f:
         f.writelines(json.dumps({"qid": s.qid, "pred": [sorted([rng.uniform(0, 60), rng.uniform(0, 60)])]}) + "\n" for s in samples)
+
     def seconds():
         start = time.process_time()
         assert score("charades_sta", samples, read_predictions(tmp_path / "p.jsonl", [s.qid for s in samples]))["n"] == 100_000
         return time.process_time() - start
+
     assert min(seconds() for _ in range(3)) < 2  # the other test process shares the core's caches

@@ -10,30 +10,49 @@ import torch
 import transformers as tf
 from PIL import Image
 
-from vtg_r1.inference import by_video, generate, model_inputs, predict, predict_to, prompt_text
 from vtg_r1.inference import _frames as frame_inputs
+from vtg_r1.inference import by_video, generate, model_inputs, predict, predict_to, prompt_text
 from vtg_r1.inputs import View
 from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
 from vtg_r1.samples import Sample
 from vtg_r1.score_once import inputs_once, prefill_once, same_video, trunks
 
-QUERIES = ((0, "the red circle"), (1, "the blue square appears"), (0, "a green cross is gone at the left"), (1, "white"), (0, "the red circle"), (2, "the red circle"))
+QUERIES = (
+    (0, "the red circle"),
+    (1, "the blue square appears"),
+    (0, "a green cross is gone at the left"),
+    (1, "white"),
+    (0, "the red circle"),
+    (2, "the red circle"),
+)
 
 
 def tokens(config, **other):
     "What the configurations of other families take from the tiny one's."
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     text = {k: getattr(config.text_config, k) for k in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
-    text |= dict(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=False, initializer_range=0.1)
+    text |= dict(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+    )
     return dict(text_config=text | other, tie_word_embeddings=False, **{n: getattr(config, n) for n in names})
 
 
-def qwen2_5_vl(): return build_tiny(0)
+def qwen2_5_vl():
+    return build_tiny(0)
 
 
 def qwen2_vl():
     plain = build_processor()
-    processor = tf.Qwen2VLProcessor(image_processor=plain.image_processor, tokenizer=plain.tokenizer, video_processor=plain.video_processor, chat_template=CHAT_TEMPLATE)
+    processor = tf.Qwen2VLProcessor(
+        image_processor=plain.image_processor, tokenizer=plain.tokenizer, video_processor=plain.video_processor, chat_template=CHAT_TEMPLATE
+    )
     common = tokens(tiny_config(plain.tokenizer), rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]))
     vision = dict(depth=2, embed_dim=64, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
     torch.manual_seed(0)
@@ -42,21 +61,42 @@ def qwen2_vl():
 
 def qwen3_vl():
     tokenizer = build_tokenizer()
-    common = tokens(tiny_config(tokenizer), head_dim=16, rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 2, 2], mrope_interleaved=True))
-    vision = dict(depth=2, hidden_size=64, intermediate_size=128, num_heads=2, out_hidden_size=64, patch_size=16, spatial_merge_size=2, temporal_patch_size=2, num_position_embeddings=64,
-                  deepstack_visual_indexes=[0, 1], initializer_range=0.06)
+    common = tokens(
+        tiny_config(tokenizer),
+        head_dim=16,
+        rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 2, 2], mrope_interleaved=True),
+    )
+    vision = dict(
+        depth=2,
+        hidden_size=64,
+        intermediate_size=128,
+        num_heads=2,
+        out_hidden_size=64,
+        patch_size=16,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        num_position_embeddings=64,
+        deepstack_visual_indexes=[0, 1],
+        initializer_range=0.06,
+    )
     torch.manual_seed(0)
     model = tf.Qwen3VLForConditionalGeneration(tf.Qwen3VLConfig(vision_config=vision, **common)).eval()
-    return model, tf.Qwen3VLProcessor(image_processor=tf.Qwen2VLImageProcessor(patch_size=16, min_pixels=1024, max_pixels=128 * 1024), tokenizer=tokenizer, chat_template=CHAT_TEMPLATE,
-                                      video_processor=tf.Qwen3VLVideoProcessor(patch_size=16, size=dict(shortest_edge=1024, longest_edge=64 * 1024)))
+    return model, tf.Qwen3VLProcessor(
+        image_processor=tf.Qwen2VLImageProcessor(patch_size=16, min_pixels=1024, max_pixels=128 * 1024),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+        video_processor=tf.Qwen3VLVideoProcessor(patch_size=16, size=dict(shortest_edge=1024, longest_edge=64 * 1024)),
+    )
 
 
 @pytest.fixture(scope="module", params=[qwen2_5_vl, qwen2_vl, qwen3_vl], ids=lambda make: make.__name__)
-def family(request): return request.param()
+def family(request):
+    return request.param()
 
 
 @pytest.fixture(scope="module")
-def tiny(): return qwen2_5_vl()
+def tiny():
+    return qwen2_5_vl()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +109,11 @@ def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
     "Prompts as `inputs.show` makes them, on noise."
     out = []
     for v, text in queries:
-        frames = [{"type": "video"}] if encoding == "native" else [b for i in range(len(videos[v])) for b in ({"type": "text", "text": str(i)}, {"type": "image"})]
+        frames = (
+            [{"type": "video"}]
+            if encoding == "native"
+            else [b for i in range(len(videos[v])) for b in ({"type": "text", "text": str(i)}, {"type": "image"})]
+        )
         content = [*frames, {"type": "text", "text": text}] if style == "full" else [{"type": "text", "text": text}, *frames]
         shown = dict(prompt=[{"role": "user", "content": content}])
         out.append({**shown, "video": list(videos[v]), "fps": 1.0 + v} if encoding == "native" else {**shown, "images": list(videos[v])})
@@ -82,19 +126,23 @@ def seen(processor, shown, which=None):
 
 def usual_logits(model, processor, shown):
     "Next-token logits of each prompt by itself."
-    with torch.inference_mode(): return torch.cat([model(**model_inputs(processor, [s], "cpu"), logits_to_keep=1).logits[:, -1] for s in shown])
+    with torch.inference_mode():
+        return torch.cat([model(**model_inputs(processor, [s], "cpu"), logits_to_keep=1).logits[:, -1] for s in shown])
 
 
 def shared_logits(model, start):
     n, rest = start["past_key_values"].get_seq_length(), {k: start[k] for k in ("attention_mask", "past_key_values")}
-    with torch.inference_mode(): return model(input_ids=start["input_ids"][:, n:], position_ids=start["position_ids"][..., n:], **rest, logits_to_keep=1).logits[:, -1]
+    with torch.inference_mode():
+        return model(input_ids=start["input_ids"][:, n:], position_ids=start["position_ids"][..., n:], **rest, logits_to_keep=1).logits[:, -1]
 
 
 def prefilled(model, seen, **how):
-    with torch.inference_mode(): return prefill_once(model, seen, **how)
+    with torch.inference_mode():
+        return prefill_once(model, seen, **how)
 
 
-def far(a, b): return float((a - b).abs().max() / b.abs().max())
+def far(a, b):
+    return float((a - b).abs().max() / b.abs().max())
 
 
 WAYS = [(style, encoding) for style in ("full", "short") for encoding in ("interleaved", "native")]
@@ -114,7 +162,10 @@ def test_logits_and_tokens_are_those_of_asking_one_by_one(family, videos, style,
 def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, encoding):
     model, processor = tiny
     shown, said = ask(videos, style, encoding), []
-    for see_once, prompts, samples in ((True, shown, 4), (False, [s for s in shown for _ in range(4)], 1)):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
+    for see_once, prompts, samples in (
+        (True, shown, 4),
+        (False, [s for s in shown for _ in range(4)], 1),
+    ):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
         torch.manual_seed(3)
         said.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, see_once=see_once))
     assert said[0] == said[1] and len(said[0]) == 4 * len(shown) and len(set(said[0])) > len(shown)
@@ -132,11 +183,14 @@ def test_wrong_positions_are_seen(tiny, videos, encoding):
 
 def test_the_models_own_guess_of_positions_is_wrong_for_native_video(tiny, videos):
     model, processor = tiny
-    shown = [{**s, "fps": 0.25} for s in ask(videos, "full", "native", [(0, "the red circle"), (0, "white")])]  # a long video: its time runs ahead of its tokens
+    shown = [
+        {**s, "fps": 0.25} for s in ask(videos, "full", "native", [(0, "the red circle"), (0, "white")])
+    ]  # a long video: its time runs ahead of its tokens
     usual = usual_logits(model, processor, shown)
     for own in (True, False):
         start = prefilled(model, seen(processor, shown))
-        if not own: del start["position_ids"]
+        if not own:
+            del start["position_ids"]
         first = model.generate(**start, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True).logits[0]
         assert far(first, usual) < 1e-5 if own else far(first, usual) > 1e-3
 
@@ -157,29 +211,45 @@ def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, passes
     model, processor = tiny
     shown, counted = ask(videos, style), dict(pictures=0, patches=0, rows=0)
     plain = type(processor.image_processor).__call__
+
     def pictures(self, images, *args, **kwargs):
         counted["pictures"] += sum(map(len, images))
         return plain(self, images, *args, **kwargs)
+
     monkeypatch.setattr(type(processor.image_processor), "__call__", pictures)
-    def patches(module, args, kwargs): counted["patches"] += len(args[0] if args else kwargs["hidden_states"])
-    def rows(module, args, kwargs): counted["rows"] += kwargs["inputs_embeds"].shape[0]
-    hooks = [model.model.visual.register_forward_pre_hook(patches, with_kwargs=True), model.model.language_model.register_forward_pre_hook(rows, with_kwargs=True)]
-    try: prefilled(model, seen(processor, shown), repeats=8)
-    finally: [hook.remove() for hook in hooks]
+
+    def patches(module, args, kwargs):
+        counted["patches"] += len(args[0] if args else kwargs["hidden_states"])
+
+    def rows(module, args, kwargs):
+        counted["rows"] += kwargs["inputs_embeds"].shape[0]
+
+    hooks = [
+        model.model.visual.register_forward_pre_hook(patches, with_kwargs=True),
+        model.model.language_model.register_forward_pre_hook(rows, with_kwargs=True),
+    ]
+    try:
+        prefilled(model, seen(processor, shown), repeats=8)
+    finally:
+        [hook.remove() for hook in hooks]
     assert counted["pictures"] == 16 and counted["rows"] == passes
-    if style == "full" or "mm_encoder_outputs" in inspect.signature(model.forward).parameters: assert counted["patches"] == 6 * 16 + 6 * 16 + 4 * 24  # transformers before 5.20 cannot be handed a vision tower's output
+    if style == "full" or "mm_encoder_outputs" in inspect.signature(model.forward).parameters:
+        assert counted["patches"] == 6 * 16 + 6 * 16 + 4 * 24  # transformers before 5.20 cannot be handed a vision tower's output
 
 
 def test_an_adapter_answers_as_it_does_alone(videos):
     from peft import get_peft_model
+
     model, processor = build_tiny(1)
     model = get_peft_model(model, lora_config(4))
     for name, p in model.named_parameters():
-        if "lora_B" in name: torch.nn.init.normal_(p, std=0.3)
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
     shown = ask(videos)
     with_adapter = generate(model, processor, shown, 10)
     assert with_adapter == generate(model, processor, shown, 10, see_once=False)
-    with model.disable_adapter(): assert generate(model, processor, shown, 10) != with_adapter
+    with model.disable_adapter():
+        assert generate(model, processor, shown, 10) != with_adapter
 
 
 def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkeypatch):
@@ -187,7 +257,8 @@ def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkey
     shown = ask(videos)
     expected = generate(model, processor, shown, 6)
     monkeypatch.setattr("vtg_r1.score_once.SHAREABLE", ())
-    with pytest.warns(UserWarning, match="qwen2_5_vl models are asked prompt by prompt"): assert generate(model, processor, shown, 6) == expected
+    with pytest.warns(UserWarning, match="qwen2_5_vl models are asked prompt by prompt"):
+        assert generate(model, processor, shown, 6) == expected
 
 
 def test_a_trunk_never_takes_the_last_token():
@@ -199,11 +270,17 @@ def test_a_trunk_never_takes_the_last_token():
 
 # ---- samples in any order ----
 
+
 def test_batches_hold_a_videos_samples_together():
-    samples = [Sample(f"q{i}", f"v{v}.mp4", 9.0, "x", [[1.0, 2.0]], clip=clip) for i, (v, clip) in enumerate([(0, None), (1, None), (0, None), (2, None), (0, (0.0, 5.0)), (1, None), (0, None)])]
+    samples = [
+        Sample(f"q{i}", f"v{v}.mp4", 9.0, "x", [[1.0, 2.0]], clip=clip)
+        for i, (v, clip) in enumerate([(0, None), (1, None), (0, None), (2, None), (0, (0.0, 5.0)), (1, None), (0, None)])
+    ]
     batches = [[s.qid for s in b] for b in by_video(samples, 3)]
     assert batches == [["q0", "q2", "q6"], ["q1", "q5", "q3"], ["q4"]]
-    assert sorted(q for b in by_video(samples, 2) for q in [s.qid for s in b]) == [s.qid for s in samples] and max(map(len, by_video(samples, 2))) == 2
+    assert (
+        sorted(q for b in by_video(samples, 2) for q in [s.qid for s in b]) == [s.qid for s in samples] and max(map(len, by_video(samples, 2))) == 2
+    )
 
 
 def test_predictions_come_in_the_order_of_the_samples(tmp_path, tiny, world, toy_samples):

@@ -40,7 +40,10 @@ def video(seed: int, frames: int = 4, size=(28, 28)) -> list:
 
 def row(query: str, frames: list, first: str = "video") -> dict:
     "A dataset row; the video stands before the query or behind it."
-    ask, shown = [{"type": "text", "text": query}], [block for i in range(len(frames)) for block in ({"type": "text", "text": str(i)}, {"type": "image"})]
+    ask, shown = (
+        [{"type": "text", "text": query}],
+        [block for i in range(len(frames)) for block in ({"type": "text", "text": str(i)}, {"type": "image"})],
+    )
     return {"prompt": [{"role": "user", "content": shown + ask if first == "video" else ask + shown}], "images": frames}
 
 
@@ -61,13 +64,22 @@ def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **c
     set_seed(0)
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
-    args = GRPOConfig(**{**common_arguments(tmp_path, 0, checkpointing), **config}, num_generations=G, max_completion_length=8, temperature=1.0, top_k=0, loss_type="dapo",
-                      learning_rate=1e-3, max_grad_norm=0.0)
+    args = GRPOConfig(
+        **{**common_arguments(tmp_path, 0, checkpointing), **config},
+        num_generations=G,
+        max_completion_length=8,
+        temperature=1.0,
+        top_k=0,
+        loss_type="dapo",
+        learning_rate=1e-3,
+        max_grad_norm=0.0,
+    )
     trainer = kind(load_model(str(folder)), [spread], args, train_dataset=data, processing_class=load_processor(str(folder)), peft_config=lora)
     trainer.eos_token_ids = list(range(300, 400))  # responses of many lengths
     torch.manual_seed(1)
     with torch.no_grad():  # away from the reference model, adapters away from zero
-        for p in trainer.model.parameters(): p.add_(0.02 * torch.randn_like(p) * p.requires_grad)
+        for p in trainer.model.parameters():
+            p.add_(0.02 * torch.randn_like(p) * p.requires_grad)
     return trainer
 
 
@@ -77,16 +89,24 @@ def step(trainer, rows, spoil=None) -> dict:
     trainer.current_gradient_accumulation_steps = 1
     torch.manual_seed(2)
     batch = trainer._generate_and_score_completions([r for r in rows for _ in range(G)])
-    if spoil: spoil(batch)
+    if spoil:
+        spoil(batch)
     seen = []
     score = trainer._get_per_token_logps_and_entropies
     trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: seen.append(score(*args, **kwargs)) or seen[-1]
     loss = trainer.compute_loss(trainer.model, batch)
     loss.backward()
-    (logps, entropies, _), = seen
+    ((logps, entropies, _),) = seen
     grads = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
-    return {"ids": batch["completion_ids"], "mask": batch["completion_mask"], "logps": logps.detach(), "entropies": entropies.detach(), "loss": loss.detach(), **grads,
-            **{k: batch[k] for k in ("ref_per_token_logps", "old_per_token_logps") if k in batch}}
+    return {
+        "ids": batch["completion_ids"],
+        "mask": batch["completion_mask"],
+        "logps": logps.detach(),
+        "entropies": entropies.detach(),
+        "loss": loss.detach(),
+        **grads,
+        **{k: batch[k] for k in ("ref_per_token_logps", "old_per_token_logps") if k in batch},
+    }
 
 
 def distance(a: dict, b: dict) -> float:
@@ -103,19 +123,24 @@ def test_what_stock_itself_varies_by(tiny, tmp_path):
     assert sum(k.startswith("model.") for k in whole) > 60
 
 
-CASES = {**{name: dict(rows=name) for name in ROWS}, "reference model": dict(rows="two queries on one video", beta=0.1),
-         "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
-         "LoRA and reference": dict(rows="two queries on one video", beta=0.1, lora=True), "checkpointing": dict(rows="two queries on one video", checkpointing=True),
-         "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True),
-         "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence"),
-         "entropy bonus": dict(rows="mixed videos, ragged prompts", entropy_coef=0.05)}
+CASES = {
+    **{name: dict(rows=name) for name in ROWS},
+    "reference model": dict(rows="two queries on one video", beta=0.1),
+    "second iteration": dict(rows="mixed videos, ragged prompts", num_iterations=2),
+    "LoRA and reference": dict(rows="two queries on one video", beta=0.1, lora=True),
+    "checkpointing": dict(rows="two queries on one video", checkpointing=True),
+    "truncated responses masked": dict(rows="mixed videos, ragged prompts", mask_truncated_completions=True),
+    "sequence level": dict(rows="equal words about two videos", importance_sampling_level="sequence"),
+    "entropy bonus": dict(rows="mixed videos, ragged prompts", entropy_coef=0.05),
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_update_is_stocks(tiny, tmp_path, case):
     how = dict(CASES[case])
     rows = ROWS[how.pop("rows")]
-    if how.pop("lora", False): how["lora"] = lora_config(4)
+    if how.pop("lora", False):
+        how["lora"] = lora_config(4)
     stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and torch.equal(once["mask"], stock["mask"])
     assert distance(once, stock) < TOLERANCE
@@ -124,38 +149,67 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
 def other_model(kind: str):
     "A random tiny model of another Qwen-VL generation, and its processor."
     import transformers as t
+
     processor = build_processor()
     base, tokenizer = tiny_config(processor.tokenizer), processor.tokenizer
-    text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
-                max_position_embeddings=4096, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]))
+    text = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]),
+    )
     vision = dict(depth=3, num_heads=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
-    if kind == "Qwen2VL": vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2)
-    else: vision |= dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
+    if kind == "Qwen2VL":
+        vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2)
+    else:
+        vision |= dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
     ids = {k: getattr(base, k) for k in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
     torch.manual_seed(0)
-    model = getattr(t, f"{kind}ForConditionalGeneration")(getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids))
+    model = getattr(t, f"{kind}ForConditionalGeneration")(
+        getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    )
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     cutter = processor.video_processor if kind == "Qwen2VL" else t.Qwen3VLVideoProcessor(patch_size=14)
-    return model, getattr(t, f"{kind}Processor")(image_processor=processor.image_processor, tokenizer=tokenizer, video_processor=cutter, chat_template=CHAT_TEMPLATE)
+    return model, getattr(t, f"{kind}Processor")(
+        image_processor=processor.image_processor, tokenizer=tokenizer, video_processor=cutter, chat_template=CHAT_TEMPLATE
+    )
 
 
 @pytest.mark.parametrize("kind", ["Qwen2VL", "Qwen3VL"])
 def test_other_generations(kind, tmp_path):
-    for part in other_model(kind): part.save_pretrained(tmp_path)
+    for part in other_model(kind):
+        part.save_pretrained(tmp_path)
     rows = ROWS["two queries on one video"]
     stock, once = (step(trainer_of(trainer, tmp_path, tmp_path / "t", rows), rows) for trainer in (GRPOTrainer, SeeOnceGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and distance(once, stock) < TOLERANCE
 
 
-def late(batch): batch["prompts"].positions[0][:, -1] += 2
-def swapped(batch): batch["prompts"].pixels.reverse()
-def disordered(batch): batch["of"] = batch["of"].flip(0)
+def late(batch):
+    batch["prompts"].positions[0][:, -1] += 2
+
+
+def swapped(batch):
+    batch["prompts"].pixels.reverse()
+
+
+def disordered(batch):
+    batch["of"] = batch["of"].flip(0)
 
 
 @pytest.mark.parametrize("spoil", [late, swapped, disordered])
 def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
     rows = ROWS["equal words about two videos"]
-    stock, spoiled = step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows), step(trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows), rows, spoil)
+    stock, spoiled = (
+        step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows),
+        step(trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows), rows, spoil),
+    )
     assert distance(spoiled, stock) > 1e-2
 
 
@@ -163,10 +217,15 @@ def run(kind, folder, tmp_path, rows, **how) -> tuple[dict, list]:
     "Weights and log after a short run."
     trainer = trainer_of(kind, folder, tmp_path, rows, max_steps=2, **how)
     trainer.train()
-    return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [h["loss"] for h in trainer.state.log_history if "loss" in h]
+    return {f".{name}": p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, [
+        h["loss"] for h in trainer.state.log_history if "loss" in h
+    ]
 
 
-RUNS = {"accumulation": dict(per_device_train_batch_size=G, gradient_accumulation_steps=3), "iterations and reference": dict(num_iterations=2, beta=0.1)}
+RUNS = {
+    "accumulation": dict(per_device_train_batch_size=G, gradient_accumulation_steps=3),
+    "iterations and reference": dict(num_iterations=2, beta=0.1),
+}
 
 
 @pytest.mark.parametrize("how", RUNS.values(), ids=RUNS)
@@ -174,7 +233,9 @@ def test_a_run_ends_where_stocks_ends(tiny, tmp_path, how):
     rows = ROWS["two queries on one video"]
     (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
     start = {f".{name}": p for name, p in trainer_of(GRPOTrainer, tiny, tmp_path, rows).model.named_parameters()}
-    assert max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 5e-3  # Adam divides by the gradient's size, noise included
+    assert (
+        max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 5e-3
+    )  # Adam divides by the gradient's size, noise included
     assert np.allclose(losses, same, atol=1e-5) and any(abs(x) > 1e-4 for x in losses)
 
 
@@ -200,7 +261,15 @@ if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write
 
 def test_two_processes(tiny, tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, (tmp_path / "ranks.py", Path(__file__).parent, tiny, tmp_path))]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *map(str, (tmp_path / "ranks.py", Path(__file__).parent, tiny, tmp_path)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
@@ -211,11 +280,24 @@ def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
     def fit(see_once):
         set_seed(0)
         view = View(str(world / "videos"), 16, 28 * 28, "short")
-        trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), toy_samples, view, tmp_path, steps=4, prompts_per_step=4, generations=4, micro_batch=8, learning_rate=3e-4,
-                               max_response=24, see_once=see_once)
+        trainer = grpo_trainer(
+            load_model("tiny"),
+            load_processor("tiny"),
+            toy_samples,
+            view,
+            tmp_path,
+            steps=4,
+            prompts_per_step=4,
+            generations=4,
+            micro_batch=8,
+            learning_rate=3e-4,
+            max_response=24,
+            see_once=see_once,
+        )
         assert isinstance(trainer, SeeOnceGRPOTrainer) == see_once
         trainer.train()
         return trainer.state.log_history[:-1]
+
     stock, once = fit(False), fit(True)
     for key in ("reward", "rewards/tiou_reward/mean", "completions/mean_length", "loss", "grad_norm"):
         a, b = ([h[key] for h in log] for log in (stock, once))
@@ -234,14 +316,17 @@ def test_native_video(toy_samples, world, tmp_path):
     trainer._prompts, trainer._of = batch["prompts"], batch["of"].tolist()
     ids, mask = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1), torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
     C = batch["completion_ids"].shape[1]
-    with torch.no_grad(): once, _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, C)
+    with torch.no_grad():
+        once, _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, C)
     from vtg_r1.inference import model_inputs
+
     for i, r in enumerate(rows):
         whole = model_inputs(processor, [r], "cpu")
-        said = batch["completion_ids"][i:i + 1]
+        said = batch["completion_ids"][i : i + 1]
         for key, fill in (("input_ids", said), ("attention_mask", torch.ones_like(said)), ("mm_token_type_ids", torch.zeros_like(said))):
             whole[key] = torch.cat([whole[key], fill.to(whole[key].dtype)], 1)
-        with torch.no_grad(): logits = model(**whole).logits[0, -C - 1:-1]
+        with torch.no_grad():
+            logits = model(**whole).logits[0, -C - 1 : -1]
         logps = logits.log_softmax(-1).gather(1, said.T)[:, 0] * batch["completion_mask"][i]
         assert torch.allclose(once[i], logps, atol=1e-5)
     assert rows[0]["fps"] and trainer._prompts.pixels[0].keys() == {"pixel_values_videos", "video_grid_thw"}
@@ -263,14 +348,16 @@ def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
         trainer, encoded, cut = trainer_of(kind, tiny, tmp_path, rows), [], []
         trainer.model.model.visual.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
         images = trainer.processing_class.image_processor
+
         class Counting(type(images)):
             def __call__(self, images, **kwargs):
                 cut.append(sum(map(len, images)))
                 return super().__call__(images, **kwargs)
+
         images.__class__ = Counting
         step(trainer, rows)
         counts[kind] = (sum(cut), sum(encoded))
-    assert counts[SeeOnceGRPOTrainer] == (4 + 5, 2 * 4 * (4 + 5))          # two videos, for rollout and update
+    assert counts[SeeOnceGRPOTrainer] == (4 + 5, 2 * 4 * (4 + 5))  # two videos, for rollout and update
     assert counts[GRPOTrainer] == (2 * G * (4 + 4 + 5), 2 * 4 * G * (4 + 4 + 5))
 
 
@@ -291,14 +378,23 @@ def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
     assert once["of"].tolist() == [0, 1, 0, 0] and torch.equal(once["completion_ids"], peer["completion_ids"])
 
 
-@pytest.mark.parametrize("spoil, says", [(lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"),
-                                         (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
-                                         (lambda m: setattr(m.config.text_config, "layer_types", ["sliding_attention"] * 4), "do not attend to everything")])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"),
+        (lambda m: setattr(m.config, "model_type", "other_vl"), "other_vl is not one of"),
+        (lambda m: setattr(m.config.text_config, "layer_types", ["sliding_attention"] * 4), "do not attend to everything"),
+    ],
+)
 def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     model, processor = build_tiny(0)
     spoil(model)
-    args, data = GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G), Dataset.from_dict({"prompt": ["x"] * 3})
-    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"): trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=data, processing_class=processor)
+    args, data = (
+        GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G),
+        Dataset.from_dict({"prompt": ["x"] * 3}),
+    )
+    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
+        trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=data, processing_class=processor)
     assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
 
 
@@ -311,12 +407,19 @@ def test_stock_is_stock(tiny, tmp_path):
 
 
 def test_a_row_without_frames_is_named():
-    with pytest.raises(ValueError, match="see_once=False"): same_prompts([{"prompt": "when?"}])
+    with pytest.raises(ValueError, match="see_once=False"):
+        same_prompts([{"prompt": "when?"}])
 
 
 def test_prompts_are_told_apart_by_what_they_show():
     "Not by their words, nor by the identity of image objects."
-    rows = [row("the cross", video(0)), row("the cross", video(0)), row("the cross", video(1)), row("the square", video(0)), {**row("the cross", video(0)), "fps": 2.0}]
+    rows = [
+        row("the cross", video(0)),
+        row("the cross", video(0)),
+        row("the cross", video(1)),
+        row("the square", video(0)),
+        {**row("the cross", video(0)), "fps": 2.0},
+    ]
     assert same_prompts(rows) == ([0, 0, 1, 2, 3], [0, 2, 3, 4], [0, 1, 0, 2])
 
 

@@ -13,7 +13,9 @@ from vtg_r1.training import save_policy
 @pytest.fixture
 def run(tmp_path):
     "A finished run with a model, beside it what must not go."
-    run = start_run("grpo", "mine", {"seed": 3, "model": "Qwen/Qwen2.5-VL-3B-Instruct", "annotations": "/home/somebody/rl.jsonl", "steps": 2}, tmp_path)
+    run = start_run(
+        "grpo", "mine", {"seed": 3, "model": "Qwen/Qwen2.5-VL-3B-Instruct", "annotations": "/home/somebody/rl.jsonl", "steps": 2}, tmp_path
+    )
     source = tmp_path / "rl.jsonl"
     source.write_text("{}\n")
     run.add_input(source, "annotations")
@@ -32,7 +34,13 @@ def test_a_dry_run_shows_exactly_what_would_go(run, capsys):
     there = {p.name for p in (run.path / "model").iterdir()}
     assert sent == there - {"optimizer.pt", ".secret"} | {"README.md"} and "model.safetensors" in sent
     assert {line.split()[1] for line in out.splitlines() if line.strip().startswith("stays")} == {"optimizer.pt", ".secret"}
-    for said in ("| after/mIoU | 41.25 |", "seed 3", "base_model: Qwen/Qwen2.5-VL-3B-Instruct", "| annotations | rl.jsonl |", json.loads((run.path / "manifest.json").read_text())["inputs"]["annotations"]["sha256"]):
+    for said in (
+        "| after/mIoU | 41.25 |",
+        "seed 3",
+        "base_model: Qwen/Qwen2.5-VL-3B-Instruct",
+        "| annotations | rl.jsonl |",
+        json.loads((run.path / "manifest.json").read_text())["inputs"]["annotations"]["sha256"],
+    ):
         assert said in out
     assert "somebody" not in out and run.manifest["host"] not in out.replace("\n", " ").split()
     assert f"{sum((run.path / 'model' / name).stat().st_size for name in sent - {'README.md'}):,d}"[:3] in out

@@ -55,7 +55,17 @@ def curated(chain):
 @pytest.fixture(scope="module")
 def tuned(chain, curated):
     root = str(resolve(read_manifest(curated)["config"]["video_root"]))
-    return chain.run("03_sft", "s", annotations=str(curated / "coldstart.jsonl"), video_root=root, epochs=1.0, batch_size=4, micro_batch=4, max_response=16, **SMALL)
+    return chain.run(
+        "03_sft",
+        "s",
+        annotations=str(curated / "coldstart.jsonl"),
+        video_root=root,
+        epochs=1.0,
+        batch_size=4,
+        micro_batch=4,
+        max_response=16,
+        **SMALL,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +80,9 @@ def test_curation_splits_by_the_teachers_iou(curated):
 
 def test_sft_learns_from_the_curated_file(tuned):
     m = Chain.metrics(tuned)
-    assert m["trained_on"] > 0 and 0 <= m["after/mIoU"] <= 100 and (tuned / "model/model.safetensors").is_file() and (tuned / "figs/loss.png").is_file()
+    assert (
+        m["trained_on"] > 0 and 0 <= m["after/mIoU"] <= 100 and (tuned / "model/model.safetensors").is_file() and (tuned / "figs/loss.png").is_file()
+    )
 
 
 def test_grpo_leaves_what_the_architecture_promises(trained):
@@ -79,7 +91,11 @@ def test_grpo_leaves_what_the_architecture_promises(trained):
     rows = [row for _, row in iter_jsonl(trained / "predictions.jsonl")]
     assert len(rows) == m["n"] and all(set(r) >= {"qid", "pred", "response"} for r in rows)
     manifest = read_manifest(trained)
-    assert manifest["inputs"]["annotations"]["sha256"] and manifest["config"]["trainer"]["beta"] == 0.0 and manifest["config"]["trainer"]["num_generations"] == 4
+    assert (
+        manifest["inputs"]["annotations"]["sha256"]
+        and manifest["config"]["trainer"]["beta"] == 0.0
+        and manifest["config"]["trainer"]["num_generations"] == 4
+    )
     assert (trained / "figs/reward.png").is_file()
 
 
@@ -91,7 +107,16 @@ def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
 
 
 def test_difficulty_scores_every_sample(chain, tuned):
-    scored = chain.run("04_difficulty", "d", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, model=str(tuned / "model"), limit=6, rollouts=3, **SMALL)
+    scored = chain.run(
+        "04_difficulty",
+        "d",
+        annotations=str(chain.world / "samples.jsonl"),
+        video_root=chain.videos,
+        model=str(tuned / "model"),
+        limit=6,
+        rollouts=3,
+        **SMALL,
+    )
     samples = load_samples(scored / "rl_scored.jsonl")
     assert len(samples) == 6 and all(len(s.difficulty["ious"]) == 3 for s in samples)
 
@@ -137,12 +162,20 @@ def test_spans_of_real_annotations_equal_the_files(shared):
     path = shared / "data/annotations/charades_sta/charades_sta_test.txt"
     samples = find_videos(read_annotations(str(path), "charades_sta"), shared / "data/videos", "skip")
     lines = [line for line in path.read_text().splitlines() if line.split()[0] in ("OHOFG", "Y1HGC")]
-    assert [(s.query, s.spans) for s in samples] == [(t, [[float(a), float(b)]]) for head, t in (line.split("##") for line in lines) for _, a, b in [head.split()]]
+    assert [(s.query, s.spans) for s in samples] == [
+        (t, [[float(a), float(b)]]) for head, t in (line.split("##") for line in lines) for _, a, b in [head.split()]
+    ]
 
 
 def test_missing_video_stops_the_run_by_name(tmp_path, chain, capsys):
     samples = load_samples(chain.world / "samples.jsonl")
-    write_jsonl(tmp_path / "s.jsonl", [*(s.to_dict() for s in samples), {**samples[0].to_dict(), "qid": "x", "video": "gone.mp4", "teacher": toy_teacher(samples[0], read_scripts(chain.world))}])
+    write_jsonl(
+        tmp_path / "s.jsonl",
+        [
+            *(s.to_dict() for s in samples),
+            {**samples[0].to_dict(), "qid": "x", "video": "gone.mp4", "teacher": toy_teacher(samples[0], read_scripts(chain.world))},
+        ],
+    )
     pairs = ["-p", "outputs_dir", str(tmp_path), "-p", "annotations", str(tmp_path / "s.jsonl"), "-p", "video_root", chain.videos]
     assert main(["run", "nbs/05_grpo.ipynb", *pairs]) == 1
     assert "gone.mp4" in capsys.readouterr().err

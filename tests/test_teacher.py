@@ -1,4 +1,5 @@
 "The teacher against a real server on loopback, through a proxy that injects the faults a paid endpoint shows."
+
 import hashlib
 import json
 import os
@@ -8,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -46,26 +47,36 @@ def server():
     "`transformers serve` with the embedded tiny model: its base url and the model's name."
     folder, port = model_path("tiny"), free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", folder, "--port", str(port), "--device", "cpu"]
-    with subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             for _ in range(240):
                 try:
-                    if httpx.get(f"http://localhost:{port}/health").status_code == 200: break
-                except httpx.HTTPError: time.sleep(0.5)
+                    if httpx.get(f"http://localhost:{port}/health").status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    time.sleep(0.5)
                 assert process.poll() is None, "transformers serve ended before it answered"
             yield f"http://localhost:{port}", folder
-        finally: process.terminate()
+        finally:
+            process.terminate()
 
 
 class Proxy:
     "Between client and server: `faults` says what happens to the n-th request; `paid` counts what the server answered, by prompt."
+
     def __init__(self, upstream: str):
         self.faults, self.paid, self.seen, self.keys, self.held, self.lock = {}, [], 0, set(), threading.Event(), threading.Lock()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self): proxy.handle(self, upstream)
-            def log_message(self, *args): pass
+            def do_POST(self):
+                proxy.handle(self, upstream)
+
+            def log_message(self, *args):
+                pass
+
         self.http = ThreadingHTTPServer(("localhost", 0), Handler)
         self.url = f"http://localhost:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
@@ -76,23 +87,28 @@ class Proxy:
             self.seen += 1
             fault = self.faults.get(self.seen, "")
             self.keys.add(h.headers.get("authorization"))
-        if fault in ("429", "500", "401", "400"): return self.send(h, int(fault), b'{"error": {"message": "injected for ' + KEY.encode() + b'"}}', {"retry-after": "0"})
+        if fault in ("429", "500", "401", "400"):
+            return self.send(h, int(fault), b'{"error": {"message": "injected for ' + KEY.encode() + b'"}}', {"retry-after": "0"})
         if fault == "hold":  # never reaches the server
             self.held.set()
             return time.sleep(8)
-        if fault == "time-out": return time.sleep(4)
+        if fault == "time-out":
+            return time.sleep(4)
         answer = httpx.post(upstream + h.path, content=body, headers={"content-type": "application/json"}, timeout=120)
         assert answer.status_code == 200, answer.text
-        with self.lock: self.paid.append(hashlib.sha256(body).hexdigest())
+        with self.lock:
+            self.paid.append(hashlib.sha256(body).hexdigest())
         self.send(h, 200, answer.content[: len(answer.content) // 2] if fault == "truncated" else answer.content)
 
     def send(self, h, status, body, headers=None):
         try:
             h.send_response(status)
-            for k, v in {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}.items(): h.send_header(k, v)
+            for k, v in {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}.items():
+                h.send_header(k, v)
             h.end_headers()
             h.wfile.write(body)
-        except OSError: pass  # the client is gone
+        except OSError:
+            pass  # the client is gone
 
 
 @pytest.fixture
@@ -146,7 +162,8 @@ def test_a_killed_run_goes_on_without_paying_again(how, world, teacher, proxy, t
         process.send_signal(how)
         assert process.wait(30) != 0
     assert len(proxy.paid) == 3
-    with open(tmp_path / "log.jsonl", "a") as f: f.write('{"key": "torn')  # a kill in the middle of a line
+    with open(tmp_path / "log.jsonl", "a") as f:
+        f.write('{"key": "torn')  # a kill in the middle of a line
     tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
     assert (tally.known, tally.sent) == (3, 3) and len(proxy.paid) == len(set(proxy.paid)) == 6
 
@@ -156,7 +173,12 @@ def test_a_killed_run_goes_on_without_paying_again(how, world, teacher, proxy, t
 def test_real_clips(teacher, proxy, tmp_path):
     data = Path(os.environ["VTG_R1_SHARED"]) / "data"
     published = [("charades_sta", "charades_sta/charades_sta_test.txt"), ("activitynet", "activitynet_captions/val_2.json")]
-    samples = [s for name, file in published for s in read_dataset(name, data / "annotations" / file, past_end="clip")[0] if (data / "videos" / s.video).is_file()]
+    samples = [
+        s
+        for name, file in published
+        for s in read_dataset(name, data / "annotations" / file, past_end="clip")[0]
+        if (data / "videos" / s.video).is_file()
+    ]
     assert len(samples) == 11
     proxy.faults = {2: "429", 5: "truncated"}
     view = View(str(data / "videos"), frames=4, pixels=56 * 56, style="short")
@@ -177,19 +199,24 @@ def test_concurrent_requests_and_duplicates(world, teacher, proxy, tmp_path):
 def test_budgets_stop_the_run_before_they_are_broken(world, teacher, proxy, tmp_path):
     samples, view = world[0][:6], world[1]
     annotate(samples[:1], teacher, view, tmp_path / "log.jsonl", progress=False)
-    with Log(tmp_path / "log.jsonl") as log: one = log.tokens_in + log.tokens_out
+    with Log(tmp_path / "log.jsonl") as log:
+        one = log.tokens_in + log.tokens_out
     careful = replace(teacher, concurrency=4, budget_tokens=3 * one + 10)
     tally = annotate(samples, careful, view, tmp_path / "log.jsonl", progress=False)
-    with Log(tmp_path / "log.jsonl") as log: spent = log.tokens_in + log.tokens_out
+    with Log(tmp_path / "log.jsonl") as log:
+        spent = log.tokens_in + log.tokens_out
     assert "budget" in tally.stopped and one < spent <= careful.budget_tokens and tally.sent + tally.known == len(proxy.paid) < 6
     priced = replace(teacher, price_in=1000.0, price_out=1000.0, budget_money=0.0001)
-    assert "budget" in annotate(samples, priced, view, tmp_path / "other.jsonl", progress=False).stopped and not (tmp_path / "other.jsonl").read_text()
+    assert (
+        "budget" in annotate(samples, priced, view, tmp_path / "other.jsonl", progress=False).stopped and not (tmp_path / "other.jsonl").read_text()
+    )
 
 
 def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, monkeypatch):
     samples, view = world[0][:3], world[1]
     proxy.faults = {1: "401"}
-    with pytest.raises(TeacherError, match="check base_url") as e: annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    with pytest.raises(TeacherError, match="check base_url") as e:
+        annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
     assert KEY not in str(e.value)
     proxy.faults, proxy.seen = {1: "400"}, 0
     tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
@@ -198,12 +225,14 @@ def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, m
     missing = [replace(samples[0], qid="gone", video="gone.mp4")]
     assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).reasons["gone"]
     monkeypatch.delenv("TEST_TEACHER_KEY")
-    with pytest.raises(TeacherError, match="TEST_TEACHER_KEY"): annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    with pytest.raises(TeacherError, match="TEST_TEACHER_KEY"):
+        annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
 
 
 def test_a_dead_server_costs_nothing(world, teacher, tmp_path):
     dead = replace(teacher, base_url=f"http://localhost:{free_port()}/v1", attempts=1)
-    with pytest.raises(TeacherError, match="run again"): annotate(world[0], dead, world[1], tmp_path / "log.jsonl", progress=False)
+    with pytest.raises(TeacherError, match="run again"):
+        annotate(world[0], dead, world[1], tmp_path / "log.jsonl", progress=False)
     assert (tmp_path / "log.jsonl").read_text() == ""
 
 
@@ -215,16 +244,20 @@ def test_one_stubborn_sample_does_not_stop_the_others(world, teacher, proxy, tmp
 
 
 def test_one_writer_at_a_time(tmp_path):
-    with Log(tmp_path / "log.jsonl"), pytest.raises(TeacherError, match="another process"): Log(tmp_path / "log.jsonl")
+    with Log(tmp_path / "log.jsonl"), pytest.raises(TeacherError, match="another process"):
+        Log(tmp_path / "log.jsonl")
     (tmp_path / "other.jsonl").write_text('{"qid": "a"}\n')
-    with pytest.raises(TeacherError, match="no log"): Log(tmp_path / "other.jsonl")
+    with pytest.raises(TeacherError, match="no log"):
+        Log(tmp_path / "other.jsonl")
 
 
 def test_video_url_requests(world, teacher):
     sample, view = world[0][0], world[1]
     by_url = replace(teacher, video_url="https://videos.example/set one/")
     content = request(replace(sample, video="a b.mp4"), by_url, view)["messages"][-1]["content"]
-    assert content[0] == {"type": "video_url", "video_url": {"url": "https://videos.example/set one/a%20b.mp4"}} and content[1]["text"] == sample.query
+    assert (
+        content[0] == {"type": "video_url", "video_url": {"url": "https://videos.example/set one/a%20b.mp4"}} and content[1]["text"] == sample.query
+    )
     frames = request(sample, teacher, view)["messages"][-1]["content"]
     assert sum(p["type"] == "image_url" for p in frames) == 4
 
@@ -232,9 +265,23 @@ def test_video_url_requests(world, teacher):
 def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
     from vtg_r1.runs import run_notebook
+
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
-    facts = dict(outputs_dir=str(tmp_path), toy_videos=2, teacher="endpoint", teacher_model=server[1], teacher_url=proxy.url, teacher_key_env="TEST_TEACHER_KEY", teacher_max_length=32,
-                 frames=16, prompt_style="short", eps2=0.0, price_in=1.0, price_out=10.0, budget_money=1.0)
+    facts = dict(
+        outputs_dir=str(tmp_path),
+        toy_videos=2,
+        teacher="endpoint",
+        teacher_model=server[1],
+        teacher_url=proxy.url,
+        teacher_key_env="TEST_TEACHER_KEY",
+        teacher_max_length=32,
+        frames=16,
+        prompt_style="short",
+        eps2=0.0,
+        price_in=1.0,
+        price_out=10.0,
+        budget_money=1.0,
+    )
     run = run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "a"}, progress=False)
     samples = load_samples(run / "rl.jsonl")
     assert len(proxy.paid) == len(samples) > 0 and all(s.teacher["usage"]["prompt_tokens"] for s in samples)
@@ -247,12 +294,24 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
 def test_the_key_is_a_canary(server, proxy, tmp_path, monkeypatch, capfd):
     "The server repeats the key in every refusal. It is in nothing that the command prints or that a failed run leaves: teacher's log, manifest, executed notebook."
     from vtg_r1.cli import main
+
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
     proxy.faults = {1: "429", 2: "400", 3: "401"}  # one tried again, one given up for good, one that ends the run
-    facts = dict(outputs_dir=tmp_path, run_name="a", toy_videos=2, teacher="endpoint", teacher_model=server[1], teacher_url=proxy.url, teacher_key_env="TEST_TEACHER_KEY", teacher_concurrency=1, prompt_style="short")
+    facts = dict(
+        outputs_dir=tmp_path,
+        run_name="a",
+        toy_videos=2,
+        teacher="endpoint",
+        teacher_model=server[1],
+        teacher_url=proxy.url,
+        teacher_key_env="TEST_TEACHER_KEY",
+        teacher_concurrency=1,
+        prompt_style="short",
+    )
     assert main(["run", "nbs/01_curation.ipynb", *(word for name, value in facts.items() for word in ("-p", name, str(value)))]) == 1
     said, (log,), run = "".join(capfd.readouterr()), (tmp_path / "teacher").glob("*.jsonl"), tmp_path / "curation" / "a"
     assert proxy.keys == {f"Bearer {KEY}"} and "check base_url" in said
-    for text in (said, log.read_text(), (run / "01_curation.ipynb").read_text()): assert "injected for [key]" in text  # each has the message, without the key
+    for text in (said, log.read_text(), (run / "01_curation.ipynb").read_text()):
+        assert "injected for [key]" in text  # each has the message, without the key
     assert KEY not in said and json.loads((run / "manifest.json").read_text())["status"] == "failed"
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]

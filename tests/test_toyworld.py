@@ -43,9 +43,12 @@ def test_every_sentence_is_true_of_its_span_and_of_no_other():
         for q in queries(play):
             seen.add(q["level"])
             words, inside = q["query"].removeprefix("the ").split(" "), set(range(*q["span"]))
-            if q["level"] == "direct": assert visible(play, " ".join(words)) == inside
-            if q["level"] == "ordinal": assert spans[" ".join(words[1:])][("first", "second").index(words[0])] == q["span"] and len(spans[" ".join(words[1:])]) == 2
-            if q["level"] == "overlap": assert visible(play, " ".join(words[:2])) & visible(play, " ".join(words[4:])) == inside
+            if q["level"] == "direct":
+                assert visible(play, " ".join(words)) == inside
+            if q["level"] == "ordinal":
+                assert spans[" ".join(words[1:])][("first", "second").index(words[0])] == q["span"] and len(spans[" ".join(words[1:])]) == 2
+            if q["level"] == "overlap":
+                assert visible(play, " ".join(words[:2])) & visible(play, " ".join(words[4:])) == inside
             if q["level"] == "relation":
                 (other,), mine = spans[" ".join(words[4:])], spans[" ".join(words[:2])]
                 assert [s for s in mine if (s[0] < other[0] if words[2] == "before" else s[0] > other[0])] == [q["span"]]
@@ -81,7 +84,11 @@ def test_teacher_is_seeded_and_scored_honestly(world, toy_samples):
     scripts = read_scripts(world)
     for s in toy_samples:
         t = toy_teacher(s, scripts, 3)
-        assert t == toy_teacher(s, scripts, 3) and t["iou"] == pytest.approx(tiou(t["span"], s.spans[0])) and 0 <= t["span"][0] < t["span"][1] <= s.duration
+        assert (
+            t == toy_teacher(s, scripts, 3)
+            and t["iou"] == pytest.approx(tiou(t["span"], s.spans[0]))
+            and 0 <= t["span"][0] < t["span"][1] <= s.duration
+        )
     assert any(toy_teacher(s, scripts, 3) != toy_teacher(s, scripts, 4) for s in toy_samples)
 
 

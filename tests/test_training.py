@@ -51,7 +51,9 @@ def test_grpo_asks_what_evaluation_asks(toy_samples, view):
     assert row["prompt"] == shown["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(shown["images"]) == 16
 
 
-@pytest.mark.parametrize("change,said", [({"micro_batch": 3}, "must divide"), ({"prompts_per_step": 500, "micro_batch": 8}, "fewer than prompts_per_step")])
+@pytest.mark.parametrize(
+    "change,said", [({"micro_batch": 3}, "must divide"), ({"prompts_per_step": 500, "micro_batch": 8}, "fewer than prompts_per_step")]
+)
 def test_impossible_batches_are_named(toy_samples, view, tmp_path, change, said):
     model, processor = build_tiny()
     with pytest.raises(ValueError, match=said):
@@ -63,7 +65,20 @@ def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_pa
 
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
     before = {n: p.clone() for n, p in model.named_parameters()}
-    trainer = grpo_trainer(model, processor, toy_samples, view, tmp_path / "t", steps=2, prompts_per_step=2, generations=4, micro_batch=8, learning_rate=1e-2, max_response=16, lora=lora_config(4))
+    trainer = grpo_trainer(
+        model,
+        processor,
+        toy_samples,
+        view,
+        tmp_path / "t",
+        steps=2,
+        prompts_per_step=2,
+        generations=4,
+        micro_batch=8,
+        learning_rate=1e-2,
+        max_response=16,
+        lora=lora_config(4),
+    )
     assert {n.split(".")[-3] for n, p in trainer.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
     log = fit(trainer, "lora", {"reward": "reward"})
     assert len(log) == 2

@@ -25,7 +25,9 @@ __all__ = ["__version__", *_OF]
 def __getattr__(name: str):
     "A name of the list above, from its part."
     if name not in _OF:
-        raise AttributeError(f"module 'vtg_r1' has no attribute {name!r}; it shows {', '.join(_OF)}, and everything else stands in its part, e.g. vtg_r1.ground")
+        raise AttributeError(
+            f"module 'vtg_r1' has no attribute {name!r}; it shows {', '.join(_OF)}, and everything else stands in its part, e.g. vtg_r1.ground"
+        )
     return getattr(import_module(f".{_OF[name]}", __name__), name)
 
 

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+
 from .files import whole_folder
 from .grid import references
 from .plots import looks_of, style
@@ -24,19 +25,22 @@ def grid_arms(grid: dict) -> dict[str, dict]:  # name → {"row", "label", "scor
     rows = {name: {"row": name, "label": row["label"]} for name, row in grid["rows"].items() if "label" in row}
     return {**grid.get("arms", {}), **rows}
 
+
 def wanted_arms(
-    grid: dict,             # of `read_grid`
+    grid: dict,  # of `read_grid`
     asked: list[str] = (),  # names of arms; none takes those that the claims are about
 ) -> list[str]:
     "The arms of an experiment, in the grid's order."
     known = grid_arms(grid)
-    if unknown := [a for a in asked if a not in known]: raise RunError(f"no such arm: {', '.join(unknown)}; known: {', '.join(known)}")
+    if unknown := [a for a in asked if a not in known]:
+        raise RunError(f"no such arm: {', '.join(unknown)}; known: {', '.join(known)}")
     needed = set(asked) or {a for claim in grid["claims"].values() if not claim.get("untestable") for a in claim_arms(claim)}
     return [a for a in known if a in needed]
 
+
 def judged_claims(
-    grid: dict,        # of `read_grid`
-    arms: list[str],   # that were run
+    grid: dict,  # of `read_grid`
+    arms: list[str],  # that were run
 ) -> dict[str, dict]:  # claim → its entry in the grid
     "The claims whose effects can be computed, and those that are declared untestable; what stands beside is kept where its arms were run."
     there = lambda specs: [e for e in specs if set(e["contrast"]) <= set(arms)]
@@ -45,38 +49,54 @@ def judged_claims(
     return {name: {**claim, "beside": there(claim.get("beside", []))} for name, claim in found.items()}
 
 # %% ../nbs/06_ablations.ipynb #d6d3b903
-SHOWN = {"mIoU": "mIoU", "R1@0.5": "R1@0.5", "R1@0.7": "R1@0.7", "ood": "mIoU out of domain", "reasons": "reasons", "length": "tokens", "format": "format",
-         "zero_variance": "no signal", "samples_seen": "samples seen"}
+SHOWN = {
+    "mIoU": "mIoU",
+    "R1@0.5": "R1@0.5",
+    "R1@0.7": "R1@0.7",
+    "ood": "mIoU out of domain",
+    "reasons": "reasons",
+    "length": "tokens",
+    "format": "format",
+    "zero_variance": "no signal",
+    "samples_seen": "samples seen",
+}
+
 
 def arm_scores(
     metrics: dict[str, float],  # of a run
-    score: str = "after",       # or "before"
-) -> dict[str, float]:          # keys of SHOWN that the run has
+    score: str = "after",  # or "before"
+) -> dict[str, float]:  # keys of SHOWN that the run has
     "The numbers of a run that tables show, percent."
     found = {k: metrics[f"{score}/{k}"] for k in SHOWN if f"{score}/{k}" in metrics}
     ood = [v for k, v in metrics.items() if k.startswith(f"{score}/ood-") and k.endswith("/mIoU")]
-    if ood: found["ood"] = float(np.mean(ood))
+    if ood:
+        found["ood"] = float(np.mean(ood))
     return found | ({k: metrics[k] for k in ("zero_variance", "samples_seen") if k in metrics} if score == "after" else {})
+
 
 def spread(
     values: list[float],  # one a seed
-    digits: int = 1,      # behind the point
-    sign: str = "",       # "+" writes it always
-) -> str:                 # e.g. "92.5 ± 5.4"
+    digits: int = 1,  # behind the point
+    sign: str = "",  # "+" writes it always
+) -> str:  # e.g. "92.5 ± 5.4"
     "Mean ± half the 95 % interval over seeds."
     e = paired(values)
     return f"{e.mean:{sign}.{digits}f}" + (f" ± {(e.ci95[1] - e.ci95[0]) / 2:.{digits}f}" if e.ci95 and e.ci95[1] > e.ci95[0] else "")
 
+
 def arm_table(
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
-    arms: dict[str, dict],               # of `grid_arms`
+    arms: dict[str, dict],  # of `grid_arms`
 ):  # a pandas DataFrame
     "One row an arm."
     import pandas as pd
+
     rows = {}
     for name, by_seed in scored.items():
         found = [arm_scores(m, arms[name].get("score", "after")) for m in by_seed.values()]
-        rows[arms[name]["label"]] = {SHOWN[k]: spread([f[k] for f in found], 0 if k == "samples_seen" else 1) for k in SHOWN if all(k in f for f in found)}
+        rows[arms[name]["label"]] = {
+            SHOWN[k]: spread([f[k] for f in found], 0 if k == "samples_seen" else 1) for k in SHOWN if all(k in f for f in found)
+        }
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 # %% ../nbs/06_ablations.ipynb #15b14421
@@ -86,29 +106,38 @@ def draw_effects(
 ):  # a matplotlib figure
     "A forest plot of the effects of all claims."
     import matplotlib.pyplot as plt
+
     rows = [(c["claim"][:2], e, kind) for c in claims for kind in ("effects", "beside") for e in c.get(kind, [])]
     fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1.2))
     for y, (_, e, kind) in enumerate(rows):
         colour = "#2c66a8" if kind == "effects" else "#8a8a8a"
-        if e["ci95"]: ax.plot(100 * np.array(e["ci95"]), [y, y], "-", color=colour, lw=2)
+        if e["ci95"]:
+            ax.plot(100 * np.array(e["ci95"]), [y, y], "-", color=colour, lw=2)
         ax.plot(100 * np.array(e["values"]), [y] * len(e["values"]), "|", color=colour, alpha=0.7, ms=9, mew=1)
         ax.plot(100 * e["mean"], y, "o", color=colour, mfc=colour if e["holds"] else "white", ms=6)
     ax.axvline(0, color="black", lw=0.8)
-    ax.set(yticks=range(len(rows)), yticklabels=[f"{c}  {e['name']}" for c, e, _ in rows], xlabel="difference in held-out mIoU, points", ylim=(len(rows) - 0.4, -0.6))
+    ax.set(
+        yticks=range(len(rows)),
+        yticklabels=[f"{c}  {e['name']}" for c, e, _ in rows],
+        xlabel="difference in held-out mIoU, points",
+        ylim=(len(rows) - 0.4, -0.6),
+    )
     ax.tick_params(axis="y", labelsize=8)
     for y in range(1, len(rows)):
-        if rows[y][0] != rows[y - 1][0]: ax.axhline(y - 0.5, color="lightgrey", lw=0.8)
+        if rows[y][0] != rows[y - 1][0]:
+            ax.axhline(y - 0.5, color="lightgrey", lw=0.8)
     return fig
 
 # %% ../nbs/06_ablations.ipynb #3302dc89
 @style()
 def draw_paths(
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
-    arms: dict[str, dict],               # of `grid_arms`
-    paths: dict[str, list[str]],         # name of a path → its arms, in order
+    arms: dict[str, dict],  # of `grid_arms`
+    paths: dict[str, list[str]],  # name of a path → its arms, in order
 ):  # a matplotlib figure
     "In-domain mIoU along several paths from the base, a line a seed."
     import matplotlib.pyplot as plt
+
     fig, axes = plt.subplots(1, len(paths), figsize=(2.6 * len(paths) + 0.6, 3.2), sharey=True, squeeze=False)
     for ax, (name, path), look in zip(axes[0], paths.items(), looks_of(list(paths)).values()):
         seeds = sorted(set.intersection(*(set(scored[a]) for a in path)))
@@ -121,10 +150,11 @@ def draw_paths(
     axes[0, 0].set_ylabel("held-out mIoU (%)")
     return fig
 
+
 def paths_of(
-    grid: dict,            # of `read_grid`
-    arms: list[str],       # that were run
-) -> dict[str, list[str]]: # label → base, the row whose model it begins from, the arm
+    grid: dict,  # of `read_grid`
+    arms: list[str],  # that were run
+) -> dict[str, list[str]]:  # label → base, the row whose model it begins from, the arm
     "Base, cold start and RL of the arms that the claims compare."
     compared = ("r1", "r1-u", "r1-u-equal", "zero", "r1-all")
     start = {a: [n for n in references(grid["rows"][a].get("model", "")) if n in arms] for a in compared if a in arms}
@@ -132,12 +162,13 @@ def paths_of(
 
 # %% ../nbs/06_ablations.ipynb #d33381a7
 def published_table(
-    rows: list[dict],                    # {"arm", "values"} of the grid's `published`
+    rows: list[dict],  # {"arm", "values"} of the grid's `published`
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
-    arms: dict[str, dict],               # of `grid_arms`
+    arms: dict[str, dict],  # of `grid_arms`
 ):  # a pandas DataFrame
     "A table of the paper beside the same arms here."
     import pandas as pd
+
     out = {}
     for row in rows:
         away = "" if row is rows[0] else f"{np.mean(row['values']) - np.mean(rows[0]['values']):+.1f}"
@@ -145,33 +176,52 @@ def published_table(
         out[arms[row["arm"]]["label"]] = {**paper, **_here(row["arm"], rows[0]["arm"], scored, arms)}
     return pd.DataFrame.from_dict(out, orient="index").fillna("not run")
 
+
 def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
     "In- and out-of-domain mIoU of an arm, and its paired distance from the table's first."
-    if arm not in scored: return {}
+    if arm not in scored:
+        return {}
     here = {s: arm_scores(m, arms[arm].get("score", "after")) for s, m in scored[arm].items()}
     then = {s: arm_scores(m, arms[first].get("score", "after")) for s, m in scored.get(first, {}).items()}
-    cells = {"here": [v["mIoU"] for v in here.values()], "here, out of domain": [v["ood"] for v in here.values() if "ood" in v],
-             "here, from first": [here[s]["mIoU"] - then[s]["mIoU"] for s in here if s in then and arm != first]}
+    cells = {
+        "here": [v["mIoU"] for v in here.values()],
+        "here, out of domain": [v["ood"] for v in here.values() if "ood" in v],
+        "here, from first": [here[s]["mIoU"] - then[s]["mIoU"] for s in here if s in then and arm != first],
+    }
     return {name: spread(values, sign="+" if "from" in name else "") if values else "" for name, values in cells.items()}
 
 # %% ../nbs/06_ablations.ipynb #52af20a1
 def curve_rows(
-    arm: str, seed: int,  # what the rows are to be called
+    arm: str,
+    seed: int,  # what the rows are to be called
     folder: Path,  # a finished run of 05_grpo
-) -> list[dict]:   # {"arm", "seed", "step", "curve", "value"}
+) -> list[dict]:  # {"arm", "seed", "step", "curve", "value"}
     "Reward, response length and groups without signal at each step, and held-out scores where the run looked."
     keys = {"reward": "reward", "completions/mean_length": "length", "frac_reward_zero_std": "no signal"}
-    rows = [dict(arm=arm, seed=seed, step=h["step"], curve=name, value=h[key]) for _, h in iter_jsonl(folder / "log.jsonl") for key, name in keys.items() if key in h]
-    if not (folder / "watched.jsonl").exists(): return rows
-    return rows + [dict(arm=arm, seed=seed, step=h["step"], curve=k, value=v) for _, h in iter_jsonl(folder / "watched.jsonl") for k, v in h.items() if k.split("/")[0] in ("mIoU", "reasons")]
+    rows = [
+        dict(arm=arm, seed=seed, step=h["step"], curve=name, value=h[key])
+        for _, h in iter_jsonl(folder / "log.jsonl")
+        for key, name in keys.items()
+        if key in h
+    ]
+    if not (folder / "watched.jsonl").exists():
+        return rows
+    return rows + [
+        dict(arm=arm, seed=seed, step=h["step"], curve=k, value=v)
+        for _, h in iter_jsonl(folder / "watched.jsonl")
+        for k, v in h.items()
+        if k.split("/")[0] in ("mIoU", "reasons")
+    ]
+
 
 def smooth(
     rows: list[dict],  # of `curve_rows`
 ) -> list[dict]:
     "The same curves with each value a mean of up to ten steps."
     lines = {}
-    for r in rows: lines.setdefault((r["arm"], r["seed"], r["curve"]), []).append(r)
-    means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - 9):i + 1]]))) for i, r in enumerate(line)]
+    for r in rows:
+        lines.setdefault((r["arm"], r["seed"], r["curve"]), []).append(r)
+    means = lambda line: [dict(r, value=float(np.mean([q["value"] for q in line[max(0, i - 9) : i + 1]]))) for i, r in enumerate(line)]
     return [r for line in lines.values() for r in means(sorted(line, key=lambda r: r["step"]))]
 
 # %% ../nbs/06_ablations.ipynb #02b4cce3
@@ -182,37 +232,48 @@ def by_level(
 ):  # a pandas DataFrame: arms × levels and sets
     "A held-out number by level of the in-domain set and by out-of-domain set, mean over seeds, percent."
     import pandas as pd
+
     rows = {}
     for name, by_seed in scored.items():
         side, found = arms[name].get("score", "after"), {}
         for m in by_seed.values():
             for k, v in m.items():
                 parts = k.split("/")
-                if parts[0] != side or what not in parts or len(parts) > 3: continue
+                if parts[0] != side or what not in parts or len(parts) > 3:
+                    continue
                 place = "all" if len(parts) == 2 else parts[2] if parts[1] == what else parts[1] if parts[2] == what else None
-                if place: found.setdefault(place, []).append(v)
+                if place:
+                    found.setdefault(place, []).append(v)
         rows[arms[name]["label"]] = {place: spread(v) for place, v in found.items()}
     return pd.DataFrame.from_dict(rows, orient="index").fillna("")
 
 # %% ../nbs/06_ablations.ipynb #c454801f
 def keep_reference(
-    folder: str | Path,                           # a finished run of this notebook
+    folder: str | Path,  # a finished run of this notebook
     to: str | Path = "outputs/reference/claims",  # replaced
 ) -> Path:
     "Copy what is worth committing of a run of the grid."
     folder, to = resolve(folder), resolve(to)
     manifest = read_manifest(folder)
-    if manifest.get("status") != "finished": raise RunError(f"{folder}: not a finished run (status {manifest.get('status')})")
+    if manifest.get("status") != "finished":
+        raise RunError(f"{folder}: not a finished run (status {manifest.get('status')})")
     with whole_folder(to) as part:
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns("logs", ".*"), dirs_exist_ok=True)
         for path in manifest["runs"].values():
             kept = part / "runs" / Path(path).parent.name / Path(path).name
             kept.mkdir(parents=True)
-            for name in ("manifest.json", "metrics.json"): shutil.copy(resolve(path) / name, kept / name)
+            for name in ("manifest.json", "metrics.json"):
+                shutil.copy(resolve(path) / name, kept / name)
     return to
+
 
 def latest() -> Path:
     "The last finished run of the grid's full form in `outputs`."
-    found = [p.parent for p in resolve("outputs/ablations").glob("*/manifest.json") if (m := read_manifest(p.parent)).get("status") == "finished" and m.get("quick") is False]
-    if not found: raise RunError(f"{resolve('outputs/ablations')}: no finished full run; make one with `make claims`")
+    found = [
+        p.parent
+        for p in resolve("outputs/ablations").glob("*/manifest.json")
+        if (m := read_manifest(p.parent)).get("status") == "finished" and m.get("quick") is False
+    ]
+    if not found:
+        raise RunError(f"{resolve('outputs/ablations')}: no finished full run; make one with `make claims`")
     return max(found, key=lambda p: read_manifest(p)["ended"])

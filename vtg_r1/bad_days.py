@@ -7,7 +7,10 @@ __all__ = ['note_left_out', 'data_history', 'enough', 'curated_away', 'context_s
            'plain', 'keep_batch', 'read_batch', 'halting', 'longest_run', 'flat_steps', 'cut_steps', 'lookout']
 
 # %% ../nbs/parts/bad_days.ipynb #924560d3
-import json, math, shutil, warnings
+import json
+import math
+import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -23,12 +26,14 @@ from .video import VideoError, fit_size
 
 # %% ../nbs/parts/bad_days.ipynb #1a086af7
 def note_left_out(
-    run,      # a `runs.Run`
+    run,  # a `runs.Run`
     by: str,  # the filter, as its parameter says it
-    n: int,   # training samples it left out
+    n: int,  # training samples it left out
 ) -> None:
     "Note in the manifest how many training samples a filter left out."
-    if n: run.note(left_out={**run.manifest.get("left_out", {}), by: n})
+    if n:
+        run.note(left_out={**run.manifest.get("left_out", {}), by: n})
+
 
 def data_history(run) -> str:
     "The annotation files of a run, and what each filter left out of them."
@@ -36,53 +41,69 @@ def data_history(run) -> str:
     out = ", ".join(f"{by} left out {n}" for by, n in run.manifest.get("left_out", {}).items())
     return f"{files} ({out})" if out else files
 
+
 def enough(
-    run,            # a `runs.Run` with its inputs and what was left out
+    run,  # a `runs.Run` with its inputs and what was left out
     samples: list,  # what is left to train on
-    least: int,     # samples an update takes
-    field: str,     # the parameter that says so
+    least: int,  # samples an update takes
+    field: str,  # the parameter that says so
 ) -> None:
     "Raise `SampleError` where fewer training samples are left than one update takes."
-    if len(samples) >= least: return
-    raise SampleError(f"{data_history(run)}: {len(samples)} samples are left to train on, and an update takes {field} = {least}: give more samples, loosen a filter, or lower {field}",
-                      reason="too_few_samples" if samples else "empty_set")
+    if len(samples) >= least:
+        return
+    raise SampleError(
+        f"{data_history(run)}: {len(samples)} samples are left to train on, and an update takes {field} = {least}: give more samples, loosen a filter, or lower {field}",
+        reason="too_few_samples" if samples else "empty_set",
+    )
 
 # %% ../nbs/parts/bad_days.ipynb #c844345e
 def curated_away(
     path: Path,  # coldstart.jsonl or rl.jsonl of a run of 01_curation
-) -> str:        # behind "… holds no samples"; empty for any other file
+) -> str:  # behind "… holds no samples"; empty for any other file
     "What curation did with the samples that are not in one of its sets."
     other = {"coldstart.jsonl": "rl.jsonl", "rl.jsonl": "coldstart.jsonl"}.get(path.name)
-    if other is None or not (path.parent / "rejected.jsonl").is_file(): return ""
+    if other is None or not (path.parent / "rejected.jsonl").is_file():
+        return ""
     reasons = Counter(row["reason"] for _, row in iter_jsonl(path.parent / "rejected.jsonl") if isinstance(row, dict))
-    if elsewhere := sum(1 for _ in iter_jsonl(path.parent / other)): reasons[f"only in {other}"] = elsewhere
+    if elsewhere := sum(1 for _ in iter_jsonl(path.parent / other)):
+        reasons[f"only in {other}"] = elsewhere
     given = read_manifest(path.parent).get("parameters", {})
     limits = ", ".join(f"{name} = {given[name]}" for name in ("eps1", "eps2", "keep_coldstart_in_rl", "teacher") if name in given)
-    return f"; 01_curation ({limits}) turned away " + (", ".join(f"{n} as {reason}" for reason, n in reasons.most_common()) or "nothing: its sources were empty")
+    return f"; 01_curation ({limits}) turned away " + (
+        ", ".join(f"{n} as {reason}" for reason, n in reasons.most_common()) or "nothing: its sources were empty"
+    )
 
 # %% ../nbs/parts/bad_days.ipynb #9f6e9177
 def context_size(
     model: str,  # "tiny", a folder, or a hub id
-) -> int:        # tokens; 0 where its configuration does not say
+) -> int:  # tokens; 0 where its configuration does not say
     "How many tokens a model's context holds, from its configuration alone."
     from transformers import AutoConfig
+
     path = model_path(model)
     adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file() and not adapter.with_name("config.json").is_file(): path = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if adapter.is_file() and not adapter.with_name("config.json").is_file():
+        path = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
     config = AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config()
     return getattr(config, "max_position_embeddings", None) or 0
 
-def _text_tokens(processor, text: str) -> int: return len(processor.tokenizer(text)["input_ids"])
+
+def _text_tokens(processor, text: str) -> int:
+    return len(processor.tokenizer(text)["input_ids"])
+
 
 def _picture_tokens(processor, size: tuple[int, int]) -> int:
     "Tokens of one picture of a size, (width, height) pixels."
     from PIL import Image
+
     shown = dict(prompt=[{"role": "user", "content": [{"type": "image"}]}], images=[Image.new("RGB", size)])
     return model_inputs(processor, [shown], "cpu")["input_ids"].shape[1] - _text_tokens(processor, prompt_text(processor, shown)) + 1
 
+
 def at_most(
     processor,  # of transformers
-    samples: list[Sample], view: View,
+    samples: list[Sample],
+    view: View,
 ) -> int:
     "Tokens of the longest prompt at most, no video opened: every frame at the full budget, a token for each byte of text."
     each = max(view.pixels // 28**2, *(_picture_tokens(processor, size) for size in ((28, 28), fit_size(9999, 9999, view.pixels))))
@@ -93,7 +114,8 @@ def at_most(
 # %% ../nbs/parts/bad_days.ipynb #eaa753f0
 def prompt_lengths(
     processor,  # of transformers
-    samples: list[Sample], view: View,
+    samples: list[Sample],
+    view: View,
 ) -> Iterator[tuple[Sample, int, int]]:  # (sample, tokens of its prompt, frames); a video that cannot be read is left to those that read it
     "How long every prompt is, from the clocks and sizes of the videos; none is decoded."
     pictures = {}  # (frames, size, rate) → tokens that they add to the text's
@@ -102,87 +124,117 @@ def prompt_lengths(
             shown = outline(s, view)
             frames, text = shown.get("images") or shown["video"], _text_tokens(processor, prompt_text(processor, shown))
             key = len(frames), frames[0].size, shown.get("fps")
-            if key not in pictures: pictures[key] = model_inputs(processor, [shown], "cpu")["input_ids"].shape[1] - text
+            if key not in pictures:
+                pictures[key] = model_inputs(processor, [shown], "cpu")["input_ids"].shape[1] - text
             yield s, text + pictures[key], len(frames)
 
+
 def fits_context(
-    model: str,                                # the policy's name or folder
-    processor,                                 # its processor
-    samples: list[Sample], view: View,
-    response: int | Callable[[Sample], str],   # tokens a response may have, or what a sample teaches
+    model: str,  # the policy's name or folder
+    processor,  # its processor
+    samples: list[Sample],
+    view: View,
+    response: int | Callable[[Sample], str],  # tokens a response may have, or what a sample teaches
 ) -> None:
     "Raise `SampleError` where a prompt and its response do not fit into the model's context."
     limit = context_size(model)
     said = (lambda s: len(response(s).encode())) if callable(response) else (lambda s: response)
-    if not samples or not limit or at_most(processor, samples, view) + max(map(said, samples)) <= limit: return
-    if callable(response): said = lambda s: _text_tokens(processor, response(s)) + 1
+    if not samples or not limit or at_most(processor, samples, view) + max(map(said, samples)) <= limit:
+        return
+    if callable(response):
+        said = lambda s: _text_tokens(processor, response(s)) + 1
     whole = [(n + said(s), n, frames, s) for s, n, frames in prompt_lengths(processor, samples, view)]
     over = sorted((w for w in whole if w[0] > limit), key=lambda w: -w[0])
-    if not over: return
+    if not over:
+        return
     total, n, frames, s = over[0]
     left = frames * (limit - total + n) // n
-    raise SampleError(f"sample {s.qid!r}: its prompt of {n:,} tokens ({frames} frames of {s.video}) and a response of {total - n:,} do not fit into the context of {limit:,} tokens of {model} "
-                      f"(max_position_embeddings); {len(over)} of {len(samples)} samples do not. " + (f"Give at most about {left} frames (frames = {view.frames}), or fewer pixels than {view.pixels}" if left > 0
-                      else "Not one frame fits beside so long a response: lower max_response"), "video", "too_long")
+    raise SampleError(
+        f"sample {s.qid!r}: its prompt of {n:,} tokens ({frames} frames of {s.video}) and a response of {total - n:,} do not fit into the context of {limit:,} tokens of {model} "
+        f"(max_position_embeddings); {len(over)} of {len(samples)} samples do not. "
+        + (
+            f"Give at most about {left} frames (frames = {view.frames}), or fewer pixels than {view.pixels}"
+            if left > 0
+            else "Not one frame fits beside so long a response: lower max_response"
+        ),
+        "video",
+        "too_long",
+    )
 
 # %% ../nbs/parts/bad_days.ipynb #62ea26cc
 def _tensors(value, name: str) -> Iterator[tuple]:  # (name, tensor)
     "All tensors and lists of numbers in dicts, lists and dataclasses."
     import torch
-    if isinstance(value, torch.Tensor): yield name, value
-    elif isinstance(value, list) and value and all(isinstance(x, (int, float)) for x in value): yield name, torch.tensor(value)
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, list) and value and all(isinstance(x, (int, float)) for x in value):
+        yield name, torch.tensor(value)
     else:
-        if is_dataclass(value): value = vars(value)
+        if is_dataclass(value):
+            value = vars(value)
         parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-        for key, part in parts: yield from _tensors(part, f"{name}/{key}")
+        for key, part in parts:
+            yield from _tensors(part, f"{name}/{key}")
+
 
 def plain(x: float) -> float | str:
     "A number as JSON can hold it."
     return x if math.isfinite(x) else str(x)
 
+
 def keep_batch(
-    folder: Path,    # made anew
-    about: dict,     # what went wrong, ready for JSON
+    folder: Path,  # made anew
+    about: dict,  # what went wrong, ready for JSON
     batches: list[tuple[object, list[dict]]],  # of each micro-batch its inputs, nested as they come, and a row for each sample
 ) -> None:
     "Write the micro-batches of an update: about.json, rows.jsonl, and inputs.safetensors, each tensor once."
     import torch
     from safetensors.torch import save_file
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     first, tensors, same = {}, {}, {}  # first: id → (name, tensor), which keeps the tensor and with it its id
     for k, (inputs, _) in enumerate(batches):
         for name, x in _tensors(inputs, str(k)):
             known, _ = first.setdefault(id(x), (name, x))
-            if known == name: tensors[name] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
-            else: same[name] = known
+            if known == name:
+                tensors[name] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+            else:
+                same[name] = known
     save_file(tensors, folder / "inputs.safetensors")
     write_jsonl(folder / "rows.jsonl", [{"micro_batch": k, **row} for k, (_, rows) in enumerate(batches) for row in rows])
     write_json(folder / "about.json", {**about, "micro_batches": len(batches), "same": same})
+
 
 def read_batch(
     folder: str | Path,  # bad_batch of a run
 ) -> tuple[dict, list[dict], list[dict]]:  # (what went wrong; a row for each sample; the tensors of each micro-batch by name)
     "A batch that a run has left behind."
     from safetensors.torch import load_file
+
     about = json.loads((Path(folder) / "about.json").read_text(encoding="utf-8"))
     tensors = load_file(Path(folder) / "inputs.safetensors")
     tensors |= {name: tensors[known] for name, known in about.pop("same").items()}
     inputs = [{} for _ in range(about["micro_batches"])]
-    for name, x in tensors.items(): inputs[int(name.split("/", 1)[0])][name.split("/", 1)[1]] = x
+    for name, x in tensors.items():
+        inputs[int(name.split("/", 1)[0])][name.split("/", 1)[1]] = x
     return about, [row for _, row in iter_jsonl(Path(folder) / "rows.jsonl")], inputs
 
 # %% ../nbs/parts/bad_days.ipynb #62bf02c5
 class _Halting:
     "Comes before a transformers Trainer: looks at losses and gradient before every update."
+
     _tried, _at = (), None  # (loss, inputs) of the micro-batches of this update; its step
 
     def _note(self, loss, inputs) -> None:
-        if self._at != self.state.global_step: self._tried, self._at = [], self.state.global_step
+        if self._at != self.state.global_step:
+            self._tried, self._at = [], self.state.global_step
         self._tried.append((loss, inputs))
 
     def _get_grad_norm(self, model, grad_norm=None):
         import torch
+
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         losses, length = torch.stack([loss for loss, _ in self._tried]).tolist(), 0.0 if norm is None else float(norm)
         bad = [f"the loss of micro-batch {k} of {len(losses)} is {x}" for k, x in enumerate(losses, 1) if not math.isfinite(x)]
@@ -194,25 +246,35 @@ class _Halting:
     def _halt(self, why: str, batches: list, **facts) -> None:
         "Keep the batch and end the run."
         from safetensors import SafetensorError
+
         from vtg_r1.training import last_checkpoint
+
         step, (rank, world), last = self.state.global_step + 1, processes(), last_checkpoint(self.args.output_dir)
         folder = Path(self.args.output_dir).parent / "bad_batch"
         folder, rows = folder / f"process-{rank}" if world > 1 else folder, [row for _, part in batches for row in part]
-        try: keep_batch(folder, {"step": step, "why": why, **facts}, batches)
-        except (OSError, SafetensorError) as e: kept = f"its batch could not be written to {folder} ({e})"
-        else: kept = f"its {len(rows)} rows, e.g. of {rows[0]['qid']!r}, are in {folder} (vtg_r1.bad_days.read_batch reads them)"
+        try:
+            keep_batch(folder, {"step": step, "why": why, **facts}, batches)
+        except (OSError, SafetensorError) as e:
+            kept = f"its batch could not be written to {folder} ({e})"
+        else:
+            kept = f"its {len(rows)} rows, e.g. of {rows[0]['qid']!r}, are in {folder} (vtg_r1.bad_days.read_batch reads them)"
         saved = f"{last.name} is untouched, but resume would meet this batch again" if last else "There is no checkpoint yet"
-        raise RunError(f"step {step}: {why}. Nothing was updated; {kept}. {saved}: begin a new run with a lower learning_rate, without the sample that does it, or from other weights")
+        raise RunError(
+            f"step {step}: {why}. Nothing was updated; {kept}. {saved}: begin a new run with a lower learning_rate, without the sample that does it, or from other weights"
+        )
 
-# %% ../nbs/parts/bad_days.ipynb #ba64ded9
+# %% ../nbs/parts/bad_days.ipynb #fb797b24
 class _HaltingSFT(_Halting):
     "For SFT: batches carry the qids of their samples up to the step."
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         collate = self.data_collator
+
         def named(rows: list[dict]) -> dict:
             qids = [row["qid"] for row in rows]
             return {**collate(rows), "qid": qids}
+
         self.data_collator = named
 
     def training_step(self, model, inputs, *args, **kwargs):
@@ -224,17 +286,22 @@ class _HaltingSFT(_Halting):
         said = (self.processing_class.tokenizer.decode(labels[labels != -100]) for labels in inputs["labels"])
         return [dict(qid=qid, response=text) for qid, text in zip(inputs["qid"], said)]
 
+# %% ../nbs/parts/bad_days.ipynb #ba64ded9
 class _HaltingGRPO(_Halting):
     "For GRPO: every response keeps the number of its row; TRL's own notes hold what it was paid."
+
     def _generate_and_score_completions(self, inputs):
         import torch
+
         self._asked = inputs
         return {**super()._generate_and_score_completions(inputs), "row": torch.arange(len(inputs))}
 
     def training_step(self, model, inputs, *args, **kwargs):
-        try: loss = super().training_step(model, inputs, *args, **kwargs)
+        try:
+            loss = super().training_step(model, inputs, *args, **kwargs)
         except RuntimeError as e:
-            if not any(sign in str(e) for sign in ("probability tensor contains", "device-side assert")): raise
+            if not any(sign in str(e) for sign in ("probability tensor contains", "device-side assert")):
+                raise
             self._halt(f"the policy's probabilities are no numbers, so that nothing can be sampled ({str(e).splitlines()[0]})", [self._unanswered()])
         self._note(loss, self._buffered_inputs[(self._step - 1) % self.args.steps_per_generation])
         return loss
@@ -242,39 +309,53 @@ class _HaltingGRPO(_Halting):
     def _rows_of(self, inputs) -> list[dict]:
         first, paid = self.accelerator.process_index * len(self._asked), self._logs["rewards"]
         said = (self._tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(inputs["completion_ids"], inputs["completion_mask"]))
-        return [dict(qid=self._asked[i]["qid"], response=text, rewards={name: plain(values[first + i]) for name, values in paid.items()}, advantage=plain(a))
-                for i, text, a in zip(inputs["row"].tolist(), said, inputs["advantages"].tolist())]
+        return [
+            dict(
+                qid=self._asked[i]["qid"],
+                response=text,
+                rewards={name: plain(values[first + i]) for name, values in paid.items()},
+                advantage=plain(a),
+            )
+            for i, text, a in zip(inputs["row"].tolist(), said, inputs["advantages"].tolist())
+        ]
 
     def _unanswered(self) -> tuple[dict, list[dict]]:
         "Frames and prompts of queries that got no response; a group asks for them once."
-        import numpy as np, torch
+        import numpy as np
+        import torch
+
         rows = {row["qid"]: row for row in self._asked}
         frames = {qid: torch.from_numpy(np.stack([np.asarray(f) for f in row.get("images") or row["video"]])) for qid, row in rows.items()}
         return {"frames": frames}, [dict(qid=qid, prompt=row["prompt"]) for qid, row in rows.items()]
 
+
 def halting(
     trainer,  # an SFTTrainer or GRPOTrainer class
-):            # the class, of the same name
+):  # the class, of the same name
     "A trainer whose run ends before an update with a loss or gradient that is not finite; what it was fed lies in bad_batch of the run folder."
     from trl import GRPOTrainer
+
     return type(trainer.__name__, (_HaltingGRPO if issubclass(trainer, GRPOTrainer) else _HaltingSFT, trainer), {})
 
 # %% ../nbs/parts/bad_days.ipynb #503b7744
 def longest_run(
-    marks: list[bool],       # a step each
-) -> tuple[int, int]:        # (longest stretch of true ones, length of the last one)
+    marks: list[bool],  # a step each
+) -> tuple[int, int]:  # (longest stretch of true ones, length of the last one)
     "How long something has gone on at most, and how long it goes on now."
     best = now = 0
-    for mark in marks: best, now = max(best, now + mark if mark else 0), now + 1 if mark else 0
+    for mark in marks:
+        best, now = max(best, now + mark if mark else 0), now + 1 if mark else 0
     return best, now
+
 
 def flat_steps(log: list[dict]) -> list[bool]:
     "Whether all groups of a step had equal rewards."
     return [h["frac_reward_zero_std"] == 1 for h in log if h.get("frac_reward_zero_std") is not None]
 
+
 def cut_steps(
     log: list[dict],  # of the trainer
-    share: float,     # of a step's responses, in [0, 1]
+    share: float,  # of a step's responses, in [0, 1]
 ) -> list[bool]:
     "Whether so many of a step's responses were cut at their greatest length."
     return [h["completions/clipped_ratio"] >= share for h in log if h.get("completions/clipped_ratio") is not None]
@@ -282,30 +363,46 @@ def cut_steps(
 # %% ../nbs/parts/bad_days.ipynb #2395402c
 def lookout(
     flat_patience: int = 50,  # steps in a row without unequal rewards after which training ends; 0 for never
-    cut: float = 0.9,         # share of responses cut at max_response that is worth a warning
+    cut: float = 0.9,  # share of responses cut at max_response that is worth a warning
 ):  # a transformers TrainerCallback
     "Warns of steps that teach nothing, the first time and in sum, and ends a run of them."
     from transformers import TrainerCallback
+
     class Lookout(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if "loss" not in logs: return
+            if "loss" not in logs:
+                return
             flat, short = flat_steps(state.log_history), cut_steps(state.log_history, cut)
             if flat and flat[-1]:
-                if sum(flat) == 1: _warn(f"step {state.global_step}: the rewards of every group are equal (mean {logs['reward']:.3g}), so nothing is learned from it. Once may be chance; if it goes on, "
-                                         "begin with a cold start, drop solved and hopeless samples (strategy), or raise temperature or generations")
+                if sum(flat) == 1:
+                    _warn(
+                        f"step {state.global_step}: the rewards of every group are equal (mean {logs['reward']:.3g}), so nothing is learned from it. Once may be chance; if it goes on, "
+                        "begin with a cold start, drop solved and hopeless samples (strategy), or raise temperature or generations"
+                    )
                 if flat_patience and longest_run(flat)[1] >= flat_patience and not (args.beta or args.entropy_coef):
-                    _warn(f"step {state.global_step}: no group had unequal rewards for {flat_patience} steps (mean {logs['reward']:.3g}), so the policy does not change any more and training ends here")
+                    _warn(
+                        f"step {state.global_step}: no group had unequal rewards for {flat_patience} steps (mean {logs['reward']:.3g}), so the policy does not change any more and training ends here"
+                    )
                     control.should_training_stop = True
-            if short and short[-1] and sum(short) == 1: _warn(f"step {state.global_step}: {100 * logs['completions/clipped_ratio']:.0f} % of the responses {_cut(args)}. Raise max_response, or teach the form by a cold start")
+            if short and short[-1] and sum(short) == 1:
+                _warn(
+                    f"step {state.global_step}: {100 * logs['completions/clipped_ratio']:.0f} % of the responses {_cut(args)}. Raise max_response, or teach the form by a cold start"
+                )
 
         def on_train_end(self, args, state, control, **kwargs):
             flat, short = flat_steps(state.log_history), cut_steps(state.log_history, cut)
-            if sum(flat) > 1: _warn(f"{sum(flat)} of {len(flat)} steps had equal rewards in every group, {longest_run(flat)[0]} of them in a row")
-            if sum(short) > 1: _warn(f"{sum(short)} of {len(short)} steps: {100 * cut:.0f} % of the responses or more {_cut(args)}")
+            if sum(flat) > 1:
+                _warn(f"{sum(flat)} of {len(flat)} steps had equal rewards in every group, {longest_run(flat)[0]} of them in a row")
+            if sum(short) > 1:
+                _warn(f"{sum(short)} of {len(short)} steps: {100 * cut:.0f} % of the responses or more {_cut(args)}")
+
     return Lookout()
 
+
 def _warn(text: str) -> None:
-    if is_main(): warnings.warn(text, stacklevel=3)
+    if is_main():
+        warnings.warn(text, stacklevel=3)
+
 
 def _cut(args) -> str:
     "Where a response was cut, and what that costs."

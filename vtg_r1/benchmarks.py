@@ -23,21 +23,29 @@ from .spans import tiou
 BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos")
 OWN = ("samples", "csv", "jsonl")  # the same for own data
 
+
 def load_benchmark(
-    name: str,         # one of `BENCHMARKS`, or of `OWN`
+    name: str,  # one of `BENCHMARKS`, or of `OWN`
     path: str | Path,  # the official file; for NExT-GQA the folder that holds test.csv and gsub_test.json
     columns: dict[str, str] | None = None,  # of an own table, as `read_dataset`
 ) -> tuple[list[Sample], Report]:
     "Every query of an official annotation file, spans as published; an error where one cannot be scored."
-    if name not in BENCHMARKS + OWN: raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN)}", reason="unknown_dataset")
+    if name not in BENCHMARKS + OWN:
+        raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN)}", reason="unknown_dataset")
     split = "val" if Path(path).is_dir() and not (Path(path) / "test.csv").exists() and (Path(path) / "val.csv").exists() else None
     how = {"columns": columns} if name in ("csv", "jsonl") else {}
-    samples, report = read_samples(path) if name == "samples" else read_dataset(name, path, split, zero_length="keep", missing_duration="last_end", **how)
-    if name == "samples" and not samples and not report.dropped: raise SampleError(f"{path}: holds no samples", reason="empty_file")
+    samples, report = (
+        read_samples(path) if name == "samples" else read_dataset(name, path, split, zero_length="keep", missing_duration="last_end", **how)
+    )
+    if name == "samples" and not samples and not report.dropped:
+        raise SampleError(f"{path}: holds no samples", reason="empty_file")
     if report.dropped:
         first = report.dropped[0]
-        raise SampleError(f"{path}: {len(report.dropped)} of {report.read} queries cannot be scored; the first is {first.qid or f'record {first.line}'}: "
-                          f"{first.reason}, {first.detail}", reason=first.reason)
+        raise SampleError(
+            f"{path}: {len(report.dropped)} of {report.read} queries cannot be scored; the first is {first.qid or f'record {first.line}'}: "
+            f"{first.reason}, {first.detail}",
+            reason=first.reason,
+        )
     if name == "rextime" and Path(path).suffix == ".jsonl":  # the form of ReXTime's own evaluator: letters, but no options
         letters = {str(row["qid"]): row.get("ans") for _, row in iter_jsonl(path)}
         samples = [replace(s, answer=letters[s.qid]) for s in samples]
@@ -47,106 +55,139 @@ def load_benchmark(
 class PredictionError(ValueError):
     "A prediction file that cannot be scored; the message names the row and the fix."
 
+
 @dataclass(slots=True)
 class Prediction:
     "What a model said to one query."
+
     spans: list[list[float]] = field(default_factory=list)  # seconds, best first; empty is a miss
-    answer: str | None = None                               # option letter, grounded QA only
+    answer: str | None = None  # option letter, grounded QA only
+
 
 def _finite(value) -> float:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not ok or not abs(value) < 1e12: raise PredictionError(f"pred holds {repr(value)[:40]}; give finite numbers of seconds")
+    if not ok or not abs(value) < 1e12:
+        raise PredictionError(f"pred holds {repr(value)[:40]}; give finite numbers of seconds")
     return float(value)
+
 
 def _spans(pred) -> list[list[float]]:
     "The `pred` of a row, checked."
-    if not isinstance(pred, list): raise PredictionError(f"pred is {pred!r}; give a list of [start, end], or null")
+    if not isinstance(pred, list):
+        raise PredictionError(f"pred is {pred!r}; give a list of [start, end], or null")
     for span in pred:
-        if not isinstance(span, list) or len(span) != 2: raise PredictionError(f"pred holds {span!r}, which is no [start, end]; give [[start, end], …] in seconds")
+        if not isinstance(span, list) or len(span) != 2:
+            raise PredictionError(f"pred holds {span!r}, which is no [start, end]; give [[start, end], …] in seconds")
     return [[_finite(t) for t in span] for span in pred]
+
 
 def _text(row: dict, key: str) -> str | None:
     value = row.get(key)
-    if value is not None and not isinstance(value, str): raise PredictionError(f"{key} is {value!r}; give a string or null")
+    if value is not None and not isinstance(value, str):
+        raise PredictionError(f"{key} is {value!r}; give a string or null")
     return value
+
 
 def _letter(row: dict) -> str | None:
     answer = _text(row, "answer")
-    if answer is None: return None
+    if answer is None:
+        return None
     letter = answer.strip().strip("().").upper()
-    if len(letter) != 1 or not "A" <= letter <= "Z": raise PredictionError(f"answer is {answer!r}; give the option's letter, such as \"A\", or null")
+    if len(letter) != 1 or not "A" <= letter <= "Z":
+        raise PredictionError(f'answer is {answer!r}; give the option\'s letter, such as "A", or null')
     return letter
 
 # %% ../nbs/parts/benchmarks.ipynb #acc5cb5b
 def read_prediction(
-    row: dict,                # one parsed line
+    row: dict,  # one parsed line
     reading: str = "strict",  # how `response` is read
 ) -> Prediction:
     "One row of a prediction file, checked."
-    if not row.keys() & {"pred", "response", "answer"}: raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
+    if not row.keys() & {"pred", "response", "answer"}:
+        raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
     response, answer = _text(row, "response"), _letter(row)
     spans = _spans(row["pred"]) if row.get("pred") is not None else parse_spans(response, reading)
     return Prediction(spans, parse_answer(response, reading) if answer is None and response else answer)
 
+
 def _qid(row, known: set[str]) -> str:
     "The qid of a parsed line, checked."
-    if isinstance(row, Exception): raise PredictionError(f"is no JSON ({row}); write one JSON object a line")
-    if not isinstance(row, dict): raise PredictionError(f"is a JSON {type(row).__name__}; write one JSON object a line")
+    if isinstance(row, Exception):
+        raise PredictionError(f"is no JSON ({row}); write one JSON object a line")
+    if not isinstance(row, dict):
+        raise PredictionError(f"is a JSON {type(row).__name__}; write one JSON object a line")
     qid = row.get("qid")
-    if isinstance(qid, int) and not isinstance(qid, bool): qid = str(qid)  # QVHighlights' own qids are numbers
-    if not isinstance(qid, str): raise PredictionError(f"qid is {qid!r}; give the query's id as a string")
-    if qid not in known: raise PredictionError(f"qid {qid!r} is not in the annotations; their ids look like {min(known)!r}")
+    if isinstance(qid, int) and not isinstance(qid, bool):
+        qid = str(qid)  # QVHighlights' own qids are numbers
+    if not isinstance(qid, str):
+        raise PredictionError(f"qid is {qid!r}; give the query's id as a string")
+    if qid not in known:
+        raise PredictionError(f"qid {qid!r} is not in the annotations; their ids look like {min(known)!r}")
     return qid
 
+
 def read_predictions(
-    path: str | Path,         # JSONL
-    qids: Sequence[str],      # those of the benchmark
+    path: str | Path,  # JSONL
+    qids: Sequence[str],  # those of the benchmark
     reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> dict[str, Prediction]:   # by qid, in the file's order
+) -> dict[str, Prediction]:  # by qid, in the file's order
     "Read a prediction file; a bad row, an unknown or a repeated qid raises `PredictionError`."
-    if reading not in READINGS: raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
+    if reading not in READINGS:
+        raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
     known, seen, out = set(qids), {}, {}
     for number, row in iter_jsonl(path):
         qid = None
         try:
             qid = _qid(row, known)
-            if qid in seen: raise PredictionError(f"stands already in row {seen[qid]}; give each query one row")
+            if qid in seen:
+                raise PredictionError(f"stands already in row {seen[qid]}; give each query one row")
             seen[qid], out[qid] = number, read_prediction(row, reading)
-        except PredictionError as e: raise PredictionError(f"{path}, row {number}{f' (qid {qid!r})' if qid else ''}: {e}") from None
-    if not out: raise PredictionError(f"{path}: holds no predictions; write one JSON object a line")
+        except PredictionError as e:
+            raise PredictionError(f"{path}, row {number}{f' (qid {qid!r})' if qid else ''}: {e}") from None
+    if not out:
+        raise PredictionError(f"{path}: holds no predictions; write one JSON object a line")
     return out
 
 # %% ../nbs/parts/benchmarks.ipynb #4c9145ed
 def per_query(
     samples: Sequence[Sample],
     predictions: dict[str, Prediction],  # by qid; a query without one is a miss
-    zero_length_iop: float = 0.0,        # NExT-GQA: 1
+    zero_length_iop: float = 0.0,  # NExT-GQA: 1
 ) -> dict[str, np.ndarray]:  # "iou", "iop" in [0, 1]; "correct" bool; each (n,)
     "IoU and IoP of each query's first span, and whether its option is right."
     said = [predictions.get(s.qid, Prediction()) for s in samples]
     iou, iop = overlaps([p.spans[0] if p.spans else None for p in said], [s.spans for s in samples], zero_length_iop)
     return {"iou": iou, "iop": iop, "correct": np.array([s.answer is not None and p.answer == s.answer for s, p in zip(samples, said)])}
 
+
 def _extra_metrics(benchmark: str, samples, predictions, table) -> dict[str, float]:
     "What one benchmark reports beyond R1@m and mIoU."
     if benchmark == "nextgqa":
-        return {"mIoP": 100 * table["iop"].mean(), **recalls(table["iop"], (0.3, 0.5), "IoP"), **qa_metrics(table["correct"], table["iop"], "Acc@GQA")}
-    if benchmark == "rextime": return qa_metrics(table["correct"], table["iou"], "Acc@IoU")
+        return {
+            "mIoP": 100 * table["iop"].mean(),
+            **recalls(table["iop"], (0.3, 0.5), "IoP"),
+            **qa_metrics(table["correct"], table["iop"], "Acc@GQA"),
+        }
+    if benchmark == "rextime":
+        return qa_metrics(table["correct"], table["iou"], "Acc@IoU")
     if benchmark == "qvhighlights":
         ranked = [predictions[s.qid].spans if s.qid in predictions else [] for s in samples]
         return {"mAP": mean_ap(ranked, [s.spans for s in samples], undefined=np.inf)}
     return {}
 
+
 MISSING = ("zero", "skip")
 
+
 def score(
-    benchmark: str,         # one of `BENCHMARKS` or `OWN`
+    benchmark: str,  # one of `BENCHMARKS` or `OWN`
     samples: Sequence[Sample],
     predictions: dict[str, Prediction],  # by qid
     missing: str = "zero",  # queries without a row count as 0, or are left out ("skip", as NExT-GQA's script does)
-) -> dict[str, float]:      # flat; percent, but for the counts n and missing
+) -> dict[str, float]:  # flat; percent, but for the counts n and missing
     "The official metrics of one benchmark."
-    if missing not in MISSING: raise ValueError(f"missing must be one of {MISSING}, got {missing!r}")
+    if missing not in MISSING:
+        raise ValueError(f"missing must be one of {MISSING}, got {missing!r}")
     answered = [s for s in samples if s.qid in predictions]
     scored = answered if missing == "skip" else list(samples)
     table = per_query(scored, predictions, zero_length_iop=float(benchmark == "nextgqa"))
@@ -158,7 +199,7 @@ def compare(
     samples: Sequence[Sample],
     a: dict[str, Prediction],  # of the first model
     b: dict[str, Prediction],  # of the second
-    threshold: float = 0.5,    # of the recall that is tested beside mIoU
+    threshold: float = 0.5,  # of the recall that is tested beside mIoU
 ) -> dict[str, dict[str, float]]:  # "mIoU" and "R1@…", each with difference b − a, low, high in percent points, and p
     "Paired test between two prediction files, queries of one video kept together."
     videos = [s.video for s in samples]
@@ -172,15 +213,17 @@ def _prior(samples: Sequence[Sample]) -> np.ndarray:
     spans = np.array([s.spans[0] for s in samples[:1000]]) / np.array([s.duration for s in samples[:1000]])[:, None]
     return spans[tiou(spans[:, None], spans[None]).mean(1).argmax()]
 
+
 def trivial_predictions(
     samples: Sequence[Sample],
     train: Sequence[Sample] | None = None,  # whose spans give the prior; None leaves that baseline out
-    seed: int = 0,                          # of the random spans
-) -> dict[str, dict[str, Prediction]]:      # baseline → predictions by qid
+    seed: int = 0,  # of the random spans
+) -> dict[str, dict[str, Prediction]]:  # baseline → predictions by qid
     "Answers that look at no frame."
     drawn = np.sort(np.random.default_rng(seed).random((len(samples), 2)), axis=1)
     relative = {"whole video": [0, 1], "centre third": [1 / 3, 2 / 3], "random": drawn}
-    if train: relative["dataset prior"] = _prior(train)
+    if train:
+        relative["dataset prior"] = _prior(train)
     durations = np.array([s.duration for s in samples])[:, None]
     spans = {name: (np.broadcast_to(r, (len(samples), 2)) * durations).tolist() for name, r in relative.items()}
     return {name: {s.qid: Prediction([span]) for s, span in zip(samples, rows)} for name, rows in spans.items()}
@@ -189,26 +232,45 @@ def trivial_predictions(
 _COLUMNS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
 _PUBLISHED = {  # benchmark → model → the four columns in percent (None: not published), source
     "nextgqa": {
-        "Qwen2.5-VL-7B thinking": (25.81, 14.73, 8.72, 17.74, "2507.18100 Table 2"), "Qwen2.5-VL-7B": (31.60, 18.06, 7.46, 20.87, "2507.18100 Table 2"),
-        "Qwen2.5-VL-32B": (37.96, 22.26, 9.98, 25.35, "2507.18100 Table 2"), "VTimeLLM": (37.90, 20.20, 9.71, 24.40, "2507.18100 Table 2"),
-        "TimeChat": (34.10, 17.90, 6.24, 20.60, "2507.18100 Table 2"), "VideoChat-TPO": (41.20, 23.40, 8.15, 27.70, "2507.18100 Table 2"),
-        "TVG-ColdStart": (21.74, 11.54, 5.24, 15.09, "2507.18100 Table 2"), "TVG-R1": (41.65, 20.78, 10.01, 29.25, "2507.18100 Table 2"),
-        "TVG-R1 (ablation tables)": (None, None, None, 30.41, "2507.18100 Table 3"), "VideoMind-7B": (None, None, None, 31.4, "VideoMind")},
+        "Qwen2.5-VL-7B thinking": (25.81, 14.73, 8.72, 17.74, "2507.18100 Table 2"),
+        "Qwen2.5-VL-7B": (31.60, 18.06, 7.46, 20.87, "2507.18100 Table 2"),
+        "Qwen2.5-VL-32B": (37.96, 22.26, 9.98, 25.35, "2507.18100 Table 2"),
+        "VTimeLLM": (37.90, 20.20, 9.71, 24.40, "2507.18100 Table 2"),
+        "TimeChat": (34.10, 17.90, 6.24, 20.60, "2507.18100 Table 2"),
+        "VideoChat-TPO": (41.20, 23.40, 8.15, 27.70, "2507.18100 Table 2"),
+        "TVG-ColdStart": (21.74, 11.54, 5.24, 15.09, "2507.18100 Table 2"),
+        "TVG-R1": (41.65, 20.78, 10.01, 29.25, "2507.18100 Table 2"),
+        "TVG-R1 (ablation tables)": (None, None, None, 30.41, "2507.18100 Table 3"),
+        "VideoMind-7B": (None, None, None, 31.4, "VideoMind"),
+    },
     "rextime": {
-        "Qwen2.5-VL-7B thinking": (12.16, 7.17, 2.71, 10.17, "2507.18100 Table 2"), "Qwen2.5-VL-7B": (10.31, 6.08, 3.04, 8.10, "2507.18100 Table 2"),
-        "Qwen2.5-VL-32B": (16.83, 9.99, 5.10, 13.02, "2507.18100 Table 2"), "VTimeLLM": (28.84, 17.41, 7.19, 20.14, "2507.18100 Table 2"),
-        "TimeChat": (14.42, 7.61, 3.06, 11.65, "2507.18100 Table 2"), "VideoChat-TPO": (34.53, 19.26, 9.81, 25.23, "2507.18100 Table 2"),
-        "TVG-ColdStart": (13.57, 7.82, 4.34, 10.18, "2507.18100 Table 2"), "TVG-R1": (41.04, 24.54, 11.07, 28.20, "2507.18100 Table 2"),
-        "TVG-R1 (ablation tables)": (None, None, None, 26.38, "2507.18100 Table 3"), "VideoMind-7B": (None, None, None, 27.61, "VideoMind")},
+        "Qwen2.5-VL-7B thinking": (12.16, 7.17, 2.71, 10.17, "2507.18100 Table 2"),
+        "Qwen2.5-VL-7B": (10.31, 6.08, 3.04, 8.10, "2507.18100 Table 2"),
+        "Qwen2.5-VL-32B": (16.83, 9.99, 5.10, 13.02, "2507.18100 Table 2"),
+        "VTimeLLM": (28.84, 17.41, 7.19, 20.14, "2507.18100 Table 2"),
+        "TimeChat": (14.42, 7.61, 3.06, 11.65, "2507.18100 Table 2"),
+        "VideoChat-TPO": (34.53, 19.26, 9.81, 25.23, "2507.18100 Table 2"),
+        "TVG-ColdStart": (13.57, 7.82, 4.34, 10.18, "2507.18100 Table 2"),
+        "TVG-R1": (41.04, 24.54, 11.07, 28.20, "2507.18100 Table 2"),
+        "TVG-R1 (ablation tables)": (None, None, None, 26.38, "2507.18100 Table 3"),
+        "VideoMind-7B": (None, None, None, 27.61, "VideoMind"),
+    },
     "charades_sta": {
-        "Qwen2.5-VL-7B": (68.98, 48.18, 22.87, 46.14, "2507.18100 Table 5"), "Qwen2.5-VL-7B thinking": (36.48, 21.83, 9.76, 23.48, "2507.18100 Table 5"),
-        "VTimeLLM": (55.3, 34.3, 14.7, 34.6, "2507.18100 Table 5"), "TimeChat": (51.5, 32.2, 13.4, None, "2507.18100 Table 5"),
-        "VideoChat-TPO": (58.3, 40.2, 18.4, 38.1, "2507.18100 Table 5"), "TVG-ColdStart": (42.23, 29.38, 14.95, 28.91, "2507.18100 Table 5"),
-        "TVG-R1": (70.75, 50.46, 23.92, 46.73, "2507.18100 Table 5"), "TVG-R1 (ablation tables)": (None, None, None, 48.78, "2507.18100 Table 3"),
-        "Time-R1-7B": (78.1, 60.8, 35.3, None, "2503.13377"), "VideoMind-7B": (None, None, None, 50.2, "VideoMind")},
+        "Qwen2.5-VL-7B": (68.98, 48.18, 22.87, 46.14, "2507.18100 Table 5"),
+        "Qwen2.5-VL-7B thinking": (36.48, 21.83, 9.76, 23.48, "2507.18100 Table 5"),
+        "VTimeLLM": (55.3, 34.3, 14.7, 34.6, "2507.18100 Table 5"),
+        "TimeChat": (51.5, 32.2, 13.4, None, "2507.18100 Table 5"),
+        "VideoChat-TPO": (58.3, 40.2, 18.4, 38.1, "2507.18100 Table 5"),
+        "TVG-ColdStart": (42.23, 29.38, 14.95, 28.91, "2507.18100 Table 5"),
+        "TVG-R1": (70.75, 50.46, 23.92, 46.73, "2507.18100 Table 5"),
+        "TVG-R1 (ablation tables)": (None, None, None, 48.78, "2507.18100 Table 3"),
+        "Time-R1-7B": (78.1, 60.8, 35.3, None, "2503.13377"),
+        "VideoMind-7B": (None, None, None, 50.2, "VideoMind"),
+    },
     "activitynet": {"Time-R1-7B": (58.6, 39.0, 21.4, None, "2503.13377")},
     "tvgbench": {"Time-R1-7B": (41.8, 29.4, 16.4, None, "2503.13377")},
 }
+
 
 def published(
     benchmark: str,

@@ -79,12 +79,20 @@ vtg-r1 ground match.mp4 "a goal" --model Qwen/Qwen2.5-VL-7B-Instruct --clip goal
     )
     p.add_argument("video", metavar="VIDEO", help="any file that FFmpeg reads")
     p.add_argument("queries", metavar="QUERY", nargs="+", help="a sentence to be found; several are asked one by one, the video is read once")
-    p.add_argument("--model", default="tiny", metavar="NAME", help="a run folder, a model folder, a hub id, or tiny, the embedded toy model (default)")
-    p.add_argument("--clip", metavar="OUT.mp4", help="cut the span out of the video, exactly and with its sound; several queries are numbered: OUT-1.mp4, …")
+    p.add_argument(
+        "--model", default="tiny", metavar="NAME", help="a run folder, a model folder, a hub id, or tiny, the embedded toy model (default)"
+    )
+    p.add_argument(
+        "--clip", metavar="OUT.mp4", help="cut the span out of the video, exactly and with its sound; several queries are numbered: OUT-1.mp4, …"
+    )
     p.add_argument("--frames", type=int, metavar="N", help="frames at most; default: as the model was trained, else 64")
     p.add_argument("--pixels", type=int, metavar="N", help="budget a frame; default: as the model was trained, else 100352")
     p.add_argument("--style", choices=("full", "short"), help="prompt; default: as the model was trained, else full, the paper's")
-    p.add_argument("--encoding", choices=("interleaved", "native"), help="timestamps as text, or the model's own video input; default: as the model was trained, else interleaved")
+    p.add_argument(
+        "--encoding",
+        choices=("interleaved", "native"),
+        help="timestamps as text, or the model's own video input; default: as the model was trained, else interleaved",
+    )
     p.add_argument("--max-response", type=int, metavar="TOKENS", help="default: as the model was trained, else 2048")
     p.add_argument("--device", metavar="NAME", help="cuda, cpu, …; default: the GPU where there is one")
 
@@ -111,7 +119,14 @@ def _ground(args) -> int:
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
     if args.json:
-        show_json({"video": args.video, "duration": round(info.duration, 3), "model": args.model, "answers": [{**asdict(a), "clip": clip} for a, clip in zip(answers, clips)]})
+        show_json(
+            {
+                "video": args.video,
+                "duration": round(info.duration, 3),
+                "model": args.model,
+                "answers": [{**asdict(a), "clip": clip} for a, clip in zip(answers, clips)],
+            }
+        )
     else:
         print("\n".join(line for a, clip in zip(answers, clips) for line in _told(a, clip)))
     return 0 if all(a.span for a in answers) else 1
@@ -203,7 +218,9 @@ vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml -p steps 200 -p seed 1 -p run_n
 
 
 def _parameter_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML")
+    p.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML"
+    )
     p.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
 
 
@@ -223,7 +240,9 @@ def _run_stage(args, notebook: str, parameters: dict) -> int:
     from .runs import RunError, read_manifest, run_notebook
 
     if not isinstance(name := parameters.get("run_name", ""), str):
-        raise UserError(f"run_name {name}: must be text, and YAML reads this as {type(name).__name__}; add a letter or quotes inside the quotes, as in -p run_name \"'{name}'\"")
+        raise UserError(
+            f"run_name {name}: must be text, and YAML reads this as {type(name).__name__}; add a letter or quotes inside the quotes, as in -p run_name \"'{name}'\""
+        )
     try:
         folder = run_notebook(notebook, parameters)
     except (RunError, DiskFull) as e:
@@ -236,7 +255,13 @@ def _run_stage(args, notebook: str, parameters: dict) -> int:
         return 1
     if args.json:
         metrics = folder / "metrics.json"
-        show_json({"run": str(folder), "status": read_manifest(folder).get("status"), "metrics": json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}})
+        show_json(
+            {
+                "run": str(folder),
+                "status": read_manifest(folder).get("status"),
+                "metrics": json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+            }
+        )
     else:
         print(folder)
     return 0
@@ -305,11 +330,25 @@ vtg-r1 score --benchmark csv --annotations mine.csv --predictions outputs/grpo/m
 """,
         about="Score a prediction file: mIoU and R1@m, and what a benchmark reports beside them. Own data is scored as samples (JSON lines of this project), csv or jsonl.",
     )
-    p.add_argument("--benchmark", required=True, choices=BENCHMARKS + OWN, metavar="NAME", help=", ".join(BENCHMARKS) + "; for own data " + ", ".join(OWN))
-    p.add_argument("--annotations", required=True, metavar="PATH", help="the official file, or your own; for nextgqa the folder with test.csv and gsub_test.json")
-    p.add_argument("--predictions", required=True, metavar="FILE", help='JSON lines {"qid", "pred": [[start, end], …] | null, "response", "answer"}; pred wins over response')
+    p.add_argument(
+        "--benchmark", required=True, choices=BENCHMARKS + OWN, metavar="NAME", help=", ".join(BENCHMARKS) + "; for own data " + ", ".join(OWN)
+    )
+    p.add_argument(
+        "--annotations", required=True, metavar="PATH", help="the official file, or your own; for nextgqa the folder with test.csv and gsub_test.json"
+    )
+    p.add_argument(
+        "--predictions",
+        required=True,
+        metavar="FILE",
+        help='JSON lines {"qid", "pred": [[start, end], …] | null, "response", "answer"}; pred wins over response',
+    )
     p.add_argument("--columns", metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")
-    p.add_argument("--reading", choices=READINGS, default="strict", help="how responses are read; lenient takes numbers from anywhere, as published evaluators do")
+    p.add_argument(
+        "--reading",
+        choices=READINGS,
+        default="strict",
+        help="how responses are read; lenient takes numbers from anywhere, as published evaluators do",
+    )
     p.add_argument("--missing", choices=MISSING, default="zero", help="queries without a row count as 0, or are left out as NExT-GQA's script does")
 
 
@@ -323,7 +362,10 @@ def _score(args) -> int:
     except (SampleError, PredictionError, OSError) as e:
         raise UserError(str(e)) from None
     metrics, past_end = score(args.benchmark, samples, predictions, args.missing), report.before["past_end"]
-    print(f"{args.annotations}: {len(samples)} queries, spans as published" + (f" ({past_end} end past their video)" if past_end else ""), file=sys.stderr)
+    print(
+        f"{args.annotations}: {len(samples)} queries, spans as published" + (f" ({past_end} end past their video)" if past_end else ""),
+        file=sys.stderr,
+    )
     if metrics["missing"]:
         print(f"{args.predictions}: {metrics['missing']} queries have no prediction ({args.missing})", file=sys.stderr)
     if "Acc@QA" in metrics and not any(p.answer for p in predictions.values()):
@@ -337,7 +379,9 @@ def _score(args) -> int:
 
 def add_data(commands) -> None:
     "`vtg-r1 data check|convert|curate`: look at annotations, turn them into samples, make the training sets."
-    actions = commands.add_parser("data", help="look at annotation files, convert and curate them").add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = commands.add_parser("data", help="look at annotation files, convert and curate them").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
     add_check(actions)
     add_convert(actions)
     add_curate(actions)
@@ -387,7 +431,13 @@ vtg-r1 data check --dataset charades_sta --annotations charades_sta_train.txt --
     )
     _reading_options(p, READERS, POLICIES)
     p.add_argument("--videos", metavar="DIR", help="open every video below this folder; durations that the file lacks are measured there")
-    p.add_argument("--against", action="append", default=[], metavar="NAME=PATH", help="a benchmark's test annotations: report what is shared with it (repeatable)")
+    p.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a benchmark's test annotations: report what is shared with it (repeatable)",
+    )
 
 
 def _data_check(args) -> int:
@@ -406,7 +456,11 @@ def _data_check(args) -> int:
     return 0
 
 
-TRAINABLE = {"inverted": ("drop", "swap"), "past_end": ("clip", "drop"), "missing_duration": ("auto", "drop", "last_end")}  # policies whose results are valid samples
+TRAINABLE = {
+    "inverted": ("drop", "swap"),
+    "past_end": ("clip", "drop"),
+    "missing_duration": ("auto", "drop", "last_end"),
+}  # policies whose results are valid samples
 
 
 def add_convert(actions) -> None:
@@ -425,7 +479,11 @@ vtg-r1 data convert --dataset activitynet --annotations train.json --out samples
         about="Read any known annotation file and write this project's samples, one JSON object a line. Every row that is left out, clipped or swapped is counted on stderr.",
     )
     _reading_options(p, READERS, TRAINABLE)
-    p.add_argument("--videos", metavar="DIR", help="open every video below this folder: durations that the file lacks are measured, samples whose video is missing or unreadable are left out")
+    p.add_argument(
+        "--videos",
+        metavar="DIR",
+        help="open every video below this folder: durations that the file lacks are measured, samples whose video is missing or unreadable are left out",
+    )
     p.add_argument("--out", required=True, metavar="FILE", help="samples, JSON lines; replaced where it exists")
     p.add_argument("--held-out", metavar="FILE", help="every fourth video's samples go there instead")
 
@@ -446,7 +504,10 @@ def _data_convert(args) -> int:
             (samples, report), gone = read_dataset(args.dataset, args.annotations, args.split, durations=args.durations, **how), {}
         print(report, *(f"video {video}: {why}; its samples are left out" for video, why in gone.items()), sep="\n", file=sys.stderr)
         if not samples:
-            raise SampleError(f"{args.annotations}: none of its {report.read} records can be used" + (f", e.g. {report.dropped[0].reason}: {report.dropped[0].detail}" if report.dropped else ""))
+            raise SampleError(
+                f"{args.annotations}: none of its {report.read} records can be used"
+                + (f", e.g. {report.dropped[0].reason}: {report.dropped[0].detail}" if report.dropped else "")
+            )
         kept, held = hold_out_videos(samples) if args.held_out else (samples, [])
         written = {args.out: write_jsonl(args.out, kept)} | ({args.held_out: write_jsonl(args.held_out, held)} if args.held_out else {})
     except (SampleError, OSError) as e:
@@ -496,9 +557,19 @@ vtg-r1 data curate --annotations answered.jsonl --videos my_videos --teacher giv
     p.add_argument("--annotations", required=True, metavar="PATH", help="the file; of samples for --teacher given, their teacher's answers in it")
     p.add_argument("--columns", metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")
     p.add_argument("--videos", required=True, metavar="DIR", help="folder of the videos")
-    p.add_argument("--teacher", choices=("endpoint", "given"), default="endpoint", help="an OpenAI-compatible server (default), or the answers that stand in the file")
+    p.add_argument(
+        "--teacher",
+        choices=("endpoint", "given"),
+        default="endpoint",
+        help="an OpenAI-compatible server (default), or the answers that stand in the file",
+    )
     p.add_argument("--teacher-model", default="", metavar="NAME", help="as the server calls it")
-    p.add_argument("--teacher-url", default="", metavar="URL", help="the server's address; its key is read from OPENAI_API_KEY, or from where -p teacher_key_env says")
+    p.add_argument(
+        "--teacher-url",
+        default="",
+        metavar="URL",
+        help="the server's address; its key is read from OPENAI_API_KEY, or from where -p teacher_key_env says",
+    )
     _parameter_options(p)
 
 
@@ -512,7 +583,13 @@ def _data_curate(args) -> int:
         raise UserError("who is to answer? Give --teacher-model and --teacher-url, or --teacher given")
     from_root = lambda path: os.path.relpath(path, project_root())
     source = {"path": from_root(args.annotations), "dataset": args.dataset} | _column_options(args, args.dataset)
-    chosen = {"sources": [source], "video_root": from_root(args.videos), "teacher": args.teacher, "teacher_model": args.teacher_model, "teacher_url": args.teacher_url}
+    chosen = {
+        "sources": [source],
+        "video_root": from_root(args.videos),
+        "teacher": args.teacher,
+        "teacher_model": args.teacher_model,
+        "teacher_url": args.teacher_url,
+    }
     asked = {"frames": 64, "pixels": 128 * 28 * 28} if args.teacher == "endpoint" else {}  # the paper's; the notebook's own are the toy world's
     chosen |= asked | given_parameters(args, "curation")
     _check_key(chosen)
@@ -523,7 +600,9 @@ def _check_key(parameters: dict) -> None:
     "An endpoint's key is there, before any video is opened."
     name = parameters.get("teacher_key_env", "OPENAI_API_KEY")
     if parameters["teacher"] == "endpoint" and name and not os.environ.get(name):
-        raise UserError(f"the environment variable {name} is empty: put the teacher's key there (it is stored nowhere), or for a server without keys say -p teacher_key_env \"\"")
+        raise UserError(
+            f'the environment variable {name} is empty: put the teacher\'s key there (it is stored nowhere), or for a server without keys say -p teacher_key_env ""'
+        )
 
 
 def add_push(commands) -> None:
@@ -569,7 +648,9 @@ def _push(args) -> int:
         print(f"{size:>14,d}  {name}")
     for name in report["left"]:
         print(f"{'stays':>14s}  {name}")
-    print(report["url"] or f"dry run: {len(report['files'])} files, {sum(report['files'].values()):,d} bytes would go to {report['kind']} {args.repo}")
+    print(
+        report["url"] or f"dry run: {len(report['files'])} files, {sum(report['files'].values()):,d} bytes would go to {report['kind']} {args.repo}"
+    )
     return 0
 
 
@@ -587,7 +668,9 @@ vtg-r1 demo --before outputs/sft/mine --model outputs/grpo/mine     # a switch b
 """,
         about="Serve a page on this machine: drop a video, type sentences, see the answers on a timeline under the player. Prints its address; Ctrl-C ends it. Needs: pip install 'vtg_r1[demo]'.",
     )
-    p.add_argument("--model", action="append", metavar="NAME", help="a run folder, a model folder, a hub id, or tiny (default); twice: before and after RL")
+    p.add_argument(
+        "--model", action="append", metavar="NAME", help="a run folder, a model folder, a hub id, or tiny (default); twice: before and after RL"
+    )
     p.add_argument("--before", metavar="NAME", help="the model before RL, to compare with")
     p.add_argument("--device", metavar="NAME", help="cuda, cpu, …; default: the GPU where there is one")
     p.add_argument("--max-mb", type=int, default=200, metavar="N", help="size of an upload, megabytes (default 200)")
@@ -596,7 +679,12 @@ vtg-r1 demo --before outputs/sft/mine --model outputs/grpo/mine     # a switch b
 
 
 def _add_address(p) -> None:
-    p.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1, this machine alone; any other lets the network in, without a password")
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="default 127.0.0.1, this machine alone; any other lets the network in, without a password",
+    )
     p.add_argument("--port", type=int, metavar="N", help="default: a free one")
     p.add_argument("--open", action="store_true", help="open the browser")
 
@@ -646,9 +734,15 @@ vtg-r1 view samples.jsonl predictions_before.jsonl predictions.jsonl --html revi
 """,
         about="A page with truth, teacher and predictions of each query on one timeline, with filters, and marks that can be downloaded as JSONL. Served on this machine until Ctrl-C, or with --html written as a file.",
     )
-    p.add_argument("files", nargs="+", metavar="FILE.jsonl", help="samples, and any number of prediction files for them; each file is a lane under its name")
+    p.add_argument(
+        "files", nargs="+", metavar="FILE.jsonl", help="samples, and any number of prediction files for them; each file is a lane under its name"
+    )
     p.add_argument("--videos", metavar="DIR", help="root of the samples' videos; default: the folder videos beside the samples, where there is one")
-    p.add_argument("--html", metavar="OUT.html", help="write the page there; it opens without a server, links to the videos and carries frames of up to 60 of them")
+    p.add_argument(
+        "--html",
+        metavar="OUT.html",
+        help="write the page there; it opens without a server, links to the videos and carries frames of up to 60 of them",
+    )
     _add_address(p)
 
 
@@ -662,12 +756,19 @@ def _view(args) -> int:
     try:
         lines, said = read_review(args.files)
         root, title = args.videos or beside(args.files), ", ".join(Path(f).name for f in args.files)
-        server, missing = (None, save_review(args.html, lines, said, root, title)) if args.html else review_server(lines, said, root, title, args.host, args.port or 0)
+        server, missing = (
+            (None, save_review(args.html, lines, said, root, title))
+            if args.html
+            else review_server(lines, said, root, title, args.host, args.port or 0)
+        )
     except (SampleError, OSError, ImportError, ValueError) as e:
         raise UserError(e) from e
     for lane, rows in said.items():
         if lines and (strange := rows.keys() - lines.keys()):
-            print(f"{lane}: {len(strange)} of {len(rows)} predictions are for no query of the samples, such as qid {min(strange)!r}; they are left out", file=sys.stderr)
+            print(
+                f"{lane}: {len(strange)} of {len(rows)} predictions are for no query of the samples, such as qid {min(strange)!r}; they are left out",
+                file=sys.stderr,
+            )
     if missing:
         print(f"{root}: {len(missing)} of the videos are not there, such as {missing[0]}", file=sys.stderr)
     where = {"html": args.html} if args.html else {"address": f"http://{args.host}:{server.server_port}/"}
@@ -706,7 +807,9 @@ def _env(args) -> int:
 
     from .runs import PACKAGES, _version
 
-    names = sorted(n for n in os.environ if n.startswith(("VTG_R1_", "HF_", "TRANSFORMERS_", "CUDA_", "NCCL_", "OMP_")) and "TOKEN" not in n and "KEY" not in n)
+    names = sorted(
+        n for n in os.environ if n.startswith(("VTG_R1_", "HF_", "TRANSFORMERS_", "CUDA_", "NCCL_", "OMP_")) and "TOKEN" not in n and "KEY" not in n
+    )
     quiet_libraries()
     about = {
         "vtg_r1": _own_version(),
@@ -722,7 +825,12 @@ def _env(args) -> int:
     if args.json:
         show_json(about)
         return 0
-    flat = {**{k: v for k, v in about.items() if k not in ("packages", "set", "devices")}, **{f"device {i}": d for i, d in enumerate(about["devices"])}, **about["packages"], "set": ", ".join(about["set"]) or "none"}
+    flat = {
+        **{k: v for k, v in about.items() if k not in ("packages", "set", "devices")},
+        **{f"device {i}": d for i, d in enumerate(about["devices"])},
+        **about["packages"],
+        "set": ", ".join(about["set"]) or "none",
+    }
     absent = {"commit": "none, no checkout", "cuda": "none"}
     print("\n".join(f"{name:<16}{absent.get(name, 'not installed') if value is None else value}" for name, value in flat.items()))
     return 0

@@ -8,7 +8,9 @@ __all__ = ['SETS', 'FATES', 'write_files', 'iter_samples', 'only_one', 'work_fol
            'table1', 'markdown_table', 'report_name', 'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample']
 
 # %% ../nbs/01_curation.ipynb #4945c621
-import hashlib, json, os
+import hashlib
+import json
+import os
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from .datasets import iter_rows, read_dataset, video_id
 from .files import naming
 from .plots import draw_cases, draw_histogram, legend_of, looks_of, style
@@ -27,51 +30,60 @@ from .samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_
 
 # %% ../nbs/01_curation.ipynb #6b57d345
 def write_files(
-    folder: Path,                        # where they appear
-    names: list[str],                    # file names; every one is made, empty ones too
+    folder: Path,  # where they appear
+    names: list[str],  # file names; every one is made, empty ones too
     rows: Iterable[tuple[str, object]],  # (file name, Sample or dict)
-) -> Counter:                            # rows in each file
+) -> Counter:  # rows in each file
     "Write several JSONL files in one pass; they appear together at the end."
     counts = Counter(dict.fromkeys(names, 0))
     files = {n: open(folder / f"{n}.part", "w", encoding="utf-8", newline="\n") for n in names}
     try:
         for name, row in rows:
             row = row.to_dict() if isinstance(row, Sample) else row
-            with naming(folder / name): files[name].write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            with naming(folder / name):
+                files[name].write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             counts[name] += 1
         for name, f in files.items():
             with naming(folder / name):
                 f.flush()
                 os.fsync(f.fileno())
-        for n in names: os.replace(folder / f"{n}.part", folder / n)
+        for n in names:
+            os.replace(folder / f"{n}.part", folder / n)
     finally:
         for n, f in files.items():
-            with suppress(OSError): f.close()  # a full disk has been told of
+            with suppress(OSError):
+                f.close()  # a full disk has been told of
             (folder / f"{n}.part").unlink(missing_ok=True)
     return counts
+
 
 def iter_samples(
     path: str | Path,  # JSONL that this project wrote
 ) -> Iterator[Sample]:
     "Stream the samples of a file; a bad line is an error that names it."
     for number, row in iter_jsonl(path):
-        if isinstance(row, Exception): raise SampleError(f"{path}, line {number}: not JSON ({row})", reason="malformed_line")
+        if isinstance(row, Exception):
+            raise SampleError(f"{path}, line {number}: not JSON ({row})", reason="malformed_line")
         yield from_dict(row)
+
 
 @contextmanager
 def only_one(folder: Path):
     "Hold a folder for this process."
     import fcntl
+
     with open(folder / "lock", "w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise SampleError(f"{folder}: another process is curating here; wait for it, or stop it", reason="busy") from None
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SampleError(f"{folder}: another process is curating here; wait for it, or stop it", reason="busy") from None
         yield
 
 # %% ../nbs/01_curation.ipynb #a702c1fc
 def work_folder(
-    root: Path,         # folder of all such work
+    root: Path,  # folder of all such work
     entries: list[dict],  # sources and benchmarks, each with a "path"
-    **facts,            # what else decides the content: seed, quotas, …
+    **facts,  # what else decides the content: seed, quotas, …
 ) -> Path:
     "The folder of these inputs, made if it is not there."
     parts = [[_digest(e), {k: v for k, v in e.items() if k != "path"}] for e in entries]
@@ -80,69 +92,90 @@ def work_folder(
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
+
 def _digest(entry: dict) -> list[str]:
     "The SHA-256 of an entry's file, or of the files of its folder; of a hub dataset its name."
     path = Path(entry["path"])
-    if path.is_dir(): return [sha256(p) for p in sorted(path.rglob("*")) if p.is_file()]
-    if path.exists(): return [sha256(path)]
-    if entry.get("dataset") == "huggingface": return [str(entry["path"])]
+    if path.is_dir():
+        return [sha256(p) for p in sorted(path.rglob("*")) if p.is_file()]
+    if path.exists():
+        return [sha256(path)]
+    if entry.get("dataset") == "huggingface":
+        return [str(entry["path"])]
     raise SampleError(f"{path}: no such file", reason="wrong_file")
 
 # %% ../nbs/01_curation.ipynb #2b81164f
 def read_source(
-    path: str | Path,          # a file, or what `load_dataset` takes
+    path: str | Path,  # a file, or what `load_dataset` takes
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
-    past_end: str = "clip",    # ends past the video: "clip", "keep" or "drop"
-    **options,                 # as `read_dataset`, or for Hugging Face as `iter_rows`
+    past_end: str = "clip",  # ends past the video: "clip", "keep" or "drop"
+    **options,  # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are drawn
     "One source of samples and its report."
     if dataset == "huggingface":
         from datasets import load_dataset
-        rows, report = load_dataset(str(path), split=options.get("split", "train"), streaming=True), Report(str(path), dataset="huggingface", split=options.get("split", "train"))
+
+        rows, report = (
+            load_dataset(str(path), split=options.get("split", "train"), streaming=True),
+            Report(str(path), dataset="huggingface", split=options.get("split", "train")),
+        )
         return iter_rows(rows, report, past_end=past_end, **{"source": Path(path).name, **options}), report
-    if dataset != "samples": return read_dataset(dataset, path, past_end=past_end, **options)
-    if not Path(path).is_file(): raise SampleError(f"{path}: no such file", reason="wrong_file")
+    if dataset != "samples":
+        return read_dataset(dataset, path, past_end=past_end, **options)
+    if not Path(path).is_file():
+        raise SampleError(f"{path}: no such file", reason="wrong_file")
     report = Report(str(path), dataset="samples")
     return _stream(path, report), report
+
 
 def _stream(path, report: Report) -> Iterator[Sample]:
     "Samples of our own JSONL; bad lines go to the report."
     for number, row in iter_jsonl(path):
         report.read += 1
         try:
-            if isinstance(row, Exception): raise SampleError(f"not JSON: {row}", reason="malformed_line")
+            if isinstance(row, Exception):
+                raise SampleError(f"not JSON: {row}", reason="malformed_line")
             sample = from_dict(row)
         except SampleError as e:
             report.add(str(row.get("qid", "")) if isinstance(row, dict) else "", e.reason, "dropped", f"{path}, line {number}: {e}", number)
             continue
-        if len(sample.spans) > 1: report.before["multi_span"] += 1
+        if len(sample.spans) > 1:
+            report.before["multi_span"] += 1
         report.kept += 1
         yield sample
+
 
 def _refusals(samples: Iterable[Sample], guard, bad_videos: dict[str, str], seen: set) -> Iterator[tuple[Sample, str, str]]:
     "Each sample with the reason it is refused for, or ''; `seen` remembers qids over all sources."
     for s in samples:
-        if s.qid in seen: s = replace(s, qid=f"{s.source}/{s.qid}")
+        if s.qid in seen:
+            s = replace(s, qid=f"{s.source}/{s.qid}")
         shared = guard(s) if guard else ""
-        if s.qid in seen: yield s, "duplicate_qid", "stands twice in this source"
-        elif s.video in bad_videos: yield s, "video", bad_videos[s.video]
-        elif shared: yield s, "overlap", shared
-        else: yield s, "", ""
+        if s.qid in seen:
+            yield s, "duplicate_qid", "stands twice in this source"
+        elif s.video in bad_videos:
+            yield s, "video", bad_videos[s.video]
+        elif shared:
+            yield s, "overlap", shared
+        else:
+            yield s, "", ""
         seen.add(s.qid)
 
 # %% ../nbs/01_curation.ipynb #dd3ec3c5
 def check_videos(
-    entries: list[dict],     # sources, as keyword arguments of `read_source`
+    entries: list[dict],  # sources, as keyword arguments of `read_source`
     video_root: str | Path,  # the folder that the videos' names are relative to
-    work: Path,              # where videos.jsonl grows
-    workers: int = 2,        # files opened at once
-    progress: bool = True,   # show a bar
-) -> dict[str, dict]:        # video → {"video", "seconds", "reason"}: its duration, or why it cannot be used
+    work: Path,  # where videos.jsonl grows
+    workers: int = 2,  # files opened at once
+    progress: bool = True,  # show a bar
+) -> dict[str, dict]:  # video → {"video", "seconds", "reason"}: its duration, or why it cannot be used
     "Open every video that the sources name; one that was readable before is not opened again."
     path = work / "videos.jsonl"
     found = [r for _, r in iter_jsonl(path) if isinstance(r, dict)] if path.exists() else []
     known = {r["video"]: r for r in found if not r["reason"] and (Path(video_root) / r["video"]).is_file()}  # a bad one may have been replaced
-    guess = lambda e: e if e.get("dataset", "samples") in ("samples", "huggingface") else {**e, "missing_duration": "last_end"}  # a format without durations names its videos too
+    guess = lambda e: (
+        e if e.get("dataset", "samples") in ("samples", "huggingface") else {**e, "missing_duration": "last_end"}
+    )  # a format without durations names its videos too
     named = dict.fromkeys(s.video for e in entries for s in read_source(**guess(e))[0])
     for video, seconds, reason in probe_each([v for v in named if v not in known], video_root, workers, progress):
         known[video] = {"video": video, "seconds": seconds, "reason": reason}
@@ -151,37 +184,46 @@ def check_videos(
 
 # %% ../nbs/01_curation.ipynb #acaba8dd
 def collect(
-    entries: list[dict],     # sources, as keyword arguments of `read_source`
-    work: Path,              # an own folder of these settings
+    entries: list[dict],  # sources, as keyword arguments of `read_source`
+    work: Path,  # an own folder of these settings
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`
-    videos: dict[str, dict] | None = None,         # of `check_videos`; their durations stand in where a file has none
+    videos: dict[str, dict] | None = None,  # of `check_videos`; their durations stand in where a file has none
 ) -> dict:  # {"reports": [report as a dict, in the order of `entries`]}
     "Read all sources into candidates.jsonl and refused.jsonl; done at once where it was done before."
     done = work / "collected.json"
-    if done.exists(): return json.loads(done.read_text(encoding="utf-8"))
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
     seen, reports, videos = set(), [], videos or {}
     bad = {v: r["reason"] for v, r in videos.items() if r["reason"]}
     measured = {video_id(v): r["seconds"] for v, r in videos.items() if not r["reason"]}
+
     def rows():
         for entry in entries:
-            extra = {"durations": measured} if measured and entry.get("dataset", "samples") not in ("samples", "huggingface") and "durations" not in entry else {}
+            extra = (
+                {"durations": measured}
+                if measured and entry.get("dataset", "samples") not in ("samples", "huggingface") and "durations" not in entry
+                else {}
+            )
             samples, report = read_source(**entry, **extra)
             for s, reason, detail in _refusals(samples, guard, bad, seen):
                 yield ("refused.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}) if reason else ("candidates.jsonl", s)
             reports.append(report.to_dict())
+
     write_files(work, ["candidates.jsonl", "refused.jsonl"], rows())
     write_json(done, found := {"reports": reports})  # the step's last file
     return found
 
 # %% ../nbs/01_curation.ipynb #8dcf29fd
 def some_candidates(
-    work: Path,       # of `collect`
+    work: Path,  # of `collect`
     collected: dict,  # its result
-) -> Counter:         # reason → samples refused
+) -> Counter:  # reason → samples refused
     "Why samples were refused; a `SampleError` where none is left."
     refused = Counter(r["reason"] for _, r in iter_jsonl(work / "refused.jsonl"))
-    if next(iter_samples(work / "candidates.jsonl"), None): return refused
-    for r in collected["reports"]: refused.update({what.removesuffix("/dropped"): len(qids) for what, qids in r["findings"].items() if what.endswith("/dropped")})
+    if next(iter_samples(work / "candidates.jsonl"), None):
+        return refused
+    for r in collected["reports"]:
+        refused.update({what.removesuffix("/dropped"): len(qids) for what, qids in r["findings"].items() if what.endswith("/dropped")})
     files, read = ", ".join(r["path"] for r in collected["reports"]), sum(r["read"] for r in collected["reports"])
     why = ", ".join(f"{n:,} {reason}" for reason, n in refused.most_common()) or "the files are empty"
     raise SampleError(f"{files}: none of {read:,} records is left ({why}); check video_root, overlap_by and the files", reason="empty_set")
@@ -189,8 +231,8 @@ def some_candidates(
 # %% ../nbs/01_curation.ipynb #31310c43
 def allocate(
     sizes: dict[str, int],  # source → samples it has
-    total: int,             # samples wanted
-) -> dict[str, int]:        # source → samples to take
+    total: int,  # samples wanted
+) -> dict[str, int]:  # source → samples to take
     "Equal shares; what a small source cannot fill goes to the others."
     take, left = {}, total
     for i, (name, size) in enumerate(sorted(sizes.items(), key=lambda kv: (kv[1], kv[0]))):
@@ -204,56 +246,68 @@ def _ticket(seed: int, sample: Sample) -> int:
 
 # %% ../nbs/01_curation.ipynb #0655b828
 def draw(
-    work: Path,            # of `collect`
-    quotas: list[dict],    # [{"task", "sources", "total"}]; a source in none of them is taken whole
-    seed: int = 0,         # of the tickets
+    work: Path,  # of `collect`
+    quotas: list[dict],  # [{"task", "sources", "total"}]; a source in none of them is taken whole
+    seed: int = 0,  # of the tickets
 ) -> dict:  # {"sources": {source: {"task", "candidates", "pool"}}}
     "Draw pool.jsonl from candidates.jsonl; done at once where it was done before."
     done = work / "drawn.json"
-    if done.exists(): return json.loads(done.read_text(encoding="utf-8"))
+    if done.exists():
+        return json.loads(done.read_text(encoding="utf-8"))
     tickets = {}
-    for s in iter_samples(work / "candidates.jsonl"): tickets.setdefault(s.source, array("Q")).append(_ticket(seed, s))
+    for s in iter_samples(work / "candidates.jsonl"):
+        tickets.setdefault(s.source, array("Q")).append(_ticket(seed, s))
     named = [source for q in quotas for source in q["sources"]]
-    if unknown := sorted(set(named) - set(tickets)): raise SampleError(f"quotas name the source {unknown[0]!r}; the candidates come from {sorted(tickets)}", reason="unknown_source")
-    if len(set(named)) < len(named): raise SampleError(f"a source stands in two quotas: {sorted(named)}", reason="quotas")
+    if unknown := sorted(set(named) - set(tickets)):
+        raise SampleError(f"quotas name the source {unknown[0]!r}; the candidates come from {sorted(tickets)}", reason="unknown_source")
+    if len(set(named)) < len(named):
+        raise SampleError(f"a source stands in two quotas: {sorted(named)}", reason="quotas")
     take = {source: len(t) for source, t in tickets.items()}
-    for q in quotas: take |= allocate({source: len(tickets[source]) for source in q["sources"]}, q["total"])
+    for q in quotas:
+        take |= allocate({source: len(tickets[source]) for source in q["sources"]}, q["total"])
     limit = {source: int(np.partition(np.frombuffer(t, np.uint64), n - 1)[n - 1]) if (n := take[source]) else -1 for source, t in tickets.items()}
     write_files(work, ["pool.jsonl"], (("pool.jsonl", s) for s in iter_samples(work / "candidates.jsonl") if _ticket(seed, s) <= limit[s.source]))
     task = {source: q.get("task", "") for q in quotas for source in q["sources"]}
-    write_json(done, found := {"sources": {source: {"task": task.get(source, ""), "candidates": len(t), "pool": take[source]} for source, t in tickets.items()}})
+    write_json(
+        done,
+        found := {"sources": {source: {"task": task.get(source, ""), "candidates": len(t), "pool": take[source]} for source, t in tickets.items()}},
+    )
     return found
 
 # %% ../nbs/01_curation.ipynb #ec502cad
 def answered(
-    pool: Path,        # pool.jsonl
-    kind: str,         # "simulated", "given", or "endpoint"
-    seed: int = 0,     # of the simulated teacher
-    endpoint=None,     # (Teacher, View, log path) of `vtg_r1.teacher`
+    pool: Path,  # pool.jsonl
+    kind: str,  # "simulated", "given", or "endpoint"
+    seed: int = 0,  # of the simulated teacher
+    endpoint=None,  # (Teacher, View, log path) of `vtg_r1.teacher`
     world: Path | None = None,  # the simulated teacher's toy world
     reasoning: str = "medium",  # the simulated teacher's: "none", "short", "medium" or "long"
-) -> Iterator[Sample]: # in the pool's order
+) -> Iterator[Sample]:  # in the pool's order
     "The pool with the teacher's answers, streamed."
     samples = iter_samples(pool)
-    if kind == "given": return samples
+    if kind == "given":
+        return samples
     if kind == "simulated":
         from vtg_r1.toyworld import read_scripts, toy_teacher
+
         scripts = read_scripts(world)
         return (replace(s, teacher=toy_teacher(s, scripts, seed, reasoning)) for s in samples)
     if kind == "endpoint":
         from vtg_r1.teacher import with_teacher
+
         return with_teacher(samples, *endpoint)
     raise ValueError(f"teacher must be 'simulated', 'endpoint' or 'given', got {kind!r}")
 
 # %% ../nbs/01_curation.ipynb #bba9d28f
 def route(
-    sample: Sample,                    # with `teacher` filled
-    eps1: float = 0.8,                 # tIoU above which the chain is worth imitating (paper: 0.8)
-    eps2: float = 0.4,                 # tIoU below which the sample leaves RL (paper: 0.4)
-    keep_coldstart_in_rl: bool = True, # whether cold-start samples are in the RL set too (paper: not stated)
-) -> tuple[bool, bool, str]:           # (to cold start, to RL, why it is in neither or only in RL)
+    sample: Sample,  # with `teacher` filled
+    eps1: float = 0.8,  # tIoU above which the chain is worth imitating (paper: 0.8)
+    eps2: float = 0.4,  # tIoU below which the sample leaves RL (paper: 0.4)
+    keep_coldstart_in_rl: bool = True,  # whether cold-start samples are in the RL set too (paper: not stated)
+) -> tuple[bool, bool, str]:  # (to cold start, to RL, why it is in neither or only in RL)
     "Where one annotated sample goes."
-    if sample.teacher is None: return False, False, "no_teacher"
+    if sample.teacher is None:
+        return False, False, "no_teacher"
     iou, readable = sample.teacher["iou"], sample.teacher["span"] is not None
     agrees = readable and iou > eps1
     cold = agrees and is_well_formed(sample.teacher["response"])
@@ -263,14 +317,17 @@ def route(
 
 # %% ../nbs/01_curation.ipynb #5b4704b0
 def supervised(
-    sample: Sample,           # with a well-formed `teacher.response`
+    sample: Sample,  # with a well-formed `teacher.response`
     target: str = "teacher",  # or "ground_truth"
-) -> Sample:                  # its `teacher.response` is the text to imitate
+) -> Sample:  # its `teacher.response` is the text to imitate
     "A cold-start sample with its supervised response."
-    if target not in ("teacher", "ground_truth"): raise ValueError(f"target must be 'teacher' or 'ground_truth', got {target!r}")
-    if target == "teacher": return sample
+    if target not in ("teacher", "ground_truth"):
+        raise ValueError(f"target must be 'teacher' or 'ground_truth', got {target!r}")
+    if target == "teacher":
+        return sample
     span = Counter(map(tuple, sample.spans)).most_common(1)[0][0]  # the span most annotators gave
     return replace(sample, teacher={**sample.teacher, "response": response_text(_think_block(sample.teacher["response"]), span)})
+
 
 def _destinations(samples: Iterable[Sample], eps1: float, eps2: float, keep_coldstart_in_rl: bool, target: str) -> Iterator[tuple[str, Sample, str]]:
     "(file, sample, reason): each sample once for every set that it goes to."
@@ -283,12 +340,13 @@ def _destinations(samples: Iterable[Sample], eps1: float, eps2: float, keep_cold
         if not (cold or rl):
             yield "rejected.jsonl", s, reason
 
+
 def split_by_teacher(
-    samples: Iterable[Sample],         # with `teacher` filled
-    eps1: float = 0.8,                 # paper: 0.8
-    eps2: float = 0.4,                 # paper: 0.4
+    samples: Iterable[Sample],  # with `teacher` filled
+    eps1: float = 0.8,  # paper: 0.8
+    eps2: float = 0.4,  # paper: 0.4
     keep_coldstart_in_rl: bool = True,  # cold-start samples are RL samples too (paper: not stated)
-    target: str = "teacher",           # or "ground_truth"
+    target: str = "teacher",  # or "ground_truth"
 ) -> tuple[list[Sample], list[Sample], list[tuple[Sample, str]]]:  # cold start, RL, (rejected, reason)
     "The cold-start set, the RL set, and what is in neither, with the reason."
     sets = {"coldstart.jsonl": [], "rl.jsonl": [], "rejected.jsonl": []}
@@ -296,16 +354,21 @@ def split_by_teacher(
         sets[name].append((s, reason) if name == "rejected.jsonl" else s)
     return tuple(sets.values())
 
-# %% ../nbs/01_curation.ipynb #9389bdcc
+# %% ../nbs/01_curation.ipynb #6e5cec2a
 SETS = ("coldstart.jsonl", "rl.jsonl", "rejected.jsonl")
+
 
 def write_sets(
     annotated: Iterable[Sample],  # the pool with the teacher's answers, streamed
-    refused: Path,                # refused.jsonl of `collect`: they head the rejected
-    folder: Path,                 # of the run
-    eps1: float = 0.8, eps2: float = 0.4, keep_coldstart_in_rl: bool = True, target: str = "teacher",  # as `split_by_teacher`
-) -> Counter:                     # rows in each file
+    refused: Path,  # refused.jsonl of `collect`: they head the rejected
+    folder: Path,  # of the run
+    eps1: float = 0.8,
+    eps2: float = 0.4,
+    keep_coldstart_in_rl: bool = True,
+    target: str = "teacher",  # as `split_by_teacher`
+) -> Counter:  # rows in each file
     "Write the three files in one pass."
+
     def rows():
         yield from (("rejected.jsonl", row) for _, row in iter_jsonl(refused))
         for name, s, reason in _destinations(annotated, eps1, eps2, keep_coldstart_in_rl, target):
@@ -313,20 +376,39 @@ def write_sets(
                 yield name, {"reason": reason, "detail": f"teacher tIoU {s.teacher['iou']:.3f}" if s.teacher else "", "sample": s.to_dict()}
             else:
                 yield name, s
+
     return write_files(folder, list(SETS), rows())
 
+# %% ../nbs/01_curation.ipynb #9389bdcc
 def table1(
     folder: Path,  # holds the three files
-    drawn: dict,   # of `draw`
-) -> list[dict]:   # one row a source, then the total
+    drawn: dict,  # of `draw`
+) -> list[dict]:  # one row a source, then the total
     "The counterpart of the paper's Table 1, counted in the files."
     count = {name: Counter() for name in SETS}
-    for name in SETS[:2]: count[name].update(s.source for s in iter_samples(folder / name))
+    for name in SETS[:2]:
+        count[name].update(s.source for s in iter_samples(folder / name))
     refused = Counter()
-    for _, r in iter_jsonl(folder / "rejected.jsonl"): (refused if r["reason"] in ("duplicate_qid", "video", "overlap") else count["rejected.jsonl"])[r["sample"]["source"]] += 1
-    rows = [{"source": source, "task": d["task"], "refused": refused[source], "candidates": d["candidates"], "pool": d["pool"], "cold start": count[SETS[0]][source],
-             "RL": count[SETS[1]][source], "rejected": count[SETS[2]][source]} for source, d in sorted(drawn["sources"].items(), key=lambda kv: (kv[1]["task"], kv[0]))]
-    return [*rows, {"source": "total", "task": "", **{k: sum(r[k] for r in rows) for k in ("refused", "candidates", "pool", "cold start", "RL", "rejected")}}]
+    for _, r in iter_jsonl(folder / "rejected.jsonl"):
+        (refused if r["reason"] in ("duplicate_qid", "video", "overlap") else count["rejected.jsonl"])[r["sample"]["source"]] += 1
+    rows = [
+        {
+            "source": source,
+            "task": d["task"],
+            "refused": refused[source],
+            "candidates": d["candidates"],
+            "pool": d["pool"],
+            "cold start": count[SETS[0]][source],
+            "RL": count[SETS[1]][source],
+            "rejected": count[SETS[2]][source],
+        }
+        for source, d in sorted(drawn["sources"].items(), key=lambda kv: (kv[1]["task"], kv[0]))
+    ]
+    return [
+        *rows,
+        {"source": "total", "task": "", **{k: sum(r[k] for r in rows) for k in ("refused", "candidates", "pool", "cold start", "RL", "rejected")}},
+    ]
+
 
 def markdown_table(
     rows: list[dict],
@@ -340,73 +422,129 @@ def report_name(report: dict) -> str:
     "A source file as card and figure call it."
     return f"{report['dataset']} ({Path(report['path']).name})"
 
+
 def dataset_card(
-    folder: Path,        # holds the three files
-    drawn: dict,         # of `draw`
-    collected: dict,     # of `collect`
-    settings: dict,      # what decided: seed, thresholds, teacher, …
-) -> str:                # Markdown
+    folder: Path,  # holds the three files
+    drawn: dict,  # of `draw`
+    collected: dict,  # of `collect`
+    settings: dict,  # what decided: seed, thresholds, teacher, …
+) -> str:  # Markdown
     "The dataset card of a curated pair of sets."
     reasons = Counter(r["reason"] for _, r in iter_jsonl(folder / "rejected.jsonl"))
     odd = [(report_name(r), what, len(qids)) for r in collected["reports"] for what, qids in r["findings"].items()]
     sources = [(report_name(r), f"{r['read']:,}", f"{r['kept']:,}") for r in collected["reports"]]
     table = lambda head, rows: markdown_table([dict(zip(head, r)) for r in rows]) if rows else "nothing"
-    return "\n\n".join([
-        "# Dataset card: cold start and RL",
-        "`coldstart.jsonl` holds samples whose teacher response is imitated (`teacher.response`), `rl.jsonl` samples for reinforcement learning on the ground truth (`spans`), `rejected.jsonl` "
-        "everything that was turned away, `{reason, detail, sample}` a line. Times are seconds from the start of the video, or of `clip` where there is one.",
-        "## Counts (this set's Table 1)", markdown_table(table1(folder, drawn)),
-        "## Settings", table(("setting", "value"), [(k, f"`{json.dumps(v, ensure_ascii=False)}`") for k, v in settings.items()]),
-        "## Turned away", table(("reason", "samples"), reasons.most_common()),
-        "## The source files", table(("source", "queries read", "queries kept"), sources),
-        "## What reading them did", table(("source", "reason and action", "queries"), odd),
-        "The rights in videos and annotations stay with their owners; this card grants none.",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Dataset card: cold start and RL",
+                "`coldstart.jsonl` holds samples whose teacher response is imitated (`teacher.response`), `rl.jsonl` samples for reinforcement learning on the ground truth (`spans`), `rejected.jsonl` "
+                "everything that was turned away, `{reason, detail, sample}` a line. Times are seconds from the start of the video, or of `clip` where there is one.",
+                "## Counts (this set's Table 1)",
+                markdown_table(table1(folder, drawn)),
+                "## Settings",
+                table(("setting", "value"), [(k, f"`{json.dumps(v, ensure_ascii=False)}`") for k, v in settings.items()]),
+                "## Turned away",
+                table(("reason", "samples"), reasons.most_common()),
+                "## The source files",
+                table(("source", "queries read", "queries kept"), sources),
+                "## What reading them did",
+                table(("source", "reason and action", "queries"), odd),
+                "The rights in videos and annotations stay with their owners; this card grants none.",
+            ]
+        )
+        + "\n"
+    )
 
-# %% ../nbs/01_curation.ipynb #c33cf6d9
+# %% ../nbs/01_curation.ipynb #24f05672
 def filter_facts(
     annotated: Iterable[Sample],  # with `teacher` filled
-    eps1: float = 0.8, eps2: float = 0.4,  # as `route`
+    eps1: float = 0.8,
+    eps2: float = 0.4,  # as `route`
 ) -> list[dict]:  # one row a sample: set, tIoU, words, span_s
     "What the figure needs to know of each annotated sample."
     rows = []
     for s in annotated:
         cold, rl, _ = route(s, eps1, eps2)
         t = s.teacher or {"iou": 0.0, "response": ""}
-        rows.append({"set": "cold start and RL" if cold else "RL only" if rl else "rejected", "teacher tIoU": t["iou"], "words": len(t["response"].split()),
-                     "span_s": max(e - b for b, e in s.spans), "source": s.source})
+        rows.append(
+            {
+                "set": "cold start and RL" if cold else "RL only" if rl else "rejected",
+                "teacher tIoU": t["iou"],
+                "words": len(t["response"].split()),
+                "span_s": max(e - b for b, e in s.spans),
+                "source": s.source,
+            }
+        )
     return rows
+
 
 FATES = ("cold start and RL", "RL only", "rejected")
 
+# %% ../nbs/01_curation.ipynb #c33cf6d9
 @style()
 def plot_filter(
     facts: list[dict],  # of `filter_facts`
-    eps1: float = 0.8, eps2: float = 0.4,  # as `route`
+    eps1: float = 0.8,
+    eps2: float = 0.4,  # as `route`
 ):  # a matplotlib figure
     "The teacher's tIoU with both thresholds, and what else the filter selects without being asked: length of the moment, length of the response."
-    import matplotlib.pyplot as plt, pandas as pd, seaborn as sns
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    import seaborn as sns
+
     data, looks = pd.DataFrame(facts), looks_of(FATES)
     boxes = [("span_s", "length of the moment (s)"), ("words", "words in the teacher's response")]
     boxes = [b for b in boxes if data[b[0]].nunique() > 1]
     fig, axes = plt.subplots(1, 1 + len(boxes), figsize=(5 + 3 * len(boxes), 3.2), width_ratios=[1.5] + [1] * len(boxes), squeeze=False)
     axes = axes[0]
-    draw_histogram({name: data["teacher tIoU"][data["set"] == name] for name in FATES}, "teacher tIoU with the ground truth", "samples", {f"ε1 = {eps1:g}": eps1, f"ε2 = {eps2:g}": eps2}, bins=25, stacked=True, ax=axes[0])
+    draw_histogram(
+        {name: data["teacher tIoU"][data["set"] == name] for name in FATES},
+        "teacher tIoU with the ground truth",
+        "samples",
+        {f"ε1 = {eps1:g}": eps1, f"ε2 = {eps2:g}": eps2},
+        bins=25,
+        stacked=True,
+        ax=axes[0],
+    )
     axes[0].get_legend().remove()
     fig.legend(handles=legend_of(FATES), loc="outside lower center", ncols=3)
     for ax, (what, label) in zip(axes[1:], boxes):
-        sns.boxplot(data, x=what, y="set", hue="set", order=FATES, hue_order=FATES, palette={name: look.colour for name, look in looks.items()}, fill=False, fliersize=1, legend=False, ax=ax)
+        sns.boxplot(
+            data,
+            x=what,
+            y="set",
+            hue="set",
+            order=FATES,
+            hue_order=FATES,
+            palette={name: look.colour for name, look in looks.items()},
+            fill=False,
+            fliersize=1,
+            legend=False,
+            ax=ax,
+        )
         ax.set(xlabel=label, ylabel="", **({"xscale": "log"} if data[what].max() > 10 * data[what].min() > 0 else {}))
-    for ax in axes[2:]: ax.tick_params(labelleft=False)
+    for ax in axes[2:]:
+        ax.tick_params(labelleft=False)
     return fig
 
 # %% ../nbs/01_curation.ipynb #c0d6bf84
 def plot_sample(
     sample: Sample,  # with `teacher`
-    view,            # a `vtg_r1.inputs.View`
+    view,  # a `vtg_r1.inputs.View`
 ):  # a matplotlib figure
     "Frames of a sample over time, the true moments and the teacher's below them."
     from vtg_r1.video import read_frames, video_path
+
     pictures, times = read_frames(video_path(view.video_root, sample.video), 8, 128 * 28 * 28, sample.clip, backend=view.backend)
     said = [sample.teacher["span"]] if sample.teacher["span"] else []
-    return draw_cases([{"title": f"“{sample.query}”, teacher tIoU {sample.teacher['iou']:.2f}", "pictures": pictures, "times": times, "spans": {"truth": sample.spans, "teacher": said}}])
+    return draw_cases(
+        [
+            {
+                "title": f"“{sample.query}”, teacher tIoU {sample.teacher['iou']:.2f}",
+                "pictures": pictures,
+                "times": times,
+                "spans": {"truth": sample.spans, "teacher": said},
+            }
+        ]
+    )

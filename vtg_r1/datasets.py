@@ -7,7 +7,11 @@ __all__ = ['POLICIES', 'COLUMNS', 'ALIASES', 'READERS', 'Policy', 'video_id', 'n
            'read_rows']
 
 # %% ../nbs/parts/datasets.ipynb #bd614efa
-import csv, json, math, pickletools, re
+import csv
+import json
+import math
+import pickletools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,15 +21,17 @@ from .samples import MOST_BAD, Report, Sample, SampleError, _cut, _is_number, it
 
 # %% ../nbs/parts/datasets.ipynb #2fe70b62
 POLICIES = {
-    "inverted": ("drop", "swap"),                # start > end
-    "past_end": ("keep", "clip", "drop"),        # end > duration
-    "zero_length": ("drop", "keep"),             # start == end; official evaluators keep such queries, and nobody can score on them
+    "inverted": ("drop", "swap"),  # start > end
+    "past_end": ("keep", "clip", "drop"),  # end > duration
+    "zero_length": ("drop", "keep"),  # start == end; official evaluators keep such queries, and nobody can score on them
     "missing_duration": ("auto", "drop", "last_end"),  # "last_end" takes the last published end in that video: a lower bound, good enough for
-}                                                      # scoring; "auto" does so for forms that never have durations (Charades-STA's text), else drops
+}  # scoring; "auto" does so for forms that never have durations (Charades-STA's text), else drops
+
 
 @dataclass(frozen=True)
 class Policy:
     "What to do about each oddity; the first choice is the default, and the one published numbers were computed under."
+
     inverted: str = "drop"
     past_end: str = "keep"
     zero_length: str = "drop"
@@ -33,53 +39,76 @@ class Policy:
 
     def __post_init__(self):
         for name, choices in POLICIES.items():
-            if getattr(self, name) not in choices: raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
 
-# %% ../nbs/parts/datasets.ipynb #2d6d37f4
+# %% ../nbs/parts/datasets.ipynb #5a9355d3
 _SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError)
+
 
 def _each(
     records: Iterable[tuple[int | None, object]],  # (line or record number, record)
-    parse: Callable[[object], Iterable[dict]],     # one record to its rows
+    parse: Callable[[object], Iterable[dict]],  # one record to its rows
 ) -> Iterator[dict]:
     "The rows of every record; one that has not the format's shape becomes a row that says so. A file of little else is an error."
     bad = 0
     for number, record in records:
         try:
-            if isinstance(record, Exception): raise record
+            if isinstance(record, Exception):
+                raise record
             yield from ({"line": number, **row} for row in parse(record))
         except _SHAPE_ERRORS as e:
             bad += 1
             problem = _cut(f"record {number}: {type(e).__name__}: {e}")
-            if bad > MOST_BAD: raise SampleError(f"more than {MOST_BAD:,} records are not of this form, the last: {problem}", reason="wrong_file") from None
+            if bad > MOST_BAD:
+                raise SampleError(f"more than {MOST_BAD:,} records are not of this form, the last: {problem}", reason="wrong_file") from None
             yield {"qid": "", "line": number, "problem": problem}
 
+
 _MOST_MEMORY = 4e9  # bytes that a JSON file may take once it is read, by estimate
+
 
 def _content(path) -> bytes:
     "A whole file, if its lists and strings will fit into memory."
     size, data = Path(path).stat().st_size, b""
-    if size < _MOST_MEMORY: data = Path(path).read_bytes()
+    if size < _MOST_MEMORY:
+        data = Path(path).read_bytes()
     need = 3 * size + 64 * sum(data.count(mark) for mark in (b",", b"[", b"{"))
-    if need > _MOST_MEMORY: raise SampleError(f"{path}: would take about {need / 1e9:.0f} GB of memory; split it, or give JSON lines, which are read one at a time", reason="wrong_file")
+    if need > _MOST_MEMORY:
+        raise SampleError(
+            f"{path}: would take about {need / 1e9:.0f} GB of memory; split it, or give JSON lines, which are read one at a time", reason="wrong_file"
+        )
     return data
 
+# %% ../nbs/parts/datasets.ipynb #2d6d37f4
 def _text(path) -> str:
-    try: return _content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as e: raise SampleError(f"{path}: is no UTF-8 text ({e})", reason="wrong_file") from None
+    try:
+        return _content(path).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise SampleError(f"{path}: is no UTF-8 text ({e})", reason="wrong_file") from None
+
 
 def _json(path, *kinds: type):
     "A JSON file whose top level is one of `kinds`; a clear error otherwise."
-    try: data = json.loads(_text(path))
-    except SampleError: raise
-    except (ValueError, RecursionError) as e: raise SampleError(f"{path}: not JSON ({e})", reason="wrong_file") from None
+    try:
+        data = json.loads(_text(path))
+    except SampleError:
+        raise
+    except (ValueError, RecursionError) as e:
+        raise SampleError(f"{path}: not JSON ({e})", reason="wrong_file") from None
     if not isinstance(data, kinds):
-        raise SampleError(f"{path}: holds a JSON {type(data).__name__}, this dataset's file is a {' or '.join(k.__name__ for k in kinds)}", reason="wrong_file")
+        raise SampleError(
+            f"{path}: holds a JSON {type(data).__name__}, this dataset's file is a {' or '.join(k.__name__ for k in kinds)}", reason="wrong_file"
+        )
     return data
 
-def _numbered(items): return enumerate(items, 1)
 
-def _is_json_lines(path) -> bool: return Path(path).suffix == ".jsonl"
+def _numbered(items):
+    return enumerate(items, 1)
+
+
+def _is_json_lines(path) -> bool:
+    return Path(path).suffix == ".jsonl"
 
 # %% ../nbs/parts/datasets.ipynb #4ebfe5df
 def video_id(
@@ -91,41 +120,67 @@ def video_id(
 # %% ../nbs/parts/datasets.ipynb #b444523d
 def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict:
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
-    if duration is not None and not _is_number(duration): raise ValueError(f"duration {duration!r} is not a number of seconds")
-    if spans is not None and not isinstance(spans, (list, tuple)): raise ValueError(f"spans {spans!r} is not a list of [start, end]")
-    if not isinstance(video or "", str): raise ValueError(f"video {video!r} is not a path")
-    return {"qid": None if qid is None else str(qid), "vid": str(vid), "video": video or f"{vid}.mp4", "duration": duration, "query": query, "spans": spans, **more}
+    if duration is not None and not _is_number(duration):
+        raise ValueError(f"duration {duration!r} is not a number of seconds")
+    if spans is not None and not isinstance(spans, (list, tuple)):
+        raise ValueError(f"spans {spans!r} is not a list of [start, end]")
+    if not isinstance(video or "", str):
+        raise ValueError(f"video {video!r} is not a path")
+    return {
+        "qid": None if qid is None else str(qid),
+        "vid": str(vid),
+        "video": video or f"{vid}.mp4",
+        "duration": duration,
+        "query": query,
+        "spans": spans,
+        **more,
+    }
 
 # %% ../nbs/parts/datasets.ipynb #5bcfe920
 _CHARADES_LINE = re.compile(r"(\S+) +(\S+) +(\S+?)##(.*)")
 
+
 def _charades_line(line: str):
-    if not (m := _CHARADES_LINE.fullmatch(line)): raise ValueError(f"{line[:60]!r} is not 'vid start end##sentence'")
+    if not (m := _CHARADES_LINE.fullmatch(line)):
+        raise ValueError(f"{line[:60]!r} is not 'vid start end##sentence'")
     yield _row(m[1], m[4], [[float(m[2]), float(m[3])]], never_has_duration=True)
+
 
 def _captions(path, spans="timestamps", queries="sentences"):
     "Rows of a dict of videos, each with a duration and parallel lists of spans and sentences."
+
     def parse(item):
         vid, video = item
-        for span, query in zip(video[spans], video[queries], strict=True): yield _row(vid, query, [span], video.get("duration"))
+        for span, query in zip(video[spans], video[queries], strict=True):
+            yield _row(vid, query, [span], video.get("duration"))
+
     return _each(_numbered(_json(path, dict).items()), parse)
+
 
 def _windows_line(r):  # lighthouse, moment_detr and ReXTime share this form
     yield _row(r["vid"], r["query"], r.get("relevant_windows"), r.get("duration"), r["qid"])
+
 
 def _windows(path, split):
     "JSON lines {qid, query, duration, vid, relevant_windows}."
     return _each(iter_jsonl(path), _windows_line)
 
+
 def _charades_sta(path, split):
     "lines 'vid start end##sentence', a JSON dict vid -> {duration, timestamps, sentences}, JSON lines with relevant_windows, or TimeChat's {annotations: [...]}."
-    if _is_json_lines(path): return _windows(path, split)
+    if _is_json_lines(path):
+        return _windows(path, split)
     if Path(path).suffix != ".json":
         return _each(enumerate(_text(path).splitlines(), 1), _charades_line)
     data = _json(path, dict)
-    if not isinstance(data.get("annotations"), list): return _captions(path)
-    def parse(r): yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"], never_has_duration=True)
+    if not isinstance(data.get("annotations"), list):
+        return _captions(path)
+
+    def parse(r):
+        yield _row(video_id(r["image_id"]), r["caption"], [r["timestamp"]], qid=r["id"], never_has_duration=True)
+
     return _each(_numbered(data["annotations"]), parse)
+
 
 def _charades_siblings(path) -> list[Path]:
     "Published files beside a text file that give the durations it lacks."
@@ -133,10 +188,11 @@ def _charades_siblings(path) -> list[Path]:
     names = [f"charades_{m[1] or 'test'}.json", f"charades_{m[1] or 'test'}_release.jsonl"] if m else []
     return [p for n in names if (p := Path(path).with_name(n)).is_file()]
 
-# %% ../nbs/parts/datasets.ipynb #23ced3f7
+# %% ../nbs/parts/datasets.ipynb #ae11be27
 def _letter(answer: str, options: list[str]) -> str | None:
     "The letter of the first option that reads like `answer`."
     return "ABCDE"[options.index(answer)] if answer in options else None
+
 
 def _table(path, apart: str = ",", header: Callable = list) -> Iterator[dict]:
     "Rows of a csv file with a header line, one after the other; columns are apart by the one of `apart` that the header has most of; a cell may hold 131,072 characters."
@@ -146,44 +202,86 @@ def _table(path, apart: str = ",", header: Callable = list) -> Iterator[dict]:
             how = {"delimiter": max(apart, key=head.count)}
             names = header(next(csv.reader([head], **how), []))
             yield from (dict(zip(names, values)) for values in csv.reader(f, **how) if values)
-    except (csv.Error, UnicodeDecodeError) as e: raise SampleError(f"{path}: cannot be read as csv: {e}", reason="wrong_file") from None
+    except (csv.Error, UnicodeDecodeError) as e:
+        raise SampleError(f"{path}: cannot be read as csv: {e}", reason="wrong_file") from None
+
 
 def _nextgqa_row(r, located, names):
     vid, options = r["video_id"], [r[f"a{i}"] for i in range(5)]
     video = located[vid]
     note = {"note": ("ambiguous_answer", f"{r['answer']!r} stands in several options, the first is taken")} if options.count(r["answer"]) > 1 else {}
-    yield _row(vid, r["question"], video["location"][r["qid"]], video["duration"], f"{vid}_{r['qid']}", f"{names.get(vid, vid)}.mp4",
-               question=r["question"], options=options, answer=_letter(r["answer"], options), **note)
+    yield _row(
+        vid,
+        r["question"],
+        video["location"][r["qid"]],
+        video["duration"],
+        f"{vid}_{r['qid']}",
+        f"{names.get(vid, vid)}.mp4",
+        question=r["question"],
+        options=options,
+        answer=_letter(r["answer"], options),
+        **note,
+    )
 
+# %% ../nbs/parts/datasets.ipynb #23ced3f7
 def _nextgqa_videomind(r):
     options = [re.sub(r"^\([A-E]\) ", "", o) for o in r["options"]]
-    yield _row(video_id(r["video"]), r["question"], r["glue"], r["duration"], r["id"], r["video"], question=r["question"], options=options, answer=r["answer"].strip("()"))
+    yield _row(
+        video_id(r["video"]),
+        r["question"],
+        r["glue"],
+        r["duration"],
+        r["id"],
+        r["video"],
+        question=r["question"],
+        options=options,
+        answer=r["answer"].strip("()"),
+    )
+
 
 def _nextgqa(path, split):
     "the folder with {split}.csv, gsub_{split}.json and map_vid_vidorID.json, or VideoMind's single JSON list."
-    if Path(path).is_file(): return _each(_numbered(_json(path, list)), _nextgqa_videomind)
+    if Path(path).is_file():
+        return _each(_numbered(_json(path, list)), _nextgqa_videomind)
     table, spans, names = (Path(path) / n for n in (f"{split}.csv", f"gsub_{split}.json", "map_vid_vidorID.json"))
     for file in (table, spans):
-        if not file.is_file(): raise SampleError(f"{path}: has no {file.name}; give the folder of the NExT-GQA annotations and --split val or test", reason="wrong_file")
+        if not file.is_file():
+            raise SampleError(f"{path}: has no {file.name}; give the folder of the NExT-GQA annotations and --split val or test", reason="wrong_file")
     located, names = _json(spans, dict), _json(names, dict) if names.is_file() else {}
     return _each(enumerate(_table(table), 2), lambda r: _nextgqa_row(r, located, names))
 
 # %% ../nbs/parts/datasets.ipynb #108645fb
 def _rextime_row(r):
     withheld = r["ans"] == "" and list(r["span"]) == [0, 0]
-    yield _row(r["vid"], r["question"], [r["span"]], r["duration"], r["qid"], question=r["question"], options=r["options"], answer=r["ans"] or None, withheld=withheld)
+    yield _row(
+        r["vid"],
+        r["question"],
+        [r["span"]],
+        r["duration"],
+        r["qid"],
+        question=r["question"],
+        options=r["options"],
+        answer=r["ans"] or None,
+        withheld=withheld,
+    )
+
 
 def _rextime(path, split):
     "a JSON list of {qid, vid, duration, question, options, span, ans}, or JSON lines with relevant_windows."
     return _windows(path, split) if _is_json_lines(path) else _each(_numbered(_json(path, list)), _rextime_row)
 
+
 def _tvgbench_row(r):
     cut = None if r["start"] is None else [r["start"], r["end"]]
-    yield _row(video_id(r["path"]), r["question"], [[float(t) for t in r["answer"].split("-")]], r["duration"], video=PurePosixPath(r["path"]).name, clip=cut)
+    yield _row(
+        video_id(r["path"]), r["question"], [[float(t) for t in r["answer"].split("-")]], r["duration"], video=PurePosixPath(r["path"]).name, clip=cut
+    )
+
 
 def _tvgbench(path, split):
     "a JSON list of {path, question, answer 's-e', start, end, duration}."
     return _each(_numbered(_json(path, list)), _tvgbench_row)
+
 
 def _activitynet(path, split):
     "a JSON dict vid -> {duration, timestamps, sentences}."
@@ -202,73 +300,114 @@ def _pairs(row) -> list[list]:
     ok = lambda s: isinstance(s, (list, tuple)) and len(s) == 2 and all(map(_is_number, s))
     return [s for s in row["spans"] or [] if ok(s)]
 
+
 def _oddities(row, seen: set) -> Iterator[str]:
     "What is odd in one published row; `seen` remembers earlier rows."
     pairs, query, duration = _pairs(row), row["query"], row["duration"]
-    if duration is None: yield "missing_duration"
-    elif any(e > duration for _, e in pairs): yield "past_end"
-    if duration is not None and any(s >= duration for s, _ in pairs): yield "start_past_end"
-    if any(s < 0 for s, _ in pairs): yield "negative_start"
-    if any(s > e for s, e in pairs): yield "inverted"
-    if any(s == e for s, e in pairs): yield "zero_length"
-    if len(pairs) > 1: yield "multi_span"
-    if not isinstance(query, str) or not query.strip(): yield "empty_query"
-    elif query != query.strip(): yield "outer_space"
-    if isinstance(query, str) and "\n" in query: yield "newline"
-    if isinstance(query, str) and "  " in query: yield "double_space"
+    if duration is None:
+        yield "missing_duration"
+    elif any(e > duration for _, e in pairs):
+        yield "past_end"
+    if duration is not None and any(s >= duration for s, _ in pairs):
+        yield "start_past_end"
+    if any(s < 0 for s, _ in pairs):
+        yield "negative_start"
+    if any(s > e for s, e in pairs):
+        yield "inverted"
+    if any(s == e for s, e in pairs):
+        yield "zero_length"
+    if len(pairs) > 1:
+        yield "multi_span"
+    if not isinstance(query, str) or not query.strip():
+        yield "empty_query"
+    elif query != query.strip():
+        yield "outer_space"
+    if isinstance(query, str) and "\n" in query:
+        yield "newline"
+    if isinstance(query, str) and "  " in query:
+        yield "double_space"
     key = hash((row["video"], str(row.get("clip")), normalise_query(str(query)), str(pairs)))
-    if key in seen: yield "duplicates"
+    if key in seen:
+        yield "duplicates"
     seen.add(key)
 
-# %% ../nbs/parts/datasets.ipynb #527fe55a
+# %% ../nbs/parts/datasets.ipynb #c36a2475
 def _settle_span(span, duration: float, policy: Policy, note) -> list[float] | None:
     "One published span under the policies, in seconds; None where it is dropped."
     start, end = span
     if start > end:
         note("inverted", "swapped" if policy.inverted == "swap" else "dropped", f"{span}")
-        if policy.inverted == "drop": return None
+        if policy.inverted == "drop":
+            return None
         start, end = end, start
     if start == end:
         note("zero_length", "kept" if policy.zero_length == "keep" else "dropped", f"{span}")
-        if policy.zero_length == "drop": return None
+        if policy.zero_length == "drop":
+            return None
     if end < 0 or start < end == 0:
         return note("before_start", "dropped", f"{span}")
     if start < 0:
         note("negative_start", "kept" if policy.past_end == "keep" else "clipped", f"{span}")
-        if policy.past_end != "keep": start = 0.0
+        if policy.past_end != "keep":
+            start = 0.0
     if end > duration:
-        action = "dropped" if policy.past_end == "drop" or (start >= duration and policy.past_end == "clip") else {"keep": "kept", "clip": "clipped"}[policy.past_end]
+        action = (
+            "dropped"
+            if policy.past_end == "drop" or (start >= duration and policy.past_end == "clip")
+            else {"keep": "kept", "clip": "clipped"}[policy.past_end]
+        )
         note("start_past_end" if start >= duration else "past_end", action, f"{span} in {duration} s")
-        if action == "dropped": return None
-        if action == "clipped": end = duration
+        if action == "dropped":
+            return None
+        if action == "clipped":
+            end = duration
     return [start, end]
 
+# %% ../nbs/parts/datasets.ipynb #527fe55a
 def _settle(row, policy: Policy, report: Report) -> Sample | None:
     "A row under the policies as a valid sample; None where it is dropped, with the reason in the report."
     notes = []
-    def note(reason, action, detail=""): notes.append((reason, action, detail))
-    def drop(reason, detail=""): return report.add(row["qid"], reason, "dropped", detail, row.get("line"))
+
+    def note(reason, action, detail=""):
+        notes.append((reason, action, detail))
+
+    def drop(reason, detail=""):
+        return report.add(row["qid"], reason, "dropped", detail, row.get("line"))
+
     query = " ".join(row["query"].split()) if isinstance(row["query"], str) else row["query"]
-    if not query: return drop("empty_query")
-    if row.get("withheld"): return drop("labels_withheld", "the file does not give the answer")
-    if not row["spans"]: return drop("no_span", "the file gives no span for this query")
-    if query != row["query"]: note("untidy_query", "tidied")
-    if "guess" in row: note("missing_duration", "guessed", f"the last published end, {row['guess']} s")
-    if row.get("note"): note(row["note"][0], "kept", row["note"][1])
+    if not query:
+        return drop("empty_query")
+    if row.get("withheld"):
+        return drop("labels_withheld", "the file does not give the answer")
+    if not row["spans"]:
+        return drop("no_span", "the file gives no span for this query")
+    if query != row["query"]:
+        note("untidy_query", "tidied")
+    if "guess" in row:
+        note("missing_duration", "guessed", f"the last published end, {row['guess']} s")
+    if row.get("note"):
+        note(row["note"][0], "kept", row["note"][1])
     pairs = _pairs(row)
-    if len(pairs) < len(row["spans"]): note("malformed_span", "dropped", f"{row['spans']}")
+    if len(pairs) < len(row["spans"]):
+        note("malformed_span", "dropped", f"{row['spans']}")
     spans = [s for p in pairs if (s := _settle_span(p, math.inf if row["duration"] is None else row["duration"], policy, note))]
     for n in notes:
-        if spans or n[1] == "dropped": report.add(row["qid"], *n, row.get("line"))
-    if not spans: return None
-    if row["duration"] is None: return drop("missing_duration", "give `durations`, the videos, or missing_duration='last_end'")
+        if spans or n[1] == "dropped":
+            report.add(row["qid"], *n, row.get("line"))
+    if not spans:
+        return None
+    if row["duration"] is None:
+        return drop("missing_duration", "give `durations`, the videos, or missing_duration='last_end'")
     fields = {k: v for k, v in row.items() if k in Sample.__dataclass_fields__}
     return _checked(Sample(**{**fields, "query": query, "spans": sorted(spans)}), report, row.get("line"))
 
+
 def _checked(sample: Sample, report: Report, line) -> Sample | None:
     "The sample, if all but its spans keeps the contract (those were settled by policy)."
-    try: validate(replace(sample, spans=[[0.0, sample.duration]]))
-    except SampleError as e: return report.add(sample.qid, e.reason, "dropped", str(e), line)
+    try:
+        validate(replace(sample, spans=[[0.0, sample.duration]]))
+    except SampleError as e:
+        return report.add(sample.qid, e.reason, "dropped", str(e), line)
     return sample
 
 # %% ../nbs/parts/datasets.ipynb #c3e69875
@@ -284,6 +423,7 @@ def _number_rows(rows: Iterable[dict], report: Report) -> Iterator[dict]:
                 row["qid"] += f"#{n}"
         yield row
 
+
 def _with_durations(rows: list[dict], durations: dict[str, float], policy: Policy) -> int:
     "Fill in durations that the file lacks, from `durations` or by policy; how many came from `durations`."
     last, filled = {}, 0
@@ -292,12 +432,14 @@ def _with_durations(rows: list[dict], durations: dict[str, float], policy: Polic
         if row["duration"] is None and known is not None:
             row["duration"] = known
             filled += 1
-        for _, end in _pairs(row): last[row["vid"]] = max(end, last.get(row["vid"], 0))
+        for _, end in _pairs(row):
+            last[row["vid"]] = max(end, last.get(row["vid"], 0))
     for row in rows:
         guess = policy.missing_duration == "last_end" or (policy.missing_duration == "auto" and row.get("never_has_duration"))
         if guess and row["duration"] is None and last.get(row["vid"]):
             row["guess"] = last[row["vid"]]
     return filled
+
 
 def _settled(rows: Iterable[dict], report: Report, policy: Policy, source: str, split: str) -> Iterator[Sample]:
     "Count, then settle, each row; a stream."
@@ -309,19 +451,23 @@ def _settled(rows: Iterable[dict], report: Report, policy: Policy, source: str, 
             continue
         for oddity in _oddities(row, seen):
             report.before[oddity] += 1
-            if oddity == "duplicates": report.add(row["qid"], "duplicate", "kept", row["query"], row.get("line"))
+            if oddity == "duplicates":
+                report.add(row["qid"], "duplicate", "kept", row["query"], row.get("line"))
         row["duration"] = row["duration"] if row["duration"] is not None else row.get("guess")
         row.update(source=str(row.get("source") or source), split=str(row.get("split") or split))
         if sample := _settle(row, policy, report):
             report.kept += 1
             yield sample
 
+
 def _samples(rows: Iterable[dict], report: Report, policy: Policy, durations: dict, origin: str, source: str, split: str) -> list[Sample]:
     "Every row of a file settled; an error where none has the format's shape."
     rows = list(_number_rows(rows, report))
     sound = [r for r in rows if "problem" not in r]
-    if not sound: raise SampleError(f"{report.path}: no record reads as {source}; {rows[0]['problem'] if rows else 'the file is empty'}", reason="wrong_file")
-    if n := _with_durations(sound, durations, policy): report.notes.append(f"{n:,} queries have no duration in the file; theirs come from {origin}")
+    if not sound:
+        raise SampleError(f"{report.path}: no record reads as {source}; {rows[0]['problem'] if rows else 'the file is empty'}", reason="wrong_file")
+    if n := _with_durations(sound, durations, policy):
+        report.notes.append(f"{n:,} queries have no duration in the file; theirs come from {origin}")
     return list(_settled(rows, report, policy, source, split))
 
 # %% ../nbs/parts/datasets.ipynb #71b9f066
@@ -329,39 +475,51 @@ def _didemo_row(r):
     spans = sorted([5.0 * a, 5.0 * (b + 1)] for a, b in r["times"])
     yield _row(video_id(r["video"]), r["description"], spans, 5.0 * r["num_segments"], r["annotation_id"], r["video"])
 
+
 def _didemo(path, split):
     "a JSON list of {video, description, times [[first, last] an annotator], num_segments, annotation_id}."
     return _each(_numbered(_json(path, list)), _didemo_row)
 
+
 def _hirest_rows(item):
     prompt, videos = item
     for file, v in videos.items():
-        if not v.get("clip"): yield _row(video_id(file), prompt, [], v.get("v_duration"), video=file)
-        else: yield _row(video_id(file), prompt, [v["bounds"]], v["v_duration"], video=file, withheld=v["bounds"] == [0, 1])
+        if not v.get("clip"):
+            yield _row(video_id(file), prompt, [], v.get("v_duration"), video=file)
+        else:
+            yield _row(video_id(file), prompt, [v["bounds"]], v["v_duration"], video=file, withheld=v["bounds"] == [0, 1])
+
 
 def _hirest_steps(item):
     for file, v in item[1].items():
-        for s in v.get("steps", []): yield _row(video_id(file), s["heading"], [s["absolute_bounds"]], v["v_duration"], video=file)
+        for s in v.get("steps", []):
+            yield _row(video_id(file), s["heading"], [s["absolute_bounds"]], v["v_duration"], video=file)
+
 
 def _timeit_row(r):
     for qa in r["QA"]:
         quoted = re.search(r"'(.*)'", qa["q"], re.S)
         yield _row(video_id(r["video"]), quoted[1] if quoted else qa["q"], _answer_spans(qa["a"]), video=PurePosixPath(r["video"]).name)
 
+
 def _hirest(path, split, steps=False):
     "a JSON dict prompt -> {file: {clip, v_duration, bounds, steps}} (`steps=True` reads the steps), or TimeIT's list of {video, QA}."
     data = _json(path, dict, list)
-    if isinstance(data, list): return _each(_numbered(data), _timeit_row)
+    if isinstance(data, list):
+        return _each(_numbered(data), _timeit_row)
     return _each(_numbered(data.items()), _hirest_steps if steps else _hirest_rows)
 
 # %% ../nbs/parts/datasets.ipynb #57aff10d
 _TIME = re.compile(r"(?:\d+:)?(?:\d+:)?\d+(?:\.\d+)?")
 
+
 def _answer_spans(text: str) -> list[list[float]]:
     "The spans of an answer in words: its times (seconds or clock), paired in order."
     times = [_seconds(t) for t in _TIME.findall(text)]
-    if len(times) % 2: raise ValueError(f"{text!r} holds an odd number of times")
+    if len(times) % 2:
+        raise ValueError(f"{text!r} holds an odd number of times")
     return [list(p) for p in zip(times[::2], times[1::2])]
+
 
 def _timelens_turns(r):
     video, turns = r["messages"][0]["content"][0]["video_url"], r["messages"]
@@ -371,11 +529,14 @@ def _timelens_turns(r):
         query = text.replace("<VIDEO_CONTEXT>", "").strip().split("\n")[0]
         yield _row(video_id(path), query, _answer_spans(answer["content"]), video["processed_video_length"] / video["processed_fps"], video=path)
 
+
 def _timelens_events(r):
-    if "messages" in r: return (yield from _timelens_turns(r))
+    if "messages" in r:
+        return (yield from _timelens_turns(r))
     for e in r["events"]:
         spans = e["span"] if isinstance(e["span"][0], list) else [e["span"]]
         yield _row(video_id(r["video_path"]), e["query"], spans, r["duration"], video=r["video_path"])
+
 
 def _timelens(path, split):
     "a JSON dict vid -> {duration, spans, queries} (Bench), or JSON lines of events or conversations (100K)."
@@ -385,8 +546,18 @@ def _timelens(path, split):
 def _timer1_row(r):
     name, iou = PurePosixPath(r["video"]).name, r["difficulty"] / 100
     cut = None if r["video_start"] is None or ":" in name else [r["video_start"], r["video_end"]]
-    yield _row(video_id(name), r["sentence"], [r["timestamp"]], r["duration"], r["qid"], name, clip=cut, source=r["qid"].split("|")[1],
-               difficulty={"policy": "Time-R1 base", "ious": [iou], "mean_iou": iou, "pass_rate": float(iou >= 0.5)})
+    yield _row(
+        video_id(name),
+        r["sentence"],
+        [r["timestamp"]],
+        r["duration"],
+        r["qid"],
+        name,
+        clip=cut,
+        source=r["qid"].split("|")[1],
+        difficulty={"policy": "Time-R1 base", "ious": [iou], "mean_iou": iou, "pass_rate": float(iou >= 0.5)},
+    )
+
 
 def _timer1(path, split):
     "a JSON list of {video, duration, timestamp, sentence, qid, video_start, video_end, difficulty}."
@@ -398,109 +569,185 @@ _CLOSED = {"LIST": list, "TUPLE": tuple, "DICT": lambda items: dict(zip(items[::
 _ATOM = re.compile("(SHORT_)?BIN(UNICODE|STRING|INT|FLOAT)[128]?|(UNICODE|STRING|INT|FLOAT|LONG)[14]?")
 _MEMO, _RECALL = re.compile("(LONG_)?(BIN)?PUT|MEMOIZE"), re.compile("(LONG_)?(BIN)?GET")
 
+
 def _plain_pickle(data: bytes):
     "The lists, dicts, strings and numbers that a pickle describes. It is read like any other format: nothing in it is imported or called, and what would be is a `ValueError`."
     stack, marks, memo = [], [], {}
+
     def since_mark():
         at = marks.pop()
         items, stack[at:] = stack[at:], []
         return items
+
     for op, arg, _ in pickletools.genops(data):
-        if _ATOM.fullmatch(op.name): stack.append(arg)
-        elif op.name in _EMPTY: stack.append(_EMPTY[op.name]())
-        elif op.name == "MARK": marks.append(len(stack))
-        elif op.name in _CLOSED: stack.append(_CLOSED[op.name](since_mark()))
-        elif op.name in ("TUPLE1", "TUPLE2", "TUPLE3"): stack[-int(op.name[-1]):] = [tuple(stack[-int(op.name[-1]):])]
-        elif op.name == "APPEND": stack[-2].append(stack.pop())
-        elif op.name == "APPENDS": items = since_mark(); stack[-1].extend(items)
-        elif op.name == "SETITEM": value, key = stack.pop(), stack.pop(); stack[-1][key] = value
-        elif op.name == "SETITEMS": items = since_mark(); stack[-1].update(zip(items[::2], items[1::2], strict=True))
-        elif _MEMO.fullmatch(op.name): memo[len(memo) if arg is None else arg] = stack[-1]
-        elif _RECALL.fullmatch(op.name) and not isinstance(memo[arg], (list, dict)): stack.append(memo[arg])  # a list in itself has no end
-        elif op.name == "STOP": return stack[-1]
-        elif op.name not in ("PROTO", "FRAME"): raise ValueError(f"{op.name} {_cut(repr(arg))}")
+        if _ATOM.fullmatch(op.name):
+            stack.append(arg)
+        elif op.name in _EMPTY:
+            stack.append(_EMPTY[op.name]())
+        elif op.name == "MARK":
+            marks.append(len(stack))
+        elif op.name in _CLOSED:
+            stack.append(_CLOSED[op.name](since_mark()))
+        elif op.name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            stack[-int(op.name[-1]) :] = [tuple(stack[-int(op.name[-1]) :])]
+        elif op.name == "APPEND":
+            stack[-2].append(stack.pop())
+        elif op.name == "APPENDS":
+            items = since_mark()
+            stack[-1].extend(items)
+        elif op.name == "SETITEM":
+            value, key = stack.pop(), stack.pop()
+            stack[-1][key] = value
+        elif op.name == "SETITEMS":
+            items = since_mark()
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif _MEMO.fullmatch(op.name):
+            memo[len(memo) if arg is None else arg] = stack[-1]
+        elif _RECALL.fullmatch(op.name) and not isinstance(memo[arg], (list, dict)):
+            stack.append(memo[arg])  # a list in itself has no end
+        elif op.name == "STOP":
+            return stack[-1]
+        elif op.name not in ("PROTO", "FRAME"):
+            raise ValueError(f"{op.name} {_cut(repr(arg))}")
+
 
 def _load_pickle(path):
-    try: return _plain_pickle(_content(path))
-    except _SHAPE_ERRORS as e: raise SampleError(f"{path}: is read as plain data, which refuses what is in it ({type(e).__name__}: {e})", reason="wrong_file") from None
+    try:
+        return _plain_pickle(_content(path))
+    except _SHAPE_ERRORS as e:
+        raise SampleError(f"{path}: is read as plain data, which refuses what is in it ({type(e).__name__}: {e})", reason="wrong_file") from None
 
 # %% ../nbs/parts/datasets.ipynb #95d7e2c4
 def _queryd(path, split):
     "the release's folder (train_list.txt, two pickles, durations.json), or one caption dict like ActivityNet's."
-    if Path(path).is_file(): return _captions(path)
+    if Path(path).is_file():
+        return _captions(path)
     queries, spans = (_load_pickle(Path(path) / f"{n}_captions_combined_filtered-v2.pkl") for n in ("raw", "times"))
     durations = _json(Path(path) / "durations.json", dict)
+
     def parse(vid):
-        for words, span in zip(queries[vid], spans[vid], strict=True): yield _row(vid[6:], " ".join(words), [list(span)], durations.get(vid[6:]))
+        for words, span in zip(queries[vid], spans[vid], strict=True):
+            yield _row(vid[6:], " ".join(words), [list(span)], durations.get(vid[6:]))
+
     return _each(_numbered((Path(path) / f"{split or 'train'}_list.txt").read_text().split()), parse)
 
-def _internvid_row(r): yield _row(r["vid"], r["query"], [r["span"]], r["duration"])
+
+def _internvid_row(r):
+    yield _row(r["vid"], r["query"], [r["span"]], r["duration"])
+
 
 def _internvid_vtime(path, split):
     "JSON lines {vid, duration, query, span}."
     return _each(iter_jsonl(path), _internvid_row)
 
+
 def _grounded_row(r):
     turns = r["conversation"]
     for i, (ask, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
         times = [float(t) for t in re.findall(r"<(-?\d+(?:\.\d+)?)>", answer["value"])]
-        if len(times) != 2: continue
+        if len(times) != 2:
+            continue
         query = ask["value"].replace("<image>", "").strip()
-        yield _row(r["video_id"], query, [times], r.get("duration"), f"{r['question_id']}_{i}" if len(turns) > 2 else r["question_id"], r["video_file"])
+        yield _row(
+            r["video_id"], query, [times], r.get("duration"), f"{r['question_id']}_{i}" if len(turns) > 2 else r["question_id"], r["video_file"]
+        )
+
 
 def _grounded_videollm(path, split):
     "a JSON list of {question_id, video_id, video_file, conversation} with times as <seconds>; a turn without two of them is no grounding."
     return _each(_numbered(_json(path, list)), _grounded_row)
 
+
 def _tvg_r1_row(r):
     options = r.get("choices") if isinstance(r.get("choices"), list) and r["choices"] else None
     answer = str(r.get("ground_truth", "")).strip("().") if options else None
-    yield _row(video_id(r["video"]), r["problem"], [r["gt_frame"]], r["video_length"], video=r["video"].removeprefix("./").lstrip("/"), source=r.get("dataset", ""),
-               **({"question": r["problem"], "options": [re.sub(r"^\(?[A-E][).] *", "", o) for o in options], "answer": answer} if options else {}))
+    yield _row(
+        video_id(r["video"]),
+        r["problem"],
+        [r["gt_frame"]],
+        r["video_length"],
+        video=r["video"].removeprefix("./").lstrip("/"),
+        source=r.get("dataset", ""),
+        **({"question": r["problem"], "options": [re.sub(r"^\(?[A-E][).] *", "", o) for o in options], "answer": answer} if options else {}),
+    )
+
 
 def _tvg_r1(path, split):
     "a JSON list, or JSON lines, of {video, problem, choices, ground_truth, gt_frame, video_length, dataset}."
     return _each(iter_jsonl(path), _tvg_r1_row) if _is_json_lines(path) else _each(_numbered(_json(path, list)), _tvg_r1_row)
 
 # %% ../nbs/parts/datasets.ipynb #d7619a77
-COLUMNS = {name: name for name in ("qid", "video", "duration", "query", "start", "end", "spans", "source", "split", "clip", "question", "options", "answer", "teacher", "difficulty")}
+COLUMNS = {
+    name: name
+    for name in (
+        "qid",
+        "video",
+        "duration",
+        "query",
+        "start",
+        "end",
+        "spans",
+        "source",
+        "split",
+        "clip",
+        "question",
+        "options",
+        "answer",
+        "teacher",
+        "difficulty",
+    )
+}
 ALIASES = {"query": ("sentence", "caption")}  # names a column may have as well, where the first is not there
 
 # %% ../nbs/parts/datasets.ipynb #aa302069
 def _cell_number(value):
     "A table cell as a number; None where it is empty."
-    if not isinstance(value, str): return value
+    if not isinstance(value, str):
+        return value
     return _seconds(value.strip()) if value.strip() else None
+
 
 def _alias(name: str, column: str | None, there) -> str | None:
     "The column that holds a field: as named, or by a field's other name where it was not named."
     return next((a for a in ALIASES.get(name, ()) if a in there), column) if column == name and column not in there else column
 
+
 def _table_row(r: dict, columns: dict):
     columns = {name: _alias(name, column, r) for name, column in columns.items()}
     get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
-        if columns[name] not in r: raise KeyError(f"no column {columns[name]!r} for {name}; the file has {_cut(str(sorted(map(str, r))))}")
+        if columns[name] not in r:
+            raise KeyError(f"no column {columns[name]!r} for {name}; the file has {_cut(str(sorted(map(str, r))))}")
     parsed = lambda v: json.loads(v) if isinstance(v, str) and v[:1] in ("[", "{") else v  # a csv cell that holds a list
     spans = parsed(get("spans"))
-    if spans in (None, ""): spans = [[_cell_number(get("start")), _cell_number(get("end"))]]
-    keep = {n: parsed(v) for n in ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty") if (v := get(n)) not in (None, "")}
-    yield _row(video_id(get("video")), get("query"), spans, _cell_number(get("duration")), get("qid") if get("qid") != "" else None, get("video"), **keep)
+    if spans in (None, ""):
+        spans = [[_cell_number(get("start")), _cell_number(get("end"))]]
+    keep = {
+        n: parsed(v) for n in ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty") if (v := get(n)) not in (None, "")
+    }
+    yield _row(
+        video_id(get("video")), get("query"), spans, _cell_number(get("duration")), get("qid") if get("qid") != "" else None, get("video"), **keep
+    )
+
 
 def _columns(columns) -> dict:
-    if unknown := sorted(set(columns or {}) - set(COLUMNS)): raise SampleError(f"{unknown[0]!r} is no column of a sample: name one of {sorted(COLUMNS)}", reason="unknown_column")
+    if unknown := sorted(set(columns or {}) - set(COLUMNS)):
+        raise SampleError(f"{unknown[0]!r} is no column of a sample: name one of {sorted(COLUMNS)}", reason="unknown_column")
     claimed = set((columns or {}).values())  # a column that stands for one field does not stand for its namesake too
     return {n: None if c in claimed else c for n, c in COLUMNS.items()} | (columns or {})
+
 
 def _header(names: list[str]) -> list[str]:
     "A table's column names as fields are called: outer spaces cut, a field's own name in small letters."
     known = set(COLUMNS).union(*ALIASES.values())
     return [n.strip().lower() if n.strip().lower() in known else n.strip() for n in names]
 
+
 def _csv(path, split, columns=None):
     "a table with a header line, columns apart by comma, semicolon or tab: video, start, end, query (or sentence); qid and duration where there are any. Name other columns with `columns`."
     names = _columns(columns)
     return _each(enumerate(_table(path, ",;\t", _header), 2), lambda r: _table_row(r, names))
+
 
 def _jsonl(path, split, columns=None):
     "one JSON object a line; name its keys with `columns`."
@@ -509,9 +756,23 @@ def _jsonl(path, split, columns=None):
 
 # %% ../nbs/parts/datasets.ipynb #dbe59a2e
 READERS = {  # the names of `vtg-r1 data check --dataset`
-    "charades_sta": _charades_sta, "activitynet": _activitynet, "nextgqa": _nextgqa, "rextime": _rextime, "qvhighlights": _windows, "tacos": _windows,
-    "didemo": _didemo, "hirest": _hirest, "queryd": _queryd, "internvid_vtime": _internvid_vtime, "grounded_videollm": _grounded_videollm,
-    "timer1": _timer1, "tvgbench": _tvgbench, "timelens": _timelens, "tvg_r1": _tvg_r1, "csv": _csv, "jsonl": _jsonl,
+    "charades_sta": _charades_sta,
+    "activitynet": _activitynet,
+    "nextgqa": _nextgqa,
+    "rextime": _rextime,
+    "qvhighlights": _windows,
+    "tacos": _windows,
+    "didemo": _didemo,
+    "hirest": _hirest,
+    "queryd": _queryd,
+    "internvid_vtime": _internvid_vtime,
+    "grounded_videollm": _grounded_videollm,
+    "timer1": _timer1,
+    "tvgbench": _tvgbench,
+    "timelens": _timelens,
+    "tvg_r1": _tvg_r1,
+    "csv": _csv,
+    "jsonl": _jsonl,
 }
 
 # %% ../nbs/parts/datasets.ipynb #070277ac
@@ -520,68 +781,84 @@ def _split_of(path) -> str:
     m = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", Path(path).stem)
     return m[0] if m and not Path(path).is_dir() else ""
 
+
 def _walk_durations(data: dict) -> Iterator[tuple[str, float]]:
     "(video, seconds) wherever a dict of videos gives them: plain numbers, `duration`, or HiREST's `v_duration` one level down."
     for key, value in data.items():
-        if _is_number(value): yield key, value
+        if _is_number(value):
+            yield key, value
         elif isinstance(value, dict):
             seconds = value.get("duration", value.get("v_duration"))
-            if seconds is not None: yield key, seconds
-            else: yield from _walk_durations(value)
+            if seconds is not None:
+                yield key, seconds
+            else:
+                yield from _walk_durations(value)
+
 
 def _durations(given, path) -> tuple[dict[str, float], str]:
     "Durations by video id, and where they come from: a dict, a JSON file of them, or any annotation file that has them."
-    if isinstance(given, dict): return given, "the durations given"
+    if isinstance(given, dict):
+        return given, "the durations given"
     found = {}
     for file in [Path(given)] if given else _charades_siblings(path):
-        if _is_json_lines(file): rows = {r["vid"]: r.get("duration") for _, r in iter_jsonl(file) if isinstance(r, dict) and isinstance(r.get("vid"), str)}
-        else: rows = dict(_walk_durations(_json(file, dict)))
+        if _is_json_lines(file):
+            rows = {r["vid"]: r.get("duration") for _, r in iter_jsonl(file) if isinstance(r, dict) and isinstance(r.get("vid"), str)}
+        else:
+            rows = dict(_walk_durations(_json(file, dict)))
         found |= {video_id(k): v for k, v in rows.items() if _is_number(v)}
     return found, str(given) if given else ", ".join(p.name for p in _charades_siblings(path))
 
 # %% ../nbs/parts/datasets.ipynb #79a9c5d2
 def read_dataset(
-    name: str,          # a key of `READERS`
-    path: str | Path,   # the annotation file; for NExT-GQA its folder
-    split: str | None = None,          # default: what the file name says; "test" for the NExT-GQA folder
-    inverted: str = "drop",            # or "swap"
-    past_end: str = "keep",            # or "clip" (use it for training), "drop"
-    zero_length: str = "drop",         # or "keep": such a query counts in a benchmark's denominator
-    missing_duration: str = "auto",    # or "drop", "last_end"
+    name: str,  # a key of `READERS`
+    path: str | Path,  # the annotation file; for NExT-GQA its folder
+    split: str | None = None,  # default: what the file name says; "test" for the NExT-GQA folder
+    inverted: str = "drop",  # or "swap"
+    past_end: str = "keep",  # or "clip" (use it for training), "drop"
+    zero_length: str = "drop",  # or "keep": such a query counts in a benchmark's denominator
+    missing_duration: str = "auto",  # or "drop", "last_end"
     durations: dict[str, float] | str | Path | None = None,  # seconds by video path or id, or a JSON file with them, for formats that lack them
-    **options,                         # the reader's own: `steps` (hirest), `columns` (csv, jsonl)
+    **options,  # the reader's own: `steps` (hirest), `columns` (csv, jsonl)
 ) -> tuple[list[Sample], Report]:
     "Read a published annotation file. The report counts the file as published and lists everything that was done to it."
-    if name not in READERS: raise SampleError(f"unknown dataset {name!r}: use one of {', '.join(READERS)}", reason="unknown_dataset")
-    if not Path(path).exists(): raise SampleError(f"{path}: no such file", reason="wrong_file")
-    if Path(path).is_dir() and name not in ("nextgqa", "queryd"): raise SampleError(f"{path}: is a folder, {name} is read from a file", reason="wrong_file")
+    if name not in READERS:
+        raise SampleError(f"unknown dataset {name!r}: use one of {', '.join(READERS)}", reason="unknown_dataset")
+    if not Path(path).exists():
+        raise SampleError(f"{path}: no such file", reason="wrong_file")
+    if Path(path).is_dir() and name not in ("nextgqa", "queryd"):
+        raise SampleError(f"{path}: is a folder, {name} is read from a file", reason="wrong_file")
     split = split or ("test" if name == "nextgqa" and Path(path).is_dir() else _split_of(path))
     known, origin = _durations(durations, path)
     report, policy = Report(str(path), dataset=name, split=split), Policy(inverted, past_end, zero_length, missing_duration)
-    if name == "didemo": report.notes.append("durations are 5 s × segments, an upper bound: the file gives none")
-    try: return _samples(READERS[name](path, split, **options), report, policy, known, origin, name, split), report
+    if name == "didemo":
+        report.notes.append("durations are 5 s × segments, an upper bound: the file gives none")
+    try:
+        return _samples(READERS[name](path, split, **options), report, policy, known, origin, name, split), report
     except SampleError as e:
         raise (SampleError(f"{e}. {name} is read from {READERS[name].__doc__}", reason=e.reason) if e.reason == "wrong_file" else e) from None
-    except OSError as e: raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
+    except OSError as e:
+        raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
+
 
 def iter_rows(
     rows: Iterable[dict],  # a Hugging Face dataset (also a streaming one), or any iterable of dicts
-    report: Report,        # fills as the samples are drawn
+    report: Report,  # fills as the samples are drawn
     columns: dict[str, str] | None = None,  # {"query": "caption", …}, default: the names of `Sample`, `start` and `end`
-    source: str = "own",   # what to call the dataset
-    split: str = "",       # what to call the split
-    **policies,            # as `read_dataset`; "last_end" needs the whole file and is for that function only
+    source: str = "own",  # what to call the dataset
+    split: str = "",  # what to call the split
+    **policies,  # as `read_dataset`; "last_end" needs the whole file and is for that function only
 ) -> Iterator[Sample]:
     "Your own rows as samples, one after the other, however many they are."
     names, policy = _columns(columns), Policy(**policies)
     return _settled(_number_rows(_each(_numbered(rows), lambda r: _table_row(r, names)), report), report, policy, source, split)
 
+
 def read_rows(
     rows: Iterable[dict],  # a Hugging Face dataset, or any iterable of dicts
     columns: dict[str, str] | None = None,  # {"query": "caption", …}, as `iter_rows`
-    source: str = "own",   # what to call the dataset
-    split: str = "",       # what to call the split
-    **policies,            # as `read_dataset`
+    source: str = "own",  # what to call the dataset
+    split: str = "",  # what to call the split
+    **policies,  # as `read_dataset`
 ) -> tuple[list[Sample], Report]:
     "Your own rows as a list of samples, and the report."
     names, report = _columns(columns), Report(source, dataset=source, split=split)

@@ -17,11 +17,13 @@ import numpy as np
 # %% ../nbs/parts/decoders.ipynb #8e0ede0c
 class VideoError(Exception):
     "A video that cannot be read; the message names the file and the reason."
+
     def __init__(self, path, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = str(path), reason
 
-    def __reduce__(self): return VideoError, (self.path, self.reason)
+    def __reduce__(self):
+        return VideoError, (self.path, self.reason)
 
 # %% ../nbs/parts/decoders.ipynb #c27ff99e
 def _last_line(e: Exception) -> str:
@@ -31,29 +33,40 @@ def _last_line(e: Exception) -> str:
 # %% ../nbs/parts/decoders.ipynb #1d6b3b0a
 _CONTAINERS = "mov,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,gif,apng,ogg,nut,mxf,rm,dv,wtv"
 
+
 class Header(NamedTuple):
     "What a container says about its picture."
-    width: int     # pixels, as shown: turned where the file asks for it
-    height: int    # pixels, as shown
+
+    width: int  # pixels, as shown: turned where the file asks for it
+    height: int  # pixels, as shown
     offset: float  # seconds from the start of the file to the start of the picture, never negative
+
 
 def _container(path: Path):
     "The file, opened by PyAV, which follows no link that stands inside it."
     import av
+
     return av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}, metadata_errors="ignore")
+
 
 def _quarter_turns(path: Path) -> int:
     "Quarter turns, counter-clockwise, between the stored picture and the shown one; players and decord turn it."
     import av
+
     with _container(path) as container:
-        try: return round(next(container.decode(_picture(container, path))).rotation / 90) % 4
-        except (av.FFmpegError, ValueError, StopIteration): return 0  # what is wrong with the pictures shows when they are read
+        try:
+            return round(next(container.decode(_picture(container, path))).rotation / 90) % 4
+        except (av.FFmpegError, ValueError, StopIteration):
+            return 0  # what is wrong with the pictures shows when they are read
+
 
 def _picture(container, path: Path):
     "The stream that holds the picture."
     stream = container.streams.best("video")
-    if stream is None: raise VideoError(path, "holds no video stream")
-    if stream.codec_context is None: raise VideoError(path, "holds a video stream that no decoder knows")
+    if stream is None:
+        raise VideoError(path, "holds no video stream")
+    if stream.codec_context is None:
+        raise VideoError(path, "holds a video stream that no decoder knows")
     stream.codec_context.thread_count = 1
     return stream
 
@@ -63,8 +76,11 @@ def header(
 ) -> Header:
     "Size and start of a file's picture, from its container; raises `VideoError`."
     import av
-    if not path.exists(): raise VideoError(path, "no such file")
-    if not path.is_file(): raise VideoError(path, "is not a file")
+
+    if not path.exists():
+        raise VideoError(path, "no such file")
+    if not path.is_file():
+        raise VideoError(path, "is not a file")
     try:
         str(path).encode()
         with _container(path) as container:
@@ -72,55 +88,75 @@ def header(
             start = float((stream.start_time or 0) * stream.time_base)
             offset = max(0.0, start - (container.start_time or 0) / av.time_base)
             width, height = stream.codec_context.width, stream.codec_context.height
-        if width < 1 or height < 1: raise VideoError(path, f"has no picture ({width}x{height})")
+        if width < 1 or height < 1:
+            raise VideoError(path, f"has no picture ({width}x{height})")
         return Header(height, width, offset) if _quarter_turns(path) % 2 else Header(width, height, offset)
-    except UnicodeEncodeError: raise VideoError(path, "its name is not UTF-8: rename it") from None
-    except av.ArgumentError as e: raise VideoError(path, f"is no video file: a playlist, a picture, or of a kind not read here ({_last_line(e)})") from e
-    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"is no readable video ({_last_line(e)})") from e
+    except UnicodeEncodeError:
+        raise VideoError(path, "its name is not UTF-8: rename it") from None
+    except av.ArgumentError as e:
+        raise VideoError(path, f"is no video file: a playlist, a picture, or of a kind not read here ({_last_line(e)})") from e
+    except (av.FFmpegError, ValueError, OverflowError) as e:
+        raise VideoError(path, f"is no readable video ({_last_line(e)})") from e
 
 # %% ../nbs/parts/decoders.ipynb #9b002290
 def _decord():
-    try: import decord
+    try:
+        import decord
     except ImportError as e:
-        raise ImportError("vtg_r1 decodes video with decord, which has no wheel for this platform: `pip install eva-decord` gives the same module, or take backend='pyav'") from e
+        raise ImportError(
+            "vtg_r1 decodes video with decord, which has no wheel for this platform: `pip install eva-decord` gives the same module, or take backend='pyav'"
+        ) from e
     decord.logging.set_level(decord.logging.FATAL)
     return decord
+
 
 def _open(path: Path, **size):
     "A decord reader; every way decord fails becomes a `VideoError`."
     decord = _decord()
-    try: reader = decord.VideoReader(str(path), num_threads=1, **size)
-    except (decord.DECORDError, RuntimeError, OSError) as e: raise VideoError(path, f"decord cannot open it ({_last_line(e)})") from e
-    if not len(reader): raise VideoError(path, "holds no video frame")
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1, **size)
+    except (decord.DECORDError, RuntimeError, OSError) as e:
+        raise VideoError(path, f"decord cannot open it ({_last_line(e)})") from e
+    if not len(reader):
+        raise VideoError(path, "holds no video frame")
     return reader
+
 
 def _decord_clock(path: Path) -> tuple[np.ndarray, float]:
     reader = _open(path)
     stamps = np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64).reshape(-1, 2)
     return stamps[:, 0], float(stamps[-1, 1])
 
+
 def _decord_frames(path: Path, picked: np.ndarray, width: int, height: int) -> np.ndarray:
     reader = _open(path, width=width, height=height)
-    try: return reader.get_batch(picked.tolist()).asnumpy()
-    except (_decord().DECORDError, RuntimeError) as e: raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
+    try:
+        return reader.get_batch(picked.tolist()).asnumpy()
+    except (_decord().DECORDError, RuntimeError) as e:
+        raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
 
-# %% ../nbs/parts/decoders.ipynb #81666e73
+# %% ../nbs/parts/decoders.ipynb #84b96438
 def _packets(path: Path) -> tuple[np.ndarray, np.ndarray, float, float]:
     "Presentation ticks of the shown pictures, ascending; those of key frames; seconds a tick; end of the last picture in ticks."
     import av
+
     try:
         with _container(path) as container:
             stream = _picture(container, path)
             shown = sorted((p.pts, p.duration or 0, p.is_keyframe) for p in container.demux(stream) if p.pts is not None and not p.is_discard)
             tick = float(stream.time_base or 0)
-    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"PyAV cannot read it ({_last_line(e)})") from e
-    if not shown: raise VideoError(path, "holds no video frame with a time")
+    except (av.FFmpegError, ValueError, OverflowError) as e:
+        raise VideoError(path, f"PyAV cannot read it ({_last_line(e)})") from e
+    if not shown:
+        raise VideoError(path, "holds no video frame with a time")
     return np.array([p for p, _, _ in shown]), np.array([p for p, _, key in shown if key]), tick, max(p + d for p, d, _ in shown)
+
 
 def _pyav_clock(path: Path) -> tuple[np.ndarray, float]:
     ticks, _, tick, end = _packets(path)
     return (ticks - ticks[0]) * tick, float((end - ticks[0]) * tick)
 
+# %% ../nbs/parts/decoders.ipynb #81666e73
 def _walk(path: Path, wanted: list[int], keys: np.ndarray, take: Callable) -> None:
     "Call `take(tick, frame)` for pictures on the way to the `wanted` ticks, ascending; jumps to the key frame before each that lies ahead."
     with _container(path) as container:
@@ -132,46 +168,62 @@ def _walk(path: Path, wanted: list[int], keys: np.ndarray, take: Callable) -> No
                 container.seek(int(keys[before]), stream=stream)
                 frames, at = container.decode(stream), None
             while at is None or at < tick:
-                if (frame := next(frames, None)) is None: return
-                if frame.pts is None: continue
+                if (frame := next(frames, None)) is None:
+                    return
+                if frame.pts is None:
+                    continue
                 at = frame.pts
                 take(at, frame)
 
+
 def _pyav_frames(path: Path, picked: np.ndarray, width: int, height: int) -> np.ndarray:
     import av
+
     ticks, keys, *_ = _packets(path)
     wanted, got = [int(t) for t in ticks[picked]], {}
+
     def take(tick, frame):
-        if tick not in wanted or tick in got: return
+        if tick not in wanted or tick in got:
+            return
         turns = round(frame.rotation / 90) % 4
         size = dict(width=height, height=width) if turns % 2 else dict(width=width, height=height)
         got[tick] = np.rot90(frame.to_ndarray(format="rgb24", **size), turns)
+
     try:
         for known in (keys, keys[:0]):
-            if missing := sorted(set(wanted) - set(got)): _walk(path, missing, known, take)
-    except (av.FFmpegError, ValueError, OverflowError) as e: raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
-    if missing := sorted(set(wanted) - set(got)): raise VideoError(path, f"PyAV finds no picture at {len(missing)} of {len(wanted)} of its times")
+            if missing := sorted(set(wanted) - set(got)):
+                _walk(path, missing, known, take)
+    except (av.FFmpegError, ValueError, OverflowError) as e:
+        raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
+    if missing := sorted(set(wanted) - set(got)):
+        raise VideoError(path, f"PyAV finds no picture at {len(missing)} of {len(wanted)} of its times")
     return np.stack([got[t] for t in wanted])
 
 # %% ../nbs/parts/decoders.ipynb #fc752b72
 def _torchcodec_frames(path: Path, picked: np.ndarray, width: int, height: int) -> np.ndarray:
     from torchcodec.decoders import VideoDecoder
+
     ticks, _, tick, _ = _packets(path)
     seconds = ticks[picked] * tick
     try:
         decoder = VideoDecoder(str(path), dimension_order="NCHW", num_ffmpeg_threads=1, seek_mode="exact")
         batch = decoder.get_frames_at([int(i) for i in picked])
-    except (RuntimeError, ValueError, IndexError) as e: raise VideoError(path, f"torchcodec cannot decode it ({_last_line(e)})") from e
-    if np.abs(batch.pts_seconds.numpy() - seconds).max() > 2e-3: raise VideoError(path, "torchcodec gives other pictures than those asked for")
+    except (RuntimeError, ValueError, IndexError) as e:
+        raise VideoError(path, f"torchcodec cannot decode it ({_last_line(e)})") from e
+    if np.abs(batch.pts_seconds.numpy() - seconds).max() > 2e-3:
+        raise VideoError(path, "torchcodec gives other pictures than those asked for")
     from torchvision.transforms.v2.functional import resize
+
     return resize(batch.data, [height, width], antialias=True).permute(0, 2, 3, 1).contiguous().numpy()
 
 # %% ../nbs/parts/decoders.ipynb #6ed4c3d3
 class Backend(NamedTuple):
     "A way to decode; times are seconds from the first picture, pictures `(m, height, width, 3)` uint8 RGB."
-    module: str       # what must be installed
-    clock: Callable   # path → times (N,) ascending, end of the last picture
+
+    module: str  # what must be installed
+    clock: Callable  # path → times (N,) ascending, end of the last picture
     frames: Callable  # path, indices (m,), width, height → pictures
+
 
 BACKENDS = {
     "decord": Backend("decord", _decord_clock, _decord_frames),
@@ -179,19 +231,26 @@ BACKENDS = {
     "torchcodec": Backend("torchcodec", _pyav_clock, _torchcodec_frames),
 }
 
+
 def backend_version(
     name: str,  # a key of `BACKENDS`
-) -> str:       # such as "decord 0.6.0"; a cached frame remembers which library made it
+) -> str:  # such as "decord 0.6.0"; a cached frame remembers which library made it
     "Name and version of an installed backend; a `ValueError` for one that is unknown, an `ImportError` for one that is not there."
-    if name not in BACKENDS: raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if name == "decord": return f"decord {_decord().__version__}"
-    if not find_spec(BACKENDS[name].module): raise ImportError(f"backend {name!r} needs `pip install {BACKENDS[name].module}`")
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if name == "decord":
+        return f"decord {_decord().__version__}"
+    if not find_spec(BACKENDS[name].module):
+        raise ImportError(f"backend {name!r} needs `pip install {BACKENDS[name].module}`")
     from importlib.metadata import version
+
     return f"{name} {version(BACKENDS[name].module)}"
+
 
 def default_backend() -> str:
     "What `VTG_R1_BACKEND` names, else decord."
     return os.environ.get("VTG_R1_BACKEND", "decord")
+
 
 def installed() -> list[str]:
     "The backends that can be used here."

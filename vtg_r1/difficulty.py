@@ -15,6 +15,7 @@ from functools import wraps
 from pathlib import Path
 
 import numpy as np
+
 from .bad_days import data_history, note_left_out
 from .files import Busy, lock
 from .inference import by_video
@@ -27,13 +28,14 @@ from .spans import tiou
 def difficulty(
     sample: Sample,
     responses: Sequence[str],  # K rollouts of one policy
-    policy: str,               # its name, for the record
-    pass_iou: float = 0.5,     # tIoU from which a rollout counts as a hit
-) -> dict:                     # {policy, ious, mean_iou, pass_rate}, the record's `difficulty`
+    policy: str,  # its name, for the record
+    pass_iou: float = 0.5,  # tIoU from which a rollout counts as a hit
+) -> dict:  # {policy, ious, mean_iou, pass_rate}, the record's `difficulty`
     "What K rollouts say about one sample: tIoU of each with the best true span, their mean, the share of hits."
     spans = [parse_span(r) or [np.nan, np.nan] for r in responses]
     ious = tiou(np.array(spans)[:, None], np.array(sample.spans)[None]).max(1)
     return dict(policy=policy, ious=[round(float(i), 4) for i in ious], mean_iou=float(ious.mean()), pass_rate=float((ious >= pass_iou).mean()))
+
 
 def reward_spread(sample: Sample) -> float:
     "Population deviation of a sample's tIoU over its rollouts: what GRPO has to learn from."
@@ -41,62 +43,77 @@ def reward_spread(sample: Sample) -> float:
 
 # %% ../nbs/04_difficulty.ipynb #393816cc
 def rollouts_to(
-    path: str | Path,          # JSONL of {"qid", "responses"}; whole batches that stand there are kept
+    path: str | Path,  # JSONL of {"qid", "responses"}; whole batches that stand there are kept
     ask: Callable[[list[Sample]], list[str]],  # K responses for each sample of a batch, those of one sample together
     samples: Sequence[Sample],
-    batch_size: int,           # samples at a time
-    seed: int = 0,             # of all batches
-    progress: bool = True,     # show a bar
-) -> dict[str, list[str]]:     # qid → K responses
+    batch_size: int,  # samples at a time
+    seed: int = 0,  # of all batches
+    progress: bool = True,  # show a bar
+) -> dict[str, list[str]]:  # qid → K responses
     "Rollouts of a policy on samples; a second call goes on where the first stopped."
     from tqdm import tqdm
+
     from vtg_r1.runs import set_seed
+
     batches = list(by_video(samples, batch_size))  # a video is seen once for its queries and all their rollouts
     with _in_turn(path := Path(path)):
         found = {row["qid"]: row["responses"] for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
         for k, batch in enumerate(tqdm(batches, desc="rollouts", mininterval=2, disable=not progress)):
-            if all(s.qid in found for s in batch): continue
+            if all(s.qid in found for s in batch):
+                continue
             set_seed(int(np.random.default_rng([seed, k]).integers(2**31)))
             said = ask(batch)
-            if len(said) % len(batch): raise ValueError(f"{len(said)} responses for {len(batch)} samples: not the same number each")
+            if len(said) % len(batch):
+                raise ValueError(f"{len(said)} responses for {len(batch)} samples: not the same number each")
             each = len(said) // len(batch)
-            found |= {s.qid: said[i * each:(i + 1) * each] for i, s in enumerate(batch)}
+            found |= {s.qid: said[i * each : (i + 1) * each] for i, s in enumerate(batch)}
             append_jsonl(path, [{"qid": s.qid, "responses": found[s.qid]} for s in batch])
     return {s.qid: found[s.qid] for s in samples}
+
 
 @contextmanager
 def _in_turn(path: Path):
     "Hold a file of rollouts; who wants the same ones waits for them."
-    try: held = lock(path.with_name(path.name + ".lock"))
+    try:
+        held = lock(path.with_name(path.name + ".lock"))
     except Busy as e:
         print(f"{path.name} is being written by {e.holder}: waiting for it")
         held = lock(path.with_name(path.name + ".lock"), patience=float("inf"))
-    try: yield
-    finally: held.close()
+    try:
+        yield
+    finally:
+        held.close()
 
 # %% ../nbs/04_difficulty.ipynb #d5e3f68b
 def teacher_iou(sample: Sample) -> float:
     "How well the teacher did on a sample."
-    if not sample.teacher: raise SampleError(f"sample {sample.qid!r}, field 'teacher': is empty; this strategy needs the teacher's answers, see 01_curation", "teacher")
+    if not sample.teacher:
+        raise SampleError(f"sample {sample.qid!r}, field 'teacher': is empty; this strategy needs the teacher's answers, see 01_curation", "teacher")
     return float(sample.teacher["iou"])
+
 
 def policy_iou(sample: Sample) -> float:
     "How well the policy did on a sample, mean tIoU of its rollouts."
-    if not sample.difficulty: raise SampleError(f"sample {sample.qid!r}, field 'difficulty': is empty; this strategy needs rollouts, see 04_difficulty and the parameter difficulty",
-                                                "difficulty")
+    if not sample.difficulty:
+        raise SampleError(
+            f"sample {sample.qid!r}, field 'difficulty': is empty; this strategy needs rollouts, see 04_difficulty and the parameter difficulty",
+            "difficulty",
+        )
     return float(sample.difficulty["mean_iou"])
+
 
 def teacher_threshold(
     samples: Sequence[Sample],
-    low: float = 0.4,           # ε2 (paper: 0.4)
+    low: float = 0.4,  # ε2 (paper: 0.4)
 ) -> list[Sample]:
     "The paper's filter: samples on which the teacher's tIoU is below ε2 are too hard, or their label is wrong."
     return [s for s in samples if teacher_iou(s) >= low]
 
+
 def keep_between(
     samples: Sequence[Sample],  # with `difficulty` filled
-    low: float = 0.1,           # mean tIoU below which a sample is hopeless for this policy
-    high: float = 0.9,          # mean tIoU above which it is solved
+    low: float = 0.1,  # mean tIoU below which a sample is hopeless for this policy
+    high: float = 0.9,  # mean tIoU above which it is solved
 ) -> list[Sample]:
     "Samples that the policy neither solves nor is lost on."
     return [s for s in samples if low <= policy_iou(s) <= high]
@@ -108,33 +125,39 @@ def _draw(samples: Sequence[Sample], weights: np.ndarray, n: int, seed: int) -> 
     keys = np.log(np.random.default_rng([seed, 2]).random(len(samples))) / np.maximum(weights, 1e-300)  # Efraimidis and Spirakis, 2006
     return [samples[i] for i in sorted(np.argsort(-keys, kind="stable")[:n])]
 
+
 def gaussian_weights(
-    ious: np.ndarray,       # (n,), mean tIoU of the policy
-    target: float = 0.3,    # Time-R1: 0.3
-    sigma: float = 0.2,     # Time-R1: 0.2
-    bins: int = 0,          # of the density that is divided out; 0 divides by nothing
-) -> np.ndarray:            # (n,)
+    ious: np.ndarray,  # (n,), mean tIoU of the policy
+    target: float = 0.3,  # Time-R1: 0.3
+    sigma: float = 0.2,  # Time-R1: 0.2
+    bins: int = 0,  # of the density that is divided out; 0 divides by nothing
+) -> np.ndarray:  # (n,)
     "Weight of each sample: a Gaussian of its difficulty, with `bins` over the share of samples as difficult as it."
     weights = np.exp(-0.5 * ((ious - target) / sigma) ** 2)
-    if not bins: return weights
+    if not bins:
+        return weights
     at = np.minimum((ious * bins).astype(int), bins - 1)
     return weights / np.bincount(at, minlength=bins)[at]
 
+
 def gaussian(
     samples: Sequence[Sample],  # with `difficulty` filled
-    n: int = 0,             # samples to draw; 0 is half of them
-    target: float = 0.3,    # mean tIoU (Time-R1: 0.3)
-    sigma: float = 0.2,     # deviation around it (Time-R1: 0.2)
-    seed: int = 0,          # of the draw
+    n: int = 0,  # samples to draw; 0 is half of them
+    target: float = 0.3,  # mean tIoU (Time-R1: 0.3)
+    sigma: float = 0.2,  # deviation around it (Time-R1: 0.2)
+    seed: int = 0,  # of the draw
 ) -> list[Sample]:
     "Time-R1's draw around a target difficulty (arXiv 2503.13377)."
     return _draw(samples, gaussian_weights(np.array([policy_iou(s) for s in samples]), target, sigma), n, seed)
 
+
 def gaussian_corrected(
     samples: Sequence[Sample],  # with `difficulty` filled
-    n: int = 0, target: float = 0.3, sigma: float = 0.2,  # as `gaussian`
-    bins: int = 10,         # of the density that is divided out
-    seed: int = 0,          # of the draw
+    n: int = 0,
+    target: float = 0.3,
+    sigma: float = 0.2,  # as `gaussian`
+    bins: int = 10,  # of the density that is divided out
+    seed: int = 0,  # of the draw
 ) -> list[Sample]:
     "TimeLens's draw: as `gaussian`, whatever the distribution of difficulty in the pool."
     return _draw(samples, gaussian_weights(np.array([policy_iou(s) for s in samples]), target, sigma, bins), n, seed)
@@ -142,7 +165,7 @@ def gaussian_corrected(
 # %% ../nbs/04_difficulty.ipynb #450a25ce
 def easy_to_hard(
     samples: Sequence[Sample],
-    by: str = "policy",        # or "teacher": whose tIoU says what is easy
+    by: str = "policy",  # or "teacher": whose tIoU says what is easy
 ) -> list[Sample]:
     "All samples, the easiest first."
     key = {"policy": policy_iou, "teacher": teacher_iou}[by]
@@ -152,17 +175,18 @@ def easy_to_hard(
 @dataclass
 class Plan:
     "What RL trains on and in which order."
+
     samples: list[Sample]
-    in_order: bool = False                                   # else shuffled anew in each pass
-    stays: Callable[[list[float]], bool] = lambda ious: True # whether a sample is in the next pass, by the tIoUs of its last group
+    in_order: bool = False  # else shuffled anew in each pass
+    stays: Callable[[list[float]], bool] = lambda ious: True  # whether a sample is in the next pass, by the tIoUs of its last group
     seen: dict[str, list[float]] = field(default_factory=dict)  # qid → tIoUs of its last group, filled during training
-    lives: list[list[int]] = field(default_factory=list)     # the samples that were in each pass so far
-    again: list[list[int]] = field(default_factory=list)     # those of an interrupted run, gone through again when it is resumed
+    lives: list[list[int]] = field(default_factory=list)  # the samples that were in each pass so far
+    again: list[list[int]] = field(default_factory=list)  # those of an interrupted run, gone through again when it is resumed
 
     def passes(
         self,
-        batch: int,   # queries an update
-        seed: int = 0,   # of the order
+        batch: int,  # queries an update
+        seed: int = 0,  # of the order
     ) -> Iterator[int]:  # indices of samples, without end; each pass a multiple of `batch`
         "The order in which samples are trained on."
         rng, self.lives = np.random.default_rng([seed, 3]), []
@@ -170,7 +194,7 @@ class Plan:
             live = self.again[len(self.lives)] if len(self.lives) < len(self.again) else self._alive(batch)
             self.lives.append(live)
             order = live if self.in_order else rng.permutation(live).tolist()
-            yield from order[:len(order) - len(order) % batch]
+            yield from order[: len(order) - len(order) % batch]
 
     def _alive(self, batch: int) -> list[int]:
         "The samples that are in the next pass; where too few are left for one update, all."
@@ -179,19 +203,30 @@ class Plan:
 
     def noting(self, reward: Callable) -> Callable:
         "The same reward function, which also notes what each group got; TRL logs it by the same name."
+
         @wraps(reward)
         def noted(completions, qid=(), **columns):
             values = reward(completions=completions, qid=qid, **columns)
             groups = {}
-            for q, v in (pair for part in from_all(list(zip(qid, values))) for pair in part): groups.setdefault(q, []).append(v)
+            for q, v in (pair for part in from_all(list(zip(qid, values))) for pair in part):
+                groups.setdefault(q, []).append(v)
             self.seen |= groups
             return values
+
         return noted
 
 # %% ../nbs/04_difficulty.ipynb #a2fdbbe2
-def _not_solved(ious) -> bool: return float(np.mean(ious)) <= 0.7  # Time-R1: 0.7
-def _not_hopeless(ious) -> bool: return max(ious) > 0
-def _not_flat(ious) -> bool: return max(ious) - min(ious) > 1e-6
+def _not_solved(ious) -> bool:
+    return float(np.mean(ious)) <= 0.7  # Time-R1: 0.7
+
+
+def _not_hopeless(ious) -> bool:
+    return max(ious) > 0
+
+
+def _not_flat(ious) -> bool:
+    return max(ious) - min(ious) > 1e-6
+
 
 STRATEGIES = {  # name → (samples → those kept, in their order), (tIoUs of a group → whether its sample stays), order kept
     "teacher_threshold": (teacher_threshold, None, False),
@@ -205,46 +240,56 @@ STRATEGIES = {  # name → (samples → those kept, in their order), (tIoUs of a
     "drop_flat": (list, _not_flat, False),
 }
 
+
 def make_plan(
     samples: Sequence[Sample],
-    strategy: str,     # a name of STRATEGIES
-    seed: int = 0,     # of a strategy that draws
-    **options,         # of its function
+    strategy: str,  # a name of STRATEGIES
+    seed: int = 0,  # of a strategy that draws
+    **options,  # of its function
 ) -> Plan:
     "What a strategy makes of the RL samples."
-    if strategy not in STRATEGIES: raise ValueError(f"strategy {strategy!r}: known are {', '.join(STRATEGIES)}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy {strategy!r}: known are {', '.join(STRATEGIES)}")
     keep, stays, in_order = STRATEGIES[strategy]
-    if keep in (gaussian, gaussian_corrected): options = {"seed": seed, **options}
+    if keep in (gaussian, gaussian_corrected):
+        options = {"seed": seed, **options}
     kept = keep(samples, **options)
-    if not kept: raise SampleError(f"strategy {strategy!r} keeps none of {len(samples)} samples: loosen its options {options}", reason="empty_set")
+    if not kept:
+        raise SampleError(f"strategy {strategy!r} keeps none of {len(samples)} samples: loosen its options {options}", reason="empty_set")
     return Plan(list(kept), in_order, *([stays] if stays else []))
 
 # %% ../nbs/04_difficulty.ipynb #9689e290
 def with_difficulty(
     samples: Sequence[Sample],
-    path: str | Path,     # a run of 04_difficulty, or its rl_scored.jsonl; relative ones count from the project root
+    path: str | Path,  # a run of 04_difficulty, or its rl_scored.jsonl; relative ones count from the project root
 ) -> list[Sample]:
     "RL samples with the difficulty that a run of 04_difficulty found."
     path = resolve(path)
     records = {s.qid: s.difficulty for s in load_samples(path / "rl_scored.jsonl" if path.is_dir() else path) if s.difficulty}
     without = [s.qid for s in samples if s.qid not in records]
-    if without: raise SampleError(f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0",
-                                  "difficulty")
+    if without:
+        raise SampleError(
+            f"{path}: holds no difficulty for {len(without)} of {len(samples)} samples, e.g. {without[0]!r}; run 04_difficulty on the same annotations with limit=0",
+            "difficulty",
+        )
     return [replace(s, difficulty=records[s.qid]) for s in samples]
 
 # %% ../nbs/04_difficulty.ipynb #ab348c8e
 def stage_plan(
-    run,                    # the stage's `runs.Run`
+    run,  # the stage's `runs.Run`
     samples: list[Sample],
-    strategy: str,          # a name of STRATEGIES; "" is no plan
-    options: dict,          # of the strategy
-    seed: int = 0,          # of the strategies that draw
-    difficulty: str = "",   # a run of 04_difficulty, for strategies that ask the policy; "" takes what the samples hold
+    strategy: str,  # a name of STRATEGIES; "" is no plan
+    options: dict,  # of the strategy
+    seed: int = 0,  # of the strategies that draw
+    difficulty: str = "",  # a run of 04_difficulty, for strategies that ask the policy; "" takes what the samples hold
 ) -> tuple[Plan | None, list[Sample]]:  # (the plan; the samples that it trains on)
     "The plan of a stage's parameters."
-    if not strategy: return None, samples
-    try: plan = make_plan(with_difficulty(samples, difficulty) if difficulty else samples, strategy, seed, **options)
-    except SampleError as e: raise SampleError(f"{data_history(run)}: {e}", e.field, e.reason) from None
+    if not strategy:
+        return None, samples
+    try:
+        plan = make_plan(with_difficulty(samples, difficulty) if difficulty else samples, strategy, seed, **options)
+    except SampleError as e:
+        raise SampleError(f"{data_history(run)}: {e}", e.field, e.reason) from None
     note_left_out(run, f"strategy {strategy!r}", len(samples) - len(plan.samples))
     print(f"{strategy}: {len(plan.samples)} of {len(samples)} samples")
     return plan, plan.samples

@@ -23,19 +23,24 @@ from .video import read_frames, video_path
 # %% ../nbs/07_benchmarks.ipynb #e6e09b94
 _FREE = {"run_name", "outputs_dir", "resume", "compare_with", "prior", "threads", "batch_size"}  # may differ in a resumed run
 
+
 def take_over(
     resume: str | Path,  # folder of an interrupted run; "" for none
-    run: Run,            # the new run
-    parameters: dict,    # of the new run
-) -> Path:               # the new run's predictions.jsonl, with the old rows if there are any
+    run: Run,  # the new run
+    parameters: dict,  # of the new run
+) -> Path:  # the new run's predictions.jsonl, with the old rows if there are any
     "Copy the predictions of an interrupted run into the new one; a run with other parameters is refused."
     path = run.path / "predictions.jsonl"
-    if not resume: return path
+    if not resume:
+        return path
     old = resolve(resume)
-    if not (old / "predictions.jsonl").is_file(): raise RunError(f"resume {str(resume)!r}: no predictions.jsonl in {old}")
+    if not (old / "predictions.jsonl").is_file():
+        raise RunError(f"resume {str(resume)!r}: no predictions.jsonl in {old}")
     before = read_manifest(old).get("parameters", {})
     if differ := sorted(k for k in parameters.keys() - _FREE if before.get(k) != parameters[k]):
-        raise RunError(f"resume {str(resume)!r}: parameter {differ[0]!r} was {before.get(differ[0])!r} there and is {parameters[differ[0]]!r} here; start without resume")
+        raise RunError(
+            f"resume {str(resume)!r}: parameter {differ[0]!r} was {before.get(differ[0])!r} there and is {parameters[differ[0]]!r} here; start without resume"
+        )
     shutil.copyfile(old / "predictions.jsonl", path)
     return path
 
@@ -58,14 +63,24 @@ def shape_of(
     longest = np.array([max(s.spans, key=lambda span: span[1] - span[0]) for s in samples])
     first = np.array([predictions[s.qid].spans[0] if s.qid in predictions and predictions[s.qid].spans else [np.nan] * 2 for s in samples])
     duration = np.array([s.duration for s in samples])
-    return {"iou": per_query(samples, predictions)["iou"], "length": length(longest) / duration, "centre": longest.mean(1) / duration, "predicted": first.mean(1) / duration}
+    return {
+        "iou": per_query(samples, predictions)["iou"],
+        "length": length(longest) / duration,
+        "centre": longest.mean(1) / duration,
+        "predicted": first.mean(1) / duration,
+    }
 
 # %% ../nbs/07_benchmarks.ipynb #b78db76f
 def case_of(
     sample: Sample,
     prediction: Prediction,
-    view: View,         # where its video lies, and what decodes it
-) -> dict:              # of `plots.draw_cases`
+    view: View,  # where its video lies, and what decodes it
+) -> dict:  # of `plots.draw_cases`
     "A query with its frames, its true spans and the first predicted one."
     pictures, times = read_frames(video_path(view.video_root, sample.video), 12, 96 * 96, sample.clip, backend=view.backend)
-    return {"title": f"{sample.query} ({sample.qid})", "pictures": pictures, "times": times, "spans": {"truth": sample.spans, "predicted": prediction.spans[:1]}}
+    return {
+        "title": f"{sample.query} ({sample.qid})",
+        "pictures": pictures,
+        "times": times,
+        "spans": {"truth": sample.spans, "predicted": prediction.spans[:1]},
+    }

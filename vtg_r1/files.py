@@ -6,7 +6,13 @@
 __all__ = ['DiskFull', 'naming', 'whole_file', 'whole_folder', 'append', 'Busy', 'lock']
 
 # %% ../nbs/parts/files.ipynb #0f11e504
-import errno, os, re, secrets, shutil, socket, time
+import errno
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,23 +20,31 @@ from pathlib import Path
 # %% ../nbs/parts/files.ipynb #0f11e506
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+
 class DiskFull(OSError):
     "A file that could not be written to its end."
-    def __str__(self) -> str: return f"{self.filename} cannot be written ({self.strerror}): make room there; what it held before is untouched"
+
+    def __str__(self) -> str:
+        return f"{self.filename} cannot be written ({self.strerror}): make room there; what it held before is untouched"
+
 
 def _full(e: Exception) -> int:
     "The system's number for a full disk, where that is what an error says; else 0."
-    if isinstance(e, OSError): return e.errno if e.errno in _FULL else 0
+    if isinstance(e, OSError):
+        return e.errno if e.errno in _FULL else 0
     said = re.search(r"os error (\d+)|code: (\d+)", str(e)) if type(e).__name__ == "SafetensorError" else None
     number = int(said[1] or said[2]) if said else 0
     return number if number in _FULL else 0
 
+
 @contextmanager
 def naming(path: str | Path):
     "Within it, the error of a full disk is a `DiskFull` that names this file."
-    try: yield
+    try:
+        yield
     except Exception as e:
-        if isinstance(e, DiskFull) or not (number := _full(e)): raise
+        if isinstance(e, DiskFull) or not (number := _full(e)):
+            raise
         raise DiskFull(number, os.strerror(number), str(path)) from e
 
 # %% ../nbs/parts/files.ipynb #0f11e508
@@ -38,12 +52,13 @@ def _beside(path: Path, ending: str = "part") -> Path:
     "A name of this process's own in the same folder."
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{ending}")
 
+
 @contextmanager
 def whole_file(
-    path: str | Path,   # of the whole file
-    mode: str = "w",    # "w" for UTF-8 text, "wb" for bytes
+    path: str | Path,  # of the whole file
+    mode: str = "w",  # "w" for UTF-8 text, "wb" for bytes
     sync: bool = True,  # wait until it is on the disk
-) -> Iterator:          # the open file
+) -> Iterator:  # the open file
     "A file that appears, or takes the place of the old one, once it is complete."
     path = Path(path)
     part = _beside(path)
@@ -52,9 +67,12 @@ def whole_file(
             with open(part, mode, **({} if "b" in mode else dict(encoding="utf-8", newline="\n"))) as f:
                 yield f
                 f.flush()
-                if sync: os.fsync(f.fileno())
+                if sync:
+                    os.fsync(f.fileno())
             os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
+
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:  # the folder to fill
@@ -65,26 +83,31 @@ def whole_folder(path: str | Path) -> Iterator[Path]:  # the folder to fill
         with naming(path):
             part.mkdir(parents=True)
             yield part
-        if path.exists(): path.rename(old)
+        if path.exists():
+            path.rename(old)
         part.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    finally: shutil.rmtree(part, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/parts/files.ipynb #0f11e50b
 def append(
-    path: str | Path,    # made if missing
-    text: str,           # whole lines
+    path: str | Path,  # made if missing
+    text: str,  # whole lines
     sync: bool = False,  # wait until they are on the disk
-) -> int:                # where in the file they begin, bytes
+) -> int:  # where in the file they begin, bytes
     "Add lines to the end of a file, all of them or none; of one writer at a time."
     data = text.encode()
     with naming(path), open(path, "ab+", buffering=0) as f:
         size = f.seek(0, os.SEEK_END)
         half = size > 0 and os.pread(f.fileno(), 1, size - 1) != b"\n"
-        if half: data = b"\n" + data
+        if half:
+            data = b"\n" + data
         try:
-            while data: data = data[f.write(data):]
-            if sync: os.fsync(f.fileno())
+            while data:
+                data = data[f.write(data) :]
+            if sync:
+                os.fsync(f.fileno())
         except OSError:
             f.truncate(size)
             raise
@@ -92,25 +115,31 @@ def append(
 
 # %% ../nbs/parts/files.ipynb #0f11e50e
 class Busy(RuntimeError):
-    "A lock that another process has; `holder` says which, such as \"process 12 on host\"."
+    'A lock that another process has; `holder` says which, such as "process 12 on host".'
+
     def __init__(self, path, holder: str):
         super().__init__(f"{path} is held by {holder}")
         self.holder = holder
 
+
 def lock(
-    path: str | Path,       # made if missing; says who has it
+    path: str | Path,  # made if missing; says who has it
     patience: float = 0.2,  # seconds to wait for it; who only looks whether it is free has it for a moment
-):                          # the open file; closing it lets go
+):  # the open file; closing it lets go
     "Take the lock that a file stands for, or raise `Busy`."
     import fcntl
-    with naming(path): f = open(path, "a+", encoding="utf-8")
+
+    with naming(path):
+        f = open(path, "a+", encoding="utf-8")
     end = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if time.monotonic() < end: time.sleep(0.02); continue
+            if time.monotonic() < end:
+                time.sleep(0.02)
+                continue
             f.seek(0)
             holder = f.readline(300).strip()
             f.close()

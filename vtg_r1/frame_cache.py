@@ -6,7 +6,11 @@
 __all__ = ['FrameCache', 'Recent', 'cache_folder', 'cache_gigabytes']
 
 # %% ../nbs/parts/frame_cache.ipynb #def381f1
-import hashlib, os, threading, time, warnings
+import hashlib
+import os
+import threading
+import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -14,22 +18,31 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
+
 from .files import whole_file
 
 # %% ../nbs/parts/frame_cache.ipynb #590940c7
 def _pack(key: str, frames: np.ndarray, times: np.ndarray) -> list:
     "The pieces of an entry, in the order in which they are written."
-    pieces = [np.array(frames.shape, np.int64).tobytes(), np.ascontiguousarray(times, np.float64).tobytes(), np.ascontiguousarray(frames).reshape(-1).data]
+    pieces = [
+        np.array(frames.shape, np.int64).tobytes(),
+        np.ascontiguousarray(times, np.float64).tobytes(),
+        np.ascontiguousarray(frames).reshape(-1).data,
+    ]
     return [_checksum(key, *pieces), *pieces]
+
 
 def _checksum(key: str, *pieces) -> bytes:
     digest = xxhash.xxh3_128(key.encode())
-    for piece in pieces: digest.update(piece)
+    for piece in pieces:
+        digest.update(piece)
     return digest.digest()
+
 
 def _unpack(key: str, data: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     "Frames and times of an entry's bytes, or None where they are not what was written."
-    if len(data) < 48 or _checksum(key, data[16:]) != data[:16].tobytes(): return None
+    if len(data) < 48 or _checksum(key, data[16:]) != data[:16].tobytes():
+        return None
     shape = data[16:48].view(np.int64)
     frames = 48 + 8 * int(shape[0])
     return data[frames:].reshape(shape), data[48:frames].view(np.float64)
@@ -40,23 +53,31 @@ def _identity(path: Path) -> tuple[int, ...]:
     s = path.stat()
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
 
+
 HOUR = 3600 * 10**9  # ns: what lies further ahead of the clock than this was dated by another clock
+
 
 def _unchanged(identity: tuple[int, ...]) -> bool:
     "Whether a file has rested for two seconds; a time far in the future, which a camera or a clock set back has left, says nothing of it."
     now = time.time_ns()
     return now - max((t for t in identity[1:3] if t < now + HOUR), default=0) > 2e9
 
-def _blake(data: bytes) -> str: return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+def _blake(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
 
 def _digest(path: Path) -> str:
     "BLAKE2b of a file's content."
-    with open(path, "rb") as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
 
 def _write_whole(path: Path, pieces: list) -> None:
     "A file that is there completely or not at all; it has a checksum, so nobody waits for the disk."
     with whole_file(path, "wb", sync=False) as f:
-        for piece in pieces: f.write(piece)
+        for piece in pieces:
+            f.write(piece)
 
 # %% ../nbs/parts/frame_cache.ipynb #7af4bb88
 def _make_room(folder: Path, limit: int) -> None:
@@ -69,32 +90,39 @@ def _make_room(folder: Path, limit: int) -> None:
                 (parts if e.name.endswith(".part") else whole).append((used if used < now + HOUR else 0, max(4096, e.stat().st_size), e.path))
     total = sum(size for _, size, _ in whole + parts)
     for used, size, file in [p for p in parts if p[0] < now - HOUR] + sorted(whole):
-        if total <= limit and not file.endswith(".part"): return
-        with suppress(OSError): os.unlink(file)
+        if total <= limit and not file.endswith(".part"):
+            return
+        with suppress(OSError):
+            os.unlink(file)
         total -= size
 
 # %% ../nbs/parts/frame_cache.ipynb #9c861984
 class FrameCache:
     "Decoded frames in a folder that many processes may share; the least recently used leave when it is full."
-    def __init__(self,
-        folder: str | Path,       # made when the first entry is written
+
+    def __init__(
+        self,
+        folder: str | Path,  # made when the first entry is written
         gigabytes: float = 20.0,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th for a moment
     ):
         self.folder, self.limit = Path(folder), int(gigabytes * 1e9)
         self._rests = 0.0  # seconds of the monotonic clock until which nothing is written, for the disk was full
         self._written = self.limit  # bytes since this process last looked at the whole folder; the first write looks
 
-    def fetch(self,
+    def fetch(
+        self,
         path: str | Path,  # the video
-        how: tuple,        # how it is read: whatever changes the frames
+        how: tuple,  # how it is read: whatever changes the frames
         make: Callable[[], tuple[np.ndarray, np.ndarray]],  # decodes: frames (m, h, w, 3) uint8, times (m,) seconds
     ) -> tuple[np.ndarray, np.ndarray]:
         "The frames and times that `make` gives, from the folder where they are there; a missing video is an `OSError`."
         before = _identity(Path(path))
         key = _blake(repr((self._content(Path(path), before), how)).encode())
-        if (found := self._read(key)) is not None: return found
+        if (found := self._read(key)) is not None:
+            return found
         made = make()
-        if _identity(Path(path)) == before: self._keep(key, *made)  # else somebody replaced the video while it was read
+        if _identity(Path(path)) == before:
+            self._keep(key, *made)  # else somebody replaced the video while it was read
         return made
 
     def _content(self, path: Path, identity: tuple[int, ...]) -> str:
@@ -106,20 +134,25 @@ class FrameCache:
                 os.utime(note)
                 return digest
         digest = _digest(path)
-        if _unchanged(identity): self._store(note, [" ".join([*stands, digest]).encode()])
+        if _unchanged(identity):
+            self._store(note, [" ".join([*stands, digest]).encode()])
         return digest
 
     def _read(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         "An entry, or None; one that is not what was written is removed."
         file = self.folder / f"{key}.frames"
-        try: found = _unpack(key, np.fromfile(file, np.uint8))
-        except OSError: return None
-        with suppress(OSError): os.utime(file) if found is not None else file.unlink(missing_ok=True)
+        try:
+            found = _unpack(key, np.fromfile(file, np.uint8))
+        except OSError:
+            return None
+        with suppress(OSError):
+            os.utime(file) if found is not None else file.unlink(missing_ok=True)
         return found
 
     def _keep(self, key: str, frames: np.ndarray, times: np.ndarray) -> None:
         "Write an entry, and make room when a good deal has been written."
-        if frames.nbytes > self.limit: return
+        if frames.nbytes > self.limit:
+            return
         self._store(self.folder / f"{key}.frames", _pack(key, frames, times))
         self._written += frames.nbytes
         if self._written > self.limit // 64 and self.folder.is_dir():
@@ -128,24 +161,31 @@ class FrameCache:
 
     def _store(self, file: Path, pieces: list) -> None:
         "A cache that cannot be written costs time, not the run; it is tried again after ten minutes."
-        if time.monotonic() < self._rests: return
+        if time.monotonic() < self._rests:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_whole(file, pieces)
         except OSError as e:
-            if not self._rests: warnings.warn(f"{self.folder}: frames are not kept ({e.strerror or e}); it goes on without, and tries again every ten minutes", stacklevel=2)
+            if not self._rests:
+                warnings.warn(
+                    f"{self.folder}: frames are not kept ({e.strerror or e}); it goes on without, and tries again every ten minutes", stacklevel=2
+                )
             self._rests = time.monotonic() + 600
 
 # %% ../nbs/parts/frame_cache.ipynb #485ed80d
 class Recent:
     "The most recently used values, up to so many bytes; the latest stays whatever its size."
-    def __init__(self,
+
+    def __init__(
+        self,
         limit: int,  # bytes
     ):
         self.limit, self.total, self._values, self._lock = limit, 0, OrderedDict(), threading.Lock()
 
-    def get(self,
-        key: Hashable,                           # of the value
+    def get(
+        self,
+        key: Hashable,  # of the value
         make: Callable[[], tuple[object, int]],  # the value and its size, bytes
     ):
         "The value of `key`; `make` gives it and its size in bytes where it is not there."
@@ -155,8 +195,10 @@ class Recent:
                 return self._values[key][0]
         value, size = make()
         with self._lock:
-            if key not in self._values: self._values[key], self.total = (value, size), self.total + size
-            while self.total > self.limit and len(self._values) > 1: self.total -= self._values.popitem(last=False)[1][1]
+            if key not in self._values:
+                self._values[key], self.total = (value, size), self.total + size
+            while self.total > self.limit and len(self._values) > 1:
+                self.total -= self._values.popitem(last=False)[1][1]
             return self._values[key][0] if key in self._values else value
 
 # %% ../nbs/parts/frame_cache.ipynb #79c9c888
@@ -164,8 +206,11 @@ def cache_folder() -> str:
     "Where decoded frames are kept: what `VTG_R1_CACHE` names, else `outputs/cache`."
     return os.environ.get("VTG_R1_CACHE", "outputs/cache")
 
+
 def cache_gigabytes() -> float:
     "Size of the frame cache, 10⁹ bytes: what `VTG_R1_CACHE_GB` says, else 20."
     given = os.environ.get("VTG_R1_CACHE_GB", "20")
-    try: return float(given)
-    except ValueError: raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, got {given!r}") from None
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, got {given!r}") from None

@@ -7,7 +7,15 @@ __all__ = ['ROW_KEYS', 'ONE_THREAD', 'read_grid', 'references', 'filled', 'Job',
            'Pool', 'run_jobs', 'results', 'commits']
 
 # %% ../nbs/parts/grid.ipynb #e2127bdc
-import fcntl, hashlib, json, os, re, shutil, subprocess, sys, time
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,51 +26,65 @@ from .runs import RunError, read_manifest, resolve, run_folder, running, stage_n
 # %% ../nbs/parts/grid.ipynb #60bbb771
 ROW_KEYS = {"stage", "once", "after", "label", "not_runnable"}  # the rest of a row are parameters of its stage
 
+
 def read_grid(
-    path: str | Path,          # YAML; relative paths count from the project root
-    quick: bool = False,       # lay the file's `quick` part over it
+    path: str | Path,  # YAML; relative paths count from the project root
+    quick: bool = False,  # lay the file's `quick` part over it
     overrides: dict | None = None,  # stage → parameters, which win over the rows too
-) -> dict:                     # {"stages", "rows", "seeds", "overrides", …}
+) -> dict:  # {"stages", "rows", "seeds", "overrides", …}
     "A grid file, checked."
     import yaml
+
     grid = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
     short = grid.pop("quick", {})
     for part in ("stages", "rows") if quick else ():
-        for name, extra in short.get(part, {}).items(): grid[part][name] = {**grid[part][name], **extra}
+        for name, extra in short.get(part, {}).items():
+            grid[part][name] = {**grid[part][name], **extra}
     grid |= {"overrides": overrides or {}, **({k: v for k, v in short.items() if k not in ("stages", "rows")} if quick else {})}
-    if strange := set(grid["overrides"]) - set(grid["stages"]): raise RunError(f"{path}: overrides: no such stage {sorted(strange)}; it has {sorted(grid['stages'])}")
+    if strange := set(grid["overrides"]) - set(grid["stages"]):
+        raise RunError(f"{path}: overrides: no such stage {sorted(strange)}; it has {sorted(grid['stages'])}")
     for name, row in grid["rows"].items():
-        if row.get("stage") not in grid["stages"]: raise RunError(f"{path}: row {name!r} has stage {row.get('stage')!r}; use one of {sorted(grid['stages'])}")
-        if missing := [n for n in references(row) if n not in grid["rows"]]: raise RunError(f"{path}: row {name!r} refers to ${missing[0]}, which is no row")
+        if row.get("stage") not in grid["stages"]:
+            raise RunError(f"{path}: row {name!r} has stage {row.get('stage')!r}; use one of {sorted(grid['stages'])}")
+        if missing := [n for n in references(row) if n not in grid["rows"]]:
+            raise RunError(f"{path}: row {name!r} refers to ${missing[0]}, which is no row")
     return grid
+
 
 _REFERENCE = re.compile(r"\$([A-Za-z][\w-]*)")
 
+
 def references(value) -> list[str]:
     "Names of the rows that a value refers to, `$name`, in their order."
-    if isinstance(value, dict): return [n for v in value.values() for n in references(v)]
-    if isinstance(value, list): return [n for v in value for n in references(v)]
+    if isinstance(value, dict):
+        return [n for v in value.values() for n in references(v)]
+    if isinstance(value, list):
+        return [n for v in value for n in references(v)]
     return _REFERENCE.findall(value) if isinstance(value, str) else []
 
+
 def filled(
-    value,                    # of a grid file
+    value,  # of a grid file
     folders: dict[str, str],  # row → its run folder
 ):
     "A value with every `$name` replaced by a folder."
-    if isinstance(value, dict): return {k: filled(v, folders) for k, v in value.items()}
-    if isinstance(value, list): return [filled(v, folders) for v in value]
+    if isinstance(value, dict):
+        return {k: filled(v, folders) for k, v in value.items()}
+    if isinstance(value, list):
+        return [filled(v, folders) for v in value]
     return _REFERENCE.sub(lambda m: folders[m[1]], value) if isinstance(value, str) else value
 
-# %% ../nbs/parts/grid.ipynb #9d54e3de
+# %% ../nbs/parts/grid.ipynb #b947a549
 @dataclass(eq=False)
 class Job:
     "One run that a grid asks for."
+
     row: str
     seed: int
     stage: str
     notebook: str
-    parameters: dict       # of the notebook, run_name and outputs_dir among them
-    needs: tuple[str, ...] # run names that must be finished before
+    parameters: dict  # of the notebook, run_name and outputs_dir among them
+    needs: tuple[str, ...]  # run names that must be finished before
 
     @property
     def name(self) -> str:
@@ -79,11 +101,14 @@ class Job:
         "Whether its manifest says so."
         return read_manifest(self.folder).get("status") == "finished"
 
+# %% ../nbs/parts/grid.ipynb #9d54e3de
 def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
     "The job of a row and seed; jobs that it needs are made first, into `made`."
     row = grid["rows"][name]
-    if "not_runnable" in row: raise RunError(f"row {name!r} cannot be run here: {row['not_runnable']}")
-    if (key := (name, None if row.get("once") else seed)) in made: return made[key]
+    if "not_runnable" in row:
+        raise RunError(f"row {name!r} cannot be run here: {row['not_runnable']}")
+    if (key := (name, None if row.get("once") else seed)) in made:
+        return made[key]
     needs = {n: _job(grid, n, seed, outputs, made) for n in dict.fromkeys(references(row))}
     stage = dict(grid["stages"][row["stage"]])
     notebook = stage.pop("notebook")
@@ -92,46 +117,66 @@ def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
     given = {**({} if row.get("once") else {"seed": seed}), **stage, **filled(own, folders), **grid["overrides"].get(row["stage"], {})}
     digest = hashlib.sha256(json.dumps([notebook, given], sort_keys=True).encode()).hexdigest()[:8]
     run_name = "-".join([name, *([] if row.get("once") else [f"s{seed}"]), digest])
-    made[key] = Job(name, seed, row["stage"], notebook, {**given, "run_name": run_name, "outputs_dir": outputs}, tuple(j.name for j in needs.values()))
+    made[key] = Job(
+        name, seed, row["stage"], notebook, {**given, "run_name": run_name, "outputs_dir": outputs}, tuple(j.name for j in needs.values())
+    )
     return made[key]
 
+
 def grid_jobs(
-    grid: dict,            # of `read_grid`
-    rows: Iterable[str],   # those asked for; what they need comes along
+    grid: dict,  # of `read_grid`
+    rows: Iterable[str],  # those asked for; what they need comes along
     seeds: Iterable[int],  # of the jobs that are not made once
     outputs: str = "outputs",  # folder of all runs
 ) -> dict[tuple[str, int | None], Job]:  # (row, seed) → job, None for rows made once; an order in which they can be run, seed by seed
     "The jobs of some rows of a grid."
-    if unknown := [r for r in rows if r not in grid["rows"]]: raise RunError(f"no such row: {', '.join(unknown)}; known: {', '.join(grid['rows'])}")
+    if unknown := [r for r in rows if r not in grid["rows"]]:
+        raise RunError(f"no such row: {', '.join(unknown)}; known: {', '.join(grid['rows'])}")
     made = {}
     for seed in seeds:
-        for name in rows: _job(grid, name, seed, outputs, made)
+        for name in rows:
+            _job(grid, name, seed, outputs, made)
     return made
 
 # %% ../nbs/parts/grid.ipynb #1afaa362
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} | {"TOKENIZERS_PARALLELISM": "false"}
+
 
 @contextmanager
 def _alone(folder: Path):
     "Hold an outputs folder: two grids would remove each other's unfinished runs."
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".grid.lock", "w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise RunError(f"{folder}: another grid runs here, or a run that one started; wait for it, stop it, or give another outputs_dir") from None
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{folder}: another grid runs here, or a run that one started; wait for it, stop it, or give another outputs_dir"
+            ) from None
         yield f.fileno()
+
 
 def start_job(
     job: Job,
     logs: Path,  # folder of logs and parameters
-    lock: int,   # file descriptor that holds the outputs folder
+    lock: int,  # file descriptor that holds the outputs folder
 ) -> subprocess.Popen:
     "Start a job's process; what it prints goes to logs/<run name>.log."
-    if job.folder.exists(): shutil.rmtree(job.folder)  # left by a run that was killed or failed
+    if job.folder.exists():
+        shutil.rmtree(job.folder)  # left by a run that was killed or failed
     (logs / f"{job.name}.json").write_text(json.dumps(job.parameters, indent=1), encoding="utf-8")
     with open(logs / f"{job.name}.log", "w", encoding="utf-8") as log:
-        return subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", "run", job.notebook, "-f", str(logs / f"{job.name}.json")], cwd=resolve("."), env={**os.environ, **ONE_THREAD},
-                                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                                pass_fds=[lock])  # as long as a job lives, even without its grid, the folder is held
+        return subprocess.Popen(
+            [sys.executable, "-m", "vtg_r1.cli", "run", job.notebook, "-f", str(logs / f"{job.name}.json")],
+            cwd=resolve("."),
+            env={**os.environ, **ONE_THREAD},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock],
+        )  # as long as a job lives, even without its grid, the folder is held
+
 
 def _tail(path: Path) -> str:
     "The last twelve lines of a log."
@@ -144,15 +189,17 @@ def clock(seconds: float) -> str:
     h, rest = divmod(round(seconds), 3600)
     return f"{h}:{rest // 60:02d}:{rest % 60:02d}" if h else f"{rest // 60:02d}:{rest % 60:02d}"
 
+
 def time_left(
-    waiting: list[str],           # stages of jobs that are not started
+    waiting: list[str],  # stages of jobs that are not started
     running: list[tuple[str, float]],  # (stage, seconds so far) of those that are
-    took: list[tuple[str, float]],     # (stage, seconds) of finished ones
-    processes: int,               # jobs at a time
-) -> float | None:                # seconds; None before a job of each stage was finished
+    took: list[tuple[str, float]],  # (stage, seconds) of finished ones
+    processes: int,  # jobs at a time
+) -> float | None:  # seconds; None before a job of each stage was finished
     "How much longer it takes if each job takes what its stage's jobs took on average."
     stages = {s for s, _ in took}
-    if not {*waiting, *(s for s, _ in running)} <= stages: return None
+    if not {*waiting, *(s for s, _ in running)} <= stages:
+        return None
     mean = {s: sum(t for name, t in took if name == s) / sum(name == s for name, _ in took) for s in stages}
     left = sum(mean[s] for s in waiting) + sum(max(mean[s] - t, 0) for s, t in running)
     return max(left / processes, max((mean[s] - t for s, t in running), default=0))
@@ -160,6 +207,7 @@ def time_left(
 # %% ../nbs/parts/grid.ipynb #a7c592cc
 class Pool:
     "Jobs that wait, run, are done or have failed."
+
     def __init__(self, jobs: list[Job], logs: Path, start: Callable):
         self.jobs, self.logs, self.start, self.began = jobs, logs, start, time.monotonic()
         self.done = {j.name for j in jobs if j.finished}
@@ -175,12 +223,14 @@ class Pool:
     def collect(self):
         "Note the jobs that have ended, and give up those that needed a failed one."
         for job, (process, since) in list(self.running.items()):
-            if process.poll() is None: continue
+            if process.poll() is None:
+                continue
             del self.running[job]
             if process.returncode == 0 and job.finished:
                 self.done.add(job.name)
                 self.took.append((job.stage, time.monotonic() - since))
-            else: self.failed[job.name] = _tail(self.logs / f"{job.name}.log")
+            else:
+                self.failed[job.name] = _tail(self.logs / f"{job.name}.log")
         for job in [j for j in self.waiting if set(j.needs) & set(self.failed)]:
             self.waiting.remove(job)
             self.failed[job.name] = f"not started: it needs {', '.join(n for n in job.needs if n in self.failed)}"
@@ -190,35 +240,46 @@ class Pool:
         now = time.monotonic()
         left = time_left([j.stage for j in self.waiting], [(j.stage, now - since) for j, (_, since) in self.running.items()], self.took, processes)
         running = f"{len(self.running)} running{''.join(f' {j.row}' for j in self.running)}"
-        return f"{len(self.done)}/{len(self.jobs)} runs finished, {running}, {len(self.failed)} failed; {clock(now - self.began)} so far" + (f", about {clock(left)} left" if left is not None else "")
+        return f"{len(self.done)}/{len(self.jobs)} runs finished, {running}, {len(self.failed)} failed; {clock(now - self.began)} so far" + (
+            f", about {clock(left)} left" if left is not None else ""
+        )
 
 # %% ../nbs/parts/grid.ipynb #6f42cf48
 def run_jobs(
-    jobs: Iterable[Job],   # each after those it needs, as `grid_jobs` orders them
-    logs: str | Path,      # folder of their logs and parameters
-    processes: int = 2,    # jobs at a time
+    jobs: Iterable[Job],  # each after those it needs, as `grid_jobs` orders them
+    logs: str | Path,  # folder of their logs and parameters
+    processes: int = 2,  # jobs at a time
     start: Callable[[Job, Path, int], subprocess.Popen] = start_job,  # starts a job's process
 ) -> None:
     "Run what is not finished, `processes` at a time, with a line of progress; an error at the end names what failed."
     jobs, logs = list(jobs), Path(logs)
     logs.mkdir(parents=True, exist_ok=True)
-    if not jobs: return
+    if not jobs:
+        return
     with _alone(resolve(jobs[0].parameters["outputs_dir"])) as lock:
         pool, told = Pool(jobs, logs, start), 0.0
         for job in pool.waiting:  # an unfinished one is removed and made again
-            if holder := running(job.folder): raise RunError(f"{job.folder} is being run by {holder}: wait for its end")
+            if holder := running(job.folder):
+                raise RunError(f"{job.folder} is being run by {holder}: wait for its end")
         try:
             while pool.waiting or pool.running:
                 pool.collect()
                 pool.launch(processes, lock)
-                if not pool.running or time.monotonic() - told > 5: print("\r" + pool.line(processes).ljust(140), end="", flush=True); told = time.monotonic()
+                if not pool.running or time.monotonic() - told > 5:
+                    print("\r" + pool.line(processes).ljust(140), end="", flush=True)
+                    told = time.monotonic()
                 time.sleep(0.2 if pool.running else 0)
         finally:
-            for process, _ in pool.running.values(): process.terminate()
-            for process, _ in pool.running.values(): process.wait()
+            for process, _ in pool.running.values():
+                process.terminate()
+            for process, _ in pool.running.values():
+                process.wait()
             print("\r" + pool.line(processes).ljust(140))
-    if pool.failed: raise RunError(f"{len(pool.failed)} of {len(jobs)} runs failed; the finished ones are kept, and the same command goes on with the rest:\n"
-                                   + "\n".join(f"--- {n}\n{t}" for n, t in pool.failed.items()))
+    if pool.failed:
+        raise RunError(
+            f"{len(pool.failed)} of {len(jobs)} runs failed; the finished ones are kept, and the same command goes on with the rest:\n"
+            + "\n".join(f"--- {n}\n{t}" for n, t in pool.failed.items())
+        )
 
 # %% ../nbs/parts/grid.ipynb #6d216347
 def results(
@@ -229,8 +290,10 @@ def results(
     found = {}
     for (row, seed), job in jobs.items():
         metrics = json.loads((job.folder / "metrics.json").read_text(encoding="utf-8"))
-        for s in [seed] if seed is not None else seeds: found.setdefault(row, {})[s] = metrics
+        for s in [seed] if seed is not None else seeds:
+            found.setdefault(row, {})[s] = metrics
     return found
+
 
 def commits(jobs: Iterable[Job]) -> set[str]:
     "Commits that the runs were made with; more than one means that runs of different code are compared."

@@ -6,13 +6,15 @@
 __all__ = ['TINY_MANNER', 'TICKS', 'Manner', 'how_to_ask', 'Answer', 'control_words', 'ground', 'cut']
 
 # %% ../nbs/parts/ground.ipynb #20e2c8f2
-import heapq, os
+import heapq
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
 from .decoders import _container
 from .decoders import _picture as _best_picture
 from .guard import Guard, guarded
@@ -28,23 +30,29 @@ from .video import VideoError, probe
 @dataclass(frozen=True)
 class Manner:
     "How a model is shown a video and asked about it; the defaults are the paper's."
-    frames: int = 64              # at most, a video
-    pixels: int = 128 * 28 * 28   # budget a frame
-    style: str = "full"           # of the prompt, as in `View`
-    encoding: str = "interleaved" # of time, as in `View`
-    max_response: int = 2048      # tokens
+
+    frames: int = 64  # at most, a video
+    pixels: int = 128 * 28 * 28  # budget a frame
+    style: str = "full"  # of the prompt, as in `View`
+    encoding: str = "interleaved"  # of time, as in `View`
+    max_response: int = 2048  # tokens
+
 
 TINY_MANNER = Manner(16, 784, "short", max_response=64)
+
 
 def how_to_ask(
     name: str,  # "tiny", a run folder, a model folder, or a hub id
 ) -> tuple[str, Manner]:  # (what `load_model` takes, how to ask it)
     "A model by any name, and the manner its run was trained in."
-    if name == TINY: return name, TINY_MANNER
+    if name == TINY:
+        return name, TINY_MANNER
     folder = Path(name).expanduser()
     run = next((p for p in (folder, folder.parent) if (p / "manifest.json").is_file()), None)
-    if run is None: return model_path(name), Manner()
-    if not (run / "model" / "config.json").is_file(): raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {run / 'model'})")
+    if run is None:
+        return model_path(name), Manner()
+    if not (run / "model" / "config.json").is_file():
+        raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {run / 'model'})")
     manifest = read_manifest(run)
     view = manifest.get("config", {}).get("view", {})
     noted = {k: v for k, v in {**view, **manifest.get("parameters", {})}.items() if k in Manner.__dataclass_fields__}
@@ -54,27 +62,35 @@ def how_to_ask(
 @dataclass(frozen=True)
 class Answer:
     "What a model says to one query."
+
     query: str
     span: list[float] | None  # seconds within the video; None where the response gives none
     reasoning: str
-    response: str             # whole, as written
+    response: str  # whole, as written
+
 
 def _within(pred: list | None, duration: float) -> list[float] | None:
     "The first predicted span, cut to the video."
-    if not pred: return None
+    if not pred:
+        return None
     start, end = (float(np.clip(t, 0, duration)) for t in pred[0])
     return [start, end] if start < end else None
+
 
 def control_words(processor) -> list[str]:
     "What no query may hold: the model would take it for a picture, or for the end of the question."
     return sorted({"<|", *filter(None, processor.tokenizer.all_special_tokens)})
 
+
 def _check_queries(queries: Sequence[str], words: list[str]) -> None:
     for query in queries:
-        if found := next((word for word in words if word in query), None): raise ValueError(f"query {query[:80]!r} holds {found!r}, a control word of the model: write it in plain words")
+        if found := next((word for word in words if word in query), None):
+            raise ValueError(f"query {query[:80]!r} holds {found!r}, a control word of the model: write it in plain words")
+
 
 def ground(
-    model, processor,  # of transformers
+    model,
+    processor,  # of transformers
     video: str | Path,  # a file
     queries: Sequence[str],  # sentences
     manner: Manner = Manner(),
@@ -85,19 +101,24 @@ def ground(
     view = View(str(path.parent), manner.frames, manner.pixels, manner.style, manner.encoding, cache="")
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]
     rows = predict(model, processor, samples, view, max_new_tokens=manner.max_response, desc="answers")
-    if failed := next((r["error"] for r in rows if "error" in r), None): raise VideoError(video, failed.removeprefix(f"{path}: "))
+    if failed := next((r["error"] for r in rows if "error" in r), None):
+        raise VideoError(video, failed.removeprefix(f"{path}: "))
     return [Answer(q, _within(r["pred"], duration), thought(r["response"]), r["response"]) for q, r in zip(queries, rows)]
 
 # %% ../nbs/parts/ground.ipynb #c0cc863f
 TICKS = 90_000  # of a cut's clock, a second
 
+
 def _timed(container, stream, start: float) -> Iterator[tuple[float, object]]:
     "Decoded frames of a stream with their seconds on the player's clock, from the last key frame before `start`."
     import av
+
     origin = (container.start_time or 0) / av.time_base
     container.seek(int((max(0.0, start) + origin) * av.time_base))
     for frame in container.decode(stream):
-        if frame.time is not None: yield frame.time - origin, frame
+        if frame.time is not None:
+            yield frame.time - origin, frame
+
 
 def _on_display(frames: Iterator[tuple[float, object]], start: float, end: float) -> Iterator[tuple[float, float, object]]:
     "(appears, goes, frame) of all that is shown within [start, end)."
@@ -106,45 +127,59 @@ def _on_display(frames: Iterator[tuple[float, object]], start: float, end: float
         if shown is not None and t <= now:  # two at one time: the later is seen
             shown = frame
             continue
-        if shown is not None and t > start: yield max(now, start), min(t, end), shown
-        if t >= end: return
+        if shown is not None and t > start:
+            yield max(now, start), min(t, end), shown
+        if t >= end:
+            return
         now, shown = t, frame
-    if shown is not None: yield max(now, start), end, shown
+    if shown is not None:
+        yield max(now, start), end, shown
 
 # %% ../nbs/parts/ground.ipynb #a59c99f1
 def _upright(frame):
     "A decoded frame as a player shows it."
     import av
-    if not (turns := round(frame.rotation / 90) % 4): return frame
+
+    if not (turns := round(frame.rotation / 90) % 4):
+        return frame
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)), format="rgb24")
+
 
 def _picture(source, stream, start: float, end: float) -> Iterator:
     "Packets of the picture, each frame with its own time and length."
     lasts = {}
+
     def sealed(packets):
         for packet in packets:
             packet.duration = lasts.pop(packet.pts)
             yield packet
+
     for at, until, frame in _on_display(_timed(source, source.streams.best("video"), start), start, end):
         ticks, last = round((at - start) * TICKS), round((until - start) * TICKS)
-        if ticks == last: continue  # gone before the clock ticks
+        if ticks == last:
+            continue  # gone before the clock ticks
         shown = _upright(frame).reformat(width=stream.width, height=stream.height, format="yuv420p")
         shown.pts, shown.time_base = ticks, Fraction(1, TICKS)
         lasts[ticks] = last - ticks
         yield from sealed(stream.encode(shown))
     yield from sealed(stream.encode())
 
+
 def _sound(source, stream, start: float, end: float) -> Iterator:
     "Packets of the sound, cut to the sample."
     import av
+
     to_float, done = av.AudioResampler("fltp", stream.layout, stream.rate), None
     for t, frame in _timed(source, source.streams.audio[0], start):
-        if t >= end: break
+        if t >= end:
+            break
         for part in to_float.resample(frame):
             first, last = (round((edge - t) * stream.rate) for edge in (start, end))
-            piece = part.to_ndarray()[:, max(0, first):max(0, last)]
-            if not piece.shape[1]: continue
-            if done is None: done = max(0, -first)
+            piece = part.to_ndarray()[:, max(0, first) : max(0, last)]
+            if not piece.shape[1]:
+                continue
+            if done is None:
+                done = max(0, -first)
             cut = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), "fltp", stream.layout.name)
             cut.sample_rate, cut.pts, cut.time_base = stream.rate, done, Fraction(1, stream.rate)
             done += piece.shape[1]
@@ -159,36 +194,45 @@ def _streams(source, out) -> list:
     video = out.add_stream("libx264", rate=seen.average_rate or 25, options={"crf": "20", "preset": "veryfast", "bf": "0"})
     video.width, video.height, video.pix_fmt = max(2, picture.width // 2 * 2), max(2, picture.height // 2 * 2), "yuv420p"
     video.codec_context.time_base = Fraction(1, TICKS)
-    if not source.streams.audio or source.streams.audio[0].codec_context is None: return [video]
+    if not source.streams.audio or source.streams.audio[0].codec_context is None:
+        return [video]
     heard = source.streams.audio[0]
     audio = out.add_stream("aac", rate=heard.rate if heard.rate in (48000, 44100, 32000, 24000, 22050, 16000) else 48000)
     audio.layout = "mono" if heard.channels == 1 else "stereo"
     return [video, audio]
 
+
 def _write_cut(video: Path, part: Path, start: float, end: float) -> None:
     "Decode and encode a stretch of a video, in this process."
     import av
+
     try:
         with _container(video) as seen, _container(video) as heard, av.open(str(part), "w", format="mp4") as new:
             _best_picture(seen, video)
             packets = [make(source, stream, start, end) for make, source, stream in zip((_picture, _sound), (seen, heard), _streams(seen, new))]
-            for packet in heapq.merge(*packets, key=lambda p: p.dts * p.time_base): new.mux(packet)
-    except (av.FFmpegError, StopIteration) as e: raise VideoError(video, f"cannot be cut ({e})") from e
+            for packet in heapq.merge(*packets, key=lambda p: p.dts * p.time_base):
+                new.mux(packet)
+    except (av.FFmpegError, StopIteration) as e:
+        raise VideoError(video, f"cannot be cut ({e})") from e
+
 
 def cut(
-    video: str | Path,      # any that can be decoded
-    out: str | Path,        # an mp4, replaced where it exists; its folder is made
+    video: str | Path,  # any that can be decoded
+    out: str | Path,  # an mp4, replaced where it exists; its folder is made
     span: Sequence[float],  # [start, end], seconds
     guard: Guard = Guard(seconds=3600),  # what decoder and encoder may take: a long stretch takes its time
 ) -> Path:
     "Cut a stretch out of a video, exactly; raises `VideoError`."
     info, (start, end), out = probe(video), span, Path(out)
-    if not 0 <= start < end <= info.duration + 1e-3: raise VideoError(video, f"[{start}, {end}] is no stretch of its {info.duration:.2f} s")
-    if out.exists() and out.samefile(video): raise VideoError(video, "would be overwritten by its own cut: name another file")
+    if not 0 <= start < end <= info.duration + 1e-3:
+        raise VideoError(video, f"[{start}, {end}] is no stretch of its {info.duration:.2f} s")
+    if out.exists() and out.samefile(video):
+        raise VideoError(video, "would be overwritten by its own cut: name another file")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         guarded(video, guard, do="cut", part=os.path.abspath(part), span=[float(start), float(end)])
         os.replace(part, out)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
     return out

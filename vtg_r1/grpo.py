@@ -7,6 +7,7 @@ __all__ = ['advantages', 'grpo_arguments', 'grpo_trainer']
 
 # %% ../nbs/05_grpo.ipynb #bccc108f
 import numpy as np
+
 from .difficulty import Plan
 from .inputs import View, training_set
 from .rewards import format_reward, tiou_reward
@@ -25,93 +26,148 @@ def advantages(
 
 # %% ../nbs/05_grpo.ipynb #13f8a6b8
 def _planned(
-    trainer,     # a GRPOTrainer class
+    trainer,  # a GRPOTrainer class
     plan: Plan,  # of `difficulty.make_plan`
-):               # the class, its queries in the plan's order
+):  # the class, its queries in the plan's order
     "A trainer whose data loader follows a plan; TRL repeats each query for its group, as always."
     from trl.trainer.utils import RepeatSampler
+
     class InOrder(RepeatSampler):
         "Draws query after query when it is asked, so that a plan can react to what was learned."
-        def __len__(self): return self.updates * self.batch_size * self.mini_repeat_count * self.repeat_count
+
+        def __len__(self):
+            return self.updates * self.batch_size * self.mini_repeat_count * self.repeat_count
+
         def __iter__(self):
             order = plan.passes(self.batch_size, self.seed)
             for _ in range(self.updates):
                 chunk = [next(order) for _ in range(self.batch_size)]
-                for _ in range(self.repeat_count): yield from (i for i in chunk for _ in range(self.mini_repeat_count))
+                for _ in range(self.repeat_count):
+                    yield from (i for i in chunk for _ in range(self.mini_repeat_count))
+
     class Planned(trainer):
         def _get_train_sampler(self, dataset=None):
             usual = super()._get_train_sampler(dataset)
             sampler = InOrder(usual.data_source, usual.mini_repeat_count, usual.batch_size, usual.repeat_count, usual.shuffle, usual.seed)
             sampler.updates = self.args.max_steps
             return sampler
+
     return Planned
+
 
 def _remembering(plan: Plan):  # a transformers TrainerCallback
     "Keeps in each checkpoint what a plan has seen and which samples its passes had, and takes it up again."
     from transformers import TrainerCallback
     from transformers.trainer_callback import ExportableState
+
     class Remembering(TrainerCallback, ExportableState):
-        def state(self): return {"args": {}, "attributes": {"seen": plan.seen, "lives": plan.lives}}
+        def state(self):
+            return {"args": {}, "attributes": {"seen": plan.seen, "lives": plan.lives}}
+
         def on_train_begin(self, args, state, control, **kwargs):
-            if state.global_step: plan.seen, plan.again = (state.stateful_callbacks["Remembering"]["attributes"][k] for k in ("seen", "lives"))
+            if state.global_step:
+                plan.seen, plan.again = (state.stateful_callbacks["Remembering"]["attributes"][k] for k in ("seen", "lives"))
+
     return Remembering()
 
-# %% ../nbs/05_grpo.ipynb #7effa2e7
+# %% ../nbs/05_grpo.ipynb #49df9b43
 def grpo_arguments(
-    folder,                        # where the trainer may write
-    seed: int = 0,                 # of sampling and data order
-    steps: int = 600,              # paper: 600
-    prompts_per_step: int = 128,   # queries an update (paper, text: 128)
-    generations: int = 8,          # G (paper: 8)
-    micro_batch: int = 8,          # responses a forward pass, in each process
-    learning_rate: float = 1e-6,   # paper's code: 1e-6
-    warmup_steps: int = 0,         # of linear warm-up
-    beta: float = 0.0,             # paper: 0.0
-    temperature: float = 1.0,      # paper's code: 1.0
-    max_response: int = 2048,      # tokens (paper: 2048)
+    folder,  # where the trainer may write
+    seed: int = 0,  # of sampling and data order
+    steps: int = 600,  # paper: 600
+    prompts_per_step: int = 128,  # queries an update (paper, text: 128)
+    generations: int = 8,  # G (paper: 8)
+    micro_batch: int = 8,  # responses a forward pass, in each process
+    learning_rate: float = 1e-6,  # paper's code: 1e-6
+    warmup_steps: int = 0,  # of linear warm-up
+    beta: float = 0.0,  # paper: 0.0
+    temperature: float = 1.0,  # paper's code: 1.0
+    max_response: int = 2048,  # tokens (paper: 2048)
     weights: tuple[float, float] = (0.9, 0.1),  # λ_tIoU, λ_form (paper: 0.9, 0.1)
     gradient_checkpointing: bool = False,  # less memory, more time
-    save_steps: int = 0,           # steps between checkpoints; 0 for none
-    entropy: float = 0.0,          # weight of an entropy bonus (paper's code: 1e-3; the paper has none)
-    vllm: str = "",                # rollouts by vLLM: "colocate" or "server"; "" by the model itself
+    save_steps: int = 0,  # steps between checkpoints; 0 for none
+    entropy: float = 0.0,  # weight of an entropy bonus (paper's code: 1e-3; the paper has none)
+    vllm: str = "",  # rollouts by vLLM: "colocate" or "server"; "" by the model itself
     vllm_server: str = "127.0.0.1:8000",  # host and port of that server
-    report_to: str = "none",       # "trackio", "tensorboard" or "wandb" as well
-    world: int = 1,                # processes
-) -> dict:                         # keyword arguments of a trl GRPOConfig
+    report_to: str = "none",  # "trackio", "tensorboard" or "wandb" as well
+    world: int = 1,  # processes
+) -> dict:  # keyword arguments of a trl GRPOConfig
     "The paper's GRPO in TRL's words: a composite reward, advantages scaled within each group."
     responses, a_pass, (host, port) = prompts_per_step * generations, micro_batch * world, vllm_server.rsplit(":", 1)
-    if responses % a_pass: raise ValueError(f"micro_batch · processes = {a_pass} must divide prompts_per_step · generations = {responses}")
-    return dict(**common_arguments(folder, seed, gradient_checkpointing, save_steps, report_to), max_steps=steps, learning_rate=learning_rate,
-                lr_scheduler_type="constant_with_warmup", warmup_steps=warmup_steps, weight_decay=0.01, max_grad_norm=1.0,  # paper's code: 1e-2, 1.0
-                per_device_train_batch_size=micro_batch, gradient_accumulation_steps=responses // a_pass, num_generations=generations,
-                max_completion_length=max_response, temperature=temperature, top_k=0, beta=beta, epsilon=0.2, loss_type="dapo", scale_rewards="group",
-                reward_weights=list(weights), entropy_coef=entropy, log_completions=report_to in ("trackio", "wandb"), use_vllm=bool(vllm), vllm_mode=vllm or "colocate", vllm_server_host=host, vllm_server_port=int(port))
+    if responses % a_pass:
+        raise ValueError(f"micro_batch · processes = {a_pass} must divide prompts_per_step · generations = {responses}")
+    return dict(
+        **common_arguments(folder, seed, gradient_checkpointing, save_steps, report_to),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=warmup_steps,
+        weight_decay=0.01,
+        max_grad_norm=1.0,  # paper's code: 1e-2, 1.0
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=responses // a_pass,
+        num_generations=generations,
+        max_completion_length=max_response,
+        temperature=temperature,
+        top_k=0,
+        beta=beta,
+        epsilon=0.2,
+        loss_type="dapo",
+        scale_rewards="group",
+        reward_weights=list(weights),
+        entropy_coef=entropy,
+        log_completions=report_to in ("trackio", "wandb"),
+        use_vllm=bool(vllm),
+        vllm_mode=vllm or "colocate",
+        vllm_server_host=host,
+        vllm_server_port=int(port),
+    )
 
+# %% ../nbs/05_grpo.ipynb #7effa2e7
 def grpo_trainer(
-    model, processor,  # of transformers
+    model,
+    processor,  # of transformers
     samples: list[Sample],
     view: View,
-    folder,                        # where the trainer may write
-    lora=None,                     # a peft config, or None for all weights
-    see_once: bool = True,         # every prompt of a batch computed once for all its responses, exactly; False is stock TRL
-    plan: Plan | None = None,      # of `difficulty.make_plan`: which samples come when, in place of shuffling `samples`
-    **recipe,                      # of `grpo_arguments`
+    folder,  # where the trainer may write
+    lora=None,  # a peft config, or None for all weights
+    see_once: bool = True,  # every prompt of a batch computed once for all its responses, exactly; False is stock TRL
+    plan: Plan | None = None,  # of `difficulty.make_plan`: which samples come when, in place of shuffling `samples`
+    **recipe,  # of `grpo_arguments`
 ):  # a trl GRPOTrainer
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig, GRPOTrainer
+
     from vtg_r1.bad_days import halting
     from vtg_r1.native import NativeGRPOTrainer
     from vtg_r1.see_once import SeeOnceGRPOTrainer
     from vtg_r1.watch import Watch
+
     config = GRPOConfig(**grpo_arguments(folder, world=processes()[1], **recipe))
     queries = config.generation_batch_size // config.num_generations
-    if len(samples) < queries: raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {queries}: give more samples or a smaller step")
-    trainer, watch, paid = SeeOnceGRPOTrainer if see_once else NativeGRPOTrainer if view.encoding == "native" else GRPOTrainer, Watch(config.num_generations), tiou_reward
-    if plan is not None: trainer, paid, samples = _planned(trainer, plan), plan.noting(tiou_reward), plan.samples
+    if len(samples) < queries:
+        raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {queries}: give more samples or a smaller step")
+    trainer, watch, paid = (
+        SeeOnceGRPOTrainer if see_once else NativeGRPOTrainer if view.encoding == "native" else GRPOTrainer,
+        Watch(config.num_generations),
+        tiou_reward,
+    )
+    if plan is not None:
+        trainer, paid, samples = _planned(trainer, plan), plan.noting(tiou_reward), plan.samples
     callbacks = [watch] if plan is None else [watch, _remembering(plan)]
-    made = halting(trainer)(model, [watch.seeing(paid), format_reward], config, train_dataset=training_set(samples, view), processing_class=processor, peft_config=lora, callbacks=callbacks)
-    if view.encoding == "native" and getattr(made, "stock", ""): raise ValueError(f"native video cannot be shared here, because {made.stock}: give see_once=False")
+    made = halting(trainer)(
+        model,
+        [watch.seeing(paid), format_reward],
+        config,
+        train_dataset=training_set(samples, view),
+        processing_class=processor,
+        peft_config=lora,
+        callbacks=callbacks,
+    )
+    if view.encoding == "native" and getattr(made, "stock", ""):
+        raise ValueError(f"native video cannot be shared here, because {made.stock}: give see_once=False")
     return made
 
 # %% ../nbs/05_grpo.ipynb #0e5ede34
-if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/05_grpo.ipynb")  # as a program; a notebook has no spec
+if __name__ == "__main__" and globals().get("__spec__"):
+    stage_main("nbs/05_grpo.ipynb")  # as a program; a notebook has no spec

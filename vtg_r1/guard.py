@@ -6,19 +6,31 @@
 __all__ = ['Guard', 'guarded']
 
 # %% ../nbs/parts/guard.ipynb #7422eb56
-import atexit, importlib, json, math, os, resource, signal, subprocess, sys, threading, time
+import atexit
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from .decoders import BACKENDS, VideoError, _last_line
 
 # %% ../nbs/parts/guard.ipynb #4b81a807
 @dataclass(frozen=True)
 class Guard:
     "What a decoder may take for one file before it is stopped."
+
     seconds: float = 300.0
     gigabytes: float = 4.0  # 10⁹ bytes of address space beyond what its library takes
 
@@ -26,30 +38,41 @@ class Guard:
 def _alone() -> None:
     "Let nobody but the parent and the alarm stop this process."
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
 
 def _confine(backend: str, gigabytes: float) -> None:
     "Load a backend's library, then allow so much memory beyond what is taken now."
     most = resource.getrlimit(resource.RLIMIT_AS)[1]  # a batch system may allow less
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     if backend in BACKENDS:
-        with suppress(Exception): importlib.import_module(BACKENDS[backend].module)  # the job itself says what is missing or broken
+        with suppress(Exception):
+            importlib.import_module(BACKENDS[backend].module)  # the job itself says what is missing or broken
     statm = Path("/proc/self/statm")
     limit = int(gigabytes * 1e9) + (int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0)
     resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
+
 def _answer(job: dict, jobs: dict[str, Callable]) -> tuple[dict, list[np.ndarray]]:
     "What a job gives, or why it cannot."
-    try: return jobs[job.pop("do")](**job)
-    except VideoError as e: return {"error": e.reason}, []
-    except MemoryError: return {"error": "needs more memory than a decoder may take"}, []
-    except Exception as e: return {"error": f"an unexpected {type(e).__name__} ({_last_line(e)})"}, []  # whatever a library makes of a hostile file
+    try:
+        return jobs[job.pop("do")](**job)
+    except VideoError as e:
+        return {"error": e.reason}, []
+    except MemoryError:
+        return {"error": "needs more memory than a decoder may take"}, []
+    except Exception as e:
+        return {"error": f"an unexpected {type(e).__name__} ({_last_line(e)})"}, []  # whatever a library makes of a hostile file
+
 
 def _say(out, values: dict, arrays: list[np.ndarray] = ()) -> None:
     out.write(json.dumps(values).encode() + b"\n")
-    for a in arrays: out.write(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
+    for a in arrays:
+        out.write(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
     out.flush()
+
 
 def serve(
     jobs: dict[str, Callable],  # name → function from the job's fields to (values for JSON, arrays)
@@ -57,47 +80,67 @@ def serve(
 ) -> None:
     "The child's life: jobs from standard input until it ends, answers to standard output."
     out, nothing = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
-    for chatter in (1, 2): os.dup2(nothing, chatter)
+    for chatter in (1, 2):
+        os.dup2(nothing, chatter)
     _alone()
     ready = None
     for line in sys.stdin.buffer:
         job = json.loads(line)
-        if (wanted := job.get("backend", "")) != ready: _confine(ready := wanted, gigabytes)
+        if (wanted := job.get("backend", "")) != ready:
+            _confine(ready := wanted, gigabytes)
         _say(out, {"worked": time.process_time()})
         signal.setitimer(signal.ITIMER_REAL, job.pop("seconds"))
         values, arrays = _answer(job, jobs)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _say(out, {**values, "arrays": [[a.dtype.str, a.shape] for a in arrays]}, arrays)
 
-# %% ../nbs/parts/guard.ipynb #145e0186
+# %% ../nbs/parts/guard.ipynb #cc8e2d52
 _SERVE = "from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
 _GRACE = 60.0  # seconds for a child to start, and for its own alarm to end it
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "CUDA_VISIBLE_DEVICES": ""}  # threads would take address space, and none is needed
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "CUDA_VISIBLE_DEVICES": "",
+}  # threads would take address space, and none is needed
 
+# %% ../nbs/parts/guard.ipynb #145e0186
 class _Child:
     "A decoding process, and the pipes to it."
+
     def __init__(self, gigabytes: float):
         here = os.pathsep.join(p or os.getcwd() for p in sys.path)
         self.gigabytes, self.used, self.worked = gigabytes, False, 0.0  # processor seconds when its last job began
         heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is not for the child, from its first moment on
-        try: self.process = subprocess.Popen([sys.executable, "-P", "-c", _SERVE % gigabytes], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_ONE_THREAD, "PYTHONPATH": here})
-        finally: signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _SERVE % gigabytes],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": here},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
     def ask(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
         "The child's answer, or None where it died, or was stopped and never heard its alarm."
         late = threading.Timer(job["seconds"] + _GRACE, self.process.kill)
         late.daemon = True
         late.start()
-        try: return self._hear(job)
-        finally: late.cancel()
+        try:
+            return self._hear(job)
+        finally:
+            late.cancel()
 
     def _hear(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(job).encode() + b"\n")
             self.process.stdin.flush()
-        if (began := self._line()) is None: return None
+        if (began := self._line()) is None:
+            return None
         self.worked = began["worked"]
-        if (values := self._line()) is None: return None
+        if (values := self._line()) is None:
+            return None
         arrays = [self._array(np.dtype(kind), shape) for kind, shape in values.pop("arrays")]
         return None if any(a is None for a in arrays) else (values, arrays)
 
@@ -106,16 +149,19 @@ class _Child:
         return json.loads(line) if line.endswith(b"\n") else None
 
     def _array(self, kind: np.dtype, shape: list[int]) -> np.ndarray | None:
-        if kind.str not in ("|u1", "<f8") or math.prod(shape) * kind.itemsize > self.gigabytes * 1e9: return None
+        if kind.str not in ("|u1", "<f8") or math.prod(shape) * kind.itemsize > self.gigabytes * 1e9:
+            return None
         out = np.empty(shape, kind)
         view = memoryview(out.reshape(-1).view(np.uint8))
         return out if self.process.stdout.readinto(view) == len(view) else None
 
     def stop(self) -> tuple[int, float]:
         "End it, and say how it ended, a negative number being a signal, and how many seconds of processor time its last job took."
-        with suppress(BrokenPipeError): self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         end = time.monotonic() + 1
-        while not (found := os.wait4(self.process.pid, os.WNOHANG))[0] and time.monotonic() < end: time.sleep(0.01)
+        while not (found := os.wait4(self.process.pid, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.01)
         if not found[0]:
             self.process.kill()
             found = os.wait4(self.process.pid, 0)
@@ -127,16 +173,22 @@ class _Child:
 _idle: list[_Child] = []
 _lock = threading.Lock()
 
+
 def _take(gigabytes: float) -> _Child:
     with _lock:
         found = next((c for c in _idle if c.gigabytes == gigabytes), None)
-        if found: _idle.remove(found)
-    if found and found.process.poll() is None: return found
+        if found:
+            _idle.remove(found)
+    if found and found.process.poll() is None:
+        return found
     return _Child(gigabytes)
+
 
 def _stop_all() -> None:
     while _idle:
-        if (child := _idle.pop()).process.poll() is None: child.stop()
+        if (child := _idle.pop()).process.poll() is None:
+            child.stop()
+
 
 def _forget() -> None:
     "In a forked process: its parent's children are not its own."
@@ -144,45 +196,58 @@ def _forget() -> None:
     _lock = threading.Lock()
     for child in _idle:
         child.process.returncode = 0  # else its end would be waited for here
-        for pipe in (child.process.stdin, child.process.stdout): pipe.close()
+        for pipe in (child.process.stdin, child.process.stdout):
+            pipe.close()
     _idle.clear()
+
 
 atexit.register(_stop_all)
 os.register_at_fork(after_in_child=_forget)
 
 # %% ../nbs/parts/guard.ipynb #e10325fe
-def _is_stall(status: int, worked: float, guard: Guard) -> bool: return status == -signal.SIGALRM and worked < guard.seconds / 4
+def _is_stall(status: int, worked: float, guard: Guard) -> bool:
+    return status == -signal.SIGALRM and worked < guard.seconds / 4
+
 
 def _epitaph(status: int, worked: float, guard: Guard) -> str:
     "Why a child is dead, for a person."
-    if _is_stall(status, worked, guard): return f"takes longer than {guard.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer?"
-    if status == -signal.SIGALRM: return f"takes longer than {guard.seconds:g} s"
-    if status == -signal.SIGKILL: return "its decoder was killed twice (SIGKILL): is the machine out of memory?"
-    if status >= 0: return f"made the decoder leave with status {status}"
+    if _is_stall(status, worked, guard):
+        return f"takes longer than {guard.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer?"
+    if status == -signal.SIGALRM:
+        return f"takes longer than {guard.seconds:g} s"
+    if status == -signal.SIGKILL:
+        return "its decoder was killed twice (SIGKILL): is the machine out of memory?"
+    if status >= 0:
+        return f"made the decoder leave with status {status}"
     return f"made the decoder crash ({signal.Signals(-status).name})"
 
 # %% ../nbs/parts/guard.ipynb #15a0f716
 def guarded(
     path: str | Path,  # the file it is about
     guard: Guard,
-    **job,             # "do" names the job; its fields
+    **job,  # "do" names the job; its fields
 ) -> tuple[dict, list[np.ndarray]]:  # values, arrays
     "Have a child do a job on a file; a `VideoError` where that fails, takes too long, takes too much or kills the child."
     job |= {"path": os.path.abspath(path), "seconds": guard.seconds}
     return _ask(_take(guard.gigabytes), path, guard, job) or _ask(_Child(guard.gigabytes), path, guard, job, last=True)
 
+
 def _ask(child: _Child, path: str | Path, guard: Guard, job: dict, last: bool = False) -> tuple[dict, list[np.ndarray]] | None:
     "A child's answer; None where its end may not be the file's fault and another one can be asked."
-    try: answer = child.ask(job)
+    try:
+        answer = child.ask(job)
     except BaseException:  # an interrupted answer would be taken for the next one's
         child.process.kill()
         child.stop()
         raise
     if answer is not None and "error" not in answer[0]:
         child.used = True
-        with _lock: _idle.append(child)
+        with _lock:
+            _idle.append(child)
         return answer
     status, worked = child.stop()  # what a bad file left in a process is no other file's trouble
-    if answer is not None: raise VideoError(path, answer[0]["error"])
-    if not last and (status == -signal.SIGKILL or _is_stall(status, worked, guard) or (child.used and status != -signal.SIGALRM)): return None
+    if answer is not None:
+        raise VideoError(path, answer[0]["error"])
+    if not last and (status == -signal.SIGKILL or _is_stall(status, worked, guard) or (child.used and status != -signal.SIGALRM)):
+        return None
     raise VideoError(path, _epitaph(status, worked, guard))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
 from .inference import evaluate, predict
 from .inputs import View
 from .prompts import answer_block, is_well_formed, thought
@@ -19,9 +20,9 @@ from .samples import Sample, iter_jsonl, write_jsonl
 
 # %% ../nbs/parts/heldout.ipynb #d77fc7a7
 def response_facts(
-    responses: list[str | None],   # None where there is none
+    responses: list[str | None],  # None where there is none
     length: Callable[[str], int],  # tokens of a text
-) -> dict[str, float]:             # mean length in tokens; shares in percent
+) -> dict[str, float]:  # mean length in tokens; shares in percent
     "Mean length, share that reasons (a think block that is not empty), share in the paper's format, share with a readable time block."
     texts = [r or "" for r in responses]
     share = lambda test: 100 * float(np.mean([bool(test(t)) for t in texts]))
@@ -34,11 +35,12 @@ def level(
     "The part of a set that a sample belongs to, for scores by part."
     return sample.source.removeprefix("toyworld-") or "unnamed"
 
+
 def scores(
-    rows: list[dict],            # predictions, in the order of `samples`
+    rows: list[dict],  # predictions, in the order of `samples`
     samples: list[Sample],
     length: Callable[[str], int],  # tokens of a text
-) -> dict[str, float]:           # "mIoU", "R1@0.5", "length", "reasons", "format", …; "mIoU/ordinal", "reasons/ordinal" where there are several levels
+) -> dict[str, float]:  # "mIoU", "R1@0.5", "length", "reasons", "format", …; "mIoU/ordinal", "reasons/ordinal" where there are several levels
     "Everything that is noted of one held-out set, percent but for length (tokens)."
     found = {**evaluate(rows, samples), **response_facts([r["response"] for r in rows], length)}
     levels = sorted({level(s) for s in samples})
@@ -52,17 +54,21 @@ def scores(
 @dataclass
 class HeldOut:
     "One held-out set."
-    name: str              # "" is the in-domain set
+
+    name: str  # "" is the in-domain set
     samples: list[Sample]
     video_root: str
 
+
 def spread_out(
     samples: list[Sample],
-    limit: int = 0,        # how many; 0 keeps all
+    limit: int = 0,  # how many; 0 keeps all
 ) -> list[Sample]:
     "Evenly spaced samples of a list, so that a short set holds every level and length that a long one does."
-    if not limit or limit >= len(samples): return samples
+    if not limit or limit >= len(samples):
+        return samples
     return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
+
 
 def _predict_shared(model, processor, samples: list[Sample], *args) -> list[dict]:  # arguments and rows of `predict`
     "Predictions of which each process makes its share and all get all."
@@ -70,14 +76,16 @@ def _predict_shared(model, processor, samples: list[Sample], *args) -> list[dict
     shares = from_all(predict(model, processor, samples[rank::world], *args))
     return [shares[i % world][i // world] for i in range(len(samples))]
 
+
 def measure_sets(
-    model, processor,  # of transformers
+    model,
+    processor,  # of transformers
     sets: list[HeldOut],
-    view: View,                 # its video_root is replaced by each set's
-    batch_size: int = 8,        # prompts at a time
-    max_new_tokens: int = 2048, # length of a response (paper: 2048)
-    prefix: str = "after",      # of the metric names, and beside the progress bar
-    keep: Path | None = None,   # JSONL of the rows: read where it holds them, so that a resumed run does not ask again, else written
+    view: View,  # its video_root is replaced by each set's
+    batch_size: int = 8,  # prompts at a time
+    max_new_tokens: int = 2048,  # length of a response (paper: 2048)
+    prefix: str = "after",  # of the metric names, and beside the progress bar
+    keep: Path | None = None,  # JSONL of the rows: read where it holds them, so that a resumed run does not ask again, else written
 ) -> tuple[list[dict], dict[str, float]]:  # (rows, each with its "set"; metrics by name)
     "Greedy answers to several held-out sets and their scores."
     rows, metrics = [], {}
@@ -85,34 +93,58 @@ def measure_sets(
     complete = from_main(kept.keys() == {(s.name, sample.qid) for s in sets for sample in s.samples})
     count = lambda text: len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
     for s in sets:
-        if complete: answers = [kept[s.name, sample.qid] for sample in s.samples]
-        else: answers = _predict_shared(model, processor, s.samples, replace(view, video_root=s.video_root), batch_size, max_new_tokens, " ".join(filter(None, (prefix, s.name))))
+        if complete:
+            answers = [kept[s.name, sample.qid] for sample in s.samples]
+        else:
+            answers = _predict_shared(
+                model,
+                processor,
+                s.samples,
+                replace(view, video_root=s.video_root),
+                batch_size,
+                max_new_tokens,
+                " ".join(filter(None, (prefix, s.name))),
+            )
         metrics |= {"/".join(filter(None, (prefix, s.name, key))): value for key, value in scores(answers, s.samples, count).items()}
         rows += [{**row, "set": s.name} for row in answers]
-    if keep and not complete and is_main(): write_jsonl(keep, rows)
+    if keep and not complete and is_main():
+        write_jsonl(keep, rows)
     return rows, metrics
 
 # %% ../nbs/parts/heldout.ipynb #b2cf88b1
 def watch(
-    processor, sets: list[HeldOut], view: View,  # as `measure_sets`
-    every: int,                 # steps between two looks; one more before the first step
-    batch_size: int = 8, max_new_tokens: int = 2048,  # as `measure_sets`
+    processor,
+    sets: list[HeldOut],
+    view: View,  # as `measure_sets`
+    every: int,  # steps between two looks; one more before the first step
+    batch_size: int = 8,
+    max_new_tokens: int = 2048,  # as `measure_sets`
 ):  # a transformers TrainerCallback; its `seen` is a list of {"step", "mIoU", …}
     "A callback that measures held-out sets during training."
     from transformers import TrainerCallback
     from transformers.trainer_callback import ExportableState
+
     class Glance(TrainerCallback, ExportableState):
         seen: list[dict] = []
-        def state(self): return {"args": {}, "attributes": {"seen": self.seen}}  # kept in checkpoints
+
+        def state(self):
+            return {"args": {}, "attributes": {"seen": self.seen}}  # kept in checkpoints
+
         def look(self, step: int, model):
             training = model.training
             model.eval()
             _, found = measure_sets(model, processor, sets, view, batch_size, max_new_tokens, f"step {step}")
             model.train(training)
             self.seen = [*self.seen, {"step": step, **{k.split("/", 1)[1]: v for k, v in found.items()}}]
+
         def on_train_begin(self, args, state, control, model=None, **kwargs):
-            if state.global_step: self.seen = state.stateful_callbacks["Glance"]["attributes"]["seen"]
-            else: self.look(0, model)
+            if state.global_step:
+                self.seen = state.stateful_callbacks["Glance"]["attributes"]["seen"]
+            else:
+                self.look(0, model)
+
         def on_step_end(self, args, state, control, model=None, **kwargs):
-            if state.global_step % every == 0: self.look(state.global_step, model)
+            if state.global_step % every == 0:
+                self.look(state.global_step, model)
+
     return Glance()

@@ -18,130 +18,167 @@ from .samples import Sample, append_jsonl, iter_jsonl, write_jsonl
 from .score_once import inputs_once, prefill_once, same_video, shareable
 from .video import VideoError
 
-# %% ../nbs/parts/inference.ipynb #4eb1417f
+# %% ../nbs/parts/inference.ipynb #009b44fb
 def _frames(
-    shown: list[dict],   # of `inputs.show`, all in one encoding
-) -> dict:               # what a transformers processor takes
+    shown: list[dict],  # of `inputs.show`, all in one encoding
+) -> dict:  # what a transformers processor takes
     "Images, or videos with their clock."
-    if "images" in shown[0]: return dict(images=[s["images"] for s in shown])
+    if "images" in shown[0]:
+        return dict(images=[s["images"] for s in shown])
     clocks = [dict(total_num_frames=len(s["video"]), fps=s["fps"], frames_indices=list(range(len(s["video"])))) for s in shown]
     return dict(videos=[s["video"] for s in shown], video_metadata=clocks, do_sample_frames=False)
 
+
 def prompt_text(
-    processor,           # a transformers processor
-    shown: dict,         # of `inputs.show`
+    processor,  # a transformers processor
+    shown: dict,  # of `inputs.show`
 ) -> str:
     "The prompt as the chat template writes it, with one placeholder for each image or video."
     return processor.apply_chat_template(shown["prompt"], add_generation_prompt=True, tokenize=False)
 
+
 def model_inputs(
-    processor,           # a transformers processor
-    shown: list[dict],   # of `inputs.show`: prompt and frames
-    device,              # where the batch goes
+    processor,  # a transformers processor
+    shown: list[dict],  # of `inputs.show`: prompt and frames
+    device,  # where the batch goes
 ):  # a BatchFeature on `device`
     "Tokens and pixels of a batch of prompts."
-    return processor(text=[prompt_text(processor, s) for s in shown], **_frames(shown), padding=True, padding_side="left", return_tensors="pt").to(device)
+    return processor(text=[prompt_text(processor, s) for s in shown], **_frames(shown), padding=True, padding_side="left", return_tensors="pt").to(
+        device
+    )
 
+# %% ../nbs/parts/inference.ipynb #4eb1417f
 def _shared(model, processor, shown: list[dict], repeats: int) -> dict:
     "What `generate` goes on from when every video has been seen once."
     seen = inputs_once(processor, [prompt_text(processor, s) for s in shown], _frames(shown), same_video(shown), model.device)
     core = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's adapters stand inside
     return prefill_once(core, seen, repeats, processor.tokenizer.pad_token_id)
 
+
 def generate(
-    model, processor,  # of transformers
-    shown: list[dict],          # of `inputs.show`
-    max_new_tokens: int = 2048, # length of a response (paper: 2048)
-    temperature: float = 0.0,   # 0 is greedy
-    samples: int = 1,           # responses a prompt, where they are sampled
-    see_once: bool = True,      # share the passes of a video among its prompts and their responses
-) -> list[str]:                 # len(shown) · samples responses, those of one prompt together
+    model,
+    processor,  # of transformers
+    shown: list[dict],  # of `inputs.show`
+    max_new_tokens: int = 2048,  # length of a response (paper: 2048)
+    temperature: float = 0.0,  # 0 is greedy
+    samples: int = 1,  # responses a prompt, where they are sampled
+    see_once: bool = True,  # share the passes of a video among its prompts and their responses
+) -> list[str]:  # len(shown) · samples responses, those of one prompt together
     "Responses of a model to prompts with frames."
     import torch
-    how = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0) if temperature > 0 else dict(do_sample=False, temperature=None, top_k=None, top_p=None)
+
+    how = (
+        dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+        if temperature > 0
+        else dict(do_sample=False, temperature=None, top_k=None, top_p=None)
+    )
     repeats = samples if temperature > 0 else 1
     with torch.inference_mode():
-        if see_once and shareable(model): batch = _shared(model, processor, shown, repeats)
-        else: batch, how["num_return_sequences"] = model_inputs(processor, shown, model.device), repeats
+        if see_once and shareable(model):
+            batch = _shared(model, processor, shown, repeats)
+        else:
+            batch, how["num_return_sequences"] = model_inputs(processor, shown, model.device), repeats
         out = model.generate(**batch, max_new_tokens=max_new_tokens, **how)
-    return processor.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
+    return processor.tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
 
 # %% ../nbs/parts/inference.ipynb #ee507750
 def vllm_backend(
-    model: str,                  # folder or hub id
-    view: View,                  # for the number of frames a prompt holds
+    model: str,  # folder or hub id
+    view: View,  # for the number of frames a prompt holds
     max_new_tokens: int = 2048,  # length of a response (paper: 2048)
 ) -> Callable[[list[dict]], list[str]]:  # prompts with frames → greedy responses
     "vLLM's offline engine, greedy; needs `pip install vllm` and a GPU."
-    try: from vllm import LLM, SamplingParams
-    except ImportError as e: raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError as e:
+        raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
     processor = load_processor(model)
     limits = {"image": view.frames} if view.encoding == "interleaved" else {"video": 1}
     engine = LLM(model=model_path(model), trust_remote_code=False, limit_mm_per_prompt=limits, seed=0)
     how = SamplingParams(temperature=0.0, max_tokens=max_new_tokens)
+
     def ask(shown: list[dict]) -> list[str]:
         requests = [{"prompt": prompt_text(processor, s), **_vllm_frames(s)} for s in shown]
         return [out.outputs[0].text for out in engine.generate(requests, how, use_tqdm=False)]
+
     return ask
+
 
 def _vllm_frames(shown: dict) -> dict:
     "Frames of one prompt in vLLM's form."
     import numpy as np
-    if "images" in shown: return {"multi_modal_data": {"image": shown["images"]}}
+
+    if "images" in shown:
+        return {"multi_modal_data": {"image": shown["images"]}}
     frames = np.stack([np.asarray(f) for f in shown["video"]])
-    clock = dict(fps=shown["fps"], total_num_frames=len(frames), frames_indices=list(range(len(frames))), duration=len(frames) / shown["fps"], do_sample_frames=False)
+    clock = dict(
+        fps=shown["fps"],
+        total_num_frames=len(frames),
+        frames_indices=list(range(len(frames))),
+        duration=len(frames) / shown["fps"],
+        do_sample_frames=False,
+    )
     return {"multi_modal_data": {"video": [(frames, clock)]}, "mm_processor_kwargs": {"do_sample_frames": False}}
 
-# %% ../nbs/parts/inference.ipynb #ab82cc64
+# %% ../nbs/parts/inference.ipynb #0f75bcc3
 def _answer_batch(ask: Callable, batch: list[Sample], view: View) -> list[dict]:
     rows = {s.qid: dict(qid=s.qid, pred=None, response=None, answer=None) for s in batch}
     shown = {}
     for s in batch:
-        try: shown[s.qid] = show(s, view)
-        except VideoError as e: rows[s.qid]["error"] = str(e)
+        try:
+            shown[s.qid] = show(s, view)
+        except VideoError as e:
+            rows[s.qid]["error"] = str(e)
     for qid, response in zip(shown, ask(list(shown.values())) if shown else []):
         rows[qid].update(pred=parse_spans(response) or None, response=response, answer=parse_answer(response) if view.options else None)
     return list(rows.values())
 
+
 def by_video(
     samples: list[Sample],
-    batch_size: int,           # samples at a time
-) -> Iterator[list[Sample]]:   # batches; a video's samples stand together, and in one batch where they fit
+    batch_size: int,  # samples at a time
+) -> Iterator[list[Sample]]:  # batches; a video's samples stand together, and in one batch where they fit
     "Batches of samples in which a video is seen once."
     groups, batch = {}, []
-    for s in samples: groups.setdefault((s.video, s.clip and tuple(s.clip)), []).append(s)
+    for s in samples:
+        groups.setdefault((s.video, s.clip and tuple(s.clip)), []).append(s)
     for group in groups.values():
         for start in range(0, len(group), batch_size):
-            part = group[start:start + batch_size]
+            part = group[start : start + batch_size]
             if len(batch) + len(part) > batch_size:
                 yield batch
                 batch = []
             batch = batch + part
-    if batch: yield batch
+    if batch:
+        yield batch
 
+# %% ../nbs/parts/inference.ipynb #ab82cc64
 def answers(
     ask: Callable[[list[dict]], list[str]],  # prompts with frames → responses
     samples: list[Sample],
     view: View,
-    batch_size: int = 8,        # prompts at a time
-    desc: str = "predict",      # of the progress bar
-) -> Iterator[list[dict]]:      # batches of {"qid", "pred": [[s, e], …] or null, "response", "answer", "error"?}, the samples of a video together
+    batch_size: int = 8,  # prompts at a time
+    desc: str = "predict",  # of the progress bar
+) -> Iterator[list[dict]]:  # batches of {"qid", "pred": [[s, e], …] or null, "response", "answer", "error"?}, the samples of a video together
     "One row for every sample, batch by batch, with a progress bar."
     from tqdm import tqdm
+
     with tqdm(total=len(samples), desc=desc, mininterval=2) as bar:
         for batch in by_video(samples, batch_size):
             yield _answer_batch(ask, batch, view)
             bar.update(len(batch))
 
+
 def predict(
-    model, processor,  # of transformers
+    model,
+    processor,  # of transformers
     samples: list[Sample],
     view: View,
-    batch_size: int = 8,        # prompts at a time
-    max_new_tokens: int = 2048, # length of a response (paper: 2048)
-    desc: str = "predict",      # of the progress bar
-    see_once: bool = True,      # as in `generate`
-) -> list[dict]:                # rows of `answers`, in the order of `samples`
+    batch_size: int = 8,  # prompts at a time
+    max_new_tokens: int = 2048,  # length of a response (paper: 2048)
+    desc: str = "predict",  # of the progress bar
+    see_once: bool = True,  # as in `generate`
+) -> list[dict]:  # rows of `answers`, in the order of `samples`
     "Greedy predictions for samples, one row each."
     ask = partial(generate, model, processor, max_new_tokens=max_new_tokens, see_once=see_once)
     rows = {row["qid"]: row for rows in answers(ask, samples, view, batch_size, desc) for row in rows}
@@ -149,31 +186,34 @@ def predict(
 
 # %% ../nbs/parts/inference.ipynb #32a26b33
 def predict_to(
-    path: str | Path,           # JSONL; rows that stand there are kept
+    path: str | Path,  # JSONL; rows that stand there are kept
     ask: Callable[[list[dict]], list[str]],  # prompts with frames → responses
     samples: list[Sample],
     view: View,
-    batch_size: int = 8,        # prompts at a time
-) -> list[dict]:                # one row a sample, in their order
+    batch_size: int = 8,  # prompts at a time
+) -> list[dict]:  # one row a sample, in their order
     "Predictions in a file that grows batch by batch; a second call goes on where the first stopped."
     path = Path(path)
     done = {row["qid"]: row for _, row in (iter_jsonl(path) if path.exists() else ()) if isinstance(row, dict)}
-    if strange := done.keys() - {s.qid for s in samples}: raise ValueError(f"{path}: holds predictions for other samples, e.g. {min(strange)!r}; give another file or remove it")
+    if strange := done.keys() - {s.qid for s in samples}:
+        raise ValueError(f"{path}: holds predictions for other samples, e.g. {min(strange)!r}; give another file or remove it")
     write_jsonl(path, done.values())
     for rows in answers(ask, [s for s in samples if s.qid not in done], view, batch_size):
         append_jsonl(path, rows)
         done |= {row["qid"]: row for row in rows}
     rows = [done[s.qid] for s in samples]
-    if list(done) != [s.qid for s in samples]: write_jsonl(path, rows)  # asked video by video, kept in their own order
+    if list(done) != [s.qid for s in samples]:
+        write_jsonl(path, rows)  # asked video by video, kept in their own order
     return rows
 
 # %% ../nbs/parts/inference.ipynb #fa06e4f3
 def evaluate(
-    rows: list[dict],        # predictions
-    samples: list[Sample],   # in the same order
-    prefix: str = "",        # of the metric names, e.g. "before/"
-) -> dict[str, float]:       # mIoU, R1@0.3, R1@0.5, R1@0.7 in percent
+    rows: list[dict],  # predictions
+    samples: list[Sample],  # in the same order
+    prefix: str = "",  # of the metric names, e.g. "before/"
+) -> dict[str, float]:  # mIoU, R1@0.3, R1@0.5, R1@0.7 in percent
     "Grounding metrics of predictions against the samples they answer."
-    if [r["qid"] for r in rows] != [s.qid for s in samples]: raise ValueError("predictions and samples are not the same qids in the same order")
+    if [r["qid"] for r in rows] != [s.qid for s in samples]:
+        raise ValueError("predictions and samples are not the same qids in the same order")
     scores = grounding_metrics([r["pred"][0] if r["pred"] else None for r in rows], [s.spans for s in samples])
     return {f"{prefix}{k}": v for k, v in scores.items() if k != "n"}

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
 from .decoders import BACKENDS, default_backend
 from .frame_cache import FrameCache, Recent, _identity, cache_folder, cache_gigabytes
 from .guard import Guard
@@ -24,46 +25,57 @@ from .video import fit_size, pick_frames, probe, read_frames, video_path
 # %% ../nbs/parts/inputs.ipynb #9ee3e228
 ENCODINGS = ("interleaved", "native")
 
+
 @dataclass(frozen=True)
 class View:
     "How videos are shown to a model; the same for SFT, difficulty, GRPO and evaluation."
-    video_root: str               # folder that sample.video is relative to
-    frames: int = 64              # at most, a video (paper: 64)
-    pixels: int = 128 * 28 * 28   # budget a frame (paper: 128·28·28)
-    style: str = "full"           # "full" (paper's system prompt, frames first) or "short" (the tiny model's)
-    encoding: str = "interleaved" # "interleaved" (each frame an image behind its time as text) or "native" (the model's own video input)
-    options: bool = False         # ask grounded-QA samples for their option too, not for the moment alone
+
+    video_root: str  # folder that sample.video is relative to
+    frames: int = 64  # at most, a video (paper: 64)
+    pixels: int = 128 * 28 * 28  # budget a frame (paper: 128·28·28)
+    style: str = "full"  # "full" (paper's system prompt, frames first) or "short" (the tiny model's)
+    encoding: str = "interleaved"  # "interleaved" (each frame an image behind its time as text) or "native" (the model's own video input)
+    options: bool = False  # ask grounded-QA samples for their option too, not for the moment alone
     cache: str = field(default_factory=cache_folder)  # decoded frames are kept here; "" decodes every time
     cache_gb: float = field(default_factory=cache_gigabytes)  # 10⁹ bytes they may take
     backend: str = field(default_factory=default_backend)  # or "pyav", "torchcodec": what decodes
-    trusted: bool = False         # decode in this process: a bad file may end it
+    trusted: bool = False  # decode in this process: a bad file may end it
 
     def __post_init__(self):
-        if self.backend not in BACKENDS: raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
-        if self.encoding not in ENCODINGS: raise ValueError(f"encoding must be one of {ENCODINGS}, got {self.encoding!r}")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {ENCODINGS}, got {self.encoding!r}")
 
 # %% ../nbs/parts/inputs.ipynb #f12482b2
 _recent = Recent(10**9)  # decoded videos in this process, bytes
 
 _cache = lru_cache(FrameCache)  # one object a folder: it knows how much has been written
 
+
 def frame_cache(view: View) -> FrameCache | None:
     "Where decoded frames of a view are kept; None where they are not."
     return _cache(resolve(view.cache), view.cache_gb) if view.cache else None
 
+
 def _load(path: Path, view: View, clip: tuple[float, float] | None) -> tuple[list, list[float]]:
     "PIL frames of a video and their seconds; the same objects as long as they stay in memory, since a group of rollouts asks for them again and again."
     from PIL import Image
+
     def read() -> tuple[tuple[list, list[float]], int]:
         arrays, times = read_frames(path, view.frames, view.pixels, clip, frame_cache(view), view.backend, None if view.trusted else Guard())
         return ([Image.fromarray(a) for a in arrays], times.tolist()), arrays.nbytes * 4 // 3  # Pillow keeps four bytes a pixel
+
     changed = _identity(path) if os.path.isfile(path) else None
     return _recent.get((str(path), changed, view.frames, view.pixels, clip, view.backend), read)
 
+
 def _prompt(sample: Sample, times: list[float] | None, view: View) -> list[dict]:
     "The chat messages of a sample."
-    if view.options and sample.options: return qa_prompt(sample.question or sample.query, sample.options, times, view.style)
+    if view.options and sample.options:
+        return qa_prompt(sample.question or sample.query, sample.options, times, view.style)
     return grounding_prompt(sample.query, times, view.style)
+
 
 def show(
     sample: Sample,
@@ -72,15 +84,19 @@ def show(
     "The prompt of a sample, and the frames that belong in it."
     return _shown(sample, view, *_load(video_path(view.video_root, sample.video), view, tuple(sample.clip) if sample.clip else None))
 
+
 def _shown(sample: Sample, view: View, images: list, times: list[float]) -> dict:
     "A sample's prompt with these frames."
-    if view.encoding == "interleaved": return dict(prompt=_prompt(sample, times, view), images=list(images))
+    if view.encoding == "interleaved":
+        return dict(prompt=_prompt(sample, times, view), images=list(images))
     shown, fps = _evenly(times, view.frames)
     return dict(prompt=_prompt(sample, None, view), video=[images[i] for i in shown], fps=fps)
 
+
 def _evenly(times: list[float], n: int) -> tuple[list[int], float]:
     "Frames on display at evenly spaced moments from 0 to the last frame, and how many moments a second there are: the clock of a native video ticks evenly from 0, whatever the stream's does."
-    if times[-1] <= 0: return list(range(len(times))), 1.0
+    if times[-1] <= 0:
+        return list(range(len(times))), 1.0
     even = np.linspace(0, times[-1], len(times))
     moments = even if np.allclose(times, even, atol=2e-3) else np.linspace(0, times[-1], n)
     return np.maximum(0, np.searchsorted(times, moments + 2e-3, side="right") - 1).tolist(), (len(moments) - 1) / times[-1]
@@ -92,6 +108,7 @@ def outline(
 ) -> dict:  # as `show`; raises VideoError
     "What `show` gives with every frame black: the video's clock and size are read, nothing is decoded."
     from PIL import Image
+
     info = probe(video_path(view.video_root, sample.video), view.backend, None if view.trusted else Guard())
     clip = tuple(map(float, sample.clip)) if sample.clip else None
     times = np.maximum(0.0, info.times[pick_frames(info.times, view.frames, clip)] - (clip[0] if clip else 0.0))
@@ -105,11 +122,14 @@ def training_set(
 ):  # a datasets.Dataset with columns prompt, images (natively video, fps), spans, qid, duration, and completion if `target`
     "A TRL dataset over samples; a video is decoded when its row is read."
     from datasets import Dataset
+
     def row(i: int) -> dict:
         s = samples[i]
         out = {**show(s, view), "spans": s.spans, "qid": s.qid, "duration": s.duration}
         return out if target is None else {**out, "completion": [{"role": "assistant", "content": [{"type": "text", "text": target(s)}]}]}
+
     def rows(batch: dict) -> dict:
         made = {i: row(i) for i in batch["index"]}  # GRPO asks for a row G times at once
         return {key: [made[i][key] for i in batch["index"]] for key in made[batch["index"][0]]}
+
     return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(rows)

@@ -16,38 +16,43 @@ from .spans import best, iop, tiou
 # %% ../nbs/parts/metrics.ipynb #08e8449d
 def _prediction_array(
     preds: Sequence,  # n times [start, end] in seconds, or None for a miss
-) -> np.ndarray:      # (n, 2), NaN for None
+) -> np.ndarray:  # (n, 2), NaN for None
     "Predictions as one array; None becomes NaN, which overlaps nothing."
     miss = (np.nan, np.nan)
     return np.array([miss if p is None else p for p in preds], np.float64).reshape(-1, 2)
 
+
 def overlaps(
     preds: Sequence,  # n times [start, end] in seconds, or None
-    gts: Sequence,    # n lists of true [start, end], seconds
+    gts: Sequence,  # n lists of true [start, end], seconds
     zero_length_iop: float = 0.0,  # IoP of a zero-length prediction inside a true span; NExT-GQA's evaluator says 1
 ) -> tuple[np.ndarray, np.ndarray]:  # IoU (n,), IoP (n,), in [0, 1]
     "IoU and IoP of each query with its best true span; a miss has 0."
     spans = _prediction_array(preds)
-    if not len(spans): raise ValueError("no queries to score")
+    if not len(spans):
+        raise ValueError("no queries to score")
     iou = best(spans, gts)
-    if np.isnan(iou).any(): raise ValueError(f"query {int(np.isnan(iou).argmax())} has no true span: leave it out or give one")
+    if np.isnan(iou).any():
+        raise ValueError(f"query {int(np.isnan(iou).argmax())} has no true span: leave it out or give one")
     return iou, best(spans, gts, lambda p, g: iop(p, g, zero_length_iop))
 
 # %% ../nbs/parts/metrics.ipynb #c60cf8d0
 THRESHOLDS = (0.3, 0.5, 0.7)  # the paper's, for R1@m
 
+
 def recalls(
     overlap: np.ndarray,  # (n,), IoU or IoP of each query, in [0, 1]
     thresholds: Sequence[float] = THRESHOLDS,  # m of R1@m
-    name: str = "R1",     # prefix of the keys
+    name: str = "R1",  # prefix of the keys
     above: bool = False,  # count only overlap > m, as Time-R1's evaluator does; all others take ≥
-) -> dict[str, float]:    # {"R1@0.3": percent, …}
+) -> dict[str, float]:  # {"R1@0.3": percent, …}
     "Share of queries whose overlap reaches each threshold, in percent."
     return {f"{name}@{m}": 100 * float(np.mean(overlap > m if above else overlap >= m)) for m in thresholds}
 
+
 def grounding_metrics(
     preds: Sequence,  # n times [start, end] in seconds, or None
-    gts: Sequence,    # n lists of true [start, end], seconds
+    gts: Sequence,  # n lists of true [start, end], seconds
     thresholds: Sequence[float] = THRESHOLDS,  # m of R1@m
 ) -> dict[str, float]:
     "n, R1@m and mIoU in percent, of one prediction a query against its best true span."
@@ -57,9 +62,9 @@ def grounding_metrics(
 # %% ../nbs/parts/metrics.ipynb #20beeb73
 def qa_metrics(
     correct: Sequence[bool],  # (n,), whether the option is right
-    overlap: np.ndarray,      # (n,), IoP (NExT-GQA) or IoU (ReXTime)
-    name: str,                # "Acc@GQA" or "Acc@IoU"
-    threshold: float = 0.5,   # overlap from which an answer is well grounded
+    overlap: np.ndarray,  # (n,), IoP (NExT-GQA) or IoU (ReXTime)
+    name: str,  # "Acc@GQA" or "Acc@IoU"
+    threshold: float = 0.5,  # overlap from which an answer is well grounded
 ) -> dict[str, float]:
     "Accuracy, and accuracy among well-grounded answers, in percent."
     right = np.asarray(correct, bool)
@@ -68,12 +73,15 @@ def qa_metrics(
 # %% ../nbs/parts/metrics.ipynb #ebd6e4d9
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())  # 0.5, 0.55, … 0.95
 
+
 def _padded(rows: Sequence, width: int) -> np.ndarray:
     "Lists of spans as one array `(n, width, 2)`, NaN where a row has fewer."
     out = np.full((len(rows), width, 2), np.nan)
     for i, row in enumerate(rows):
-        if len(row): out[i, :len(row)] = row
+        if len(row):
+            out[i, : len(row)] = row
     return out
+
 
 def _raw_iou(p: np.ndarray, g: np.ndarray, undefined: float) -> np.ndarray:
     "IoU as the official script computes it, `(n, P, G)`: lengths may be negative; −1 where either span is absent."
@@ -82,6 +90,7 @@ def _raw_iou(p: np.ndarray, g: np.ndarray, undefined: float) -> np.ndarray:
     union = (p[..., 1] - p[..., 0]) + (g[..., 1] - g[..., 0]) - inter
     iou = np.divide(inter, union, out=np.full(union.shape, float(undefined)), where=union != 0)
     return np.where(np.isnan(union), -1.0, iou)
+
 
 def _hits(iou: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     "Whether the prediction of each rank finds a free true span, `(n, P, thresholds)`."
@@ -95,34 +104,37 @@ def _hits(iou: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         np.put_along_axis(free, chosen[..., None], np.take_along_axis(free, chosen[..., None], -1) & ~hits[:, rank, :, None], -1)
     return hits
 
+
 def average_precisions(
     preds: Sequence,  # n lists of [start, end], best first, seconds
-    gts: Sequence,    # n lists of true [start, end], seconds
+    gts: Sequence,  # n lists of true [start, end], seconds
     thresholds: Sequence[float] = AP_THRESHOLDS,  # IoU from which a prediction finds a span
-    ranks: int = 10,          # predictions counted a query (QVHighlights: 10)
-    undefined: float = 0.0,   # IoU of 0/0; np.inf reproduces the official script
-) -> np.ndarray:      # (n, thresholds), in [0, 1]
+    ranks: int = 10,  # predictions counted a query (QVHighlights: 10)
+    undefined: float = 0.0,  # IoU of 0/0; np.inf reproduces the official script
+) -> np.ndarray:  # (n, thresholds), in [0, 1]
     "Interpolated average precision of each query at each threshold (QVHighlights, standalone_eval)."
     preds = [row[:ranks] for row in preds]
     P, G = max(map(len, preds)), max(map(len, gts))
-    if not P: return np.zeros((len(preds), len(thresholds)))
+    if not P:
+        return np.zeros((len(preds), len(thresholds)))
     hits = _hits(_raw_iou(_padded(preds, P), _padded(gts, G), undefined), np.asarray(thresholds))
     precision = hits.cumsum(1) / np.arange(1, P + 1)[:, None]
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     return (hits * envelope).sum(1) / np.array([len(row) for row in gts])[:, None]
 
+
 def mean_ap(
     preds: Sequence,  # n lists of [start, end], best first, seconds
-    gts: Sequence,    # n lists of true [start, end], seconds
-    **options,        # of `average_precisions`
-) -> float:           # percent
+    gts: Sequence,  # n lists of true [start, end], seconds
+    **options,  # of `average_precisions`
+) -> float:  # percent
     "Mean over queries and thresholds of the average precision."
     return 100 * float(average_precisions(preds, gts, **options).mean())
 
 # %% ../nbs/parts/metrics.ipynb #857bd370
 def didemo_metrics(
     preds: Sequence,  # n times [start, end] in seconds, or None
-    gts: Sequence,    # n lists, one [start, end] an annotator, seconds
+    gts: Sequence,  # n lists, one [start, end] an annotator, seconds
     chunk: float = 5.0,  # seconds
 ) -> dict[str, float]:
     "n, rank-1 and mIoU in percent, against the best three annotators."
@@ -133,23 +145,27 @@ def didemo_metrics(
 # %% ../nbs/parts/metrics.ipynb #a3e6eb15
 def _group_sums(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
     "Sum and count of `values` in each group."
-    if groups is None: return values, np.ones(len(values))
-    if len(groups) != len(values): raise ValueError(f"{len(values)} values, {len(groups)} groups: give one group a value")
+    if groups is None:
+        return values, np.ones(len(values))
+    if len(groups) != len(values):
+        raise ValueError(f"{len(values)} values, {len(groups)} groups: give one group a value")
     at = np.unique(np.asarray(groups), return_inverse=True)[1]
     return np.bincount(at, values), np.bincount(at).astype(float)
+
 
 def _in_batches(resamples: int, size: int):
     "Batch sizes that keep arrays of `size` columns near a million numbers."
     step = max(1, 1_000_000 // size)
     return [min(step, resamples - i) for i in range(0, resamples, step)]
 
+
 def bootstrap_ci(
     values: Sequence[float] | np.ndarray,  # (n,), one a query: IoU, or 0/1 for a hit
     groups: Sequence | None = None,  # (n,), what is drawn together, such as the video
-    level: float = 0.95,      # coverage
-    resamples: int = 2000,    # draws
-    seed: int = 0,            # of the draws
-) -> tuple[float, float]:     # same unit as `values`
+    level: float = 0.95,  # coverage
+    resamples: int = 2000,  # draws
+    seed: int = 0,  # of the draws
+) -> tuple[float, float]:  # same unit as `values`
     "Percentile bootstrap interval of the mean."
     sums, counts = _group_sums(np.asarray(values, np.float64), groups)
     rng, means = np.random.default_rng(seed), []
@@ -165,8 +181,8 @@ def paired_test(
     b: Sequence[float],  # (n,), the same queries under model B
     groups: Sequence | None = None,  # (n,), what is flipped together, such as the video
     resamples: int = 10_000,  # draws
-    seed: int = 0,       # of the draws
-) -> dict[str, float]:   # difference B − A with its interval, in the unit of the values; two-sided p
+    seed: int = 0,  # of the draws
+) -> dict[str, float]:  # difference B − A with its interval, in the unit of the values; two-sided p
     "Paired sign-flip permutation test of the mean difference, with a bootstrap interval."
     diff = np.subtract(b, a, dtype=np.float64)
     sums, _ = _group_sums(diff, groups)

@@ -14,22 +14,34 @@ from pathlib import Path
 TINY = "tiny"
 TINY_PATH = Path(str(files("vtg_r1"))) / "assets" / "tiny"
 
+
 def model_path(
     name: str,  # "tiny", a folder, or a hub id
-) -> str:       # what `from_pretrained` takes
+) -> str:  # what `from_pretrained` takes
     "Where a model lies; a path that looks local and is not there is an error, not a hub look-up."
-    if name == TINY: return str(TINY_PATH)
+    if name == TINY:
+        return str(TINY_PATH)
     here = Path(name).expanduser()
-    if (here / "config.json").is_file() or (here / "adapter_config.json").is_file(): return str(here)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or here.exists() or Path(name).parts[0] == "outputs" or Path(Path(name).parts[0]).is_dir():
+    if (here / "config.json").is_file() or (here / "adapter_config.json").is_file():
+        return str(here)
+    if (
+        name.count("/") != 1
+        or name.startswith((".", "/", "~"))
+        or here.exists()
+        or Path(name).parts[0] == "outputs"
+        or Path(Path(name).parts[0]).is_dir()
+    ):
         raise FileNotFoundError(f"model {name!r}: no config.json there; give a model folder, a hub id such as Qwen/Qwen2.5-VL-7B-Instruct, or 'tiny'")
     return name
 
 # %% ../nbs/parts/models.ipynb #9e749d2b
 def _frame_attention(
-    module, query, key, value,  # (1, H, T, D): the patches of all frames in one row
+    module,
+    query,
+    key,
+    value,  # (1, H, T, D): the patches of all frames in one row
     attention_mask=None,
-    cu_seq_lens_q=None,         # (frames + 1,) where each frame begins, and the end
+    cu_seq_lens_q=None,  # (frames + 1,) where each frame begins, and the end
     scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs,
@@ -37,22 +49,29 @@ def _frame_attention(
     "Scaled-dot-product attention within frames, all frames of one length at once."
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     ask = lambda *qkv: sdpa_attention_forward(module, *qkv, attention_mask, dropout=dropout, scaling=scaling, is_causal=False)[0]
-    if cu_seq_lens_q is None: return ask(query, key, value), None
+    if cu_seq_lens_q is None:
+        return ask(query, key, value), None
     starts, lengths = cu_seq_lens_q[:-1], cu_seq_lens_q.diff()
     places = [starts[lengths == n][:, None] + torch.arange(n, device=starts.device) for n in lengths.unique().tolist()]  # (frames, n) each
     outs = [ask(*(x[0][:, at].transpose(0, 1) for x in (query, key, value))).flatten(0, 1) for at in places]
     order = torch.cat([at.flatten() for at in places]).argsort()
     return torch.cat(outs)[order][None], None
 
+
 def _batch_frames(
     model,  # any transformers model; without such a vision tower it stays as it is
 ):  # the model
     "Let a Qwen2-VL-class vision tower attend to all frames at once, where it would do so one by one."
     from transformers import AttentionInterface
+
     AttentionInterface.register("flash_frames", _frame_attention)  # the tower hands whole rows only to attentions named flash
     visual = getattr(getattr(model, "model", None), "visual", None)
-    if getattr(getattr(visual, "config", None), "model_type", "").startswith(("qwen2_vl", "qwen2_5_vl")) and visual.config._attn_implementation == "sdpa":
+    if (
+        getattr(getattr(visual, "config", None), "model_type", "").startswith(("qwen2_vl", "qwen2_5_vl"))
+        and visual.config._attn_implementation == "sdpa"
+    ):
         visual.config._attn_implementation = "flash_frames"
     return model
 
@@ -62,19 +81,23 @@ def load_processor(
 ):  # a transformers processor with a chat template
     "The processor of a model: tokenizer, image processor and chat template."
     from transformers import AutoProcessor
+
     processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
-    if getattr(processor, "chat_template", None) is None: raise ValueError(f"model {name!r} has no chat template: grounding prompts need one")
+    if getattr(processor, "chat_template", None) is None:
+        raise ValueError(f"model {name!r} has no chat template: grounding prompts need one")
     processor.tokenizer.padding_side = "left"
     return processor
 
+
 def load_model(
-    name: str,                  # "tiny", a folder, or a hub id
+    name: str,  # "tiny", a folder, or a hub id
     device: str | None = None,  # "cuda", "cpu", …; None takes the GPU where there is one
-    dtype: str | None = None,   # "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU
+    dtype: str | None = None,  # "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU
 ):  # a transformers image-text-to-text model in eval mode
     "A model by name or path: weights as safetensors only, and no code from its repository."
     import torch
     from transformers import AutoModelForImageTextToText
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     model = AutoModelForImageTextToText.from_pretrained(model_path(name), dtype=dtype, trust_remote_code=False, use_safetensors=True)
@@ -82,35 +105,56 @@ def load_model(
 
 # %% ../nbs/parts/models.ipynb #f252f7e8
 def lora_config(
-    rank: int = 16,       # rank of the update
-    alpha: int = 32,      # scale is alpha / rank
-    dropout: float = 0.0, # on the adapter's input
+    rank: int = 16,  # rank of the update
+    alpha: int = 32,  # scale is alpha / rank
+    dropout: float = 0.0,  # on the adapter's input
 ):  # a peft LoraConfig
     "LoRA on all linear layers of the language model."
     from peft import LoraConfig
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM",
-                      target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)")
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        task_type="CAUSAL_LM",
+        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+    )
 
 # %% ../nbs/parts/models.ipynb #32ddd0a8
-TOY_WORDS = ("the a is are at and to in on of not gone appears when what list none first second third before after while both with only "
-             "red green blue yellow purple white circle square triangle cross left right top bottom").split()
+TOY_WORDS = (
+    "the a is are at and to in on of not gone appears when what list none first second third before after while both with only "
+    "red green blue yellow purple white circle square triangle cross left right top bottom"
+).split()
 TAGS = ("<think>", "</think>", "<time>", "</time>", "<answer>", "</answer>")
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
 
 def build_tokenizer():  # a PreTrainedTokenizerFast
     "Byte-level BPE over the toy world's words, the integers below 100, and every single byte."
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
+
     tok = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(r"\d{1,2}|[A-Za-z]+ ?|[^A-Za-z\d\s]+ ?|\s"), "isolated")
     tok.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
     corpus = [f"{w} {w}, [{w}]. {w}? {w}: {w}" for w in TOY_WORDS] * 4 + [str(i) for i in range(100)] * 8
-    trainer = trainers.BpeTrainer(vocab_size=600, min_frequency=2, special_tokens=list(SPECIALS), initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        min_frequency=2,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     tok.train_from_iterator(corpus, trainer)
     tok.add_tokens(list(TAGS))
-    return PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
-                                   extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+    )
 
 # %% ../nbs/parts/models.ipynb #dee88455
 CHAT_TEMPLATE = (
@@ -118,33 +162,77 @@ CHAT_TEMPLATE = (
     "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
     "{%- for part in message.content -%}{%- if part.type == 'image' -%}<|image_pad|>{%- elif part.type == 'video' -%}<|video_pad|>"
     "{%- else -%}{{ part.text }}{%- endif -%}{%- endfor -%}{%- endif -%}<|im_end|>{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>a{%- endif -%}")
+    "{%- if add_generation_prompt -%}<|im_start|>a{%- endif -%}"
+)
+
 
 def build_processor():  # a Qwen2_5_VLProcessor
     "Qwen2.5-VL's processor over the toy tokenizer; pictures pass at their own size, 28 pixels a side at least."
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-    return Qwen2_5_VLProcessor(image_processor=Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=128 * 28 * 28), tokenizer=build_tokenizer(),
-                               video_processor=Qwen2VLVideoProcessor(min_pixels=28 * 28, max_pixels=128 * 28 * 28), chat_template=CHAT_TEMPLATE)
 
-# %% ../nbs/parts/models.ipynb #a374ef4a
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=128 * 28 * 28),
+        tokenizer=build_tokenizer(),
+        video_processor=Qwen2VLVideoProcessor(min_pixels=28 * 28, max_pixels=128 * 28 * 28),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+# %% ../nbs/parts/models.ipynb #b4dab234
 def tiny_config(tokenizer):  # a Qwen2_5_VLConfig
     "Qwen2.5-VL's configuration at the size of a toy; token ids are taken from `tokenizer`."
     from transformers import Qwen2_5_VLConfig
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_end", "endoftext")}
-    text = dict(vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
-                max_position_embeddings=4096, initializer_range=0.06, tie_word_embeddings=True, bos_token_id=None, eos_token_id=ids["im_end"], pad_token_id=ids["endoftext"],
-                rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]))
-    vision = dict(depth=2, hidden_size=64, intermediate_size=128, num_heads=2, out_hidden_size=128, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
-                  window_size=28, fullatt_block_indexes=[1], initializer_range=0.06)
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, initializer_range=0.06, image_token_id=ids["image_pad"],
-                            video_token_id=ids["video_pad"], vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"])
 
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_end", "endoftext")
+    }
+    text = dict(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        initializer_range=0.06,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=ids["im_end"],
+        pad_token_id=ids["endoftext"],
+        rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]),
+    )
+    vision = dict(
+        depth=2,
+        hidden_size=64,
+        intermediate_size=128,
+        num_heads=2,
+        out_hidden_size=128,
+        patch_size=14,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        window_size=28,
+        fullatt_block_indexes=[1],
+        initializer_range=0.06,
+    )
+    return Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+    )
+
+# %% ../nbs/parts/models.ipynb #a374ef4a
 def build_tiny(
     seed: int = 0,  # of the random weights
 ):  # (model, processor)
     "A tiny Qwen2.5-VL with random weights, and its processor."
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
+
     processor = build_processor()
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(tiny_config(processor.tokenizer))

@@ -16,31 +16,39 @@ from .inference import model_inputs, prompt_text
 # %% ../nbs/parts/native.ipynb #667867d0
 def native_collator(processor):  # rows with prompt, video, fps, completion → a batch for the model
     "A collator for SFT on native video: labels on the response only."
+
     def collate(rows: list[dict]) -> dict:
         batch = model_inputs(processor, rows, "cpu")
         whole = [processor.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in rows]
-        answers = [text[len(prompt_text(processor, row)):] for text, row in zip(whole, rows)]
+        answers = [text[len(prompt_text(processor, row)) :] for text, row in zip(whole, rows)]
         said = processor.tokenizer(answers, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
         ids, mask = said["input_ids"], said["attention_mask"]
         labels = torch.cat([torch.full_like(batch["input_ids"], -100), ids.masked_fill(mask == 0, -100)], 1)
         grown = dict(input_ids=ids, attention_mask=mask, mm_token_type_ids=torch.zeros_like(ids))
         return {**batch, **{k: torch.cat([batch[k], v], 1) for k, v in grown.items()}, "labels": labels}
+
     return collate
 
 # %% ../nbs/parts/native.ipynb #40f561a4
 def clips_of(
-    batch,             # what a processor made of several videos
-) -> list[dict]:       # for each video its pixels, grid and seconds a grid step
+    batch,  # what a processor made of several videos
+) -> list[dict]:  # for each video its pixels, grid and seconds a grid step
     "Split a processor's video tensors by video."
     grids = batch["video_grid_thw"]
     pixels = batch["pixel_values_videos"].split(grids.prod(1).tolist())
-    return [dict(pixel_values_videos=p, video_grid_thw=g[None], second_per_grid_ts=torch.as_tensor(s).reshape(1)) for p, g, s in zip(pixels, grids, batch["second_per_grid_ts"])]
+    return [
+        dict(pixel_values_videos=p, video_grid_thw=g[None], second_per_grid_ts=torch.as_tensor(s).reshape(1))
+        for p, g, s in zip(pixels, grids, batch["second_per_grid_ts"])
+    ]
+
 
 class NativeGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer on native video: rows with `prompt`, `video` (frames) and `fps`."
+
     def __init__(self, model, *args, **kwargs):
         super().__init__(model, *args, **kwargs)
-        if self.use_vllm: raise ValueError("TRL's vLLM client takes images, not native video: use encoding 'interleaved' with vllm")
+        if self.use_vllm:
+            raise ValueError("TRL's vLLM client takes images, not native video: use encoding 'interleaved' with vllm")
         tokens = [self.model.config.image_token_id, self.model.config.video_token_id]
         self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = tokens  # a sampled one would have no pixels
 
@@ -62,8 +70,16 @@ class NativeGRPOTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs):
         size, parts, clips = batch_size or len(input_ids), [], self._clips
         for i in range(0, len(input_ids), size):
-            mine = {k: torch.cat([clip[k] for clip in clips[i:i + size]]) for k in clips[0]}
-            kinds = 2 * (input_ids[i:i + size] == self.model.config.video_token_id).int()
-            parts.append(super()._get_per_token_logps_and_entropies(partial(model, **mine, mm_token_type_ids=kinds), input_ids[i:i + size], attention_mask[i:i + size], logits_to_keep, **kwargs))
+            mine = {k: torch.cat([clip[k] for clip in clips[i : i + size]]) for k in clips[0]}
+            kinds = 2 * (input_ids[i : i + size] == self.model.config.video_token_id).int()
+            parts.append(
+                super()._get_per_token_logps_and_entropies(
+                    partial(model, **mine, mm_token_type_ids=kinds), input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep, **kwargs
+                )
+            )
         logps, entropies, auxiliary = zip(*parts)
-        return torch.cat(logps), None if entropies[0] is None else torch.cat(entropies), None if auxiliary[0] is None else torch.stack(auxiliary).mean()
+        return (
+            torch.cat(logps),
+            None if entropies[0] is None else torch.cat(entropies),
+            None if auxiliary[0] is None else torch.stack(auxiliary).mean(),
+        )

@@ -23,13 +23,28 @@ from .verdicts import t_quantile
 @dataclass(frozen=True)
 class Look:
     "How one thing is drawn, as line, points or area."
+
     colour: str
     line: str | tuple = "-"
     marker: str = "o"
     hatch: str = ""
 
-ROLES = {"truth": Look("#222222", ":", "^"), "after": Look("#2c66a8", "-", "o", "///"), "teacher": Look("#33a089", "-.", "D", "..."), "before": Look("#f2a65a", "--", "s", "\\\\\\")}
-SERIES = (ROLES["after"], ROLES["before"], ROLES["truth"], ROLES["teacher"], Look("#9c3f6f", (0, (5, 1, 1, 1, 1, 1)), "v", "xxx"), Look("#b0b0b0", (0, (3, 1)), "P", "---"))  # of names without a role
+
+ROLES = {
+    "truth": Look("#222222", ":", "^"),
+    "after": Look("#2c66a8", "-", "o", "///"),
+    "teacher": Look("#33a089", "-.", "D", "..."),
+    "before": Look("#f2a65a", "--", "s", "\\\\\\"),
+}
+SERIES = (
+    ROLES["after"],
+    ROLES["before"],
+    ROLES["truth"],
+    ROLES["teacher"],
+    Look("#9c3f6f", (0, (5, 1, 1, 1, 1, 1)), "v", "xxx"),
+    Look("#b0b0b0", (0, (3, 1)), "P", "---"),
+)  # of names without a role
+
 
 def looks_of(
     names: Sequence[str],  # "truth", "after RL", "some model", …
@@ -40,75 +55,111 @@ def looks_of(
     others = [name for name in names if name not in roles]
     return {**roles, **{name: free[i % len(free)] for i, name in enumerate(others)}}
 
+
 def lightness(
     colour: str,  # any that matplotlib knows
-) -> float:       # L* of CIELAB, 0 black to 100 white
+) -> float:  # L* of CIELAB, 0 black to 100 white
     "How light a colour is: what is left of it in grey."
     from matplotlib.colors import to_rgb
+
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
     return float(116 * np.cbrt(linear) - 16 if linear > 0.008856 else 903.3 * linear)
 
 # %% ../nbs/parts/plots.ipynb #9511c1c7
-FONT = {"font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.title_fontsize": 8, "figure.titlesize": 10}
-RULES = {"figure.constrained_layout.use": True, "figure.dpi": 100, "lines.linewidth": 1.6, "lines.markersize": 4, "axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9",
-         "axes.edgecolor": "0.6", "legend.frameon": False, "hatch.linewidth": 0.5, "image.cmap": "viridis", "svg.hashsalt": "vtg_r1"}
+FONT = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "figure.titlesize": 10,
+}
+RULES = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.9",
+    "axes.edgecolor": "0.6",
+    "legend.frameon": False,
+    "hatch.linewidth": 0.5,
+    "image.cmap": "viridis",
+    "svg.hashsalt": "vtg_r1",
+}
+
 
 @contextmanager
 def style(
     grid: bool = True,  # lines behind the data
 ):
     "The look, within a `with` block or, as a decorator, within a function; afterwards all is as it was."
-    import matplotlib.pyplot as plt, seaborn as sns
+    import matplotlib.pyplot as plt
+    import seaborn as sns
     from cycler import cycler
+
     own = {**FONT, **RULES, "axes.prop_cycle": cycler(color=[s.colour for s in SERIES], linestyle=[s.line for s in SERIES])}
     with sns.axes_style("whitegrid" if grid else "white"), sns.plotting_context("paper"):
         before = {key: plt.rcParams[key] for key in own}  # not rc_context, which would also undo what JupyterLab sets when the first figure is drawn
         plt.rcParams.update(own)
-        try: yield
-        finally: plt.rcParams.update(before)
+        try:
+            yield
+        finally:
+            plt.rcParams.update(before)
 
 # %% ../nbs/parts/plots.ipynb #c3a9b570
 def save_figure(
-    figure,             # of matplotlib
-    path: str | Path,   # without an ending; its folder is made
-    dpi: int = 150,     # of the PNG
-) -> Path:              # the PNG
+    figure,  # of matplotlib
+    path: str | Path,  # without an ending; its folder is made
+    dpi: int = 150,  # of the PNG
+) -> Path:  # the PNG
     "Write a figure as PATH.svg and PATH.png; the same figure gives the same bytes."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
         for kind, how in (("svg", dict(metadata={"Date": None, "Creator": None})), ("png", dict(dpi=dpi, metadata={"Software": None}))):
-            with whole_file(path.with_name(f"{path.name}.{kind}"), "wb", sync=False) as f: figure.savefig(f, format=kind, bbox_inches="tight", **how)
+            with whole_file(path.with_name(f"{path.name}.{kind}"), "wb", sync=False) as f:
+                figure.savefig(f, format=kind, bbox_inches="tight", **how)
     return path.with_name(path.name + ".png")
 
 # %% ../nbs/parts/plots.ipynb #56b72661
 def timeline(
-    ax,                                  # of matplotlib
-    spans: Mapping[str, Sequence],       # name → its spans, [[start, end], …] in seconds; the first on top
-    limits: tuple[float, float],         # of the axis, seconds
-    labels: bool = True,                 # write the names beside the lines
+    ax,  # of matplotlib
+    spans: Mapping[str, Sequence],  # name → its spans, [[start, end], …] in seconds; the first on top
+    limits: tuple[float, float],  # of the axis, seconds
+    labels: bool = True,  # write the names beside the lines
 ):
     "Spans as bars, a line a name; whoever has no span is told so."
     for y, (name, found) in enumerate(spans.items()):
         look, found = looks_of(list(spans))[name], [(s, e) for s, e in found if e > s]
         ax.broken_barh([(s, e - s) for s, e in found], (y - 0.38, 0.76), facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0)
-        if not found: ax.text(limits[0], y, " no span", va="center", fontsize=7, color="0.4")
+        if not found:
+            ax.text(limits[0], y, " no span", va="center", fontsize=7, color="0.4")
     ax.set(xlim=limits, ylim=(len(spans) - 0.4, -0.6), yticks=range(len(spans)), yticklabels=list(spans) if labels else [])
     ax.tick_params(axis="y", length=0)
     ax.grid(False, axis="y")
 
+
 def legend_of(names: Sequence[str]) -> list:
     "Legend handles that show the areas of these names."
     from matplotlib.patches import Patch
-    return [Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=name) for name, look in looks_of(list(names)).items()]
+
+    return [
+        Patch(facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=name) for name, look in looks_of(list(names)).items()
+    ]
+
 
 @style()
 def draw_timelines(
     rows: Sequence[Mapping],  # {"query", "duration" in seconds, "spans": name → [[start, end], …]}, the same names in each
-):                            # a matplotlib figure
+):  # a matplotlib figure
     "Queries below one another, each with its spans by truth, model, teacher."
     import matplotlib.pyplot as plt
+
     names = list(rows[0]["spans"])
     fig, axes = plt.subplots(len(rows), 1, figsize=(7, 0.5 + (0.2 + 0.17 * len(names)) * len(rows)), sharex=True, squeeze=False)
     longest = max(row["duration"] for row in rows)
@@ -122,10 +173,10 @@ def draw_timelines(
 
 # %% ../nbs/parts/plots.ipynb #201ee16d
 def frame_strip(
-    ax,                          # of matplotlib
-    pictures: Sequence,          # (n, H, W, 3) uint8
-    times: Sequence[float],      # of each, seconds
-) -> tuple[float, float]:        # left and right end, seconds
+    ax,  # of matplotlib
+    pictures: Sequence,  # (n, H, W, 3) uint8
+    times: Sequence[float],  # of each, seconds
+) -> tuple[float, float]:  # left and right end, seconds
     "Frames side by side, each centred on its own second."
     half = (times[-1] - times[0]) / (len(times) - 1) / 2 if len(times) > 1 else 0.5
     left, right = float(times[0] - half), float(times[-1] + half)
@@ -133,15 +184,18 @@ def frame_strip(
     ax.vlines(np.linspace(left, right, len(pictures) + 1)[1:-1], 0, 1, color="white", linewidth=1.5)
     ax.set(xlim=(left, right), yticks=[], xticks=[])
     ax.grid(False)
-    for side in ax.spines.values(): side.set_visible(False)
+    for side in ax.spines.values():
+        side.set_visible(False)
     return left, right
+
 
 @style()
 def draw_cases(
     cases: Sequence[Mapping],  # {"title", "pictures" (n, H, W, 3) uint8, "times" (n,) seconds, "spans": name → [[start, end], …]}
-):                             # a matplotlib figure
+):  # a matplotlib figure
     "What a model saw, and below it the truth and the answers."
     import matplotlib.pyplot as plt
+
     heights = [0.75 + 0.22 * len(case["spans"]) for case in cases]
     fig = plt.figure(figsize=(9, sum(heights) + 0.75 * len(cases)))
     for part, case in zip(np.atleast_1d(fig.subfigures(len(cases), 1, height_ratios=heights)), cases):
@@ -159,42 +213,55 @@ def draw_cases(
 # %% ../nbs/parts/plots.ipynb #634e5d10
 @style()
 def draw_histogram(
-    values: Mapping[str, Sequence[float]],      # name → values; one name alone needs no legend
-    label: str,                                 # of the axis of values
-    counted: str = "queries",                   # what is counted
-    marks: Mapping[str, float] | None = None,   # name → threshold, drawn as lines
-    limits: tuple[float, float] = (0.0, 1.0),   # of the axis of values
-    bins: int = 20,                             # bars
-    stacked: bool = False,                      # parts of one whole on top of one another
-    ax=None,                                    # of matplotlib; None makes a figure
-):                                              # a matplotlib figure
+    values: Mapping[str, Sequence[float]],  # name → values; one name alone needs no legend
+    label: str,  # of the axis of values
+    counted: str = "queries",  # what is counted
+    marks: Mapping[str, float] | None = None,  # name → threshold, drawn as lines
+    limits: tuple[float, float] = (0.0, 1.0),  # of the axis of values
+    bins: int = 20,  # bars
+    stacked: bool = False,  # parts of one whole on top of one another
+    ax=None,  # of matplotlib; None makes a figure
+):  # a matplotlib figure
     "Histograms of one or several sets of values."
     import matplotlib.pyplot as plt
+
     ax = ax or plt.subplots(figsize=(5, 2.8))[1]
     edges, base = np.linspace(*limits, bins + 1), np.zeros(bins)
     for name, look in looks_of(list(values)).items():
         counts = np.histogram(np.asarray(values[name], dtype=float), edges)[0]
-        if stacked: ax.stairs(base + counts, edges, baseline=base, fill=True, facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=name)
+        if stacked:
+            ax.stairs(
+                base + counts, edges, baseline=base, fill=True, facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=name
+            )
         else:
             ax.stairs(counts, edges, fill=True, facecolor=look.colour, alpha=0.2)
             ax.stairs(counts, edges, color=look.colour, linestyle=look.line, linewidth=1.6, label=name)
         base = base + counts if stacked else base
     for name, at in (marks or {}).items():
         ax.axvline(at, color="black", lw=1, ls=(0, (2, 2)))
-        ax.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8)
+        ax.annotate(
+            name, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8
+        )
     ax.set(xlabel=label, ylabel=counted, xlim=limits, ylim=(0, None))
-    if len(values) > 1: ax.legend()
+    if len(values) > 1:
+        ax.legend()
     return ax.figure
 
 # %% ../nbs/parts/plots.ipynb #c00c719b
-PANELS = {"reward": {"reward": "all", "rewards/tiou_reward/mean": "tIoU", "rewards/format_reward/mean": "format"},
-          "within groups": {"reward_std": "spread of rewards", "frac_reward_zero_std": "share without signal"},
-          "tokens": {"completions/mean_length": "mean response"}, "policy": {"entropy": "entropy (nats)", "kl": "KL", "clip_ratio/region_mean": "clipped share"},
-          "loss": {"loss": "loss"}, "accuracy": {"mean_token_accuracy": "next token"}}
+PANELS = {
+    "reward": {"reward": "all", "rewards/tiou_reward/mean": "tIoU", "rewards/format_reward/mean": "format"},
+    "within groups": {"reward_std": "spread of rewards", "frac_reward_zero_std": "share without signal"},
+    "tokens": {"completions/mean_length": "mean response"},
+    "policy": {"entropy": "entropy (nats)", "kl": "KL", "clip_ratio/region_mean": "clipped share"},
+    "loss": {"loss": "loss"},
+    "accuracy": {"mean_token_accuracy": "next token"},
+}
+
 
 def _panels(log: list[dict], panels: Mapping[str, Mapping[str, str]]) -> dict:
     "Those panels that a log has values for; a loss says nothing beside a reward."
     return {title: keys for title, keys in panels.items() if any(k in log[-1] for k in keys) and not (title == "loss" and "reward" in log[-1])}
+
 
 def moving_mean(values: Sequence[float], window: int) -> np.ndarray:  # (n,)
     "Mean of each value and those before it, `window` of them at most."
@@ -203,38 +270,45 @@ def moving_mean(values: Sequence[float], window: int) -> np.ndarray:  # (n,)
     first = np.maximum(at - window, 0)
     return (sums[at] - sums[first]) / (at - first)
 
+
 @style()
 def draw_log(
-    log: list[dict],              # rows of log.jsonl
+    log: list[dict],  # rows of log.jsonl
     panels: Mapping[str, Mapping[str, str]] = PANELS,  # title → key of the log → name
-    window: int = 1,              # steps that are averaged
+    window: int = 1,  # steps that are averaged
     size: tuple[float, float] = (3.1, 2.4),  # of a panel, inches
-):                                # a matplotlib figure
+):  # a matplotlib figure
     "What the log of one run holds, panel by panel, over steps; panels of another trainer are left out."
     import matplotlib.pyplot as plt
+
     shown = _panels(log, panels)
     fig, axes = plt.subplots(1, len(shown), figsize=(size[0] * len(shown), size[1]), squeeze=False)
     for ax, (title, keys) in zip(axes[0], shown.items()):
         for (key, name), look in zip(keys.items(), SERIES):
             points = [(row["step"], row[key]) for row in log if row.get(key) is not None]
-            if not points: continue
+            if not points:
+                continue
             steps, values = zip(*points)
-            if window > 1: ax.plot(steps, values, "-", color=look.colour, alpha=0.3, lw=0.7)
+            if window > 1:
+                ax.plot(steps, values, "-", color=look.colour, alpha=0.3, lw=0.7)
             ax.plot(steps, moving_mean(values, window), color=look.colour, linestyle=look.line, label=name)
-        if min(row.get(k) or 0 for row in log for k in keys) >= 0: ax.set_ylim(-0.02 * ax.get_ylim()[1], None)  # from 0, and a line at 0 is seen
+        if min(row.get(k) or 0 for row in log for k in keys) >= 0:
+            ax.set_ylim(-0.02 * ax.get_ylim()[1], None)  # from 0, and a line at 0 is seen
         ax.set(title=title, xlabel="step")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if len(keys) > 1: ax.legend()
+        if len(keys) > 1:
+            ax.legend()
     return fig
 
 # %% ../nbs/parts/plots.ipynb #2b85202a
 @style()
 def draw_curves(
-    rows: list[dict],           # {"arm", "seed", "step", "curve", "value"}
+    rows: list[dict],  # {"arm", "seed", "step", "curve", "value"}
     panels: Mapping[str, str],  # curve → label of its axis
-):                              # a matplotlib figure
+):  # a matplotlib figure
     "Curves over steps, a look an arm: seeds as thin lines, their mean, and the 95 % band of the mean."
     import matplotlib.pyplot as plt
+
     fig, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3), squeeze=False)
     looks = looks_of(list(dict.fromkeys(r["arm"] for r in rows)))
     for ax, (curve, label) in zip(axes[0], panels.items()):
@@ -242,14 +316,25 @@ def draw_curves(
         for arm, look in looks.items():
             lines = {}
             for r in rows:
-                if r["arm"] == arm and r["curve"] == curve: lines.setdefault(r["step"], []).append(r["value"])
-            if not lines: continue
+                if r["arm"] == arm and r["curve"] == curve:
+                    lines.setdefault(r["step"], []).append(r["value"])
+            if not lines:
+                continue
             values = np.array([lines[s] for s in sorted(lines)])  # (steps, seeds)
             ax.plot(sorted(lines), values, "-", color=look.colour, alpha=0.35, lw=0.6)
             ax.plot(sorted(lines), values.mean(1), color=look.colour, linestyle=look.line, lw=2, label=arm)
-            if values.shape[1] > 2: bands.append((look.colour, sorted(lines), values.mean(1), t_quantile(0.95, values.shape[1] - 1) * values.std(1, ddof=1) / np.sqrt(values.shape[1])))
+            if values.shape[1] > 2:
+                bands.append(
+                    (
+                        look.colour,
+                        sorted(lines),
+                        values.mean(1),
+                        t_quantile(0.95, values.shape[1] - 1) * values.std(1, ddof=1) / np.sqrt(values.shape[1]),
+                    )
+                )
         limits = ax.get_ylim()  # the seeds decide what is shown, not the bands
-        for colour, steps, mean, half in bands: ax.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+        for colour, steps, mean, half in bands:
+            ax.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
         ax.set(xlabel="optimiser step", ylabel=label, ylim=limits)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return fig
@@ -257,11 +342,12 @@ def draw_curves(
 # %% ../nbs/parts/plots.ipynb #a0530f39
 @style()
 def draw_recall(
-    ious: Mapping[str, Sequence[float]],        # name → tIoU of each query's first answer, 0 to 1
-    marks: Sequence[float] = (0.3, 0.5, 0.7),   # thresholds that tables report
-):                                              # a matplotlib figure
+    ious: Mapping[str, Sequence[float]],  # name → tIoU of each query's first answer, 0 to 1
+    marks: Sequence[float] = (0.3, 0.5, 0.7),  # thresholds that tables report
+):  # a matplotlib figure
     "R1@m in percent over every threshold m, with the mean tIoU beside each name."
     import matplotlib.pyplot as plt
+
     fig, ax = plt.subplots(figsize=(5, 3.6))
     for name, look in looks_of(list(ious)).items():
         values = np.sort(np.asarray(ious[name], dtype=float))
@@ -277,17 +363,19 @@ def draw_recall(
 @style(grid=False)
 def draw_landscapes(
     rewards: Mapping[str, Callable],  # name → function of starts and ends, (n,) seconds each → what they are paid, (n,)
-    truth: Sequence[float],           # [start, end], seconds
-    duration: float,                  # of the video, seconds
-    step: float = 0.5,                # between answers, seconds
-):                                    # a matplotlib figure
+    truth: Sequence[float],  # [start, end], seconds
+    duration: float,  # of the video, seconds
+    step: float = 0.5,  # between answers, seconds
+):  # a matplotlib figure
     "Reward over start and end of the answered span; the cross is the truth, the lines are 0.05, 0.3, 0.5, 0.7."
     import matplotlib.pyplot as plt
+
     at = np.arange(0, duration + step / 2, step)
     starts, ends = np.meshgrid(at, at)
     columns, lines = min(3, len(rewards)), -(-len(rewards) // 3)
     fig, axes = plt.subplots(lines, columns, figsize=(3.3 * columns + 0.2, 3 * lines + 0.3), sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[len(rewards):]: ax.set_axis_off()
+    for ax in axes.flat[len(rewards) :]:
+        ax.set_axis_off()
     for ax, (name, pay) in zip(axes.flat, rewards.items()):
         paid = np.ma.masked_where(starts >= ends, np.asarray(pay(starts.ravel(), ends.ravel()), dtype=float).reshape(starts.shape))
         image = ax.pcolormesh(starts, ends, paid, vmin=min(0, paid.min()), vmax=1, shading="nearest", rasterized=True)
@@ -296,5 +384,6 @@ def draw_landscapes(
         ax.plot(*truth, "+", color="#d62728", markersize=9, mew=1.5)
         ax.set(title=name, aspect="equal", facecolor="0.85")
         fig.colorbar(image, ax=ax, shrink=0.8)
-    fig.supxlabel("answered start (s)"); fig.supylabel("answered end (s)")
+    fig.supxlabel("answered start (s)")
+    fig.supylabel("answered end (s)")
     return fig

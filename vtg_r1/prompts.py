@@ -8,7 +8,8 @@ __all__ = ['SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'LONGEST_ANSWER', 'READINGS', 'f
            'is_well_formed']
 
 # %% ../nbs/parts/prompts.ipynb #af455136
-import math, re
+import math
+import re
 from collections.abc import Sequence
 
 # %% ../nbs/parts/prompts.ipynb #f74afdd7
@@ -21,11 +22,12 @@ SYSTEM_PROMPT = (
 
 # %% ../nbs/parts/prompts.ipynb #e7808983
 def format_time(
-    seconds: float,     # from the start of the video
+    seconds: float,  # from the start of the video
     decimals: int = 1,  # digits kept behind the point
 ) -> str:
     "Seconds as short text: whole numbers stay whole (`3`, not `3.0`)."
     return f"{round(float(seconds), decimals):.{decimals}f}".rstrip("0").rstrip(".") if decimals else str(round(seconds))
+
 
 def format_span(
     span: Sequence[float],  # [start, end], seconds
@@ -36,23 +38,28 @@ def format_span(
 # %% ../nbs/parts/prompts.ipynb #0406c340
 def _frame_blocks(times: Sequence[float] | None) -> list[dict]:
     "Timestamp and image placeholder of each frame, in turn; one video placeholder without times."
-    if times is None: return [{"type": "video"}]
+    if times is None:
+        return [{"type": "video"}]
     return [block for t in times for block in ({"type": "text", "text": format_time(t)}, {"type": "image"})]
 
+
 def grounding_prompt(
-    query: str,              # the sentence to be found
+    query: str,  # the sentence to be found
     times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
-    style: str = "full",     # "full" (paper) or "short" (the tiny model's)
+    style: str = "full",  # "full" (paper) or "short" (the tiny model's)
     system: str = SYSTEM_PROMPT,  # the system message of the full style
-) -> list[dict]:             # chat messages, one image placeholder a frame, or one video placeholder
+) -> list[dict]:  # chat messages, one image placeholder a frame, or one video placeholder
     "Chat messages that ask when `query` happens."
-    if style not in ("full", "short"): raise ValueError(f"style must be 'full' or 'short', got {style!r}")
+    if style not in ("full", "short"):
+        raise ValueError(f"style must be 'full' or 'short', got {style!r}")
     ask, frames = {"type": "text", "text": query}, _frame_blocks(times)
-    if style == "short": return [{"role": "user", "content": [ask, *frames]}]
+    if style == "short":
+        return [{"role": "user", "content": [ask, *frames]}]
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, {"role": "user", "content": [*frames, ask]}]
 
+
 def response_text(
-    think: str,             # the reasoning; may be empty
+    think: str,  # the reasoning; may be empty
     span: Sequence[float],  # [start, end], seconds
     answer: str | None = None,  # the option's letter, in grounded QA
 ) -> str:
@@ -64,19 +71,21 @@ QA_SYSTEM_PROMPT = SYSTEM_PROMPT.replace("that the request describes", "of the v
     " Last give the letter of the right option inside <answer> </answer>, for example <answer>B</answer>."
 )
 
+
 def _question_text(
-    question: str,           # without its options
+    question: str,  # without its options
     options: Sequence[str],  # in the order of their letters, at most 26
 ) -> str:
     "A question with its lettered options, one a line."
     return "\n".join([question, *(f"({chr(65 + i)}) {option}" for i, option in enumerate(options))])
 
+
 def qa_prompt(
-    question: str,           # without its options
+    question: str,  # without its options
     options: Sequence[str],  # in the order of their letters
     times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
-    style: str = "full",     # as in `grounding_prompt`
-) -> list[dict]:             # chat messages, one image placeholder a frame, or one video placeholder
+    style: str = "full",  # as in `grounding_prompt`
+) -> list[dict]:  # chat messages, one image placeholder a frame, or one video placeholder
     "Chat messages that ask for the right option and the moment that shows it."
     return grounding_prompt(_question_text(question, options), times, style, system=QA_SYSTEM_PROMPT)
 
@@ -84,16 +93,20 @@ def qa_prompt(
 _THINK_TAG = re.compile(r"<(/?)think>", re.I | re.A)
 _BLOCKS = {tag: re.compile(rf"<{tag}>([^<]*)</{tag}>", re.I | re.A) for tag in ("time", "answer")}
 
+
 def answer_block(
-    response: str,      # the model's whole response
+    response: str,  # the model's whole response
     tag: str = "time",  # or "answer", the option letter of grounded QA
-) -> str | None:        # the text inside the block, or None
+) -> str | None:  # the text inside the block, or None
     "What stands in the last closed `<time>` block after the thinking; an unclosed `<think>` has no answer."
     last = None
-    for last in _THINK_TAG.finditer(response): pass
-    if last and not last[1]: return None
+    for last in _THINK_TAG.finditer(response):
+        pass
+    if last and not last[1]:
+        return None
     blocks = _BLOCKS[tag].findall(response, last.end() if last else 0)
     return blocks[-1].strip() if blocks else None
+
 
 def _think_block(response: str) -> str:
     "What stands in the think block, as written; '' where there is no closed one."
@@ -101,9 +114,10 @@ def _think_block(response: str) -> str:
         return ""
     return response.split("<think>", 1)[1].split("</think>", 1)[0]
 
+
 def thought(
     response: str | None,  # the model's whole response
-) -> str:                  # without outer white space; "" where there is no closed block or nothing in it
+) -> str:  # without outer white space; "" where there is no closed block or nothing in it
     "The reasoning of a response: what stands in its `<think>` block."
     return _think_block(response).strip() if isinstance(response, str) else ""
 
@@ -115,19 +129,25 @@ _PAIR = re.compile(rf"(?<![\w.:])(?P<start>-?{_NUM}){_UNIT}{_JOIN}(?P<end>-?{_NU
 LONGEST_ANSWER = 1000  # characters of a block
 _DIGIT = re.compile(r"\d", re.A)
 
+
 def _seconds(text: str) -> float:
     "`12.5`, `1:05` or `00:01:05.5` in seconds."
-    if ":" not in text: return float(text)
+    if ":" not in text:
+        return float(text)
     sign, total = (-1.0 if text.startswith("-") else 1.0), 0.0
-    for part in text.lstrip("-").split(":"): total = total * 60 + float(part)
+    for part in text.lstrip("-").split(":"):
+        total = total * 60 + float(part)
     return sign * total
+
 
 def _read_spans(block: str) -> list[list[float]]:
     "Every span written in `block`; none when any number of it belongs to no span or is too large for a float, or the block is too long for an answer."
-    if len(block) > LONGEST_ANSWER: return []
+    if len(block) > LONGEST_ANSWER:
+        return []
     text = " ".join(block.replace('"', "").replace("'", "").split())
     spans = [[_seconds(m["start"]), _seconds(m["end"])] for m in _PAIR.finditer(text)]
-    if _DIGIT.search(_PAIR.sub("", text)) or not all(math.isfinite(t) for span in spans for t in span): return []
+    if _DIGIT.search(_PAIR.sub("", text)) or not all(math.isfinite(t) for span in spans for t in span):
+        return []
     return spans
 
 # %% ../nbs/parts/prompts.ipynb #0d374703
@@ -135,27 +155,32 @@ READINGS = ("strict", "lenient")
 _LENIENT_BLOCK = re.compile(r"<time>([^<]*)</time>", re.A)
 _LENIENT_NUMBER = re.compile(r"\d+\.?\d*", re.A)
 
+
 def _first_two_numbers(response: str) -> list[list[float]]:
     "The rule of TVG-R1's released evaluator (VideoMind/videomind/eval/eval_auto.py)."
     block = _LENIENT_BLOCK.search(response)
     numbers = [float(m[0]) for m, _ in zip(_LENIENT_NUMBER.finditer(block[1] if block else response), range(2))]
     return [numbers] if len(numbers) == 2 and all(map(math.isfinite, numbers)) else []
 
+
 def parse_spans(
-    response: str | None,     # the model's whole response
+    response: str | None,  # the model's whole response
     reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> list[list[float]]:       # [start, end] in seconds as written, in the response's order; they may be inverted
+) -> list[list[float]]:  # [start, end] in seconds as written, in the response's order; they may be inverted
     "Every span a response answers with, best first; an empty list where none can be read. Never raises on a response."
-    if reading not in READINGS: raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
-    if not isinstance(response, str): return []
+    if reading not in READINGS:
+        raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
+    if not isinstance(response, str):
+        return []
     block = answer_block(response)
     spans = _read_spans(block) if block else []
     return spans or (_first_two_numbers(response) if reading == "lenient" else [])
 
+
 def parse_span(
-    response: str | None,     # the model's whole response
+    response: str | None,  # the model's whole response
     reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> list[float] | None:      # [start, end] in seconds as written (it may be inverted), None where no span can be read
+) -> list[float] | None:  # [start, end] in seconds as written (it may be inverted), None where no span can be read
     "The span a response answers with: the first, where it gives several. Never raises on a response."
     spans = parse_spans(response, reading)
     return spans[0] if spans else None
@@ -164,15 +189,19 @@ def parse_span(
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:](?:\s|$)|\)|$)", re.A)
 _LENIENT_LETTER = (re.compile(r"\\boxed\{\s*\(?([A-Za-z])\b"), re.compile(r"\(([A-Za-z])\)"))
 
+
 def parse_answer(
-    response: str | None,     # the model's whole response
+    response: str | None,  # the model's whole response
     reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> str | None:              # "A", "B", …, or None where no option can be read
+) -> str | None:  # "A", "B", …, or None where no option can be read
     "The letter of the option a response chooses. Never raises on a response."
-    if reading not in READINGS: raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
-    if not isinstance(response, str): return None
+    if reading not in READINGS:
+        raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
+    if not isinstance(response, str):
+        return None
     found = _LETTER.match(answer_block(response, "answer") or "")
-    if reading == "lenient": found = found or next(filter(None, (p.search(response) for p in _LENIENT_LETTER)), None)
+    if reading == "lenient":
+        found = found or next(filter(None, (p.search(response) for p in _LENIENT_LETTER)), None)
     return found[1].upper() if found else None
 
 # %% ../nbs/parts/prompts.ipynb #0be27bd6
@@ -181,10 +210,12 @@ def is_well_formed(
     answer: bool = False,  # grounded QA: an `<answer>` block must follow
 ) -> bool:
     "Whether a response is one `<think>` block, then one `<time>` block (then one `<answer>` block), and nothing else."
-    if not isinstance(response, str): return False
+    if not isinstance(response, str):
+        return False
     tags = ("think", "time", "answer") if answer else ("think", "time")
     edges = [edge for tag in tags for edge in (f"<{tag}>", f"</{tag}>")]
-    if any(response.count(edge) != 1 for edge in edges): return False
+    if any(response.count(edge) != 1 for edge in edges):
+        return False
     at = [response.index(edge) for edge in edges]
-    between = [response[:at[0]]] + [response[a + len(edge):b] for a, edge, b in zip(at[1::2], edges[1::2], [*at[2::2], None])]
+    between = [response[: at[0]]] + [response[a + len(edge) : b] for a, edge, b in zip(at[1::2], edges[1::2], [*at[2::2], None])]
     return at == sorted(at) and not any(text.strip() for text in between)

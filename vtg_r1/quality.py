@@ -7,11 +7,13 @@ __all__ = ['OVERLAPS', 'summary', 'measure', 'lengths', 'probe_each', 'video_fil
            'quality', 'quality_text', 'read_with_videos', 'check', 'plot_quality']
 
 # %% ../nbs/parts/quality.ipynb #44d32bcf
-import os, re
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
 from .datasets import READERS, normalise_query, read_dataset, video_id
 from .plots import Look, looks_of, style
 from .samples import Report, Sample, SampleError
@@ -20,7 +22,8 @@ from .samples import Report, Sample, SampleError
 def summary(values) -> dict[str, float]:
     "Count, range, quartiles and mean of `values`."
     a = np.asarray(values, dtype=np.float64)
-    if not len(a): return {"n": 0}
+    if not len(a):
+        return {"n": 0}
     low, q1, mid, q3, high = np.percentile(a, [0, 25, 50, 75, 100])
     return {"n": len(a), **{k: round(float(v), 3) for k, v in dict(min=low, q1=q1, median=mid, q3=q3, max=high, mean=a.mean()).items()}}
 
@@ -37,6 +40,7 @@ def measure(
             share.append((end - start) / s.duration)
     return {"duration_s": list(videos.values()), "span_s": span, "span_share": share}
 
+
 def lengths(
     samples: Iterable[Sample],
 ) -> dict[str, dict]:  # each: n, min, quartiles, max, mean
@@ -48,40 +52,50 @@ def _probe_one(root: str | Path, video: str) -> tuple[float | None, str]:
     "Duration in seconds, or None and why it cannot be read."
     from vtg_r1.decoders import default_backend
     from vtg_r1.video import VideoError, probe, video_path
-    try: return probe(video_path(root, video), default_backend()).duration, ""
-    except VideoError as e: return None, e.reason
+
+    try:
+        return probe(video_path(root, video), default_backend()).duration, ""
+    except VideoError as e:
+        return None, e.reason
 
 # %% ../nbs/parts/quality.ipynb #8a78c0a8
 def probe_each(
     videos: Iterable[str],  # paths relative to `root`
-    root: str | Path,       # the folder that the names are relative to
-    workers: int = 2,       # files opened at once, each in a process of its own
+    root: str | Path,  # the folder that the names are relative to
+    workers: int = 2,  # files opened at once, each in a process of its own
     progress: bool = False,  # show a bar
 ) -> Iterator[tuple[str, float | None, str]]:  # (video, seconds or None, why it cannot be read), in the given order, as they come
     "Open videos in several processes; one that crashes, hangs or fills its process costs its own answer and no other."
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
+
     from tqdm import tqdm
+
     videos = list(videos)
-    if not Path(root).is_dir(): raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
+    if not Path(root).is_dir():
+        raise SampleError(f"{root}: no such folder of videos", "video", "wrong_file")
     pool = ThreadPoolExecutor(workers)
     try:
         answers = pool.map(partial(_probe_one, root), videos)
-        for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress): yield video, seconds, reason
-    finally: pool.shutdown(cancel_futures=True)  # on Ctrl-C only the files at work are waited for
+        for video, (seconds, reason) in tqdm(zip(videos, answers), total=len(videos), desc="videos", disable=not progress):
+            yield video, seconds, reason
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C only the files at work are waited for
+
 
 def video_file(
     root: str | Path,  # the folder of the videos
-    video: str,       # as `Sample.video`
-) -> str | None:      # relative to `root`; None where there is none
+    video: str,  # as `Sample.video`
+) -> str | None:  # relative to `root`; None where there is none
     "A video's file below the root: as named, then with the usual endings, then in the root itself without the folders of its name."
     names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi", ".mov")), Path(video).name)
     return next((name for name in names if os.path.isfile(Path(root) / name)), None)
 
+
 def probe_videos(
     samples: Iterable[Sample],
-    root: str | Path,       # the folder that `Sample.video` is relative to
-    workers: int = 2,       # processes
+    root: str | Path,  # the folder that `Sample.video` is relative to
+    workers: int = 2,  # processes
     progress: bool = False,  # show a bar
 ) -> dict:  # named, found, missing: [video], unreadable: {video: reason}, durations: {video: s}, off_by_more_than_1s: {video: [annotated, found]}
     "Open every video that the samples name, once each."
@@ -89,10 +103,19 @@ def probe_videos(
     there = {v: file for v in named if (file := video_file(root, v))}
     found, unreadable = {}, {}
     for (_, seconds, reason), video in zip(probe_each(there.values(), root, workers, progress), there):
-        if reason: unreadable[video] = reason
-        else: found[video] = round(seconds, 3)
+        if reason:
+            unreadable[video] = reason
+        else:
+            found[video] = round(seconds, 3)
     off = {v: [named[v], s] for v, s in found.items() if named[v] is not None and abs(named[v] - s) > 1}
-    return {"named": len(named), "found": len(found), "missing": sorted(set(named) - set(there)), "unreadable": unreadable, "durations": found, "off_by_more_than_1s": off}
+    return {
+        "named": len(named),
+        "found": len(found),
+        "missing": sorted(set(named) - set(there)),
+        "unreadable": unreadable,
+        "durations": found,
+        "off_by_more_than_1s": off,
+    }
 
 # %% ../nbs/parts/quality.ipynb #29ae0cfa
 def source_id(
@@ -102,24 +125,37 @@ def source_id(
     vid = re.sub(r"(_\d+:\d+:\d+[:.]\d+){2}$|(_\d+\.\d+){2}$|(_\d{6}){2}$", "", video_id(video))
     return vid.removeprefix("v_")
 
+
 OVERLAPS = ("video", "source", "query")
+
 
 def overlap_guard(
     benchmarks: Iterable[tuple[str, str | Path, str | None]],  # (dataset name, annotation path, split or None): the test sets
-    by: Iterable[str] = OVERLAPS,                      # which kinds of overlap count
+    by: Iterable[str] = OVERLAPS,  # which kinds of overlap count
 ) -> Callable[[Sample], str]:  # "" or "same video as <dataset>", "same source as …", "same query as …"
     "A function that says what a training sample shares with the benchmarks; it sees every published row, also those that reading drops."
     by, known = tuple(by), {kind: {} for kind in OVERLAPS}
-    if unknown := set(by) - set(OVERLAPS): raise ValueError(f"overlap is by {OVERLAPS}, got {sorted(unknown)}")
+    if unknown := set(by) - set(OVERLAPS):
+        raise ValueError(f"overlap is by {OVERLAPS}, got {sorted(unknown)}")
     for name, path, split in benchmarks:
-        if name not in READERS: raise SampleError(f"unknown dataset {name!r}: use one of {', '.join(READERS)}", reason="unknown_dataset")
+        if name not in READERS:
+            raise SampleError(f"unknown dataset {name!r}: use one of {', '.join(READERS)}", reason="unknown_dataset")
         rows = [r for r in READERS[name](path, split or "test") if "problem" not in r]
-        if not rows: raise SampleError(f"{path}: no record reads as {name}, so nothing would be guarded. {name} is read from {READERS[name].__doc__}", reason="wrong_file")
+        if not rows:
+            raise SampleError(
+                f"{path}: no record reads as {name}, so nothing would be guarded. {name} is read from {READERS[name].__doc__}", reason="wrong_file"
+            )
         for row in rows:
-            for kind, key in _keys(row["video"], row["query"]): known[kind].setdefault(key, name)
+            for kind, key in _keys(row["video"], row["query"]):
+                known[kind].setdefault(key, name)
+
     def guard(sample: Sample) -> str:
-        return next((f"same {kind} as {known[kind][key]}" for kind, key in _keys(sample.video, sample.query) if kind in by and key in known[kind]), "")
+        return next(
+            (f"same {kind} as {known[kind][key]}" for kind, key in _keys(sample.video, sample.query) if kind in by and key in known[kind]), ""
+        )
+
     return guard
+
 
 def _keys(video: str, query: str) -> list[tuple[str, str]]:
     return [("video", video_id(video)), ("source", source_id(video)), ("query", normalise_query(str(query)))]
@@ -128,93 +164,121 @@ def _keys(video: str, query: str) -> list[tuple[str, str]]:
 def quality(
     samples: list[Sample],
     report: Report,
-    videos: dict | None = None,                       # what `probe_videos` returned
-    guard: Callable[[Sample], str] | None = None,     # what `overlap_guard` returned
+    videos: dict | None = None,  # what `probe_videos` returned
+    guard: Callable[[Sample], str] | None = None,  # what `overlap_guard` returned
 ) -> dict:  # ready for JSON
     "The quality report of one dataset."
     out = {**report.to_dict(), **lengths(samples)}
-    if videos is not None: out["videos"] = {k: v for k, v in videos.items() if k != "durations"}
+    if videos is not None:
+        out["videos"] = {k: v for k, v in videos.items() if k != "durations"}
     if guard is not None:
         out["overlap"] = {}
         for s in samples:
-            if what := guard(s): out["overlap"].setdefault(what, []).append(s.qid)
+            if what := guard(s):
+                out["overlap"].setdefault(what, []).append(s.qid)
     return out
 
+
 def quality_text(
-    q: dict,           # what `quality` returned
+    q: dict,  # what `quality` returned
     report: Report,
 ) -> str:
     "The same report for a person, a few lines."
     row = lambda name, d: f"  {name:<12} n {d['n']}" + "".join(f"  {k} {d[k]:g}" for k in ("min", "q1", "median", "q3", "max") if k in d)
     first = [f"  {f.qid or '-'} (record {f.line}): {f.reason}: {f.detail}" for f in report.dropped[:5]]
-    if len(report.dropped) > 5: first.append(f"  … and {len(report.dropped) - 5:,} more; --json names each")
-    lines = [str(report), *(["dropped:", *first] if first else []), "lengths of what was kept:", *(row(k, q[k]) for k in ("duration_s", "span_s", "span_share"))]
+    if len(report.dropped) > 5:
+        first.append(f"  … and {len(report.dropped) - 5:,} more; --json names each")
+    lines = [
+        str(report),
+        *(["dropped:", *first] if first else []),
+        "lengths of what was kept:",
+        *(row(k, q[k]) for k in ("duration_s", "span_s", "span_share")),
+    ]
     if v := q.get("videos"):
-        lines.append(f"videos: {v['named']} named, {v['found']} readable, {len(v['missing'])} missing, {len(v['unreadable'])} unreadable, {len(v['off_by_more_than_1s'])} off by more than 1 s")
+        lines.append(
+            f"videos: {v['named']} named, {v['found']} readable, {len(v['missing'])} missing, {len(v['unreadable'])} unreadable, {len(v['off_by_more_than_1s'])} off by more than 1 s"
+        )
         lines += [f"  {name}: {why}" for name, why in list(v["unreadable"].items())[:5]]
     lines += [f"overlap: {len(qids)} samples, {what}" for what, qids in q.get("overlap", {}).items()]
     return "\n".join(lines)
 
 # %% ../nbs/parts/quality.ipynb #e66129d9
 def read_with_videos(
-    dataset: str,                # a key of `READERS`
-    annotations: str | Path,     # the file; for NExT-GQA its folder
-    videos: str | Path,          # the folder of the videos, to open each
-    split: str | None = None,    # default: what the file name says
-    workers: int = 2,            # processes that open them
+    dataset: str,  # a key of `READERS`
+    annotations: str | Path,  # the file; for NExT-GQA its folder
+    videos: str | Path,  # the folder of the videos, to open each
+    split: str | None = None,  # default: what the file name says
+    workers: int = 2,  # processes that open them
     durations: str | Path | None = None,  # as `read_dataset`; None measures what is missing
-    **policies,                  # as `read_dataset`
+    **policies,  # as `read_dataset`
 ) -> tuple[list[Sample], Report, dict]:  # the samples, the report, and what `probe_videos` returned
     "Read an annotation file, its missing durations measured in the videos."
     samples, report = read_dataset(dataset, annotations, split, durations=durations, **policies)
-    everything = read_dataset(dataset, annotations, split, durations=durations, **{**policies, "missing_duration": "last_end"})[0] if report.before["missing_duration"] else samples
+    everything = (
+        read_dataset(dataset, annotations, split, durations=durations, **{**policies, "missing_duration": "last_end"})[0]
+        if report.before["missing_duration"]
+        else samples
+    )
     probed = probe_videos(everything, videos, workers, progress=True)
     unsaid = {f.qid for f in report.findings if f.reason == "missing_duration"}
     for s in everything:
-        if s.qid in unsaid: probed["off_by_more_than_1s"].pop(s.video, None)  # held against a guess
+        if s.qid in unsaid:
+            probed["off_by_more_than_1s"].pop(s.video, None)  # held against a guess
     if report.before["missing_duration"] and durations is None and (known := probed["durations"]):
         samples, report = read_dataset(dataset, annotations, split, durations={video_id(v): s for v, s in known.items()} | known, **policies)
         report.notes = [n.replace("come from the durations given", "were measured in the videos") for n in report.notes]
     return samples, report, probed
 
+
 def check(
-    dataset: str,                # a key of `READERS`
-    annotations: str | Path,     # the file; for NExT-GQA its folder
-    split: str | None = None,    # default: what the file name says
+    dataset: str,  # a key of `READERS`
+    annotations: str | Path,  # the file; for NExT-GQA its folder
+    split: str | None = None,  # default: what the file name says
     videos: str | Path | None = None,  # the folder of the videos, to open each
-    workers: int = 2,            # processes that open them
+    workers: int = 2,  # processes that open them
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`; None does not look for overlap
     durations: str | Path | None = None,  # as `read_dataset`
-    **policies,                  # as `read_dataset`
-) -> tuple[Report, dict]:        # the report, and all of `quality`
+    **policies,  # as `read_dataset`
+) -> tuple[Report, dict]:  # the report, and all of `quality`
     "Read an annotation file and look at everything about it."
-    if videos is None: (samples, report), probed = read_dataset(dataset, annotations, split, durations=durations, **policies), None
-    else: samples, report, probed = read_with_videos(dataset, annotations, videos, split, workers, durations, **policies)
+    if videos is None:
+        (samples, report), probed = read_dataset(dataset, annotations, split, durations=durations, **policies), None
+    else:
+        samples, report, probed = read_with_videos(dataset, annotations, videos, split, workers, durations, **policies)
     return report, quality(samples, report, probed, guard)
 
 # %% ../nbs/parts/quality.ipynb #a91b3644
 @style()
 def plot_quality(
     measures: dict[str, dict],  # name → what `measure` returned
-    reports: dict[str, dict],   # name → a report's `to_dict()`
+    reports: dict[str, dict],  # name → a report's `to_dict()`
 ):  # a matplotlib figure
     "Four panels: how long the videos are, how long the moments, what share of the video they take, and what was odd in the files."
-    import matplotlib.pyplot as plt, seaborn as sns
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
     looks = list(looks_of([str(i) for i in range(max(len(measures), len(reports)))]).values())
     fig, axes = plt.subplots(2, 2, figsize=(10, 6.4))
-    panels = ((axes[0, 0], "duration_s", "video duration (s)"), (axes[0, 1], "span_s", "span length (s)"), (axes[1, 0], "span_share", "span, share of the video"))
+    panels = (
+        (axes[0, 0], "duration_s", "video duration (s)"),
+        (axes[0, 1], "span_s", "span length (s)"),
+        (axes[1, 0], "span_share", "span, share of the video"),
+    )
     for ax, what, label in panels:
         for (name, values), look in zip(measures.items(), looks):
             sns.ecdfplot(x=values[what], ax=ax, label=name, color=look.colour, linestyle=look.line)
         spread = [v for values in measures.values() for v in values[what] if v > 0]
-        if what != "span_share" and spread and max(spread) > 5 * min(spread): ax.set_xscale("log")
+        if what != "span_share" and spread and max(spread) > 5 * min(spread):
+            ax.set_xscale("log")
         ax.set(xlabel=label, ylabel="share of them below")
     axes[1, 0].set_xlim(0, 1)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(measures)))
     _plot_oddities(axes[1, 1], reports, looks, named=list(reports) != list(measures))
     return fig
 
+
 _ODD = ("past_end", "negative_start", "inverted", "zero_length", "multi_span", "duplicates", "empty_query", "missing_duration")
+
 
 def _plot_oddities(ax, reports: dict[str, dict], looks: list[Look], named: bool):
     "Queries that show each oddity, in percent of the file, before any policy."
@@ -225,10 +289,20 @@ def _plot_oddities(ax, reports: dict[str, dict], looks: list[Look], named: bool)
     height = 0.8 / len(reports)
     for i, ((name, report), look) in enumerate(zip(reports.items(), looks)):
         y = np.arange(len(shown)) + (i - (len(reports) - 1) / 2) * height
-        bars = ax.barh(y, [100 * report.get(o, 0) / report["read"] for o in shown], height, facecolor=look.colour, hatch=look.hatch, edgecolor="white", linewidth=0, label=name)
+        bars = ax.barh(
+            y,
+            [100 * report.get(o, 0) / report["read"] for o in shown],
+            height,
+            facecolor=look.colour,
+            hatch=look.hatch,
+            edgecolor="white",
+            linewidth=0,
+            label=name,
+        )
         ax.bar_label(bars, [f"{report[o]:,}" if report.get(o) else "" for o in shown], fontsize=7, padding=2)
     ax.set_yticks(range(len(shown)), [o.replace("_", " ") for o in shown])
     ax.invert_yaxis()
     ax.set(xlabel="queries as published (%; the number at the bar)", ylabel="")
     ax.margins(x=0.15)
-    if named: ax.legend()
+    if named:
+        ax.legend()

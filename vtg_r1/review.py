@@ -7,7 +7,11 @@ __all__ = ['TEMPLATE', 'read_review', 'review_rows', 'inside', 'small_frames', '
            'relative_link', 'Review', 'review', 'save_review', 'byte_range', 'review_server']
 
 # %% ../nbs/parts/review.ipynb #69fd1e40
-import base64, hashlib, html, json, os
+import base64
+import hashlib
+import html
+import json
+import os
 from collections.abc import Sequence
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,43 +27,61 @@ from .samples import Sample, SampleError, from_dict, iter_jsonl
 from .spans import best
 from .video import VideoError, jpeg_uri, read_frames, video_path
 
-# %% ../nbs/parts/review.ipynb #84ae46e2
+# %% ../nbs/parts/review.ipynb #bc600ce5
 def _prediction(row: dict, where: str) -> dict:
     "A row of a prediction file, checked: {spans, response}."
-    try: return dict(spans=read_prediction(row).spans, response=row.get("response"))
-    except PredictionError as e: raise SampleError(f"{where}: {e}", reason="bad_prediction") from None
+    try:
+        return dict(spans=read_prediction(row).spans, response=row.get("response"))
+    except PredictionError as e:
+        raise SampleError(f"{where}: {e}", reason="bad_prediction") from None
+
 
 def _sample(row: dict, where: str) -> str:
     "A sample's line, checked, its teacher too."
     try:
         line = json.dumps(from_dict(row).to_dict(), ensure_ascii=False, allow_nan=False)
-        if row.get("teacher") is not None: _teacher(row["teacher"], where)
+        if row.get("teacher") is not None:
+            _teacher(row["teacher"], where)
         return line
-    except SampleError as e: raise SampleError(str(e) if str(e).startswith(where) else f"{where}: {e}", e.field, e.reason) from None
-    except ValueError: raise SampleError(f"{where}: holds NaN or Infinity, which is no JSON; write null", reason="not_json") from None
+    except SampleError as e:
+        raise SampleError(str(e) if str(e).startswith(where) else f"{where}: {e}", e.field, e.reason) from None
+    except ValueError:
+        raise SampleError(f"{where}: holds NaN or Infinity, which is no JSON; write null", reason="not_json") from None
+
 
 def _teacher(teacher, where: str) -> dict:
     "A sample's teacher as a prediction."
-    if not isinstance(teacher, dict): raise SampleError(f"{where}: teacher is {repr(teacher)[:40]}; give an object or null", "teacher", "bad_teacher")
+    if not isinstance(teacher, dict):
+        raise SampleError(f"{where}: teacher is {repr(teacher)[:40]}; give an object or null", "teacher", "bad_teacher")
     return _prediction(dict(pred=[teacher["span"]] if teacher.get("span") else None, response=teacher.get("response")), f"{where}, teacher")
+
 
 def _line(number: int, row, path) -> dict:
     "A parsed line, checked to be an object with a qid."
     where = f"{path}, line {number}"
-    if isinstance(row, Exception): raise SampleError(f"{where}: is no JSON ({row}); write one JSON object a line", reason="malformed_line")
-    if not isinstance(row, dict) or not isinstance(row.get("qid"), (str, int)): raise SampleError(f"{where}: has no qid; give samples or predictions, one JSON object a line", reason="not_an_object")
+    if isinstance(row, Exception):
+        raise SampleError(f"{where}: is no JSON ({row}); write one JSON object a line", reason="malformed_line")
+    if not isinstance(row, dict) or not isinstance(row.get("qid"), (str, int)):
+        raise SampleError(f"{where}: has no qid; give samples or predictions, one JSON object a line", reason="not_an_object")
     return row
 
+# %% ../nbs/parts/review.ipynb #84ae46e2
 def _lane(path: Path, taken: dict) -> str:
     "A lane's name: the file's, with its folder's or a number where another lane has that."
     longer = f"{path.resolve().parent.name}/{path.stem}"
     names = (path.stem, longer, *(f"{longer} ({n})" for n in range(2, len(taken) + 3)))
     return next(name for name in names if name not in ("teacher", "truth", *taken))
 
+
 def _check_known(lines: dict[str, str], said: dict[str, dict]) -> None:
     for name, rows in said.items():
         if lines and not rows.keys() & lines.keys():
-            raise SampleError(f"{name}: none of its {len(rows)} predictions is for a query of the samples, e.g. qid {next(iter(rows))!r}; give the samples they were made for", "qid", "no_match")
+            raise SampleError(
+                f"{name}: none of its {len(rows)} predictions is for a query of the samples, e.g. qid {next(iter(rows))!r}; give the samples they were made for",
+                "qid",
+                "no_match",
+            )
+
 
 def read_review(
     paths: Sequence[str | Path],  # JSONL files of samples or of predictions, in any order
@@ -70,107 +92,135 @@ def read_review(
         found, samples = {}, {}
         for number, row in iter_jsonl(path):
             where, qid = f"{path}, line {number}", str(_line(number, row, path)["qid"])
-            if qid in found or qid in samples: raise SampleError(f"{where}: qid {qid!r} stands twice in the file; make it unique", "qid", "duplicate_qid")
-            if "query" in row or "spans" in row: samples[qid] = _sample(row, where)
-            else: found[qid] = _prediction(row, where)
-        if not samples and not found: raise SampleError(f"{path}: holds no rows", reason="empty_file")
+            if qid in found or qid in samples:
+                raise SampleError(f"{where}: qid {qid!r} stands twice in the file; make it unique", "qid", "duplicate_qid")
+            if "query" in row or "spans" in row:
+                samples[qid] = _sample(row, where)
+            else:
+                found[qid] = _prediction(row, where)
+        if not samples and not found:
+            raise SampleError(f"{path}: holds no rows", reason="empty_file")
         lines |= samples
-        if found: said[_lane(path, said)] = found
+        if found:
+            said[_lane(path, said)] = found
     _check_known(lines, said)
     return lines, said
 
 # %% ../nbs/parts/review.ipynb #0f738516
 def _ious(said: dict, spans: list) -> float | None:
     "IoU of a first span with the best true one; None without truth."
-    if not spans: return None
+    if not spans:
+        return None
     first = said["spans"][0] if said["spans"] else (np.nan, np.nan)
     return round(float(best([first], [spans])[0]), 4)
 
+
 def review_rows(
-    lines: dict[str, str],       # of `read_review`
-    said: dict[str, dict],       # of `read_review`
-) -> list[dict]:                 # {qid, line, said: {lane: {spans, response}}, ious: {lane: IoU or None}}
+    lines: dict[str, str],  # of `read_review`
+    said: dict[str, dict],  # of `read_review`
+) -> list[dict]:  # {qid, line, said: {lane: {spans, response}}, ious: {lane: IoU or None}}
     "One row a sample; without samples, one a predicted qid."
     rows = []
     for qid in lines or dict.fromkeys(q for rows in said.values() for q in rows):
         row = json.loads(lines[qid]) if lines else {"spans": []}
         voices, teacher = {name: of[qid] for name, of in said.items() if qid in of}, row.get("teacher")
-        if teacher: voices = {"teacher": _teacher(teacher, qid)} | voices
+        if teacher:
+            voices = {"teacher": _teacher(teacher, qid)} | voices
         rows.append(dict(qid=qid, line=lines.get(qid), said=voices, ious={name: _ious(v, row["spans"]) for name, v in voices.items()}))
     return rows
 
 # %% ../nbs/parts/review.ipynb #3a64e50b
 def inside(
     root: str | Path,  # of the samples' videos
-    name: str,        # relative path, as a sample has it
-) -> Path | None:     # the file, or None where there is none below `root`
+    name: str,  # relative path, as a sample has it
+) -> Path | None:  # the file, or None where there is none below `root`
     "A video below its root, or where links may lead to, as `video_path` has it."
-    try: found = os.path.realpath(video_path(root, name))
-    except VideoError: return None
+    try:
+        found = os.path.realpath(video_path(root, name))
+    except VideoError:
+        return None
     return Path(found) if os.path.isfile(found) else None
 
+
 def small_frames(
-    path: str | Path,                 # a video
+    path: str | Path,  # a video
     clip: list[float] | None = None,  # [start, end] of the video, seconds
-    n: int = 12,                      # frames at most
-) -> list[tuple[float, str]]:         # (second, JPEG as a data URI)
+    n: int = 12,  # frames at most
+) -> list[tuple[float, str]]:  # (second, JPEG as a data URI)
     "Small frames of a video, for a page."
     from PIL import Image
+
     frames, times = read_frames(path, n, 24 * 28 * 28, clip)
     return [(round(float(t), 3), jpeg_uri(Image.fromarray(f), quality=65)) for f, t in zip(frames, times)]
 
 # %% ../nbs/parts/review.ipynb #24863450
 TEMPLATE = Path(str(files("vtg_r1"))) / "assets" / "pages" / "review.html"
 
+
 def _as_json(value) -> str:
     "JSON that can stand inside a script element."
     text = json.dumps(value, allow_nan=False)  # ASCII: half characters and odd line ends are escaped as well
-    for mark in "<>&": text = text.replace(mark, f"\\u{ord(mark):04x}")
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
     return text
 
+
 def review_page(
-    rows: list[dict],               # of `review_rows`
-    title: str = "review",          # of the browser's tab
+    rows: list[dict],  # of `review_rows`
+    title: str = "review",  # of the browser's tab
     strips: dict[str, list] | None = None,  # key of a row's `strip` → frames of `small_frames`
-) -> str:                           # HTML
+) -> str:  # HTML
     "The review page, whole in itself."
     lanes = list(dict.fromkeys(name for row in rows for name in sorted(row["said"], key=lambda n: n != "teacher")))
     key = hashlib.sha256("\n".join(row["line"] or row["qid"] for row in rows).encode()).hexdigest()[:16]
     before, after = TEMPLATE.read_text(encoding="utf-8").split("REVIEW_DATA")
-    script = after[after.index("<script>") + len("<script>"):after.index("</script>", after.index("<script>"))]
+    script = after[after.index("<script>") + len("<script>") : after.index("</script>", after.index("<script>"))]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return before.replace("SCRIPT_HASH", f"sha256-{digest}") + _as_json(dict(title=title, key=key, lanes=lanes, rows=rows, strips=strips or {})) + after
+    return (
+        before.replace("SCRIPT_HASH", f"sha256-{digest}") + _as_json(dict(title=title, key=key, lanes=lanes, rows=rows, strips=strips or {})) + after
+    )
 
 # %% ../nbs/parts/review.ipynb #3408511c
-def _data_uri(path: Path) -> str: return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+def _data_uri(path: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
 
 def with_videos(
-    rows: list[dict],           # of `review_rows`
-    root: str | Path | None,    # of the samples' videos
-    link,                       # path of a video → its address in the page, or None
-    strips: int = 60,           # sets of at most so many videos carry frames
+    rows: list[dict],  # of `review_rows`
+    root: str | Path | None,  # of the samples' videos
+    link,  # path of a video → its address in the page, or None
+    strips: int = 60,  # sets of at most so many videos carry frames
 ) -> tuple[list[dict], dict, list[str]]:  # rows with url and strip; frames; names of the videos that are not there
     "Rows that know their videos."
-    if root is None: return rows, {}, []
+    if root is None:
+        return rows, {}, []
     shown = {row["qid"]: json.loads(row["line"]) for row in rows if row["line"]}
     files = {s["video"]: inside(root, s["video"]) for s in shown.values()}
     frames = {}
     for s in shown.values() if len(files) <= strips else ():
         key = json.dumps([s["video"], s.get("clip")])
-        if files[s["video"]] is None or key in frames: continue
-        try: frames[key] = small_frames(files[s["video"]], s.get("clip"))
-        except VideoError: frames[key] = []
+        if files[s["video"]] is None or key in frames:
+            continue
+        try:
+            frames[key] = small_frames(files[s["video"]], s.get("clip"))
+        except VideoError:
+            frames[key] = []
     links = {name: link(path) for name, path in files.items() if path}
-    seen = [{**row, "url": links.get(s["video"]), "strip": json.dumps([s["video"], s.get("clip")])} if (s := shown.get(row["qid"])) else row for row in rows]
+    seen = [
+        {**row, "url": links.get(s["video"]), "strip": json.dumps([s["video"], s.get("clip")])} if (s := shown.get(row["qid"])) else row
+        for row in rows
+    ]
     return seen, {k: f for k, f in frames.items() if f}, sorted(name for name, path in files.items() if path is None)
+
 
 def beside(files: Sequence[str | Path]) -> Path | None:
     "The folder `videos` beside one of some files."
     return next((folder for f in files if (folder := Path(f).resolve().parent / "videos").is_dir()), None)
 
+
 def relative_link(
     html_file: str | Path,  # the page
-    video: Path,            # a file on the same disk
+    video: Path,  # a file on the same disk
 ) -> str:
     "Address of a video from a page on the same disk."
     return quote(Path(os.path.relpath(video, Path(html_file).resolve().parent)).as_posix())
@@ -178,22 +228,26 @@ def relative_link(
 # %% ../nbs/parts/review.ipynb #e11d3e62
 class Review:
     "A review page that a notebook shows and a file keeps."
-    def __init__(self, page: str, height: int = 720): self.page, self.height = page, height  # pixels
+
+    def __init__(self, page: str, height: int = 720):
+        self.page, self.height = page, height  # pixels
 
     def _repr_html_(self) -> str:
         return f'<iframe title="review" sandbox="allow-scripts allow-downloads" style="width:100%;height:{self.height}px;border:1px solid #ccc" srcdoc="{html.escape(self.page)}"></iframe>'
 
     def save(self, path: str | Path) -> Path:
         "Write the page; it opens without a server."
-        with whole_file(path) as f: f.write(self.page)
+        with whole_file(path) as f:
+            f.write(self.page)
         return Path(path)
+
 
 def review(
     samples: Sequence[Sample],
     predictions: dict[str, list[dict]] | list[dict] | None = None,  # rows of `inference.predict`, or several by name
-    videos: str | Path | None = None,   # root of the samples' videos
-    megabytes: float = 8,               # videos of up to this size in sum stand in the page
-    height: int = 720,                  # pixels
+    videos: str | Path | None = None,  # root of the samples' videos
+    megabytes: float = 8,  # videos of up to this size in sum stand in the page
+    height: int = 720,  # pixels
 ) -> Review:
     "A widget to look through samples and predictions."
     lines = {s.qid: json.dumps(s.to_dict(), ensure_ascii=False) for s in samples}
@@ -206,86 +260,123 @@ def review(
 
 # %% ../nbs/parts/review.ipynb #db8afef1
 def save_review(
-    path: str | Path,                  # the HTML file
-    lines: dict[str, str],             # of `read_review`
-    said: dict[str, dict],             # of `read_review`
+    path: str | Path,  # the HTML file
+    lines: dict[str, str],  # of `read_review`
+    said: dict[str, dict],  # of `read_review`
     videos: str | Path | None = None,  # root of the samples' videos
-    title: str = "review",             # of the browser's tab
-) -> list[str]:                        # names of the videos that are not there
+    title: str = "review",  # of the browser's tab
+) -> list[str]:  # names of the videos that are not there
     "Write a review page that links to its videos."
     rows, strips, missing = with_videos(review_rows(lines, said), videos, partial(relative_link, path))
     Review(review_page(rows, title, strips)).save(path)
     return missing
 
-# %% ../nbs/parts/review.ipynb #7ac46b31
+# %% ../nbs/parts/review.ipynb #217e9e61
 def byte_range(
     header: str | None,  # of a request, "bytes=from-to"
-    size: int,           # bytes of the file
+    size: int,  # bytes of the file
 ) -> tuple[int, int] | None:  # first and last byte; None is the whole file; (size, size) cannot be satisfied
     "The range that a request asks for; several ranges are answered with the whole file."
     kind, _, span = (header or "").partition("=")
     first, dash, last = span.strip().partition("-")
-    if kind.strip() != "bytes" or not dash or "," in span or not (first + last).isascii() or not (first + last).isdigit() or len(first + last) > 30: return None
+    if kind.strip() != "bytes" or not dash or "," in span or not (first + last).isascii() or not (first + last).isdigit() or len(first + last) > 30:
+        return None
     start, end = (int(first), min(int(last or size - 1), size - 1)) if first else (max(0, size - int(last)), size - 1)
     return (start, end) if start <= end else (size, size)
 
+# %% ../nbs/parts/review.ipynb #7ac46b31
 class _Handler(BaseHTTPRequestHandler):
     protocol_version, timeout, server_version, sys_version = "HTTP/1.1", 30, "vtg-r1", ""
-    def __init__(self, page: bytes, videos: list[Path], hosts: set[str], *args): self.page, self.videos, self.hosts = page, videos, hosts; super().__init__(*args)
-    def log_message(self, *args): pass
+
+    def __init__(self, page: bytes, videos: list[Path], hosts: set[str], *args):
+        self.page, self.videos, self.hosts = page, videos, hosts
+        super().__init__(*args)
+
+    def log_message(self, *args):
+        pass
 
     def do_GET(self):
         host, number = self.headers.get("Host", "").rsplit(":", 1)[0], self.path.removeprefix("/video/")
-        if self.hosts and host not in self.hosts: self._send(403, b"not this host\n")
-        elif self.path == "/": self._send(200, self.page, "text/html; charset=utf-8")
-        elif self.path.startswith("/video/") and number.isascii() and number.isdigit() and len(number) < 9 and int(number) < len(self.videos): self._video(self.videos[int(number)])
-        else: self._send(404, b"not here\n")
+        if self.hosts and host not in self.hosts:
+            self._send(403, b"not this host\n")
+        elif self.path == "/":
+            self._send(200, self.page, "text/html; charset=utf-8")
+        elif self.path.startswith("/video/") and number.isascii() and number.isdigit() and len(number) < 9 and int(number) < len(self.videos):
+            self._video(self.videos[int(number)])
+        else:
+            self._send(404, b"not here\n")
+
     do_HEAD = do_GET
 
     def _start(self, status: int, size: int, kind: str, **headers):
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": size, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", **headers}.items(): self.send_header(name, str(value))
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": size,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            **headers,
+        }.items():
+            self.send_header(name, str(value))
         self.end_headers()
 
     def _send(self, status: int, body: bytes, kind: str = "text/plain"):
         self._start(status, len(body), kind)
-        if self.command == "GET": self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def _video(self, path: Path):
-        try: f = open(path, "rb")
-        except OSError: return self._send(404, b"the file has gone\n")
+        try:
+            f = open(path, "rb")
+        except OSError:
+            return self._send(404, b"the file has gone\n")
         with f:
             size, kind = os.fstat(f.fileno()).st_size, "video/webm" if path.suffix.lower() == ".webm" else "video/mp4"
             asked = byte_range(self.headers.get("Range"), size)
-            if asked == (size, size): return self._start(416, 0, kind, **{"Content-Range": f"bytes */{size}"})
+            if asked == (size, size):
+                return self._start(416, 0, kind, **{"Content-Range": f"bytes */{size}"})
             first, last = asked or (0, size - 1)
-            self._start(206 if asked else 200, last - first + 1, kind, **{"Accept-Ranges": "bytes"}, **({"Content-Range": f"bytes {first}-{last}/{size}"} if asked else {}))
+            self._start(
+                206 if asked else 200,
+                last - first + 1,
+                kind,
+                **{"Accept-Ranges": "bytes"},
+                **({"Content-Range": f"bytes {first}-{last}/{size}"} if asked else {}),
+            )
             f.seek(first)
-            if self.command == "GET": self._copy(f, last - first + 1)
+            if self.command == "GET":
+                self._copy(f, last - first + 1)
 
     def _copy(self, f, left: int):
         try:
-            while left and (piece := f.read(min(left, 1 << 16))): left -= self.wfile.write(piece)
-        except (ConnectionError, TimeoutError): self.close_connection = True  # the browser has seen enough
+            while left and (piece := f.read(min(left, 1 << 16))):
+                left -= self.wfile.write(piece)
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True  # the browser has seen enough
 
 # %% ../nbs/parts/review.ipynb #02017b0e
 class _Server(ThreadingHTTPServer):
     daemon_threads, request_queue_size = True, 128
-    def handle_error(self, request, client_address): pass  # somebody hung up
+
+    def handle_error(self, request, client_address):
+        pass  # somebody hung up
+
 
 def review_server(
-    lines: dict[str, str],              # of `read_review`
-    said: dict[str, dict],              # of `read_review`
-    videos: str | Path | None = None,   # root of the samples' videos
-    title: str = "review",              # of the browser's tab
-    host: str = "127.0.0.1",            # address to listen on
-    port: int = 0,                      # 0 takes a free one
+    lines: dict[str, str],  # of `read_review`
+    said: dict[str, dict],  # of `read_review`
+    videos: str | Path | None = None,  # root of the samples' videos
+    title: str = "review",  # of the browser's tab
+    host: str = "127.0.0.1",  # address to listen on
+    port: int = 0,  # 0 takes a free one
 ) -> tuple[ThreadingHTTPServer, list[str]]:  # not yet serving; names of the videos that are not there
     "A server for one review page and its videos."
     served = []
+
     def number(path: Path) -> str:
         served.append(path)
         return f"video/{len(served) - 1}"
+
     rows, strips, missing = with_videos(review_rows(lines, said), videos, number)
     page = review_page(rows, title, strips).encode()
     hosts = {"127.0.0.1", "localhost"} if host in ("127.0.0.1", "localhost") else set()

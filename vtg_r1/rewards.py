@@ -21,24 +21,29 @@ def completion_text(
     completion: str | Sequence[dict],  # plain text, or chat messages
 ) -> str:
     "The text of a completion; of several messages the last one's, of content blocks the text blocks'."
-    if isinstance(completion, str): return completion
+    if isinstance(completion, str):
+        return completion
     content = completion[-1]["content"] if completion else ""
     return content if isinstance(content, str) else "".join(b.get("text", "") for b in content or [])
 
 # %% ../nbs/02_rewards.ipynb #cc4000d4
 _NO_SPAN = [np.nan, np.nan]
 
+
 def _answers(completions: Sequence) -> list[list[list[float]]]:
     "All spans each completion answers with."
     return [parse_spans(completion_text(c)) for c in completions]
+
 
 def _first(answers: list) -> np.ndarray:
     "The first span of each answer, shape `(n, 2)`, NaN where there is none."
     return np.array([spans[0] if spans else _NO_SPAN for spans in answers], np.float64).reshape(-1, 2)
 
+
 def _truth(spans: Sequence) -> list:
     "True spans of each row; a row without any becomes an empty list."
     return [row or [] for row in spans]
+
 
 def _listed(values: np.ndarray, spans: Sequence) -> list[float | None]:
     "A plain list for TRL, `None` for rows without a true span."
@@ -51,6 +56,7 @@ def _flat(rows: Sequence) -> tuple[np.ndarray, np.ndarray]:
     spans = np.array([s for row in rows for s in row], np.float64).reshape(-1, 2)
     keep = length(spans) > 0
     return spans[keep], at[keep]
+
 
 def _sweep(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "Pieces of the timeline between borders, `(m,)` each: row, length in seconds, whether in a predicted and whether in a true span."
@@ -65,11 +71,13 @@ def _sweep(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray, np.n
     pieces = np.where(row[1:] == row[:-1], np.diff(time), 0.0)
     return row[:-1], pieces, np.cumsum(step * ofp)[:-1] > 0, np.cumsum(step * ~ofp)[:-1] > 0
 
+
 def _covered(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Seconds covered by the answer, by the truth and by both, `(n,)` each."
     row, pieces, in_p, in_g = _sweep(preds, gts)
     said, there, both = (np.bincount(row, pieces * inside, len(preds)) for inside in (in_p, in_g, in_p & in_g))
     return said, there, both
+
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     "`a / b`, 0 where `b` is not positive."
@@ -78,21 +86,24 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # %% ../nbs/02_rewards.ipynb #57da150e
 def tiou_reward(
     completions: Sequence,  # n strings or message lists
-    spans: Sequence,        # n lists of true [start, end], seconds
+    spans: Sequence,  # n lists of true [start, end], seconds
     several: str = "best",  # rows with several true spans: "best" pays for the one hit best, "union" for all together
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # in [0, 1]; None where a row has no true span
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "Temporal IoU of the answer with the truth (paper, r_tIoU); 0 when no span can be read."
     answers, true = _answers(completions), _truth(spans)
-    if several == "best": return _listed(best(_first(answers), true), true)
-    if several != "union": raise ValueError(f"several must be 'best' or 'union', got {several!r}")
+    if several == "best":
+        return _listed(best(_first(answers), true), true)
+    if several != "union":
+        raise ValueError(f"several must be 'best' or 'union', got {several!r}")
     said, there, both = _covered(answers, true)
     return _listed(_divide(both, said + there - both), true)
 
+
 def with_options(
     reward: Callable,  # a reward function
-    **options,         # parameters of it to fix
-) -> Callable:         # with the same name, which TRL logs
+    **options,  # parameters of it to fix
+) -> Callable:  # with the same name, which TRL logs
     "A reward with some of its parameters set: `with_options(tiou_reward, several='union')`."
     return update_wrapper(partial(reward, **options), reward)
 
@@ -100,8 +111,8 @@ def with_options(
 def format_reward(
     completions: Sequence,  # n strings or message lists
     answer: Sequence | None = None,  # n option letters or None: grounded QA
-    **kwargs,               # other columns, unused
-) -> list[float]:           # 0 or 1
+    **kwargs,  # other columns, unused
+) -> list[float]:  # 0 or 1
     "1 where a completion is one `<think>` block, then one `<time>` block, and nothing else (paper, r_form)."
     options = answer if answer is not None else [None] * len(completions)
     return [float(is_well_formed(completion_text(c), answer=letter is not None)) for c, letter in zip(completions, options, strict=True)]
@@ -109,31 +120,34 @@ def format_reward(
 # %% ../nbs/02_rewards.ipynb #da983e67
 def answer_reward(
     completions: Sequence,  # n strings or message lists
-    answer: Sequence,       # n option letters; None where a row is no question
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # 0 or 1; None where a row is no question
+    answer: Sequence,  # n option letters; None where a row is no question
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # 0 or 1; None where a row is no question
     "1 where the completion chooses the right option."
     return [None if letter is None else float(parse_answer(completion_text(c)) == letter) for c, letter in zip(completions, answer, strict=True)]
 
 # %% ../nbs/02_rewards.ipynb #759b930e
 def tiou_timestamp_reward(
     completions: Sequence,  # n strings or message lists
-    spans: Sequence,        # n lists of true [start, end], seconds
-    duration: Sequence,     # n video lengths, seconds
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # in [0, 1]; None where a row has no true span
+    spans: Sequence,  # n lists of true [start, end], seconds
+    duration: Sequence,  # n video lengths, seconds
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "tIoU weighted by the distance of both borders (Time-R1, arXiv 2503.13377); a border further off than the video is long counts 0."
     true, seconds = _truth(spans), np.asarray(duration, np.float64)[:, None]
-    def score(p, g): return tiou(p, g) * np.prod(np.maximum(1 - np.abs(np.nan_to_num(p) - g), 0), axis=-1)
+
+    def score(p, g):
+        return tiou(p, g) * np.prod(np.maximum(1 - np.abs(np.nan_to_num(p) - g), 0), axis=-1)
+
     relative = [[[t / float(d) for t in span] for span in row] for row, d in zip(true, duration, strict=True)]
     return _listed(best(_first(_answers(completions)) / seconds, relative, score), true)
 
 # %% ../nbs/02_rewards.ipynb #af53435b
 def giou_reward(
     completions: Sequence,  # n strings or message lists
-    spans: Sequence,        # n lists of true [start, end], seconds
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # in [-1, 1]; None where a row has no true span
+    spans: Sequence,  # n lists of true [start, end], seconds
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # in [-1, 1]; None where a row has no true span
     "Generalised IoU with the true span nearest in that sense; −1 when no span can be read."
     true = _truth(spans)
     return _listed(best(_first(_answers(completions)), true, giou), true)
@@ -143,25 +157,28 @@ def _sound(answers: list) -> list:
     "Answers whose every span has a length; others become empty."
     return [spans if all(s < e for s, e in spans) else [] for spans in answers]
 
+
 def segment_f1_reward(
     completions: Sequence,  # n strings or message lists
-    spans: Sequence,        # n lists of true [start, end], seconds
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # in [0, 1]; None where a row has no true span
+    spans: Sequence,  # n lists of true [start, end], seconds
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "F1 of the time covered by all answered and all true spans (MUSEG, global matching)."
     true = _truth(spans)
     said, there, both = _covered(_sound(_answers(completions)), true)
     return _listed(_divide(2 * both, said + there), true)
 
+
 def segment_giou_reward(
     completions: Sequence,  # n strings or message lists
-    spans: Sequence,        # n lists of true [start, end], seconds
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # in [0, 1]; None where a row has no true span
+    spans: Sequence,  # n lists of true [start, end], seconds
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "Mean of (1 + gIoU) / 2 over answered and true spans paired in order of time, 0 for those without a partner (MUSEG, local matching)."
     answers, true = _sound(_answers(completions)), _truth(spans)
     pairs = [(i, p, g) for i, (said, there) in enumerate(zip(answers, true, strict=True)) for p, g in zip(sorted(said), sorted(there))]
-    if not pairs: return _listed(np.zeros(len(true)), true)
+    if not pairs:
+        return _listed(np.zeros(len(true)), true)
     at, p, g = (np.array(column) for column in zip(*pairs))
     total = np.bincount(at, (1 + giou(p, g)) / 2, len(true))
     return _listed(_divide(total, np.array([max(len(a), len(t)) for a, t in zip(answers, true)])), true)
@@ -175,6 +192,7 @@ def _cumulative(row: np.ndarray, mass: np.ndarray) -> np.ndarray:
     first = np.r_[True, row[1:] != row[:-1]]
     return before - before[first][np.cumsum(first) - 1]
 
+
 def _wasserstein(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray]:
     "W₁ between the uniform distributions on two sets of spans, and the seconds they cover together, `(n,)` each; infinite where either is empty."
     row, pieces, in_p, in_g = _sweep(preds, gts)
@@ -187,12 +205,13 @@ def _wasserstein(preds: Sequence, gts: Sequence) -> tuple[np.ndarray, np.ndarray
     height = np.where(crossing, _divide(left**2 + right**2, np.abs(left) + np.abs(right)), np.abs(left) + np.abs(right))
     return np.where((said > 0) & (there > 0), np.bincount(row, height * pieces / 2, n), np.inf), union
 
+
 def wasserstein_reward(
     completions: Sequence,  # n strings or message lists
-    spans: Sequence,        # n lists of true [start, end], seconds
-    beta: float = 3.0,      # how fast the reward falls (TimeLens2: 3)
-    **kwargs,               # other columns, unused
-) -> list[float | None]:    # in [0, 1]; None where a row has no true span
+    spans: Sequence,  # n lists of true [start, end], seconds
+    beta: float = 3.0,  # how fast the reward falls (TimeLens2: 3)
+    **kwargs,  # other columns, unused
+) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "exp(−β · W₁ / L), L the seconds covered by answer and truth together (TimeLens2); 0 when no span can be read."
     true = _truth(spans)
     work, union = _wasserstein(_sound(_answers(completions)), true)
@@ -200,58 +219,65 @@ def wasserstein_reward(
 
 # %% ../nbs/02_rewards.ipynb #437e3b6e
 def length_penalty(
-    completions: Sequence,     # n strings or message lists
+    completions: Sequence,  # n strings or message lists
     completion_ids: Sequence,  # n lists of token ids, which TRL passes
-    limit: int = 2048,         # tokens a response may have (paper: 2048)
-    margin: int = 256,         # tokens before the limit over which the penalty grows
-    **kwargs,                  # dataset columns, unused
-) -> list[float]:              # in [-1, 0]
+    limit: int = 2048,  # tokens a response may have (paper: 2048)
+    margin: int = 256,  # tokens before the limit over which the penalty grows
+    **kwargs,  # dataset columns, unused
+) -> list[float]:  # in [-1, 0]
     "0 up to `limit − margin` tokens, falling to −1 at `limit` (DAPO, arXiv 2503.14476, soft overlong punishment)."
     return [-min(1.0, max(0.0, (len(ids) - limit + margin) / margin)) for ids in completion_ids]
 
+
 def repetition_penalty(
     completions: Sequence,  # n strings or message lists
-    n: int = 6,             # words a phrase
-    **kwargs,               # dataset columns, unused
-) -> list[float]:           # in (-1, 0]
+    n: int = 6,  # words a phrase
+    **kwargs,  # dataset columns, unused
+) -> list[float]:  # in (-1, 0]
     "Minus the share of n-word phrases that occurred before in the same response."
+
     def share(text: str) -> float:
         words = text.lower().split()
         phrases = max(0, len(words) - n + 1)
         return 1 - len(set(zip(*(words[i:] for i in range(n))))) / phrases if phrases else 0.0
+
     return [-share(completion_text(c)) for c in completions]
 
 # %% ../nbs/02_rewards.ipynb #bcf93391
 def composite(
     parts: dict[Callable, float],  # reward function → weight
-    name: str = "composite",       # as TRL logs it
-) -> Callable:                     # a reward function
+    name: str = "composite",  # as TRL logs it
+) -> Callable:  # a reward function
     "The weighted sum of several rewards as one reward that logs its parts."
+
     def reward(completions: Sequence, log_metric: Callable | None = None, **columns) -> list[float | None]:
         found = {part.__name__: np.array(part(completions, **columns), np.float64) for part in parts}  # None becomes NaN
         if log_metric is not None:
             for part, values in found.items():
-                if not np.isnan(values).all(): log_metric(f"{name}/{part}", float(np.nanmean(values)))
+                if not np.isnan(values).all():
+                    log_metric(f"{name}/{part}", float(np.nanmean(values)))
         rows = np.stack([w * v for w, v in zip(parts.values(), found.values(), strict=True)])
         total = np.nansum(rows, axis=0)
         return [None if silent else t for t, silent in zip(total.tolist(), np.all(np.isnan(rows), axis=0))]
+
     reward.__name__ = name
     return reward
+
 
 paper_reward = composite({tiou_reward: 0.9, format_reward: 0.1}, "paper_reward")  # λ_tIoU, λ_form (paper, reward)
 paper_qa_reward = composite({answer_reward: 0.7, format_reward: 0.1, tiou_reward: 0.2}, "paper_qa_reward")  # paper's code, grounded QA
 
 # %% ../nbs/02_rewards.ipynb #e23246fe
 def group_signal(
-    reward: Callable,         # a reward function
-    truth: Sequence[float],   # [start, end], seconds
-    duration: float,          # of the video, seconds
-    offset: float,            # of the policy's guess from the truth, seconds
-    spread: float = 1.5,      # deviation of start and end around the guess, seconds
-    generations: int = 8,     # G (paper: 8)
-    groups: int = 400,        # simulated
-    seed: int = 0,            # of the answers
-) -> dict[str, float]:        # "deviation": mean within-group deviation; "flat": share of groups without any; "upward": correlation of reward with nearness
+    reward: Callable,  # a reward function
+    truth: Sequence[float],  # [start, end], seconds
+    duration: float,  # of the video, seconds
+    offset: float,  # of the policy's guess from the truth, seconds
+    spread: float = 1.5,  # deviation of start and end around the guess, seconds
+    generations: int = 8,  # G (paper: 8)
+    groups: int = 400,  # simulated
+    seed: int = 0,  # of the answers
+) -> dict[str, float]:  # "deviation": mean within-group deviation; "flat": share of groups without any; "upward": correlation of reward with nearness
     "What groups of answers around a guess tell GRPO, by simulation."
     rng = np.random.default_rng(seed)
     spans = np.clip(np.sort(np.asarray(truth) + offset + spread * rng.standard_normal((groups * generations, 2)), axis=1), 0, duration)

@@ -10,9 +10,25 @@ __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'pro
            'stage_main', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
-import ast, atexit, contextlib, hashlib, io, itertools, json, os, platform, shutil, signal, socket, subprocess, sys, threading, time, warnings
+import ast
+import atexit
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
 from collections import deque
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -22,10 +38,12 @@ from .files import Busy, DiskFull, lock, naming, whole_file
 class RunError(RuntimeError):
     "A run that cannot be started or read; the message says which folder and what to do."
 
+
 def project_root() -> Path:
     "The nearest folder at or above the working directory that holds settings.ini; the working directory where there is none."
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "settings.ini").exists()), here)
+
 
 def resolve(
     path: str | Path,
@@ -34,31 +52,38 @@ def resolve(
     path = Path(path).expanduser()
     return path if path.is_absolute() else project_root() / path
 
+
 def write_json(
     path: str | Path,  # replaced where it exists
-    value,             # what JSON can hold, finite numbers alone
+    value,  # what JSON can hold, finite numbers alone
 ) -> None:
     "Write JSON; the file is the old one or the new one."
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    with whole_file(path) as f: f.write(text)
+    with whole_file(path) as f:
+        f.write(text)
 
 # %% ../nbs/parts/runs.ipynb #81cac0b3
 def processes() -> tuple[int, int]:  # (this one's number from 0, how many)
     "Which process this is, of those that a launcher started."
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
+
 def is_main() -> bool:
     "Whether this is the process that writes: the only one, or the first."
     return processes()[0] == 0
 
+
 def from_all(value) -> list:
     "The values of all processes, in their order; each waits here for all."
-    if processes()[1] == 1: return [value]
+    if processes()[1] == 1:
+        return [value]
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
+
     PartialState(cpu=not torch.cuda.is_available())
     return gather_object([value])
+
 
 def from_main(value):
     "The first process's value, in every process."
@@ -67,44 +92,63 @@ def from_main(value):
 # %% ../nbs/parts/runs.ipynb #8156ec8a
 PACKAGES = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "decord", "av", "numpy", "papermill")
 
+
 def _version(name: str) -> str | None:
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 def git_state(
     folder: Path,
 ) -> dict:  # {"commit": str | None, "dirty": bool | None}
     "Commit of a checkout and whether it has uncommitted changes; None outside a checkout."
-    def git(*args): return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=False)
-    try: head = git("rev-parse", "HEAD")
-    except FileNotFoundError: return dict(commit=None, dirty=None)
-    if head.returncode: return dict(commit=None, dirty=None)
+
+    def git(*args):
+        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=False)
+
+    try:
+        head = git("rev-parse", "HEAD")
+    except FileNotFoundError:
+        return dict(commit=None, dirty=None)
+    if head.returncode:
+        return dict(commit=None, dirty=None)
     return dict(commit=head.stdout.strip(), dirty=bool(git("status", "--porcelain").stdout.strip()))
+
 
 def sha256(path: str | Path) -> str:
     "SHA-256 of a file, read in pieces."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
 
 def device_name() -> str:
     "The GPU's name, or the processor and its cores."
     import torch
+
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 # %% ../nbs/parts/runs.ipynb #795ee223
-def _now() -> str: return datetime.now(timezone.utc).isoformat(timespec="seconds")
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
 
 class Run:
     "One run's folder; `start_run` makes it, the stage fills it, `finish` closes it. Of several processes only the first writes."
+
     def __init__(self, path: Path, manifest: dict):
         self.path, self.manifest, self._began = path, manifest, time.monotonic()
 
     def _save(self):
-        if is_main(): write_json(self.path / "manifest.json", self.manifest)
+        if is_main():
+            write_json(self.path / "manifest.json", self.manifest)
 
     def add_input(self, path: str | Path, role: str) -> Path:  # a file; its name in the manifest
         "Note an input file with its SHA-256; a resumed run whose input has changed is an error."
         now, then = dict(path=os.path.relpath(path, project_root()), sha256=sha256(path)), self.manifest["inputs"].get(role)
-        if "resumed" in self.manifest and then and then["sha256"] != now["sha256"]: raise RunError(f"{path} has changed since this run began: give another run_name, or put the file back")
+        if "resumed" in self.manifest and then and then["sha256"] != now["sha256"]:
+            raise RunError(f"{path} has changed since this run began: give another run_name, or put the file back")
         self.manifest["inputs"][role] = now
         self._save()
         return Path(path)
@@ -117,19 +161,24 @@ class Run:
     def save_metrics(self, metrics: dict[str, float | int | None]) -> Path:
         "Write metrics.json: flat, name → number."
         bad = {k: v for k, v in metrics.items() if not (v is None or isinstance(v, (int, float)))}
-        if bad: raise RunError(f"metrics are numbers, got {bad}")
-        if is_main(): write_json(self.path / "metrics.json", metrics)
+        if bad:
+            raise RunError(f"metrics are numbers, got {bad}")
+        if is_main():
+            write_json(self.path / "metrics.json", metrics)
         return self.path / "metrics.json"
 
     def save_rows(self, name: str, rows: list[dict]) -> Path:  # file name; what JSON can hold
         "Write JSON lines."
         from vtg_r1.samples import write_jsonl
-        if is_main(): write_jsonl(self.path / name, rows)
+
+        if is_main():
+            write_jsonl(self.path / name, rows)
         return self.path / name
 
     def save_figure(self, figure, name: str) -> Path:  # of matplotlib; without an ending
         "Save a matplotlib figure as figs/name.png and figs/name.svg."
         from vtg_r1.plots import save_figure
+
         path = self.path / "figs" / name
         return save_figure(figure, path) if is_main() else path.with_name(f"{name}.png")
 
@@ -141,20 +190,26 @@ class Run:
             (self.path / ".lock").unlink(missing_ok=True)
         _let_go(self.path)
 
-# %% ../nbs/parts/runs.ipynb #3c2c52bb
+# %% ../nbs/parts/runs.ipynb #5288e8e7
 def run_folder(
-    stage: str,              # "sft", "grpo", …
-    name: str,               # the run's name; "" makes one from the time
+    stage: str,  # "sft", "grpo", …
+    name: str,  # the run's name; "" makes one from the time
     outputs: str = "outputs",  # folder of all runs
 ) -> Path:
     "Where a run lives: outputs/<stage>/<name>; one without a name is made, so that no other run takes it."
-    if not name: return _new_folder(resolve(outputs) / stage)
-    if Path(name).name != name or name == "..": raise RunError(f"run_name {name!r} must be a plain folder name")
+    if not name:
+        return _new_folder(resolve(outputs) / stage)
+    if Path(name).name != name or name == "..":
+        raise RunError(f"run_name {name!r} must be a plain folder name")
     return resolve(outputs) / stage / name
 
+
 def _make(path: Path) -> None:
-    try: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RunError(f"{path} cannot be made ({e.strerror}): outputs_dir must name a folder one may write to") from e
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunError(f"{path} cannot be made ({e.strerror}): outputs_dir must name a folder one may write to") from e
+
 
 def _new_folder(parent: Path) -> Path:
     "A folder named after the time; the second of one second, or of an hour that comes twice, has a number as well."
@@ -165,17 +220,19 @@ def _new_folder(parent: Path) -> Path:
             (parent / name).mkdir()
             return parent / name
 
+
 def _quiet():
     "Silence what libraries say of each other and a reader can do nothing about."
-    warnings.filterwarnings("ignore", message="IProgress not found")                        # tqdm.auto outside JupyterLab
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm.auto outside JupyterLab
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated.*")  # TRL 1.16 on transformers 5.23
 
+# %% ../nbs/parts/runs.ipynb #3c2c52bb
 def start_run(
-    stage: str,               # "sft", "grpo", …
-    name: str,                # the run's name; "" makes one from the time
-    parameters: dict,         # the notebook's parameters, seed among them
-    outputs: str = "outputs", # folder of all runs
-    resume: bool = False,     # go on with an unfinished run of the same parameters, where there is one
+    stage: str,  # "sft", "grpo", …
+    name: str,  # the run's name; "" makes one from the time
+    parameters: dict,  # the notebook's parameters, seed among them
+    outputs: str = "outputs",  # folder of all runs
+    resume: bool = False,  # go on with an unfinished run of the same parameters, where there is one
 ) -> Run:
     "Make a run folder with its manifest; an existing run is refused or resumed, never overwritten. Several processes share the first one's."
     _quiet()
@@ -183,85 +240,130 @@ def start_run(
     if not is_main():
         from_main(None)  # waits until the folder is there
         return Run(path, read_manifest(path))
-    about = dict(status="running", started=_now(), ended=None, parameters=parameters, git=git_state(project_root()), packages={p: _version(p) for p in PACKAGES},
-                 python=platform.python_version(), device=device_name(), pid=os.getpid(), host=socket.gethostname())
+    about = dict(
+        status="running",
+        started=_now(),
+        ended=None,
+        parameters=parameters,
+        git=git_state(project_root()),
+        packages={p: _version(p) for p in PACKAGES},
+        python=platform.python_version(),
+        device=device_name(),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+    )
     _make(path)
     refuse_run(path, resume, parameters)
     _hold(path)
     old = refuse_run(path, resume, parameters)  # again: another may have come and gone in between
-    for half in path.glob(".*.part"): shutil.rmtree(half) if half.is_dir() else half.unlink()  # of a killed process
-    manifest = {**old, **about, "started": old["started"], "resumed": [*old.get("resumed", []), about["started"]]} if old else dict(stage=stage, run=path.name, seed=parameters.get("seed"), config={}, inputs={}, **about)
+    for half in path.glob(".*.part"):
+        shutil.rmtree(half) if half.is_dir() else half.unlink()  # of a killed process
+    manifest = (
+        {**old, **about, "started": old["started"], "resumed": [*old.get("resumed", []), about["started"]]}
+        if old
+        else dict(stage=stage, run=path.name, seed=parameters.get("seed"), config={}, inputs={}, **about)
+    )
     run = Run(path, manifest)
     run._save()
     from_main(None)
     return run
 
-# %% ../nbs/parts/runs.ipynb #c465d9a4
+# %% ../nbs/parts/runs.ipynb #9cdab384
 def refuse_run(
-    path: Path,                      # the run folder
-    resume: bool = False,            # is going on asked for
+    path: Path,  # the run folder
+    resume: bool = False,  # is going on asked for
     parameters: dict | None = None,  # of the new run; None leaves them unchecked
-) -> dict:                           # the manifest to go on from; empty for a new run
+) -> dict:  # the manifest to go on from; empty for a new run
     "Raise `RunError` unless a run may be made, or gone on with, in this folder."
-    if holder := running(path): raise RunError(f"{path} is being run by {holder}: wait for its end, or give another run_name")
+    if holder := running(path):
+        raise RunError(f"{path} is being run by {holder}: wait for its end, or give another run_name")
     if not (old := read_manifest(path)):
-        if (path / "manifest.json").exists(): raise RunError(f"{path / 'manifest.json'} is no JSON: put it right, or remove the folder if nothing in it is of worth")
+        if (path / "manifest.json").exists():
+            raise RunError(f"{path / 'manifest.json'} is no JSON: put it right, or remove the folder if nothing in it is of worth")
         return {}
-    if not resume or old.get("status") == "finished": raise RunError(f"{path} holds a run already (status {old.get('status')}): give another run_name, "
-                                                                     + ("remove that folder" if resume else "remove that folder, or go on with an unfinished run by resume"))
+    if not resume or old.get("status") == "finished":
+        raise RunError(
+            f"{path} holds a run already (status {old.get('status')}): give another run_name, "
+            + ("remove that folder" if resume else "remove that folder, or go on with an unfinished run by resume")
+        )
     given = {} if parameters is None else {**old["parameters"], **json.loads(json.dumps(parameters))}
     if other := {k: v for k, v in given.items() if v != old["parameters"].get(k) and k not in ("resume", "run_name")}:
-        raise RunError(f"{path} was begun with other parameters: " + ", ".join(f"{k} was {old['parameters'].get(k)!r}, now {v!r}" for k, v in other.items()))
+        raise RunError(
+            f"{path} was begun with other parameters: " + ", ".join(f"{k} was {old['parameters'].get(k)!r}, now {v!r}" for k, v in other.items())
+        )
     return old
+
 
 _HELD: dict[Path, object] = {}  # run folder → its lock, held as long as this process lives or until the run is done
 
+
 def _ours(path: Path) -> bool:
     "Whether this process holds a run folder, and not one that was removed since."
-    with contextlib.suppress(FileNotFoundError, KeyError): return os.path.samestat(os.fstat(_HELD[path].fileno()), os.stat(path / ".lock"))
+    with contextlib.suppress(FileNotFoundError, KeyError):
+        return os.path.samestat(os.fstat(_HELD[path].fileno()), os.stat(path / ".lock"))
     return False
+
 
 def _hold(path: Path) -> None:
     "Lock a run folder for this process; the system lets go of it however the process ends."
-    if _ours(path): return
-    try: _HELD[path] = lock(path / ".lock")
-    except Busy as e: raise RunError(f"{path} is being run by {e.holder}: wait for its end, or give another run_name") from e
+    if _ours(path):
+        return
+    try:
+        _HELD[path] = lock(path / ".lock")
+    except Busy as e:
+        raise RunError(f"{path} is being run by {e.holder}: wait for its end, or give another run_name") from e
 
+# %% ../nbs/parts/runs.ipynb #c465d9a4
 def _let_go(path: Path) -> None:
-    if path in _HELD: _HELD.pop(path).close()
+    if path in _HELD:
+        _HELD.pop(path).close()
+
 
 def _forget() -> None:
     "At the end, and in a forked process such as a DataLoader's worker: it may outlive its parent, the lock may not."
-    for path in list(_HELD): _let_go(path)
+    for path in list(_HELD):
+        _let_go(path)
+
 
 os.register_at_fork(after_in_child=_forget)
 atexit.register(_forget)
 
+
 def running(
     path: Path,  # a run's folder
     patience: float = 0.2,  # seconds in which the run may still end
-) -> str:        # such as "process 12 on host"; empty where nobody does, or this process
+) -> str:  # such as "process 12 on host"; empty where nobody does, or this process
     "Who runs in a folder now."
-    if _ours(path) or not (path / ".lock").exists(): return ""
-    try: lock(path / ".lock", patience).close()
-    except Busy as e: return e.holder
-    except OSError: return ""  # a folder one may only read
+    if _ours(path) or not (path / ".lock").exists():
+        return ""
+    try:
+        lock(path / ".lock", patience).close()
+    except Busy as e:
+        return e.holder
+    except OSError:
+        return ""  # a folder one may only read
     return ""
+
 
 def read_manifest(folder: str | Path) -> dict:
     "The manifest of a run folder; empty where there is none or it cannot be read."
-    try: return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
+    try:
+        return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 # %% ../nbs/parts/runs.ipynb #aa518ca3
 def assigned_names(
-    source: str,      # Python source of one cell
+    source: str,  # Python source of one cell
 ) -> list[str]:
     "Names that a cell assigns at its top level, in order; none where it is no plain Python."
-    try: body = ast.parse(source).body
-    except SyntaxError: return []
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return []
     targets = [t for node in body if isinstance(node, ast.Assign) for t in node.targets]
     return [t.id for t in targets if isinstance(t, ast.Name)]
+
 
 def check_parameters(
     given,  # names
@@ -269,14 +371,17 @@ def check_parameters(
 ) -> None:
     "Raise `RunError` if a given parameter name is unknown, naming the nearest known one."
     import difflib
+
     for name in given:
-        if name in known: continue
+        if name in known:
+            continue
         near = difflib.get_close_matches(name, known, 1)
         raise RunError(f"unknown parameter {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(sorted(known))}")
 
+
 def collect_parameters(
     namespace: dict,  # the notebook's globals()
-) -> dict:            # name → value
+) -> dict:  # name → value
     "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns `run_name`)."
     known = next(names for source in namespace["In"] if "run_name" in (names := assigned_names(source)))
     injected = next((source for source in namespace["In"] if source.startswith("# Parameters\n")), "")  # papermill's heading
@@ -289,8 +394,10 @@ def set_seed(
 ) -> None:
     "Seed Python, numpy and torch, and ask torch for deterministic kernels."
     import random
+
     import numpy as np
     import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -303,57 +410,74 @@ def stage_name(notebook: str | Path) -> str:
     stem = Path(notebook).stem
     return stem.split("_", 1)[1] if stem[:2].isdigit() and "_" in stem else stem
 
+
 def known_parameters(
     notebook: str | Path,
 ) -> dict:  # name → default as source text, with papermill's help
     "Parameters of a stage notebook, read from its tagged cell."
     import papermill
+
     found = papermill.inspect_notebook(str(notebook))
-    if not found: raise RunError(f"{notebook}: no cell tagged 'parameters'")
+    if not found:
+        raise RunError(f"{notebook}: no cell tagged 'parameters'")
     return found
 
 # %% ../nbs/parts/runs.ipynb #e2a10d6f
 def collapse_progress(path: str | Path) -> None:
     "Keep only the last state of each progress bar in an executed notebook; a training run leaves thousands."
     import nbformat
+
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
-        if cell.cell_type == "code": cell.outputs = _merged(cell.outputs)
-    with whole_file(path) as f: nbformat.write(notebook, f)
+        if cell.cell_type == "code":
+            cell.outputs = _merged(cell.outputs)
+    with whole_file(path) as f:
+        nbformat.write(notebook, f)
+
 
 def _merged(outputs: list) -> list:
     "Outputs with neighbouring pieces of one text stream joined, and overwritten lines dropped."
     kept = []
     for out in outputs:
-        if out.output_type == "stream" and kept and kept[-1].get("name") == out.name: kept[-1].text += out.text
-        else: kept.append(out)
+        if out.output_type == "stream" and kept and kept[-1].get("name") == out.name:
+            kept[-1].text += out.text
+        else:
+            kept.append(out)
     for out in kept:
-        if out.output_type == "stream": out.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in out.text.split("\n"))
+        if out.output_type == "stream":
+            out.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in out.text.split("\n"))
     return kept
 
 # %% ../nbs/parts/runs.ipynb #f08bd421
 @contextlib.contextmanager
 def _closing(folder: Path, executed: Path):
     "Mark the run failed if what is inside began it and fails; tidy the executed notebook either way."
-    try: held = lock(folder / ".notebook.lock")  # the run's own lock is its kernel's, which is not there yet
-    except Busy as e: raise RunError(f"{folder} is being run by {e.holder}: wait for its end, or give another run_name") from e
+    try:
+        held = lock(folder / ".notebook.lock")  # the run's own lock is its kernel's, which is not there yet
+    except Busy as e:
+        raise RunError(f"{folder} is being run by {e.holder}: wait for its end, or give another run_name") from e
     before = _began(folder)
     try:
-        with naming(executed): yield
+        with naming(executed):
+            yield
     except BaseException:
         with contextlib.suppress(OSError):  # of a full disk the error that is under way tells
-            if _began(folder) != before and not running(folder, patience=5): write_json(folder / "manifest.json", {**read_manifest(folder), "status": "failed", "ended": _now()})
+            if _began(folder) != before and not running(folder, patience=5):
+                write_json(folder / "manifest.json", {**read_manifest(folder), "status": "failed", "ended": _now()})
         raise
     finally:
         with contextlib.suppress(DiskFull, ValueError):  # ValueError: half a notebook, for want of room
-            if executed.exists(): collapse_progress(executed)
+            if executed.exists():
+                collapse_progress(executed)
         (folder / ".notebook.lock").unlink(missing_ok=True)
         held.close()
+
 
 def _began(folder: Path) -> tuple:
     "What tells one start of a run from the next."
     manifest = read_manifest(folder)
     return manifest.get("pid"), manifest.get("started"), manifest.get("resumed")
+
 
 @contextlib.contextmanager
 def on_sigterm(
@@ -369,68 +493,93 @@ def on_sigterm(
     finally:
         signal.signal(signal.SIGTERM, before)
 
+
 def _passing_on_sigterm(folder: Path):
     "Hand SIGTERM to the process that runs the stage, which saves before it stops; without one, stop."
     earlier = read_manifest(folder).get("pid")  # of a run that is gone on with: its process is dead, its number may be a stranger's
+
     def pass_on(number, frame):
-        if (pid := read_manifest(folder).get("pid")) in (None, earlier): raise SystemExit(128 + number)
+        if (pid := read_manifest(folder).get("pid")) in (None, earlier):
+            raise SystemExit(128 + number)
         os.kill(pid, number)
+
     return on_sigterm(pass_on)
 
 # %% ../nbs/parts/runs.ipynb #0d24fe0f
 def run_notebook(
-    notebook: str | Path,       # of a stage
-    parameters: dict,           # name → plain value; run_name and outputs_dir choose the folder
-    progress: bool = True,      # papermill's bar and the cells' output on stderr
-) -> Path:                      # the run folder
+    notebook: str | Path,  # of a stage
+    parameters: dict,  # name → plain value; run_name and outputs_dir choose the folder
+    progress: bool = True,  # papermill's bar and the cells' output on stderr
+) -> Path:  # the run folder
     "Execute a stage notebook into its run folder; raises papermill's error if a cell fails and marks the run failed."
     import papermill
+
     notebook = resolve(notebook)
-    if not notebook.is_file(): raise RunError(f"{notebook}: no such notebook")
+    if not notebook.is_file():
+        raise RunError(f"{notebook}: no such notebook")
     known = known_parameters(notebook)
     check_parameters(parameters, known)
     outputs = parameters.get("outputs_dir") or ast.literal_eval(known["outputs_dir"]["default"]) if "outputs_dir" in known else "outputs"
     folder = run_folder(stage_name(notebook), parameters.get("run_name", ""), outputs)
     refuse_run(folder, parameters.get("resume", False))
     _make(folder)
-    if parameters.get("launch"): return launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
+    if parameters.get("launch"):
+        return launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
     with _closing(folder, folder / notebook.name), _passing_on_sigterm(folder):
-        papermill.execute_notebook(str(notebook), str(folder / notebook.name), parameters={**parameters, "run_name": folder.name}, kernel_name="python3",
-                                   progress_bar=False, cwd=str(project_root()), extra_arguments=["--IPKernelApp.log_level=50"], **streams)
+        papermill.execute_notebook(
+            str(notebook),
+            str(folder / notebook.name),
+            parameters={**parameters, "run_name": folder.name},
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(project_root()),
+            extra_arguments=["--IPKernelApp.log_level=50"],
+            **streams,
+        )
     return folder
 
 # %% ../nbs/parts/runs.ipynb #e589b770
 def run_here(
     notebook: str | Path,  # of a stage
     parameters: dict,  # name → plain value
-) -> Path:             # the run folder
+) -> Path:  # the run folder
     "Execute a stage notebook's exported and run cells in this process, which may be one of several."
     import nbformat
+
     notebook = resolve(notebook)
-    if not notebook.is_file(): raise RunError(f"{notebook}: no such notebook")
+    if not notebook.is_file():
+        raise RunError(f"{notebook}: no such notebook")
     check_parameters(parameters, known_parameters(notebook))
     os.environ.setdefault("MPLBACKEND", "agg")
-    if not is_main(): sys.stdout, os.environ["TQDM_DISABLE"] = open(os.devnull, "w"), "1"
+    if not is_main():
+        sys.stdout, os.environ["TQDM_DISABLE"] = open(os.devnull, "w"), "1"
     namespace = {"__name__": "__main__", "In": []}
     try:
-        for name, source in _stage_cells(nbformat.read(notebook, 4), parameters): _execute(f"{notebook.name}, cell {name}", source, namespace)
+        for name, source in _stage_cells(nbformat.read(notebook, 4), parameters):
+            _execute(f"{notebook.name}, cell {name}", source, namespace)
     except BaseException:
-        if "run" in namespace: namespace["run"].finish("failed")
+        if "run" in namespace:
+            namespace["run"].finish("failed")
         raise
     return namespace["run"].path
+
 
 def _stage_cells(notebook, parameters: dict):
     "(number, source) of the cells that make the stage, the given parameters behind their defaults."
     for n, cell in enumerate(notebook.cells):
         tagged = "parameters" in cell.metadata.get("tags", [])
-        if cell.cell_type != "code" or not (tagged or cell.source.startswith(("#| export", "#| eval: false"))): continue
+        if cell.cell_type != "code" or not (tagged or cell.source.startswith(("#| export", "#| eval: false"))):
+            continue
         yield n, cell.source
-        if tagged: yield n, "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in parameters.items())
+        if tagged:
+            yield n, "# Parameters\n" + "".join(f"{name} = {value!r}\n" for name, value in parameters.items())
+
 
 def _execute(name: str, source: str, namespace: dict) -> None:
     "One cell, with its lines shown if it fails."
     import linecache
+
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     namespace["In"].append(source)
     exec(compile(source, name, "exec"), namespace)
@@ -439,48 +588,78 @@ def _execute(name: str, source: str, namespace: dict) -> None:
 def launch_stage(
     notebook: str | Path,  # of a stage
     parameters: dict,  # with launch, an accelerate configuration file, and run_name
-    folder: Path,      # the run's
-) -> Path:             # the same folder
+    folder: Path,  # the run's
+) -> Path:  # the same folder
     "Run a stage in the processes of `accelerate launch`; its output passes through."
     config = resolve(parameters["launch"])
-    if not config.is_file(): raise RunError(f"launch {parameters['launch']!r}: no such accelerate configuration; see configs/accelerate")
+    if not config.is_file():
+        raise RunError(f"launch {parameters['launch']!r}: no such accelerate configuration; see configs/accelerate")
     refuse_run(folder, parameters.get("resume", False))
     write_json(folder / "parameters.json", parameters)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", f"vtg_r1.{stage_name(notebook)}", "--params", str(folder / "parameters.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(config),
+        "-m",
+        f"vtg_r1.{stage_name(notebook)}",
+        "--params",
+        str(folder / "parameters.json"),
+    ]
     with _closing(folder, folder / Path(notebook).name), _passing_on_sigterm(folder):
-        with subprocess.Popen(command, cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p: tail = _echo(p.stdout)
-        if p.returncode: raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
+        with subprocess.Popen(command, cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p:
+            tail = _echo(p.stdout)
+        if p.returncode:
+            raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
     return folder
+
 
 def stage_main(
     notebook: str,  # of the stage
 ) -> None:
     "`python -m vtg_r1.STAGE --params FILE`, alone or under a launcher."
     import argparse
+
     from vtg_r1.cli import given_parameters
+
     parser = argparse.ArgumentParser(description=f"Run {notebook} in this process, whatever `launch` says; under `accelerate launch` in several.")
     parser.add_argument("--params", dest="file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
-    parser.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML")
+    parser.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML"
+    )
     print(run_here(notebook, given_parameters(parser.parse_args(), stage_name(notebook))))
 
 # %% ../nbs/parts/runs.ipynb #e75712d0
 def upstream(
-    notebook: str,        # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
-    parameters: dict,     # of that stage; run_name names the run
-) -> Path:                # folder of the finished run
+    notebook: str,  # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
+    parameters: dict,  # of that stage; run_name names the run
+) -> Path:  # folder of the finished run
     "The folder of a finished run of another stage; made now by its notebook, in a process of its own, where it is missing."
     folder = run_folder(stage_name(notebook), parameters["run_name"], parameters.get("outputs_dir", "outputs"))
     status = read_manifest(folder).get("status")
-    if status == "finished": return folder
-    if holder := running(folder): raise RunError(f"{folder} is being made by {holder}: wait for its end")
-    if status: raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
+    if status == "finished":
+        return folder
+    if holder := running(folder):
+        raise RunError(f"{folder} is being made by {holder}: wait for its end")
+    if status:
+        raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage_name(notebook)} run there, making it with {notebook}", flush=True)
     pairs = [x for name, value in parameters.items() for x in ("-p", name, json.dumps(value))]
-    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") and not k.startswith(("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_"))}
-    with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], cwd=project_root(), env=alone, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p:
+    alone = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        and not k.startswith(("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_"))
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], cwd=project_root(), env=alone, stderr=subprocess.STDOUT, stdout=subprocess.PIPE
+    ) as p:
         tail = _echo(p.stdout)
-    if p.returncode: raise RunError(f"{notebook} failed:\n{tail}")
+    if p.returncode:
+        raise RunError(f"{notebook} failed:\n{tail}")
     return folder
+
 
 def _echo(stream) -> str:
     "Print a process's output as it comes, progress bars overwriting themselves; returns the end of it."

@@ -7,7 +7,9 @@ __all__ = ['COUNTED', 'LONGEST_LINE', 'MOST_BAD', 'SampleError', 'Sample', 'vali
            'iter_jsonl', 'append_jsonl', 'write_jsonl', 'read_samples', 'load_samples']
 
 # %% ../nbs/parts/samples.ipynb #1695dfe1
-import dataclasses, itertools, json
+import dataclasses
+import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from .files import append, whole_file
 # %% ../nbs/parts/samples.ipynb #e1c3c47e
 class SampleError(ValueError):
     "A record that is no valid `Sample`; `field` names the offending key, `reason` is a short code for reports."
+
     def __init__(self, message: str, field: str = "", reason: str = "invalid"):
         super().__init__(message)
         self.field, self.reason = field, reason
@@ -26,34 +29,38 @@ class SampleError(ValueError):
 @dataclass
 class Sample:
     "One query on one video. Times are seconds from the start of the video, or of `clip` when the sample is cut to one."
-    qid: str                     # unique in its file
-    video: str                   # path relative to the video root, POSIX, never leaving it
-    duration: float              # seconds, > 0
-    query: str                   # the sentence to be found
-    spans: list[list[float]]     # ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending
-    source: str = ""             # dataset name
-    split: str = ""              # the dataset's split
-    clip: list[float] | None = None         # [start, end] of the source video this sample is cut to
-    question: str | None = None             # grounded QA only
-    options: list[str] | None = None        # grounded QA only, at most five
-    answer: str | None = None               # grounded QA only, "A".."E"
-    teacher: dict | None = None             # {model, response, span, iou, usage}
-    difficulty: dict | None = None          # {policy, ious, mean_iou, pass_rate}
+
+    qid: str  # unique in its file
+    video: str  # path relative to the video root, POSIX, never leaving it
+    duration: float  # seconds, > 0
+    query: str  # the sentence to be found
+    spans: list[list[float]]  # ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending
+    source: str = ""  # dataset name
+    split: str = ""  # the dataset's split
+    clip: list[float] | None = None  # [start, end] of the source video this sample is cut to
+    question: str | None = None  # grounded QA only
+    options: list[str] | None = None  # grounded QA only, at most five
+    answer: str | None = None  # grounded QA only, "A".."E"
+    teacher: dict | None = None  # {model, response, span, iou, usage}
+    difficulty: dict | None = None  # {policy, ious, mean_iou, pass_rate}
 
     def to_dict(self) -> dict:
         "A plain dict in field order, ready for JSON."
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-# %% ../nbs/parts/samples.ipynb #56089088
+# %% ../nbs/parts/samples.ipynb #b4ca91e9
 def _cut(text: str, most: int = 300) -> str:
     "The start of a text that a stranger wrote: no message is as long as a file."
     return text if len(text) <= most else text[:most] + "…"
 
+
 def _fail(qid, field, problem, fix, reason="invalid"):
     raise SampleError(f"sample {_cut(repr(qid))}, field {_cut(repr(field))}: {_cut(problem)}; {fix}", field, reason)
 
+
 def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
+
 
 def _check_text(s: Sample):
     for name in ("qid", "query", "video"):
@@ -63,19 +70,25 @@ def _check_text(s: Sample):
         if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
             _fail(s.qid, name, f"{value!r} holds half characters that no file can keep", "repair the text", "bad_text")
 
+
 def _check_video(s: Sample):
     path = PurePosixPath(s.video)
     if path.is_absolute() or ".." in path.parts or "\\" in s.video or "\0" in s.video or "://" in s.video:
         _fail(s.qid, "video", f"{s.video!r} leaves the video root", "give a relative POSIX path below it", "unsafe_video")
 
+
 def _check_pair(s: Sample, name: str, pair):
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair))):
         _fail(s.qid, name, f"{pair!r} is not [start, end]", "give two finite numbers in seconds", "malformed_span")
     start, end = pair
-    if start > end: _fail(s.qid, name, f"{pair!r} ends before it starts", "swap or drop it", "inverted")
-    if start == end: _fail(s.qid, name, f"{pair!r} has no length", "widen or drop it", "zero_length")
-    if start < 0: _fail(s.qid, name, f"{pair!r} starts before 0", "clip it to 0", "negative_start")
+    if start > end:
+        _fail(s.qid, name, f"{pair!r} ends before it starts", "swap or drop it", "inverted")
+    if start == end:
+        _fail(s.qid, name, f"{pair!r} has no length", "widen or drop it", "zero_length")
+    if start < 0:
+        _fail(s.qid, name, f"{pair!r} starts before 0", "clip it to 0", "negative_start")
 
+# %% ../nbs/parts/samples.ipynb #56089088
 def _check_spans(s: Sample):
     if not isinstance(s.spans, list) or not s.spans:
         _fail(s.qid, "spans", f"is {s.spans!r}", "give at least one [start, end]", "no_span")
@@ -83,21 +96,30 @@ def _check_spans(s: Sample):
         _check_pair(s, "spans", span)
         if span[1] > s.duration + 1e-6:
             _fail(s.qid, "spans", f"{span!r} ends after the video ({s.duration} s)", "clip it to the duration", "past_end")
-    if sorted(s.spans) != s.spans: _fail(s.qid, "spans", "are not ascending", "sort them", "unsorted")
+    if sorted(s.spans) != s.spans:
+        _fail(s.qid, "spans", "are not ascending", "sort them", "unsorted")
+
 
 def _check_extras(s: Sample):
     for name in ("source", "split"):
-        if not isinstance(getattr(s, name), str): _fail(s.qid, name, f"is {getattr(s, name)!r}", "give a string")
+        if not isinstance(getattr(s, name), str):
+            _fail(s.qid, name, f"is {getattr(s, name)!r}", "give a string")
     for name in ("teacher", "difficulty"):
         value = getattr(s, name)
-        if value is not None and not isinstance(value, dict): _fail(s.qid, name, f"is {value!r}", "give a dict or null")
-    try: json.dumps([s.source, s.split, s.clip, s.question, s.options, s.teacher, s.difficulty], allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, TypeError, RecursionError) as e: _fail(s.qid, "teacher, difficulty or question", f"cannot be written as JSON ({e})", "give text, finite numbers, lists and dicts", "not_json")
+        if value is not None and not isinstance(value, dict):
+            _fail(s.qid, name, f"is {value!r}", "give a dict or null")
+    try:
+        json.dumps([s.source, s.split, s.clip, s.question, s.options, s.teacher, s.difficulty], allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError) as e:
+        _fail(s.qid, "teacher, difficulty or question", f"cannot be written as JSON ({e})", "give text, finite numbers, lists and dicts", "not_json")
+
 
 def _check_qa(s: Sample):
-    if s.question is not None and not isinstance(s.question, str): _fail(s.qid, "question", f"is {s.question!r}", "give a string or null", "bad_question")
-    if s.options is None and s.answer is None: return
-    letters = "ABCDE"[:len(s.options or [])]
+    if s.question is not None and not isinstance(s.question, str):
+        _fail(s.qid, "question", f"is {s.question!r}", "give a string or null", "bad_question")
+    if s.options is None and s.answer is None:
+        return
+    letters = "ABCDE"[: len(s.options or [])]
     if not (isinstance(s.options, list) and 2 <= len(s.options) <= 5 and all(isinstance(o, str) for o in s.options)):
         _fail(s.qid, "options", f"is {s.options!r}", "give two to five strings", "bad_options")
     if s.answer is not None and (not isinstance(s.answer, str) or len(s.answer) != 1 or s.answer not in letters):
@@ -113,7 +135,8 @@ def validate(
     if not _is_number(sample.duration) or sample.duration <= 0:
         _fail(sample.qid, "duration", f"is {sample.duration!r}", "give seconds > 0", "missing_duration")
     _check_spans(sample)
-    if sample.clip is not None: _check_pair(sample, "clip", sample.clip)
+    if sample.clip is not None:
+        _check_pair(sample, "clip", sample.clip)
     _check_qa(sample)
     _check_extras(sample)
     return sample
@@ -122,33 +145,40 @@ def validate(
 _FIELDS = {f.name for f in dataclasses.fields(Sample)}
 _REQUIRED = ("qid", "video", "duration", "query", "spans")
 
+
 def from_dict(
     row: object,  # one parsed JSON object; anything else is an error
-) -> Sample:    # validated
+) -> Sample:  # validated
     "A validated `Sample` from a dict; unknown and missing keys raise `SampleError`."
-    if not isinstance(row, dict): raise SampleError(f"a sample is a JSON object, got {type(row).__name__}", reason="not_an_object")
+    if not isinstance(row, dict):
+        raise SampleError(f"a sample is a JSON object, got {type(row).__name__}", reason="not_an_object")
     qid = row.get("qid")
     for key in _REQUIRED:
-        if key not in row: _fail(qid, key, "is missing", "add it", f"missing_{key}")
+        if key not in row:
+            _fail(qid, key, "is missing", "add it", f"missing_{key}")
     if unknown := sorted(map(str, set(row) - _FIELDS)):
         _fail(qid, unknown[0], "is not a field of a sample", f"use one of {sorted(_FIELDS)}", "unknown_field")
     return validate(Sample(**row))
 
-# %% ../nbs/parts/samples.ipynb #d2c07744
+# %% ../nbs/parts/samples.ipynb #02a2a505
 @dataclass
 class Finding:
     "One thing a reader met: which sample, why, and what was done about it."
-    qid: str          # the sample's qid, or "" where it could not be read
-    reason: str       # short code: past_end, inverted, zero_length, empty_query, …
-    action: str       # "kept", "clipped", "swapped", "dropped", …
+
+    qid: str  # the sample's qid, or "" where it could not be read
+    reason: str  # short code: past_end, inverted, zero_length, empty_query, …
+    action: str  # "kept", "clipped", "swapped", "dropped", …
     detail: str = ""  # a sentence for a person
     line: int | None = None  # line or record in the file, from 1
 
+
 COUNTED = ("past_end", "inverted", "zero_length", "multi_span", "empty_query", "duplicates")  # queries, counted before any policy
 
+# %% ../nbs/parts/samples.ipynb #d2c07744
 @dataclass
 class Report:
     "What a reader did with one file."
+
     path: str
     read: int = 0
     kept: int = 0
@@ -156,7 +186,7 @@ class Report:
     dataset: str = ""
     split: str = ""
     before: Counter = field(default_factory=Counter)  # oddity → queries that show it in the file as published
-    notes: list[str] = field(default_factory=list)    # what holds for the whole file
+    notes: list[str] = field(default_factory=list)  # what holds for the whole file
 
     def add(self, qid: str, reason: str, action: str, detail: str = "", line: int | None = None) -> None:  # as the fields of `Finding`
         "Note one thing that was met."
@@ -174,52 +204,74 @@ class Report:
     def to_dict(self) -> dict:
         "Everything, ready for JSON: integer counts first, then each finding's qids."
         what: dict[str, list[str]] = {}
-        for f in self.findings: what.setdefault(f"{f.reason}/{f.action}", []).append(f.qid or f"line {f.line}")
+        for f in self.findings:
+            what.setdefault(f"{f.reason}/{f.action}", []).append(f.qid or f"line {f.line}")
         counted = {**dict.fromkeys(COUNTED, 0), **self.before}
-        return {"path": self.path, "dataset": self.dataset, "split": self.split, "read": self.read, "kept": self.kept, **counted, "notes": self.notes, "findings": what}
+        return {
+            "path": self.path,
+            "dataset": self.dataset,
+            "split": self.split,
+            "read": self.read,
+            "kept": self.kept,
+            **counted,
+            "notes": self.notes,
+            "findings": what,
+        }
 
     def __str__(self) -> str:
         rows = [f"{self.path}: read {self.read}, kept {self.kept}", *(f"  note: {n}" for n in self.notes)]
-        if self.before: rows += ["as published:", *(f"  {n:6d}  {k}" for k, n in self.before.most_common())]
-        if self.findings: rows += ["what was done:", *(f"  {n:6d}  {k}" for k, n in self.counts().items())]
+        if self.before:
+            rows += ["as published:", *(f"  {n:6d}  {k}" for k, n in self.before.most_common())]
+        if self.findings:
+            rows += ["what was done:", *(f"  {n:6d}  {k}" for k, n in self.counts().items())]
         return "\n".join(rows)
 
 # %% ../nbs/parts/samples.ipynb #0e947ddc
 LONGEST_LINE = 2**24  # bytes of a JSONL line; a longer one is an error, and is passed over without being held
-MOST_BAD = 100_000    # bad records after which a file is taken for something else
+MOST_BAD = 100_000  # bad records after which a file is taken for something else
+
 
 def iter_jsonl(
-    path: str | Path,               # JSON lines
+    path: str | Path,  # JSON lines
 ) -> Iterator[tuple[int, object]]:  # (line number from 1, parsed value or the exception that line raised)
     "Stream a JSONL file; a line that is no JSON yields its exception instead of stopping the rest. Blank lines are passed over."
     with open(path, "rb") as f:
         for number in itertools.count(1):
-            if not (line := f.readline(LONGEST_LINE)): return
+            if not (line := f.readline(LONGEST_LINE)):
+                return
             try:
                 if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                    while (line := f.readline(LONGEST_LINE)) and not line.endswith(b"\n"): pass
+                    while (line := f.readline(LONGEST_LINE)) and not line.endswith(b"\n"):
+                        pass
                     raise ValueError(f"the line is longer than {LONGEST_LINE:,} bytes")
-                if line.strip(): yield number, json.loads(line)
-            except (ValueError, RecursionError) as e: yield number, e
+                if line.strip():
+                    yield number, json.loads(line)
+            except (ValueError, RecursionError) as e:
+                yield number, e
 
-def _line(row: dict, **how) -> str: return json.dumps(row, ensure_ascii=False, **how) + "\n"
+
+def _line(row: dict, **how) -> str:
+    return json.dumps(row, ensure_ascii=False, **how) + "\n"
+
 
 def append_jsonl(
-    path: str | Path,      # made if missing
+    path: str | Path,  # made if missing
     rows: Iterable[dict],  # that JSON can hold
 ) -> None:
     "Add one JSON object a line to a file that grows, all of them or none; half a line of a killed process is ended first."
     append(path, "".join(map(_line, rows)))
 
+
 def write_jsonl(
-    path: str | Path,   # replaced where it exists; its folder is made
-    rows: Iterable,     # Samples or plain dicts
-) -> int:               # rows written
+    path: str | Path,  # replaced where it exists; its folder is made
+    rows: Iterable,  # Samples or plain dicts
+) -> int:  # rows written
     "Write one JSON object a line, atomically: the file is the old one or the new one, never half."
     path, n = Path(path), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as f:
-        for n, row in enumerate(rows, 1): f.write(_line(row.to_dict() if isinstance(row, Sample) else row, allow_nan=False))
+        for n, row in enumerate(rows, 1):
+            f.write(_line(row.to_dict() if isinstance(row, Sample) else row, allow_nan=False))
     return n
 
 # %% ../nbs/parts/samples.ipynb #0f2b5b59
@@ -232,12 +284,17 @@ def read_samples(
         report.read += 1
         qid = str(row.get("qid", "")) if isinstance(row, dict) else ""
         try:
-            if isinstance(row, Exception): raise SampleError(f"not JSON: {row}", reason="malformed_line")
+            if isinstance(row, Exception):
+                raise SampleError(f"not JSON: {row}", reason="malformed_line")
             sample = from_dict(row)
-            if sample.qid in seen: _fail(qid, "qid", "stands twice in the file", "make it unique", "duplicate_qid")
+            if sample.qid in seen:
+                _fail(qid, "qid", "stands twice in the file", "make it unique", "duplicate_qid")
         except SampleError as e:
             report.add(qid, e.reason, "dropped", f"{path}, line {number}: {e}", number)
-            if len(report.findings) > MOST_BAD: raise SampleError(f"{path}: more than {MOST_BAD:,} lines are no samples, the first: {report.findings[0].detail}", reason="wrong_file") from None
+            if len(report.findings) > MOST_BAD:
+                raise SampleError(
+                    f"{path}: more than {MOST_BAD:,} lines are no samples, the first: {report.findings[0].detail}", reason="wrong_file"
+                ) from None
             continue
         seen.add(sample.qid)
         samples.append(sample)
@@ -253,5 +310,6 @@ def load_samples(
     if report.dropped:
         first = "\n".join(f"  {f.detail}" for f in report.dropped[:5])
         raise SampleError(f"{path}: {len(report.dropped)} of {report.read} samples are not valid:\n{first}", reason=report.dropped[0].reason)
-    if not samples: raise SampleError(f"{path}: holds no samples", reason="empty_file")
+    if not samples:
+        raise SampleError(f"{path}: holds no samples", reason="empty_file")
     return samples

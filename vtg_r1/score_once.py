@@ -6,7 +6,10 @@
 __all__ = ['SHAREABLE', 'same_video', 'SeenOnce', 'inputs_once', 'trunks', 'prefill_once', 'shareable']
 
 # %% ../nbs/parts/score_once.ipynb #5beb3a0f
-import copy, inspect, os, warnings
+import copy
+import inspect
+import os
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +18,7 @@ import numpy as np
 # %% ../nbs/parts/score_once.ipynb #01d72f6a
 def same_video(
     shown: list[dict],  # of `inputs.show`
-) -> list[int]:         # number of each prompt's video, 0, 1, … by first appearance
+) -> list[int]:  # number of each prompt's video, 0, 1, … by first appearance
     "Prompts that show the very same frames at the same rate have the same number."
     numbers = {}
     return [numbers.setdefault((s.get("fps"), *map(id, s["images"] if "images" in s else s["video"])), len(numbers)) for s in shown]
@@ -23,60 +26,72 @@ def same_video(
 # %% ../nbs/parts/score_once.ipynb #ac72eb5a
 class _EachOnce:
     "An image or video processor that looks at each video of a batch once; pixels come once a video, grids once a prompt."
+
     def __init__(self, inner, kind: str, which: list[int]):
         self.inner, self.kind, self.which, self.first = inner, kind, which, [which.index(v) for v in range(max(which) + 1)]
 
-    def __getattr__(self, name): return getattr(self.inner, name)
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
     def __call__(self, *args, **kwargs):
         shown, grid = args[0] if args else kwargs.pop(f"{self.kind}s"), f"{self.kind}_grid_thw"
-        if self.kind == "video": kwargs["video_metadata"] = [kwargs["video_metadata"][i] for i in self.first]
+        if self.kind == "video":
+            kwargs["video_metadata"] = [kwargs["video_metadata"][i] for i in self.first]
         out = self.inner([shown[i] for i in self.first], **kwargs)
         self.grids = out[grid].split([len(shown[i]) if self.kind == "image" else 1 for i in self.first])  # a video's own
         out[grid] = np.concatenate([self.grids[v].numpy() for v in self.which])  # the processor makes a tensor of it at the end
-        if "video_metadata" in out: out["video_metadata"] = [out["video_metadata"][v] for v in self.which]
+        if "video_metadata" in out:
+            out["video_metadata"] = [out["video_metadata"][v] for v in self.which]
         return out
 
 # %% ../nbs/parts/score_once.ipynb #4257c365
 @dataclass
 class SeenOnce:
     "Prompts with every video preprocessed once."
-    inputs: dict       # of the processor: input_ids, attention_mask, mm_token_type_ids (prompts, length); pixels once a video
-    which: list[int]   # video of each prompt
-    grids: tuple       # of each video, (pictures, 3): time, height, width in patches
-    kind: str          # "image" or "video"
+
+    inputs: dict  # of the processor: input_ids, attention_mask, mm_token_type_ids (prompts, length); pixels once a video
+    which: list[int]  # video of each prompt
+    grids: tuple  # of each video, (pictures, 3): time, height, width in patches
+    kind: str  # "image" or "video"
 
     @property
-    def _pixel_name(self): return {"image": "pixel_values", "video": "pixel_values_videos"}[self.kind]
+    def _pixel_name(self):
+        return {"image": "pixel_values", "video": "pixel_values_videos"}[self.kind]
 
     @cached_property
-    def _patches(self): return self.inputs[self._pixel_name].split([int(g.prod(-1).sum()) for g in self.grids])
+    def _patches(self):
+        return self.inputs[self._pixel_name].split([int(g.prod(-1).sum()) for g in self.grids])
 
     def vision(self, model, videos: list[int]) -> dict:  # of transformers; numbers of videos
         "Keyword arguments of a forward pass over prompts that show `videos`, one after the other."
         import torch
+
         pixels, grids = self._pixel_name, {f"{self.kind}_grid_thw": torch.cat([self.grids[v] for v in videos])}
-        if videos == list(range(len(self.grids))): return {pixels: self.inputs[pixels], **grids}
-        if len(set(videos)) == len(videos) or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters: return {pixels: torch.cat([self._patches[v] for v in videos]), **grids}
+        if videos == list(range(len(self.grids))):
+            return {pixels: self.inputs[pixels], **grids}
+        if len(set(videos)) == len(videos) or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+            return {pixels: torch.cat([self._patches[v] for v in videos]), **grids}
         return {"mm_encoder_outputs": {self.kind: self._encoded(model, videos)}, **grids}
 
     def _encoded(self, model, videos: list[int]):
         "What the vision tower makes of `videos`; it runs once for each."
         import torch
+
         seen = getattr(model, f"get_{self.kind}_features")(self.inputs[self._pixel_name], torch.cat(self.grids), return_dict=True)
         counts = [len(g) for g in self.grids]
         order = [sum(counts[:v]) + k for v in videos for k in range(counts[v])]
         seen.pooler_output = [seen.pooler_output[i] for i in order]
-        if getattr(seen, "deepstack_features", None) is not None: seen.deepstack_features = [[layer[i] for i in order] for layer in seen.deepstack_features]  # Qwen3-VL's
+        if getattr(seen, "deepstack_features", None) is not None:
+            seen.deepstack_features = [[layer[i] for i in order] for layer in seen.deepstack_features]  # Qwen3-VL's
         return seen
 
 # %% ../nbs/parts/score_once.ipynb #e4a97afb
 def inputs_once(
-    processor,          # a transformers processor
-    text: list[str],    # prompts with one placeholder for each image or video
-    frames: dict,       # images=… or videos=… and its clock, as the processor takes them
-    which: list[int],   # video of each prompt, of `same_video`
-    device,             # where the tensors go
+    processor,  # a transformers processor
+    text: list[str],  # prompts with one placeholder for each image or video
+    frames: dict,  # images=… or videos=… and its clock, as the processor takes them
+    which: list[int],  # video of each prompt, of `same_video`
+    device,  # where the tensors go
 ) -> SeenOnce:
     "Tokens of all prompts, patches of each video."
     kind = "image" if "images" in frames else "video"
@@ -87,19 +102,22 @@ def inputs_once(
 
 # %% ../nbs/parts/score_once.ipynb #4c7a417a
 def trunks(
-    ids: list[list[int]],    # tokens of each prompt, without padding
+    ids: list[list[int]],  # tokens of each prompt, without padding
     kinds: list[list[int]],  # 0 text, else vision, of each token
-    which: list[int],        # video of each prompt
+    which: list[int],  # video of each prompt
 ) -> tuple[list[tuple[int, int]], list[int]]:  # [(a prompt, tokens of it), …] to run; which of these each prompt continues
     "What must be run once, so that every prompt continues one of them."
     found, continues = [], [0] * len(ids)
     for video in dict.fromkeys(which):
         members = [i for i, v in enumerate(which) if v == video]
         common = min(len(os.path.commonprefix([ids[i] for i in members])), min(len(ids[i]) for i in members) - 1)
-        if not any(any(kinds[i][common:]) for i in members): groups = [(members, common)]
-        else: groups = [([i for i in members if ids[i] == same], len(same) - 1) for same in map(list, dict.fromkeys(tuple(ids[i]) for i in members))]
+        if not any(any(kinds[i][common:]) for i in members):
+            groups = [(members, common)]
+        else:
+            groups = [([i for i in members if ids[i] == same], len(same) - 1) for same in map(list, dict.fromkeys(tuple(ids[i]) for i in members))]
         for group, length in groups:
-            for i in group: continues[i] = len(found)
+            for i in group:
+                continues[i] = len(found)
             found.append((group[0], length))
     return found, continues
 
@@ -108,54 +126,67 @@ def _layout(rows: list, width: int, fill=0):
     "Tensors of different lengths (last axis) stacked along a new axis -2, padded on the left."
     out = rows[0].new_full((*rows[0].shape[:-1], len(rows), width), fill)
     for i, row in enumerate(rows):
-        if row.shape[-1]: out[..., i, width - row.shape[-1]:] = row
+        if row.shape[-1]:
+            out[..., i, width - row.shape[-1] :] = row
     return out
+
 
 def _positions(model, seen) -> list:
     "Positions (…, length) of each prompt, as `generate` itself would prepare them; once for prompts of the same layout."
     import torch
+
     names = [n for n in ("attention_mask", "mm_token_type_ids") if n in seen.inputs]
     rows, clock = [seen.inputs[n].tolist() for n in names], seen.inputs.get("second_per_grid_ts", [None] * len(seen.which))
     layouts = [str((*(r[i] for r in rows), seen.grids[v].tolist(), clock[i])) for i, v in enumerate(seen.which)]
     distinct = [layouts.index(x) for x in dict.fromkeys(layouts)]
     known = {n: seen.inputs[n][distinct] for n in names} | {f"{seen.kind}_grid_thw": torch.cat([seen.grids[seen.which[i]] for i in distinct])}
-    if clock[0] is not None: known["second_per_grid_ts"] = [clock[i] for i in distinct]
+    if clock[0] is not None:
+        known["second_per_grid_ts"] = [clock[i] for i in distinct]
     of = dict(zip(dict.fromkeys(layouts), model._prepare_position_ids_for_generation(seen.inputs["input_ids"][distinct], known).unbind(-2)))
     return [of[x] for x in layouts]
 
 # %% ../nbs/parts/score_once.ipynb #58f3a4d8
 def prefill_once(
-    model,             # a transformers model of `SHAREABLE`
+    model,  # a transformers model of `SHAREABLE`
     seen: SeenOnce,
     repeats: int = 1,  # rollouts a prompt
-    pad: int = 0,      # token that fills gaps
-) -> dict:             # input_ids, attention_mask, position_ids and past_key_values for `generate`; prompts · repeats rows
+    pad: int = 0,  # token that fills gaps
+) -> dict:  # input_ids, attention_mask, position_ids and past_key_values for `generate`; prompts · repeats rows
     "Every video's tokens through the model once."
     import torch
+
     mask = seen.inputs["attention_mask"].bool()
     ids = [row[m] for row, m in zip(seen.inputs["input_ids"], mask)]
     positions = [row[..., m] for row, m in zip(_positions(model, seen), mask)]
     found, continues = trunks([i.tolist() for i in ids], [k[m].tolist() for k, m in zip(seen.inputs["mm_token_type_ids"], mask)], seen.which)
     width = max(length for _, length in found)
-    def trunk(rows, fill=0): return _layout([rows[i][..., :length] for i, length in found], width, fill)
+
+    def trunk(rows, fill=0):
+        return _layout([rows[i][..., :length] for i, length in found], width, fill)
+
     def rest(rows, fill=0):
-        tails = [row[..., found[t][1]:] for row, t in zip(rows, continues)]
+        tails = [row[..., found[t][1] :] for row, t in zip(rows, continues)]
         return _layout(tails, max(t.shape[-1] for t in tails), fill)
+
     ones, index = [torch.ones_like(i) for i in ids], torch.tensor(continues, device=mask.device)
     head = dict(input_ids=trunk(ids, pad), attention_mask=trunk(ones), position_ids=trunk(positions))
     cache = model(**head, **seen.vision(model, [seen.which[i] for i, _ in found]), use_cache=True, logits_to_keep=1).past_key_values
     cache.batch_select_indices(index.repeat_interleave(repeats))
     tail = dict(input_ids=rest(ids, pad), attention_mask=rest(ones), position_ids=rest(positions))
     dims = dict(input_ids=0, attention_mask=0, position_ids=-2)
-    return {k: torch.cat([head[k].index_select(d, index), tail[k]], -1).repeat_interleave(repeats, d) for k, d in dims.items()} | {"past_key_values": cache}
+    return {k: torch.cat([head[k].index_select(d, index), tail[k]], -1).repeat_interleave(repeats, d) for k, d in dims.items()} | {
+        "past_key_values": cache
+    }
 
 # %% ../nbs/parts/score_once.ipynb #b37ff7c1
 SHAREABLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
+
 def shareable(
-    model,       # a transformers model
+    model,  # a transformers model
 ) -> bool:
     "Whether prompts of one video may share its pass exactly; says so once where they may not."
-    if model.config.model_type in SHAREABLE: return True
+    if model.config.model_type in SHAREABLE:
+        return True
     warnings.warn(f"see_once: {model.config.model_type} models are asked prompt by prompt, without sharing a video's pass", stacklevel=2)
     return False

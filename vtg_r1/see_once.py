@@ -33,12 +33,13 @@ from .score_once import SHAREABLE, _positions, inputs_once
 @dataclass
 class Level:
     "The nodes of one level of a tree, as attention sees them."
-    at: torch.Tensor             # (N, L) place of each token in the packed row; 0 behind a node's end
-    real: torch.Tensor           # (N, L) bool, whether there is a token
+
+    at: torch.Tensor  # (N, L) place of each token in the packed row; 0 behind a node's end
+    real: torch.Tensor  # (N, L) bool, whether there is a token
     parent: torch.Tensor | None  # (N,) node of the level above
-    mask: torch.Tensor | None    # (N or 1, 1, L, A + L) bool, what a token sees of the A places above and of its own node; None is plain causal
-    start: int                   # place of its first token
-    end: int                     # behind its last
+    mask: torch.Tensor | None  # (N or 1, 1, L, A + L) bool, what a token sees of the A places above and of its own node; None is plain causal
+    start: int  # place of its first token
+    end: int  # behind its last
 
     @property
     def full(self) -> bool:
@@ -49,7 +50,7 @@ class Level:
 def plant(
     lengths: list[list[int]],  # of the nodes, level by level
     parents: list[list[int] | None],  # node of the level above, for each node; None for the first level
-    device="cpu",                     # where the tensors go
+    device="cpu",  # where the tensors go
 ) -> list[Level]:
     "The levels of a tree from the lengths of its nodes."
     levels, start, seen = [], 0, None
@@ -57,7 +58,8 @@ def plant(
         n = torch.tensor(n, device=device)
         own = torch.arange(int(n.max()), device=device)
         real, at, mask = own < n[:, None], (start + n.cumsum(0) - n)[:, None] + own, None
-        if parent is None: seen = real
+        if parent is None:
+            seen = real
         else:
             parent = torch.tensor(parent, device=device)
             above = seen[parent]
@@ -73,21 +75,28 @@ def _gather(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     "(1, H, T, D) packed, and places (N, L) → (N, H, L, D)."
     return x[0].index_select(1, at.flatten()).unflatten(1, at.shape).transpose(0, 1)
 
+
 def _nodes(x: torch.Tensor, level: Level) -> torch.Tensor:
     "(1, H, T, D) packed → (N, H, L, D), without copying where nodes are of one length."
-    if level.full: return x[0, :, level.start:level.end].unflatten(1, level.at.shape).transpose(0, 1)
+    if level.full:
+        return x[0, :, level.start : level.end].unflatten(1, level.at.shape).transpose(0, 1)
     return _gather(x, level.at)
 
+
 def tree_attention(
-    module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,  # (1, H, T, D) packed
+    module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,  # (1, H, T, D) packed
     tree: list[Level],
-    **kwargs,         # of torch's attention
-) -> torch.Tensor:    # (1, T, H, D)
+    **kwargs,  # of torch's attention
+) -> torch.Tensor:  # (1, T, H, D)
     "Attention of a packed tree."
     outs, above = [], None
     for level in tree:
         q, k, v = (_nodes(x, level) for x in (query, key, value))
-        if above is not None: k, v = (torch.cat([a.index_select(0, level.parent), own], 2) for a, own in zip(above, (k, v)))
+        if above is not None:
+            k, v = (torch.cat([a.index_select(0, level.parent), own], 2) for a, own in zip(above, (k, v)))
         out, _ = sdpa_attention_forward(module, q, k, v, level.mask, is_causal=level.mask is None, **kwargs)
         outs.append(out.flatten(0, 1) if level.full else out[level.real])
         above = k, v
@@ -96,10 +105,13 @@ def tree_attention(
 # %% ../nbs/parts/see_once.ipynb #2bb1d0a3
 class TrunkLayer(DynamicLayer):
     "One layer's cache of many responses that continue few prompts: the prompts stand once, only what is new grows a row."
-    def __init__(self,
-        keys: torch.Tensor, values: torch.Tensor,  # (N, H, S, D)
+
+    def __init__(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,  # (N, H, S, D)
         seen: torch.Tensor | None,  # (N, 1, 1, S) float, 0 where there is a token and −inf where not; None where all are there
-        length: int,                # tokens of the longest prompt, which is what `generate` counts
+        length: int,  # tokens of the longest prompt, which is what `generate` counts
     ):
         super().__init__()
         self.trunk, self.seen, self.length = (keys, values), seen, length
@@ -108,34 +120,48 @@ class TrunkLayer(DynamicLayer):
         "Tokens so far, the prompt's among them."
         return self.length + super().get_seq_length()
 
+
 def decode_attention(
-    query: torch.Tensor,                     # (B, H, 1, D), one new token a row
-    key: torch.Tensor, value: torch.Tensor,  # (B, K, n, D), a row's own tokens
-    layer: TrunkLayer,                       # the prompts, each shared by G rows
-    scaling: float,                          # of the scores
-) -> torch.Tensor:                           # (B, 1, H, D)
+    query: torch.Tensor,  # (B, H, 1, D), one new token a row
+    key: torch.Tensor,
+    value: torch.Tensor,  # (B, K, n, D), a row's own tokens
+    layer: TrunkLayer,  # the prompts, each shared by G rows
+    scaling: float,  # of the scores
+) -> torch.Tensor:  # (B, 1, H, D)
     "Attention of one new token a row to its prompt, which G rows share, and to its own tokens."
     tk, tv = layer.trunk
     (B, H, _, D), (N, K, S, _) = query.shape, tk.shape
     G, R = B // N, H // K
-    def fold(x): return x.view(N, G, K, R, -1).transpose(1, 2).reshape(N, K, G * R, -1)    # rows of a prompt side by side
-    def unfold(x): return x.view(N, K, G, R, -1).transpose(1, 2).reshape(B, K, R, -1)
+
+    def fold(x):
+        return x.view(N, G, K, R, -1).transpose(1, 2).reshape(N, K, G * R, -1)  # rows of a prompt side by side
+
+    def unfold(x):
+        return x.view(N, K, G, R, -1).transpose(1, 2).reshape(B, K, R, -1)
+
     q = query.view(B, K, R, D) * scaling
     above = fold(q) @ tk.transpose(-1, -2)
-    if layer.seen is not None: above = above + layer.seen
+    if layer.seen is not None:
+        above = above + layer.seen
     weights = torch.cat([unfold(above), q @ key.transpose(-1, -2)], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
     return (unfold(fold(weights[..., :S].contiguous()) @ tv) + weights[..., S:] @ value).reshape(B, 1, H, D)
 
 # %% ../nbs/parts/see_once.ipynb #6524b016
 _decoding: ContextVar[Cache | None] = ContextVar("decoding", default=None)
 
+
 def _see_once_attention(module, query, key, value, attention_mask, tree: list[Level] | None = None, scaling: float | None = None, **kwargs):
     "Attention of a packed tree, of decoding behind a shared prompt, and of everything else as torch's own."
-    if tree is not None: return tree_attention(module, query, key, value, tree, scaling=scaling), None
-    if (cache := _decoding.get()) is not None: return decode_attention(query, key, value, cache.layers[module.layer_idx], scaling), None
+    if tree is not None:
+        return tree_attention(module, query, key, value, tree, scaling=scaling), None
+    if (cache := _decoding.get()) is not None:
+        return decode_attention(query, key, value, cache.layers[module.layer_idx], scaling), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
-def _mask(*args, **kwargs): return None if _decoding.get() is not None else sdpa_mask(*args, **kwargs)
+
+def _mask(*args, **kwargs):
+    return None if _decoding.get() is not None else sdpa_mask(*args, **kwargs)
+
 
 def _use_see_once(model):
     "Let a model's language part attend by `_see_once_attention`; its name with transformers is taken anew, in case another copy of this module holds it."
@@ -149,11 +175,14 @@ def _digest(image) -> bytes:
     pixels = np.asarray(image)
     return blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16, person=str(pixels.shape).encode()[:16]).digest()
 
+
 def _frames(row: dict) -> list:
     "The images or video frames of a dataset row."
     frames = row.get("images") or row.get("video") or ([row["image"]] if row.get("image") is not None else [])
-    if not frames: raise ValueError("a row without images or video: such data needs see_once=False")
+    if not frames:
+        raise ValueError("a row without images or video: such data needs see_once=False")
     return frames
+
 
 def same_prompts(
     rows: list[dict],  # of a dataset, as TRL hands them over
@@ -162,7 +191,8 @@ def same_prompts(
     digest, prompts, numbers, of, first, videos = {}, {}, {}, [], [], []
     for i, row in enumerate(rows):
         for image in _frames(row):
-            if id(image) not in digest: digest[id(image)] = _digest(image)
+            if id(image) not in digest:
+                digest[id(image)] = _digest(image)
         video = numbers.setdefault((row.get("fps"), *(digest[id(image)] for image in _frames(row))), len(numbers))
         if (key := (video, repr(row["prompt"]))) not in prompts:
             prompts[key] = len(first)
@@ -175,25 +205,30 @@ def same_prompts(
 @dataclass
 class Prompts:
     "The prompts of a batch, each once, and their pixels."
-    ids: list[torch.Tensor]        # (P,) tokens
+
+    ids: list[torch.Tensor]  # (P,) tokens
     positions: list[torch.Tensor]  # (3, P) rotary positions
-    pixels: list[dict]             # pixel values and their grid; prompts about one video hold the same tensors
-    videos: list[int]              # video of each prompt
-    ends: list[int]                # tokens up to its last vision token
+    pixels: list[dict]  # pixel values and their grid; prompts about one video hold the same tensors
+    videos: list[int]  # video of each prompt
+    ends: list[int]  # tokens up to its last vision token
 
     def common(self, which: list[int]) -> int:
         "How many tokens prompts about one video share from the start, if these hold the whole video; else 0."
         n = min(len(self.ids[i]) for i in which) - 1
-        same = torch.stack([(self.ids[i][:n] == self.ids[which[0]][:n]) & (self.positions[i][:, :n] == self.positions[which[0]][:, :n]).all(0) for i in which]).all(0)
+        same = torch.stack(
+            [(self.ids[i][:n] == self.ids[which[0]][:n]) & (self.positions[i][:, :n] == self.positions[which[0]][:, :n]).all(0) for i in which]
+        ).all(0)
         k = n if same.all() else int(same.int().argmin())
         return k if k >= self.ends[which[0]] else 0
 
+
 def read_prompts(
-    processor, model,          # the policy
-    texts: list[str],          # prompts as the chat template writes them
-    rows: list[dict],          # a dataset row for each, with its frames
-    videos: list[int],         # number of each prompt's video, by first appearance
-    device="cpu",              # where the tensors go
+    processor,
+    model,  # the policy
+    texts: list[str],  # prompts as the chat template writes them
+    rows: list[dict],  # a dataset row for each, with its frames
+    videos: list[int],  # number of each prompt's video, by first appearance
+    device="cpu",  # where the tensors go
 ) -> Prompts:
     "Tokens, positions and pixels of prompts; a video is preprocessed once, however many ask about it."
     seen = inputs_once(processor, texts, processor_frames([row if "video" in row else {"images": _frames(row)} for row in rows]), videos, device)
@@ -207,27 +242,32 @@ def read_prompts(
 def trunks(
     prompts: Prompts,
     which: list[int],  # prompts wanted
-) -> tuple[dict, list[list[int]], list, list[int]]:  # (model inputs; lengths of the nodes, level by level; their parents; the prompt of each node of the last level)
+) -> tuple[
+    dict, list[list[int]], list, list[int]
+]:  # (model inputs; lengths of the nodes, level by level; their parents; the prompt of each node of the last level)
     "One packed row of prompts without their last token; what prompts about one video have in common, frames and all, stands once."
     heads, tails = [], []  # (prompt, from, to); tails also name their head
     for video in dict.fromkeys(prompts.videos[i] for i in which):
         same = [i for i in which if prompts.videos[i] == video]
         k = prompts.common(same) if len(same) > 1 else 0
-        if k: heads.append((same[0], 0, k))
+        if k:
+            heads.append((same[0], 0, k))
         for i in same:
-            if not k: heads.append((i, 0, len(prompts.ids[i]) - 1))
+            if not k:
+                heads.append((i, 0, len(prompts.ids[i]) - 1))
             tails.append((i, heads[-1][2], len(prompts.ids[i]) - 1, len(heads) - 1))
     levels = [heads, [t[:3] for t in tails]] if any(a < b for _, a, b, _ in tails) else [heads]
     ids, positions = (torch.cat([x[i][..., a:b] for level in levels for i, a, b in level], -1) for x in (prompts.ids, prompts.positions))
     pixels = {k: torch.cat([prompts.pixels[i][k] for i, *_ in heads]) for k in prompts.pixels[which[0]]}
-    lengths, parents = [[b - a for _, a, b in level] for level in levels], [None, [t[3] for t in tails]][:len(levels)]
+    lengths, parents = [[b - a for _, a, b in level] for level in levels], [None, [t[3] for t in tails]][: len(levels)]
     return dict(input_ids=ids[None], position_ids=positions[:, None], **pixels), lengths, parents, [t[0] for t in tails]
+
 
 def branches(
     prompts: Prompts,
-    of: list[int],             # prompt of each row
-    ids: torch.Tensor,         # (B, C) responses, padded behind
-    mask: torch.Tensor,        # (B, C), 1 where there is a token
+    of: list[int],  # prompt of each row
+    ids: torch.Tensor,  # (B, C) responses, padded behind
+    mask: torch.Tensor,  # (B, C), 1 where there is a token
 ) -> tuple[dict, torch.Tensor]:  # (model inputs, labels (1, T) with −100 on the trunks)
     "One packed row: the trunks, each once, then a branch for each response."
     inputs, lengths, parents, order = trunks(prompts, sorted(set(of)))
@@ -242,7 +282,7 @@ def branches(
 
 # %% ../nbs/parts/see_once.ipynb #cdfea08a
 def prefill(
-    model,          # the policy
+    model,  # the policy
     prompts: Prompts,
     of: list[int],  # prompt of each row that will be generated
 ) -> Cache:
@@ -252,11 +292,18 @@ def prefill(
     tree, packed = plant(lengths, parents, device), DynamicCache()
     model(**inputs, tree=tree, past_key_values=packed, use_cache=True, logits_to_keep=1)
     at, real = tree[0].at, tree[0].real
-    for level in tree[1:]: at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
-    rows = list(range(n)) if of == [i for i in range(n) for _ in range(len(of) // n)] else of  # once a prompt where groups are of one size, in turn; else once a row
+    for level in tree[1:]:
+        at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
+    rows = (
+        list(range(n)) if of == [i for i in range(n) for _ in range(len(of) // n)] else of
+    )  # once a prompt where groups are of one size, in turn; else once a row
     rows = torch.tensor([order.index(i) for i in rows], device=device)
     at, real = at[rows], real[rows]
-    seen = None if real.all() else torch.zeros(real.shape, device=device, dtype=packed.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
+    seen = (
+        None
+        if real.all()
+        else torch.zeros(real.shape, device=device, dtype=packed.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
+    )
     return Cache(layers=[TrunkLayer(_gather(layer.keys, at), _gather(layer.values, at), seen, int(real.sum(1).max())) for layer in packed.layers])
 
 # %% ../nbs/parts/see_once.ipynb #ed994014
@@ -264,15 +311,20 @@ def _base(model):
     "The transformers model inside a PEFT model."
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+
 def _unless_stock(method):
     "TRL's own method in a run that shares nothing."
+
     @wraps(method)
-    def either(self, *args, **kwargs): return (getattr(GRPOTrainer, method.__name__) if self.stock else method)(self, *args, **kwargs)
+    def either(self, *args, **kwargs):
+        return (getattr(GRPOTrainer, method.__name__) if self.stock else method)(self, *args, **kwargs)
+
     return either
 
 # %% ../nbs/parts/see_once.ipynb #348534ce
 class _RolloutOnce(GRPOTrainer):
     "Preprocessing and prefill once a prompt."
+
     stock = ""  # why nothing is shared, if so
 
     @_unless_stock
@@ -281,14 +333,19 @@ class _RolloutOnce(GRPOTrainer):
         if "video" in inputs[0]:  # a placeholder that is sampled would have no pixels
             self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = [self._image_pad_token_id, self._video_pad_token_id]
         self._of, self._first, self._videos = same_prompts(inputs)
-        shown = [inputs[i]["prompt"] if "video" in inputs[i] else prepare_multimodal_messages(inputs[i]["prompt"], images=_frames(inputs[i])) for i in self._first]
+        shown = [
+            inputs[i]["prompt"] if "video" in inputs[i] else prepare_multimodal_messages(inputs[i]["prompt"], images=_frames(inputs[i]))
+            for i in self._first
+        ]
         lean = [{k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs]
         out = super()._generate_and_score_completions([{**row, "prompt": shown[i]} for row, i in zip(lean, self._of)])
-        if self.log_completions and self.log_multimodal: self._logs["images"].extend(gather_object([_frames(row) for row in inputs]))
+        if self.log_completions and self.log_multimodal:
+            self._logs["images"].extend(gather_object([_frames(row) for row in inputs]))
         return {**out, "prompts": self._prompts, "of": torch.tensor(self._of)}
 
     @_unless_stock
-    def _calculate_rewards(self, inputs, *args): return super()._calculate_rewards(self._rows, *args)
+    def _calculate_rewards(self, inputs, *args):
+        return super()._calculate_rewards(self._rows, *args)
 
     @_unless_stock
     def _tokenize_prompts(self, prompts):
@@ -301,29 +358,43 @@ class _RolloutOnce(GRPOTrainer):
     @contextmanager
     def _generating(self):
         "The model as TRL generates with it."
-        how = dict(gather_deepspeed3_params=self.args.ds3_gather_for_generation, generation_kwargs=self.generation_kwargs, gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, **how) as model, torch.no_grad(), self._dist.summon_full_params(self.model_wrapped, recurse=False):
+        how = dict(
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            generation_kwargs=self.generation_kwargs,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        )
+        with (
+            unwrap_model_for_generation(self.model_wrapped, self.accelerator, **how) as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
             yield model
 
     @_unless_stock
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        if self.use_vllm: return self._generate_vllm(prompt_ids, num_generations)
+        if self.use_vllm:
+            return self._generate_vllm(prompt_ids, num_generations)
         rows = [(self._prompts.ids[i], self._prompts.positions[i]) for i in self._of]
         ids, mask = pad([x for x, _ in rows], self._tokenizer.pad_token_id, "left"), pad([torch.ones_like(x) for x, _ in rows], 0, "left")
         positions = torch.stack([torch.nn.functional.pad(p, (ids.shape[1] - p.shape[1], 0)) for _, p in rows], 1)
         with self._generating() as model:
             cache = prefill(model, self._prompts, self._of)
             token = _decoding.set(cache)
-            try: out = model.generate(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, generation_config=self.generation_config)
-            finally: _decoding.reset(token)
-        said = out[:, ids.shape[1]:]
+            try:
+                out = model.generate(
+                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, generation_config=self.generation_config
+                )
+            finally:
+                _decoding.reset(token)
+        said = out[:, ids.shape[1] :]
         ends = torch.isin(said, torch.tensor(self.eos_token_ids, device=said.device))
         n = torch.where(ends.any(1), ends.int().argmax(1) + 1, said.shape[1]).tolist()
         return [row[:k] for row, k in zip(said.tolist(), n)], None
 
     def _generate_vllm(self, prompt_ids, num_generations):
         "TRL's call of vLLM, queries of one video side by side."
-        if "video" in self._rows[0]: raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
+        if "video" in self._rows[0]:
+            raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
         order = sorted(range(len(prompt_ids)), key=lambda i: (self._videos[self._of[i]], self._of[i]))
         said, logprobs = super()._generate_single_turn([prompt_ids[i] for i in order], [_frames(self._rows[i]) for i in order], {}, num_generations)
         back = sorted(range(len(order)), key=order.__getitem__)
@@ -337,7 +408,8 @@ def cannot(trainer: GRPOTrainer) -> str:
         f"{model.config.model_type} is not one of {', '.join(SHAREABLE)}": model.config.model_type not in SHAREABLE,
         "some layers do not attend to everything before": set(getattr(text, "layer_types", None) or ["full_attention"]) != {"full_attention"},
         "tools, environments and rollout functions change the prompt": bool(trainer.tools or trainer.rollout_func or trainer.environment_factories),
-        "dropout draws other random numbers": bool(getattr(text, "attention_dropout", 0)) or any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout)),
+        "dropout draws other random numbers": bool(getattr(text, "attention_dropout", 0))
+        or any(m.p > 0 for m in model.modules() if isinstance(m, torch.nn.Dropout)),
         "a virtual prompt stands before the tokens": any(c.is_prompt_learning for c in getattr(trainer.model, "peft_config", {}).values()),
         "generation has been given a cache of its own": bool((trainer.args.generation_kwargs or {}).get("cache_implementation")),
     }
@@ -346,16 +418,20 @@ def cannot(trainer: GRPOTrainer) -> str:
 # %% ../nbs/parts/see_once.ipynb #5ae12489
 class SeeOnceGRPOTrainer(_RolloutOnce):
     "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it says so and is TRL's own."
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.stock = cannot(self)
-        if self.stock: warnings.warn(f"see_once: this run is stock TRL, because {self.stock}", stacklevel=2)
+        if self.stock:
+            warnings.warn(f"see_once: this run is stock TRL, because {self.stock}", stacklevel=2)
         else:
-            for model in filter(None, (self.model, self.ref_model)): _use_see_once(_base(self.accelerator.unwrap_model(model)))
+            for model in filter(None, (self.model, self.ref_model)):
+                _use_see_once(_base(self.accelerator.unwrap_model(model)))
 
     @_unless_stock
     def _prepare_inputs(self, generation_batch):
-        if not self.model.training: return super()._prepare_inputs(generation_batch)
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0 or self._buffered_inputs is None:
             self._buffered_inputs = self._by_group(self._generate_and_score_completions(generation_batch))
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
@@ -365,7 +441,10 @@ class SeeOnceGRPOTrainer(_RolloutOnce):
         drawn = batch["of"][torch.randperm(len(batch["of"]))].tolist()
         rank = {prompt: i for i, prompt in enumerate(dict.fromkeys(drawn))}
         order = torch.tensor([rank[i] for i in batch["of"].tolist()]).argsort(stable=True)
-        def pick(v, rows): return v[rows.to(v.device)] if isinstance(v, torch.Tensor) and v.ndim else v
+
+        def pick(v, rows):
+            return v[rows.to(v.device)] if isinstance(v, torch.Tensor) and v.ndim else v
+
         return [{k: pick(v, rows) for k, v in batch.items()} for rows in order.chunk(self.args.steps_per_generation)]
 
     @_unless_stock
@@ -374,14 +453,20 @@ class SeeOnceGRPOTrainer(_RolloutOnce):
         return super()._compute_loss(model, inputs)
 
     @_unless_stock
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, compute_aux_loss=False, **kwargs
+    ):
         ids, mask, n = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:], batch_size or len(input_ids)
-        logps, entropies = zip(*(self._score(model, self._of[i:i + n], ids[i:i + n], mask[i:i + n]) for i in range(0, len(ids), n)))
+        logps, entropies = zip(*(self._score(model, self._of[i : i + n], ids[i : i + n], mask[i : i + n]) for i in range(0, len(ids), n)))
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def _score(self, model, of: list[int], ids: torch.Tensor, mask: torch.Tensor) -> tuple:
         "Log-probabilities and entropies of responses, (B, C) each, 0 on padding."
         inputs, labels = branches(self._prompts, of, ids, mask)
-        with self.accelerator.autocast(): out = model(**inputs, shift_labels=labels, fused_lm_head=True)
-        def place(x): return None if x is None else x.new_zeros(mask.shape).masked_scatter(mask.bool(), x[0, labels.shape[1] - int(mask.sum()):])
+        with self.accelerator.autocast():
+            out = model(**inputs, shift_labels=labels, fused_lm_head=True)
+
+        def place(x):
+            return None if x is None else x.new_zeros(mask.shape).masked_scatter(mask.bool(), x[0, labels.shape[1] - int(mask.sum()) :])
+
         return place(out.log_probs), place(out.entropy)

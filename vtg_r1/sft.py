@@ -19,12 +19,17 @@ def target_response(
     "The teacher's response that a cold-start sample is to teach."
     response = (sample.teacher or {}).get("response")
     if not is_well_formed(response):
-        raise SampleError(f"sample {sample.qid!r}, field 'teacher': response {str(response)[:80]!r} is not <think>…</think><time>…</time>; curate the file with 01_curation", "teacher")
+        raise SampleError(
+            f"sample {sample.qid!r}, field 'teacher': response {str(response)[:80]!r} is not <think>…</think><time>…</time>; curate the file with 01_curation",
+            "teacher",
+        )
     return response
+
 
 def _bare_span(span) -> str:
     "A well-formed response that does not reason."
     return response_text("", span)
+
 
 TARGETS = {  # name → sample → the response to imitate
     "response": target_response,
@@ -34,40 +39,58 @@ TARGETS = {  # name → sample → the response to imitate
 
 # %% ../nbs/03_sft.ipynb #3e980981
 def sft_arguments(
-    folder,                        # where the trainer may write
-    seed: int = 0,                 # of data order
-    epochs: float = 1.0,           # paper: 1
-    learning_rate: float = 1e-6,   # paper: 1e-6
-    batch_size: int = 8,           # samples an update (paper: 8)
-    micro_batch: int = 1,          # samples a forward pass, in each process
+    folder,  # where the trainer may write
+    seed: int = 0,  # of data order
+    epochs: float = 1.0,  # paper: 1
+    learning_rate: float = 1e-6,  # paper: 1e-6
+    batch_size: int = 8,  # samples an update (paper: 8)
+    micro_batch: int = 1,  # samples a forward pass, in each process
     gradient_checkpointing: bool = False,  # less memory, more time
-    steps: int = 0,                # updates; 0 counts by epochs
-    save_steps: int = 0,           # steps between checkpoints; 0 for none
-    report_to: str = "none",       # "trackio", "tensorboard" or "wandb" as well
-    world: int = 1,                # processes
-) -> dict:                         # keyword arguments of a trl SFTConfig
+    steps: int = 0,  # updates; 0 counts by epochs
+    save_steps: int = 0,  # steps between checkpoints; 0 for none
+    report_to: str = "none",  # "trackio", "tensorboard" or "wandb" as well
+    world: int = 1,  # processes
+) -> dict:  # keyword arguments of a trl SFTConfig
     "The paper's cold start in TRL's words."
-    if batch_size % (micro_batch * world): raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch · processes = {micro_batch * world}")
-    return dict(**common_arguments(folder, seed, gradient_checkpointing, save_steps, report_to), num_train_epochs=epochs, max_steps=steps or -1, learning_rate=learning_rate, per_device_train_batch_size=micro_batch,
-                gradient_accumulation_steps=batch_size // (micro_batch * world), max_length=None, warmup_steps=0.05, dataset_kwargs={"skip_prepare_dataset": True})
+    if batch_size % (micro_batch * world):
+        raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch · processes = {micro_batch * world}")
+    return dict(
+        **common_arguments(folder, seed, gradient_checkpointing, save_steps, report_to),
+        num_train_epochs=epochs,
+        max_steps=steps or -1,
+        learning_rate=learning_rate,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=batch_size // (micro_batch * world),
+        max_length=None,
+        warmup_steps=0.05,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
 
 def sft_trainer(
-    model, processor,  # of transformers
-    samples: list[Sample],   # with teacher responses
+    model,
+    processor,  # of transformers
+    samples: list[Sample],  # with teacher responses
     view: View,
-    folder,                  # where the trainer may write
-    lora=None,               # a peft config, or None for all weights
-    target: str = "response",      # a name of TARGETS
-    **recipe,                # of `sft_arguments`
+    folder,  # where the trainer may write
+    lora=None,  # a peft config, or None for all weights
+    target: str = "response",  # a name of TARGETS
+    **recipe,  # of `sft_arguments`
 ):  # a trl SFTTrainer
     "TRL's SFT trainer on the teacher's responses, loss on the response only."
     from trl import SFTConfig, SFTTrainer
+
     from vtg_r1.bad_days import halting
     from vtg_r1.native import native_collator
-    if target not in TARGETS: raise ValueError(f"target must be one of {sorted(TARGETS)}, got {target!r}")
+
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {sorted(TARGETS)}, got {target!r}")
     config = SFTConfig(**sft_arguments(folder, world=processes()[1], **recipe))
     collate = native_collator(processor) if view.encoding == "native" else None
-    return halting(SFTTrainer)(model, config, train_dataset=training_set(samples, view, TARGETS[target]), processing_class=processor, peft_config=lora, data_collator=collate)
+    return halting(SFTTrainer)(
+        model, config, train_dataset=training_set(samples, view, TARGETS[target]), processing_class=processor, peft_config=lora, data_collator=collate
+    )
 
 # %% ../nbs/03_sft.ipynb #9d53171d
-if __name__ == "__main__" and globals().get("__spec__"): stage_main("nbs/03_sft.ipynb")  # as a program; a notebook has no spec
+if __name__ == "__main__" and globals().get("__spec__"):
+    stage_main("nbs/03_sft.ipynb")  # as a program; a notebook has no spec

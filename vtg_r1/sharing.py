@@ -14,42 +14,53 @@ from .runs import RunError, read_manifest
 # %% ../nbs/parts/sharing.ipynb #714cd075
 MODEL_FILES, DATA_FILES = (".safetensors", ".json", ".txt", ".jinja", ".model"), (".jsonl",)
 
+
 def finished_run(folder: str | Path) -> dict:  # its manifest
     "The manifest of a finished run; anything else is an error."
     manifest = read_manifest(folder)
-    if not manifest: raise RunError(f"{folder}: no run there (no manifest.json)")
-    if manifest["status"] != "finished": raise RunError(f"{folder}: the run is {manifest['status']}, only finished ones are shared")
+    if not manifest:
+        raise RunError(f"{folder}: no run there (no manifest.json)")
+    if manifest["status"] != "finished":
+        raise RunError(f"{folder}: the run is {manifest['status']}, only finished ones are shared")
     return manifest
 
+
 def files_to_push(
-    folder: str | Path,   # a finished run
+    folder: str | Path,  # a finished run
 ) -> tuple[str, dict[str, Path], list[Path]]:  # ("model" or "dataset"; path in the repository → file; what stays)
     "What of a run is shared."
     folder = Path(folder)
     kind, home, known = ("model", folder / "model", MODEL_FILES) if (folder / "model").is_dir() else ("dataset", folder, DATA_FILES)
     files = sorted(p for p in home.rglob("*") if p.is_file() and not p.is_symlink())
-    if kind == "dataset": files = [p for p in files if p.parent == home]
+    if kind == "dataset":
+        files = [p for p in files if p.parent == home]
     go = {p.relative_to(home).as_posix(): p for p in files if p.suffix in known and p.name != "manifest.json"}
-    if kind == "model" and not any(name.endswith(".safetensors") for name in go): raise RunError(f"{home}: no .safetensors there; weights in other formats are not shared")
-    if not go: raise RunError(f"{folder}: neither a model nor data to share")
+    if kind == "model" and not any(name.endswith(".safetensors") for name in go):
+        raise RunError(f"{home}: no .safetensors there; weights in other formats are not shared")
+    if not go:
+        raise RunError(f"{folder}: neither a model nor data to share")
     return kind, go, [p for p in files if p not in go.values()]
 
 # %% ../nbs/parts/sharing.ipynb #6f5e7015
 def _shown(value) -> str:
     "A parameter's value for the card, without anybody's folders."
-    if isinstance(value, dict): return json.dumps({k: _shown(v) for k, v in value.items()}, ensure_ascii=False)
-    if isinstance(value, list): return json.dumps([_shown(v) for v in value], ensure_ascii=False)
+    if isinstance(value, dict):
+        return json.dumps({k: _shown(v) for k, v in value.items()}, ensure_ascii=False)
+    if isinstance(value, list):
+        return json.dumps([_shown(v) for v in value], ensure_ascii=False)
     text = str(value)
     return Path(text).name if text.startswith(("/", "~", "..")) or "/../" in text else text
+
 
 def _table(head: tuple[str, ...], rows) -> str:
     line = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
     return "\n".join([line(head), line("---" for _ in head), *map(line, rows)])
 
+
 def card(
-    folder: str | Path,   # a finished run
-    repo: str,            # name/of-the-repository
-) -> str:                 # README.md
+    folder: str | Path,  # a finished run
+    repo: str,  # name/of-the-repository
+) -> str:  # README.md
     "The model or data card of a run, from its manifest and metrics."
     manifest, kind = finished_run(folder), files_to_push(folder)[0]
     metrics = json.loads((Path(folder) / "metrics.json").read_text()) if (Path(folder) / "metrics.json").exists() else {}
@@ -58,27 +69,50 @@ def card(
     head += ["library_name: transformers", "pipeline_tag: video-text-to-text"] if kind == "model" else ["task_categories: [video-text-to-text]"]
     head += [f"base_model: {base}"] if kind == "model" and base.count("/") == 1 else []
     made = f"Made by stage `{manifest['stage']}` of VTG-R1, run `{manifest['run']}`, seed {manifest['seed']}, commit `{commit}`{' with uncommitted changes' if manifest['git']['dirty'] else ''}, on {manifest['device']}, in {manifest['seconds']} s."
-    parts = [("Numbers", _table(("name", "value"), ((k, f"{v:.4g}" if isinstance(v, float) else v) for k, v in metrics.items())) if metrics else "None were kept."),
-             ("Inputs", _table(("role", "file", "SHA-256"), ((role, _shown(Path(x["path"]).name), x["sha256"]) for role, x in manifest["inputs"].items())) if manifest["inputs"] else "None but what the stage makes itself."),
-             ("Parameters", _table(("name", "value"), ((k, _shown(v)) for k, v in manifest["parameters"].items()))),
-             ("Versions", ", ".join(f"{k} {v}" for k, v in {"python": manifest["python"], **manifest["packages"]}.items() if v))]
+    parts = [
+        (
+            "Numbers",
+            _table(("name", "value"), ((k, f"{v:.4g}" if isinstance(v, float) else v) for k, v in metrics.items())) if metrics else "None were kept.",
+        ),
+        (
+            "Inputs",
+            _table(("role", "file", "SHA-256"), ((role, _shown(Path(x["path"]).name), x["sha256"]) for role, x in manifest["inputs"].items()))
+            if manifest["inputs"]
+            else "None but what the stage makes itself.",
+        ),
+        ("Parameters", _table(("name", "value"), ((k, _shown(v)) for k, v in manifest["parameters"].items()))),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in {"python": manifest["python"], **manifest["packages"]}.items() if v)),
+    ]
     return "\n".join([*head, "---", f"# {repo.split('/')[-1]}", "", made, "", *(f"## {title}\n\n{text}\n" for title, text in parts)])
 
 # %% ../nbs/parts/sharing.ipynb #4bd6a136
 def push(
-    folder: str | Path,     # a finished run
-    repo: str,              # name/of-the-repository on the hub
-    private: bool = True,   # where the repository is new
+    folder: str | Path,  # a finished run
+    repo: str,  # name/of-the-repository on the hub
+    private: bool = True,  # where the repository is new
     dry_run: bool = False,  # make and report everything, send nothing
-) -> dict:                  # {"repo", "kind", "files": {path in the repository: bytes}, "left": [...], "card", "url"}
+) -> dict:  # {"repo", "kind", "files": {path in the repository: bytes}, "left": [...], "card", "url"}
     "Upload a finished run with its card, in one commit."
-    if repo.count("/") != 1 or not all(repo.split("/")): raise RunError(f"repository {repo!r}: write OWNER/NAME")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise RunError(f"repository {repo!r}: write OWNER/NAME")
     finished_run(folder)
     (kind, go, left), text = files_to_push(folder), card(folder, repo)
-    report = dict(repo=repo, kind=kind, files={"README.md": len(text.encode()), **{name: p.stat().st_size for name, p in go.items()}}, left=[p.name for p in left], card=text, url=None)
-    if dry_run: return report
+    report = dict(
+        repo=repo,
+        kind=kind,
+        files={"README.md": len(text.encode()), **{name: p.stat().st_size for name, p in go.items()}},
+        left=[p.name for p in left],
+        card=text,
+        url=None,
+    )
+    if dry_run:
+        return report
     from huggingface_hub import CommitOperationAdd, HfApi
+
     api = HfApi()
     api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
     files = [CommitOperationAdd("README.md", text.encode()), *(CommitOperationAdd(name, str(p)) for name, p in go.items())]
-    return {**report, "url": api.create_commit(repo, files, commit_message=f"{read_manifest(folder)['stage']} run {Path(folder).name}", repo_type=kind).commit_url}
+    return {
+        **report,
+        "url": api.create_commit(repo, files, commit_message=f"{read_manifest(folder)['stage']} run {Path(folder).name}", repo_type=kind).commit_url,
+    }

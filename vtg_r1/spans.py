@@ -19,6 +19,7 @@ def _bounds(span: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"a span array must have shape (..., 2), got {s.shape}: give [start, end] in seconds")
     return s[..., 0], s[..., 1]
 
+
 def _ratio(num: ArrayLike, den: ArrayLike) -> float | np.ndarray:
     "`num/den` where `den > 0`, else 0; a Python float for scalars."
     out = np.divide(num, den, out=np.zeros(np.broadcast(num, den).shape), where=np.asarray(den) > 0)
@@ -27,15 +28,16 @@ def _ratio(num: ArrayLike, den: ArrayLike) -> float | np.ndarray:
 # %% ../nbs/parts/spans.ipynb #ba035f9c
 def length(
     span: ArrayLike,  # `(..., 2)`, seconds
-) -> np.ndarray:      # `(...)`, seconds, never negative
+) -> np.ndarray:  # `(...)`, seconds, never negative
     "Length of each span; inverted or NaN spans have length 0."
     s, e = _bounds(span)
     return np.where(e > s, e - s, 0.0)
 
+
 def intersection(
     a: ArrayLike,  # `(..., 2)`, seconds
     b: ArrayLike,  # `(..., 2)`, seconds, broadcast against `a`
-) -> np.ndarray:   # `(...)`, seconds
+) -> np.ndarray:  # `(...)`, seconds
     "Length of the overlap of `a` and `b`; an inverted span overlaps nothing."
     (s1, e1), (s2, e2) = _bounds(a), _bounds(b)
     ok = (e1 > s1) & (e2 > s2)
@@ -44,7 +46,7 @@ def intersection(
 # %% ../nbs/parts/spans.ipynb #24bab604
 def tiou(
     pred: ArrayLike,  # `(..., 2)`, predicted span, seconds
-    gt: ArrayLike,    # `(..., 2)`, ground-truth span, seconds, broadcast against `pred`
+    gt: ArrayLike,  # `(..., 2)`, ground-truth span, seconds, broadcast against `pred`
 ) -> float | np.ndarray:  # in [0, 1]; a float for two single spans
     "Temporal IoU, |P ∩ G| / |P ∪ G| (paper, tIoU reward). Zero-length, inverted and NaN spans score 0."
     (s1, e1), (s2, e2) = _bounds(pred), _bounds(gt)
@@ -53,7 +55,7 @@ def tiou(
 # %% ../nbs/parts/spans.ipynb #1df80f42
 def iop(
     pred: ArrayLike,  # `(..., 2)`, predicted span, seconds
-    gt: ArrayLike,    # `(..., 2)`, ground-truth span, seconds
+    gt: ArrayLike,  # `(..., 2)`, ground-truth span, seconds
     zero_length: float = 0.0,  # value of a zero-length prediction inside `gt`; NExT-GQA's evaluator says 1.0
 ) -> float | np.ndarray:  # in [0, 1]
     "Intersection over prediction, |P ∩ G| / |P| (NExT-GQA). Inverted and NaN predictions score 0."
@@ -78,7 +80,7 @@ def giou(
 # %% ../nbs/parts/spans.ipynb #4a1aa2f3
 def merge(
     spans: ArrayLike,  # `(n, 2)`, seconds, any order, may overlap; degenerate ones are left out
-) -> np.ndarray:       # `(m, 2)`, disjoint, ascending
+) -> np.ndarray:  # `(m, 2)`, disjoint, ascending
     "Union of spans as disjoint ascending spans; touching spans become one."
     arr = np.asarray(spans, dtype=np.float64).reshape(-1, 2)
     arr = arr[length(arr) > 0]
@@ -89,10 +91,11 @@ def merge(
     first = np.flatnonzero(np.r_[True, arr[1:, 0] > ends[:-1]])
     return np.stack([arr[first, 0], ends[np.r_[first[1:] - 1, len(arr) - 1]]], -1)
 
+
 def union_tiou(
     preds: ArrayLike,  # `(n, 2)`, predicted spans, seconds
-    gts: ArrayLike,    # `(m, 2)`, ground-truth spans, seconds
-) -> float:            # in [0, 1]
+    gts: ArrayLike,  # `(m, 2)`, ground-truth spans, seconds
+) -> float:  # in [0, 1]
     "Temporal IoU of the unions of two sets of spans: how much of the timeline both cover."
     p, g = merge(preds), merge(gts)
     inter = float(intersection(p[:, None], g[None]).sum())
@@ -102,12 +105,13 @@ def union_tiou(
 # %% ../nbs/parts/spans.ipynb #a5c49185
 def best(
     preds: ArrayLike,  # `(n, 2)`, one predicted span a row, seconds; NaN where there is none
-    gts: Sequence,     # n lists of true [start, end], seconds; a row may hold none
+    gts: Sequence,  # n lists of true [start, end], seconds; a row may hold none
     score: Callable = tiou,  # of two span arrays
-) -> np.ndarray:       # `(n,)`; NaN for a row without true spans
+) -> np.ndarray:  # `(n,)`; NaN for a row without true spans
     "`score` of each prediction against its best true span."
     preds, counts = np.asarray(preds, np.float64), np.array([len(row) for row in gts])
-    if len(counts) != len(preds): raise ValueError(f"{len(preds)} predictions, {len(counts)} rows of true spans: give one row a prediction")
+    if len(counts) != len(preds):
+        raise ValueError(f"{len(preds)} predictions, {len(counts)} rows of true spans: give one row a prediction")
     out, some = np.full(len(counts), np.nan), counts > 0
     if some.any():
         true = np.array([span for row in gts for span in row], np.float64)
@@ -117,10 +121,10 @@ def best(
 
 # %% ../nbs/parts/spans.ipynb #cd265dda
 def clip(
-    span: ArrayLike,    # `(..., 2)`, seconds
-    lo: float = 0.0,    # seconds
-    hi: float = np.inf, # seconds
-) -> np.ndarray:        # `(..., 2)`
+    span: ArrayLike,  # `(..., 2)`, seconds
+    lo: float = 0.0,  # seconds
+    hi: float = np.inf,  # seconds
+) -> np.ndarray:  # `(..., 2)`
     "Spans cut to `[lo, hi]`; one that lies outside becomes zero-length at the nearer border."
     _bounds(span)
     return np.clip(np.asarray(span, dtype=np.float64), lo, hi)

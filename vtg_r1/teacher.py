@@ -7,7 +7,12 @@ __all__ = ['TeacherError', 'NoAnswer', 'Teacher', 'request', 'request_key', 'Log
            'judge']
 
 # %% ../nbs/parts/teacher.ipynb #33f1058f
-import hashlib, json, os, random, threading, time
+import hashlib
+import json
+import os
+import random
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,26 +31,29 @@ from .video import VideoError, jpeg_uri
 class TeacherError(RuntimeError):
     "The annotation cannot go on; what has been answered is on disk."
 
+
 class NoAnswer(TeacherError):
     "One request stayed without an answer through all attempts."
+
 
 @dataclass(frozen=True)
 class Teacher:
     "An OpenAI-compatible chat endpoint and what may be spent on it."
-    model: str                          # paper: gemini-2.5-pro-preview-05-06
-    base_url: str                       # e.g. http://localhost:8000/v1, https://generativelanguage.googleapis.com/v1beta/openai/
-    key_env: str = "OPENAI_API_KEY"     # name of the environment variable with the key; "" for a server that asks for none
-    max_length: int = 8192              # tokens a response may have (paper: 8192; Table 6 compares 512, 1024, 2048)
-    temperature: float | None = None    # None leaves it to the server
-    video_url: str = ""                 # prefix of video addresses, for servers that take a whole video; "" sends frames
-    timeout: float = 300.0              # seconds a request may take
-    attempts: int = 6                   # tries a request, with doubling pauses
-    concurrency: int = 8                # requests at a time
-    per_minute: float | None = None     # requests a minute, None is no limit
-    price_in: float = 0.0               # money per million prompt tokens
-    price_out: float = 0.0              # money per million response tokens
-    budget_tokens: int | None = None    # stop before more are spent, this log's earlier runs included
-    budget_money: float | None = None   # the same, in the currency of the prices
+
+    model: str  # paper: gemini-2.5-pro-preview-05-06
+    base_url: str  # e.g. http://localhost:8000/v1, https://generativelanguage.googleapis.com/v1beta/openai/
+    key_env: str = "OPENAI_API_KEY"  # name of the environment variable with the key; "" for a server that asks for none
+    max_length: int = 8192  # tokens a response may have (paper: 8192; Table 6 compares 512, 1024, 2048)
+    temperature: float | None = None  # None leaves it to the server
+    video_url: str = ""  # prefix of video addresses, for servers that take a whole video; "" sends frames
+    timeout: float = 300.0  # seconds a request may take
+    attempts: int = 6  # tries a request, with doubling pauses
+    concurrency: int = 8  # requests at a time
+    per_minute: float | None = None  # requests a minute, None is no limit
+    price_in: float = 0.0  # money per million prompt tokens
+    price_out: float = 0.0  # money per million response tokens
+    budget_tokens: int | None = None  # stop before more are spent, this log's earlier runs included
+    budget_money: float | None = None  # the same, in the currency of the prices
 
     def cost(self, usage: dict) -> float:
         "Money for `usage` = {prompt_tokens, completion_tokens}."
@@ -57,6 +65,7 @@ def _with_frames(messages: list[dict], images: list) -> list[dict]:
     pictures = iter(images)
     fill = lambda part: {"type": "image_url", "image_url": {"url": jpeg_uri(next(pictures), quality=90)}} if part["type"] == "image" else part
     return [{**m, "content": [fill(p) for p in m["content"]]} for m in messages]
+
 
 def _with_video(messages: list[dict], url: str) -> list[dict]:
     "The chat messages with the video in place of frames and timestamps."
@@ -70,13 +79,16 @@ def request(
     view: View,
 ) -> dict:  # keyword arguments of `client.chat.completions.create`; raises VideoError
     "What is sent for one sample."
-    if teacher.video_url and sample.clip: raise VideoError(sample.video, "is to be cut to a clip, which a video address cannot say: send frames")
-    if teacher.video_url: messages = _with_video(grounding_prompt(sample.query, [], view.style), teacher.video_url + quote(sample.video))
+    if teacher.video_url and sample.clip:
+        raise VideoError(sample.video, "is to be cut to a clip, which a video address cannot say: send frames")
+    if teacher.video_url:
+        messages = _with_video(grounding_prompt(sample.query, [], view.style), teacher.video_url + quote(sample.video))
     else:
         shown = show(sample, view)
         messages = _with_frames(shown["prompt"], shown["images"])
     extra = {} if teacher.temperature is None else {"temperature": teacher.temperature}
     return {"model": teacher.model, "messages": messages, "max_tokens": teacher.max_length, **extra}
+
 
 def request_key(
     sample: Sample,
@@ -91,13 +103,16 @@ def request_key(
 # %% ../nbs/parts/teacher.ipynb #10512b82
 class Log:
     "The append-only record of a teacher's answers; one process at a time."
+
     def __init__(self, path: str | Path):
         import fcntl
+
         self.path, self.answered, self._lock = Path(path), {}, threading.Lock()
         self.tokens_in = self.tokens_out = self.longest_prompt = 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab+")  # the lock, and what is read; `append` writes
-        try: fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise TeacherError(f"{path}: another process is writing to this log; wait for it, or stop it") from None
@@ -107,24 +122,30 @@ class Log:
         self._file.seek(0)
         offset = 0
         for line in self._file:
-            try: self._count(json.loads(line), offset)
-            except ValueError: pass  # half a line of a killed run: not an answer
-            except (KeyError, TypeError, AttributeError): raise TeacherError(f"{self.path}: is no log of a teacher's answers; name another file") from None
+            try:
+                self._count(json.loads(line), offset)
+            except ValueError:
+                pass  # half a line of a killed run: not an answer
+            except (KeyError, TypeError, AttributeError):
+                raise TeacherError(f"{self.path}: is no log of a teacher's answers; name another file") from None
             offset += len(line)
 
     def _count(self, row: dict, offset: int):
         self.tokens_in += row["usage"]["prompt_tokens"]
         self.tokens_out += row["usage"]["completion_tokens"]
         self.longest_prompt = max(self.longest_prompt, row["usage"]["prompt_tokens"])
-        if "response" in row or row.get("final"): self.answered[row["key"]] = offset
+        if "response" in row or row.get("final"):
+            self.answered[row["key"]] = offset
 
     def add(self, row: dict):
         "Write one row and wait until it is on disk."
-        with self._lock: self._count(row, append(self.path, json.dumps(row, ensure_ascii=False) + "\n", sync=True))
+        with self._lock:
+            self._count(row, append(self.path, json.dumps(row, ensure_ascii=False) + "\n", sync=True))
 
     def get(self, key: str) -> dict | None:
         "The row that answers a request, read from disk."
-        if key not in self.answered: return None
+        if key not in self.answered:
+            return None
         with self._lock:
             self._file.seek(self.answered[key])
             return json.loads(self._file.readline())
@@ -136,31 +157,49 @@ class Log:
     def close(self):
         "Let go of the file."
         self._file.close()
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
 
 # %% ../nbs/parts/teacher.ipynb #0a06153e
 _NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0}
 
+
 def _pause(error, attempt: int) -> float:
     "Seconds before the next try: what the server asked for, else 1, 2, 4 … up to a minute, with jitter."
     headers = getattr(getattr(error, "response", None), "headers", {})
-    try: return min(float(headers.get("retry-after", "")), 600.0)
-    except ValueError: return min(60.0, 2.0 ** attempt) * random.uniform(0.5, 1.0)
+    try:
+        return min(float(headers.get("retry-after", "")), 600.0)
+    except ValueError:
+        return min(60.0, 2.0**attempt) * random.uniform(0.5, 1.0)
+
 
 def _scrub(text: str, key: str) -> str:
     "An error text without the key."
     return (text.replace(key, "[key]") if key else text)[:500]
 
+
 def _usage(completion) -> dict | None:
     u = completion.usage
     return None if u is None else {"prompt_tokens": u.prompt_tokens or 0, "completion_tokens": u.completion_tokens or 0}
 
+
 def _answer(completion) -> dict:
     "The row of a complete answer; a body without a choice is a broken one."
-    try: choice, message = completion.choices[0], completion.choices[0].message
-    except (AttributeError, TypeError, IndexError): raise ValueError(f"a body without an answer: {str(completion)[:100]!r}") from None
-    return {"model": completion.model, "response": (message.content or "").encode("utf-8", "replace").decode(), "finish": choice.finish_reason, "usage": _usage(completion)}
+    try:
+        choice, message = completion.choices[0], completion.choices[0].message
+    except (AttributeError, TypeError, IndexError):
+        raise ValueError(f"a body without an answer: {str(completion)[:100]!r}") from None
+    return {
+        "model": completion.model,
+        "response": (message.content or "").encode("utf-8", "replace").decode(),
+        "finish": choice.finish_reason,
+        "usage": _usage(completion),
+    }
+
 
 def _never_sent(error) -> bool:
     "Whether the server was not reached at all (by the name of the cause: the client has changed its HTTP library before)."
@@ -168,41 +207,49 @@ def _never_sent(error) -> bool:
 
 # %% ../nbs/parts/teacher.ipynb #c2ec922b
 def ask(
-    client,                          # an `openai.OpenAI` with max_retries=0
-    kwargs: dict,                    # of `request`
-    attempts: int,                   # tries
-    lost: Callable[[str], None],     # called with the error where an answer may have been paid for and not received
+    client,  # an `openai.OpenAI` with max_retries=0
+    kwargs: dict,  # of `request`
+    attempts: int,  # tries
+    lost: Callable[[str], None],  # called with the error where an answer may have been paid for and not received
     sleep: Callable[[float], bool | None] = time.sleep,  # returns True to give up
-    key: str = "",                   # to keep out of messages
+    key: str = "",  # to keep out of messages
 ) -> dict:  # {model, response, finish, usage} or {error, final, usage}
     "One request until it is answered; raises `TeacherError` where trying again cannot help."
     import openai
+
     for attempt in range(attempts):
-        try: return _answer(client.chat.completions.create(**kwargs))
+        try:
+            return _answer(client.chat.completions.create(**kwargs))
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
             raise TeacherError(f"the teacher's server says {_scrub(str(e), key)}: check base_url, model and the key's environment variable") from None
         except (openai.BadRequestError, openai.UnprocessableEntityError) as e:
             return {"error": _scrub(str(e), key), "final": True, "usage": dict(_NO_TOKENS)}
-        except openai.APIStatusError as e: error, charged = e, False
-        except (openai.APIError, ValueError) as e: error, charged = e, not _never_sent(e)  # time-outs, broken connections and bodies
-        if charged: lost(_scrub(f"{type(error).__name__}: {error}", key))
-        if attempt + 1 < attempts and sleep(_pause(error, attempt)): raise TeacherError("stopped while waiting to try again")
+        except openai.APIStatusError as e:
+            error, charged = e, False
+        except (openai.APIError, ValueError) as e:
+            error, charged = e, not _never_sent(e)  # time-outs, broken connections and bodies
+        if charged:
+            lost(_scrub(f"{type(error).__name__}: {error}", key))
+        if attempt + 1 < attempts and sleep(_pause(error, attempt)):
+            raise TeacherError("stopped while waiting to try again")
     raise NoAnswer(f"no answer in {attempts} attempts, the last error was {type(error).__name__}: {_scrub(str(error), key)}")
 
 # %% ../nbs/parts/teacher.ipynb #66f4eeef
 @dataclass
 class Tally:
     "How an annotation went."
-    sent: int = 0       # requests of this run that were answered
-    known: int = 0      # samples that the log could already answer
-    failed: int = 0     # samples without an answer: refused, unanswered, or their video cannot be read
-    stopped: str = ""   # why the run stopped early, "" if it did not
+
+    sent: int = 0  # requests of this run that were answered
+    known: int = 0  # samples that the log could already answer
+    failed: int = 0  # samples without an answer: refused, unanswered, or their video cannot be read
+    stopped: str = ""  # why the run stopped early, "" if it did not
     reasons: dict[str, str] = field(default_factory=dict)  # qid → why it has no answer
-    unanswered: int = 0 # requests in a row that stayed without an answer
+    unanswered: int = 0  # requests in a row that stayed without an answer
 
 # %% ../nbs/parts/teacher.ipynb #1cd05902
 class _Pace:
     "Spaces out requests evenly to `per_minute`."
+
     def __init__(self, per_minute: float | None):
         self.gap, self.next, self.lock = 60.0 / per_minute if per_minute else 0.0, 0.0, threading.Lock()
 
@@ -211,24 +258,36 @@ class _Pace:
             now = time.monotonic()
             at = max(now, self.next)
             self.next = at + self.gap
-        if at > now: time.sleep(at - now)
+        if at > now:
+            time.sleep(at - now)
+
 
 def _over_budget(teacher: Teacher, log: Log, in_flight: int) -> str:
     "Why one more request could break the budget; '' if it cannot."
     spent, worst = log.tokens_in + log.tokens_out, {"prompt_tokens": log.longest_prompt, "completion_tokens": teacher.max_length}
     tokens, money = spent + (in_flight + 1) * sum(worst.values()), log.cost(teacher) + (in_flight + 1) * teacher.cost(worst)
-    if teacher.budget_tokens is not None and tokens > teacher.budget_tokens: return f"the token budget of {teacher.budget_tokens:,} (spent {spent:,})"
-    if teacher.budget_money is not None and money > teacher.budget_money: return f"the budget of {teacher.budget_money:g} (spent {log.cost(teacher):.4f})"
+    if teacher.budget_tokens is not None and tokens > teacher.budget_tokens:
+        return f"the token budget of {teacher.budget_tokens:,} (spent {spent:,})"
+    if teacher.budget_money is not None and money > teacher.budget_money:
+        return f"the budget of {teacher.budget_money:g} (spent {log.cost(teacher):.4f})"
     return ""
+
 
 @contextmanager
 def _client(teacher: Teacher):
     "The official client and its key."
-    try: import openai
-    except ImportError as e: raise TeacherError("the teacher needs the official client: pip install 'vtg_r1[teacher]'") from e
+    try:
+        import openai
+    except ImportError as e:
+        raise TeacherError("the teacher needs the official client: pip install 'vtg_r1[teacher]'") from e
     key = os.environ.get(teacher.key_env, "") if teacher.key_env else ""
-    if teacher.key_env and not key: raise TeacherError(f"the environment variable {teacher.key_env} is empty: put the teacher's key there (it is stored nowhere), or set key_env='' for a server without keys")
-    with openai.OpenAI(api_key=key or "none", base_url=teacher.base_url, timeout=teacher.timeout, max_retries=0) as client: yield client, key
+    if teacher.key_env and not key:
+        raise TeacherError(
+            f"the environment variable {teacher.key_env} is empty: put the teacher's key there (it is stored nowhere), or set key_env='' for a server without keys"
+        )
+    with openai.OpenAI(api_key=key or "none", base_url=teacher.base_url, timeout=teacher.timeout, max_retries=0) as client:
+        yield client, key
+
 
 def _interrupt(number, frame):
     "SIGTERM as Ctrl-C."
@@ -238,16 +297,24 @@ def _interrupt(number, frame):
 def annotate(
     samples: Iterable[Sample],
     teacher: Teacher,
-    view: View,             # how videos are shown: the same as in training
-    log_path: str | Path,   # JSONL; a log that exists is continued
+    view: View,  # how videos are shown: the same as in training
+    log_path: str | Path,  # JSONL; a log that exists is continued
     progress: bool = True,  # show a bar
 ) -> Tally:
     "Ask the teacher about every sample that the log cannot answer yet."
     from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
     from tqdm import tqdm
+
     tally, waiting, pace, stop = Tally(), {}, _Pace(teacher.per_minute), threading.Event()
-    with Log(log_path) as log, _client(teacher) as (client, key), ThreadPoolExecutor(teacher.concurrency) as pool, on_sigterm(_interrupt), \
-            tqdm(desc=f"teacher {teacher.model}", unit=" samples", disable=not progress) as bar:
+    with (
+        Log(log_path) as log,
+        _client(teacher) as (client, key),
+        ThreadPoolExecutor(teacher.concurrency) as pool,
+        on_sigterm(_interrupt),
+        tqdm(desc=f"teacher {teacher.model}", unit=" samples", disable=not progress) as bar,
+    ):
+
         def one(sample, k):
             worst = lambda: {"prompt_tokens": log.longest_prompt, "completion_tokens": teacher.max_length}
             lost = lambda e: log.add({"key": k, "qid": sample.qid, "lost": e, "usage": worst()})
@@ -255,21 +322,27 @@ def annotate(
             pace.wait()
             began = time.monotonic()
             row = ask(client, kwargs, teacher.attempts, lost, stop.wait, key)
-            log.add({"key": k, "qid": sample.qid, **row, "usage": row["usage"] or worst(), "seconds": round(time.monotonic() - began, 2)})  # a server that reports no usage
+            row["usage"] = row["usage"] or worst()  # a server that reports no usage
+            log.add({"key": k, "qid": sample.qid, **row, "seconds": round(time.monotonic() - began, 2)})
+
         def collect(done):
-            for f in done: _settle(f, waiting.pop(f), log, tally)
+            for f in done:
+                _settle(f, waiting.pop(f), log, tally)
             bar.update(len(done))
             bar.set_postfix_str(f"{log.tokens_in + log.tokens_out:,} tokens, cost {log.cost(teacher):.4f}")
+
         try:
             for sample in samples:
                 k = request_key(sample, teacher, view)
-                while k in {w[1] for w in waiting.values()} or len(waiting) >= (teacher.concurrency if log.longest_prompt or not _has_budget(teacher) else 1):
+                at_once = teacher.concurrency if log.longest_prompt or not _has_budget(teacher) else 1
+                while k in {w[1] for w in waiting.values()} or len(waiting) >= at_once:
                     collect(wait(waiting, return_when=FIRST_COMPLETED).done)
                 if k in log.answered:
                     tally.known += 1
                     bar.update()
                     continue
-                while (why := _over_budget(teacher, log, len(waiting))) and waiting: collect(wait(waiting, return_when=FIRST_COMPLETED).done)
+                while (why := _over_budget(teacher, log, len(waiting))) and waiting:
+                    collect(wait(waiting, return_when=FIRST_COMPLETED).done)
                 if why:
                     tally.stopped = why
                     break
@@ -277,25 +350,31 @@ def annotate(
         except BaseException:
             stop.set()  # nothing is tried again; what is under way is still written down
             raise
-        while waiting: collect(wait(waiting, return_when=FIRST_COMPLETED).done)
+        while waiting:
+            collect(wait(waiting, return_when=FIRST_COMPLETED).done)
     return tally
 
 # %% ../nbs/parts/teacher.ipynb #708aa9b7
-def _has_budget(teacher: Teacher) -> bool: return teacher.budget_tokens is not None or teacher.budget_money is not None
+def _has_budget(teacher: Teacher) -> bool:
+    return teacher.budget_tokens is not None or teacher.budget_money is not None
+
 
 def _settle(done, what: tuple[Sample, str], log: Log, tally: Tally):
     "Count one finished request; a sample's own failure is noted, everything else stops the run."
     sample, key = what
-    try: done.result()
+    try:
+        done.result()
     except (VideoError, NoAnswer) as e:
         tally.failed += 1
         tally.reasons[sample.qid] = str(e)
         tally.unanswered += isinstance(e, NoAnswer)
-        if tally.unanswered == 5: raise TeacherError(f"five requests in a row stayed without an answer: {e}. What was answered is on disk; run again to go on") from None
+        if tally.unanswered == 5:
+            raise TeacherError(f"five requests in a row stayed without an answer: {e}. What was answered is on disk; run again to go on") from None
         return
     tally.unanswered = 0
     row = log.get(key)
-    if "response" in row: tally.sent += 1
+    if "response" in row:
+        tally.sent += 1
     else:
         tally.failed += 1
         tally.reasons[sample.qid] = row["error"]
@@ -313,10 +392,11 @@ def with_teacher(
             row = log.get(request_key(s, teacher, view))
             yield s if row is None or "response" not in row else replace(s, teacher=judge(s, row))
 
+
 def judge(
     sample: Sample,
     row: dict,  # of the log, with a response
-) -> dict:      # the record's `teacher`: {model, response, span, iou, usage}
+) -> dict:  # the record's `teacher`: {model, response, span, iou, usage}
     "A teacher's answer, measured against the ground truth."
     span = parse_span(row["response"])
     iou = max(float(tiou(span, s)) for s in sample.spans) if span else 0.0

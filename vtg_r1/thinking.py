@@ -9,6 +9,7 @@ __all__ = ['lesson', 'lessons', 'teach', 'by_level']
 from collections.abc import Iterator
 
 import numpy as np
+
 from .metrics import grounding_metrics
 from .prompts import parse_span, response_text
 from .tiny_base import Clip, ask, encoded
@@ -18,18 +19,22 @@ from .toyworld import LEVELS, reasoning
 def lesson(
     rng: np.random.Generator,  # draws the sentence
     clip: Clip,
-    length: str,          # of the reasoning: "none" answers at once
-) -> tuple[str, str]:     # (question, response with the exact span)
+    length: str,  # of the reasoning: "none" answers at once
+) -> tuple[str, str]:  # (question, response with the exact span)
     "A sentence about a clip, every level equally often where the clip has it, and the response to learn."
     level = rng.choice(sorted({q["level"] for q in clip.queries}))
     pool = [q for q in clip.queries if q["level"] == level]
     query = pool[rng.integers(len(pool))]
     return query["query"], response_text(reasoning(query, query["span"], length, clip.play["step"]), query["span"])
 
+
 def lessons(
-    clips: list[Clip], processor, size: int, seed: int,  # size in sentences
-    length: str,          # as in `lesson`
-) -> Iterator[dict]:      # model inputs with labels on the responses only
+    clips: list[Clip],
+    processor,
+    size: int,
+    seed: int,  # size in sentences
+    length: str,  # as in `lesson`
+) -> Iterator[dict]:  # model inputs with labels on the responses only
     "Endless batches; the same sentences in the same order whatever the length of the reasoning."
     rng, clips = np.random.default_rng(seed), [c for c in clips if c.queries]
     while True:
@@ -38,35 +43,47 @@ def lessons(
 
 # %% ../nbs/parts/thinking.ipynb #ef4cace9
 def teach(
-    model, stream: Iterator[dict],  # of `lessons`
-    until: tuple[int, ...],           # steps after which to look
-    learning_rate: float = 1e-3,      # AdamW, constant after 10 steps
-) -> Iterator[int]:                   # yields the step count each time it is time to look
+    model,
+    stream: Iterator[dict],  # of `lessons`
+    until: tuple[int, ...],  # steps after which to look
+    learning_rate: float = 1e-3,  # AdamW, constant after 10 steps
+) -> Iterator[int]:  # yields the step count each time it is time to look
     "Fine-tune on a stream of batches, pausing at given step counts."
     import torch
     from tqdm import trange
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
     for step in trange(1, max(until) + 1, desc="teach", mininterval=5):
-        for group in optimizer.param_groups: group["lr"] = learning_rate * min(1.0, step / 10)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, step / 10)
         model.train()
         model(**next(stream)).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.zero_grad(set_to_none=True)
         model.eval()
-        if step in until: yield step
+        if step in until:
+            yield step
+
 
 def by_level(
-    model, processor,  # of transformers
-    clips: list[Clip],    # held out
-    n: int,               # queries a level
-    batch: int = 64,      # at a time
-) -> list[dict]:          # {"level", "mIoU", "n", "thinks"} a level
+    model,
+    processor,  # of transformers
+    clips: list[Clip],  # held out
+    n: int,  # queries a level
+    batch: int = 64,  # at a time
+) -> list[dict]:  # {"level", "mIoU", "n", "thinks"} a level
     "Greedy answers of each level, scored."
     rows = []
     for level in LEVELS:
         asked = [(c, q) for c in clips for q in c.queries if q["level"] == level][:n]
-        texts = [t for i in range(0, len(asked), batch) for t in ask(model, processor, [c for c, _ in asked[i:i + batch]], [q["query"] for _, q in asked[i:i + batch]], 64)]
+        texts = [
+            t
+            for i in range(0, len(asked), batch)
+            for t in ask(model, processor, [c for c, _ in asked[i : i + batch]], [q["query"] for _, q in asked[i : i + batch]], 64)
+        ]
         scores = grounding_metrics([parse_span(t) for t in texts], [[q["span"]] for _, q in asked])
-        rows.append({"level": level, "mIoU": scores["mIoU"], "n": len(asked), "thinks": 100 * float(np.mean(["<think></think>" not in t for t in texts]))})
+        rows.append(
+            {"level": level, "mIoU": scores["mIoU"], "n": len(asked), "thinks": 100 * float(np.mean(["<think></think>" not in t for t in texts]))}
+        )
     return rows

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+
 from .metrics import grounding_metrics
 from .prompts import format_span, grounding_prompt, parse_span
 from .samples import iter_jsonl
@@ -21,68 +22,78 @@ from .video import read_frames
 
 # %% ../nbs/parts/tiny_base.ipynb #97c29c00
 def what_at(
-    play: dict,        # a script
+    play: dict,  # a script
     times: list[int],  # of a few frames, seconds
 ) -> tuple[str, str]:
     "Question and answer: what is visible in each of a few frames, given by their seconds."
     seen = lambda t: " and ".join(e["name"] for e in play["events"] if any(start <= t < end for start, end in e["spans"])) or "none"
     return f"what at {times[0]}", ", ".join(f"{t} {seen(t)}" for t in times)
 
+
 def list_seconds(
-    event: dict,       # of a script
+    event: dict,  # of a script
     times: list[int],  # of all frames, seconds
 ) -> tuple[str, str]:
     "Question and answer: the seconds of all frames that show an object."
     return f"list {event['name']}", ", ".join(str(t) for t in times if any(start <= t < end for start, end in event["spans"])) or "none"
 
+
 def list_appearances(event: dict) -> tuple[str, str]:
     "Question and answer: from when to when an object is visible, each time it comes."
     return f"when {event['name']}", appearances(event["spans"])
 
+
 def pick(
     event: dict,  # of a script
-    which: int,   # of its appearances, from 0
+    which: int,  # of its appearances, from 0
 ) -> tuple[str, str]:
     "Question and answer: one appearance, read from the list of them."
     start, end = event["spans"][which]
     return f"{('first', 'second')[which]} of {appearances(event['spans'])}", f"{start}-{end}"
 
+
 def when_loosely(
     rng: np.random.Generator,  # draws how far out
-    query: dict,               # of `queries`
-    times: list[int],          # of all frames, seconds
+    query: dict,  # of `queries`
+    times: list[int],  # of all frames, seconds
 ) -> tuple[str, str]:
     "Question and answer: when, each end up to three frames too far out."
     before, after = (int(n) * (times[1] - times[0]) for n in rng.integers(0, 4, 2))
     span = [max(query["span"][0] - before, times[0]), min(query["span"][1] + after, times[-1])]
     return query["query"], ("<think></think>" if rng.random() < 0.5 else "") + f"<time>{format_span(span)}</time>"
 
-# %% ../nbs/parts/tiny_base.ipynb #f7213d4d
+# %% ../nbs/parts/tiny_base.ipynb #7a6d9369
 @dataclass
 class Clip:
     "One decoded toy video, or its beginning: its patches, the seconds of its frames, its script."
-    patches: object           # (frames · 4, 1176) torch tensor, what the image processor makes
-    times: list[int]          # (frames,) seconds
+
+    patches: object  # (frames · 4, 1176) torch tensor, what the image processor makes
+    times: list[int]  # (frames,) seconds
     play: dict
-    whole: list[dict]         # events none of whose appearances is cut off
-    queries: list[dict]       # every sentence about them with one answer
+    whole: list[dict]  # events none of whose appearances is cut off
+    queries: list[dict]  # every sentence about them with one answer
+
 
 BASE_WORLD = World(spacing=(1, 1, 1, 2), pairings="all", levels=LEVELS)  # the base has seen everything, as large models have
 
+
 def load_clips(
-    folder: Path,        # a toy world
-    processor,           # a transformers processor
-    frames: int = 16,    # a video
+    folder: Path,  # a toy world
+    processor,  # a transformers processor
+    frames: int = 16,  # a video
 ) -> list[Clip]:
     "Decode every video of a world once, at 28 pixels a side."
     from PIL import Image
     from tqdm import tqdm
+
     def clip(play):
         pixels, times = read_frames(folder / "videos" / play["video"], frames, 28 * 28)
         patches = processor.image_processor([Image.fromarray(f) for f in pixels], return_tensors="pt").pixel_values
         return Clip(patches, [int(t) for t in times], play, play["events"], queries(play))
+
     return [clip(play) for _, play in tqdm(list(iter_jsonl(folder / "scripts.jsonl")), desc="decode", mininterval=2)]
 
+# %% ../nbs/parts/tiny_base.ipynb #f7213d4d
 def opening(
     clip: Clip,
     frames: int,  # to keep
@@ -93,50 +104,68 @@ def opening(
     beyond = lambda span: span[1] <= times[0] or span[0] > times[-1]
     kept = [{**e, "spans": [s for s in e["spans"] if inside(s)]} for e in clip.play["events"] if all(inside(s) or beyond(s) for s in e["spans"])]
     whole = [e for e in kept if e["spans"]]
-    return Clip(clip.patches[:4 * frames], times, clip.play, whole, queries({**clip.play, "events": whole}))
+    return Clip(clip.patches[: 4 * frames], times, clip.play, whole, queries({**clip.play, "events": whole}))
+
 
 def question(
-    rng: np.random.Generator,                              # draws the kind and the event
+    rng: np.random.Generator,  # draws the kind and the event
     clip: Clip,
     mix: tuple[float, ...] = (0.2, 0.3, 0.15, 0.05, 0.3),  # shares of what, list seconds, list appearances, pick, when
 ) -> tuple[str, str]:
     "One question about a clip, and its answer."
     kind = rng.choice(5, p=mix)
-    if kind == 0: return what_at(clip.play, clip.times[rng.integers(len(clip.times)):][:4])
-    if kind == 1 or not clip.whole: return list_seconds(clip.play["events"][rng.integers(len(clip.play["events"]))], clip.times)
+    if kind == 0:
+        return what_at(clip.play, clip.times[rng.integers(len(clip.times)) :][:4])
+    if kind == 1 or not clip.whole:
+        return list_seconds(clip.play["events"][rng.integers(len(clip.play["events"]))], clip.times)
     event = clip.whole[rng.integers(len(clip.whole))]
-    if kind == 2 or not clip.queries: return list_appearances(event)
-    if kind == 3: return pick(event, int(rng.integers(len(event["spans"]))))
+    if kind == 2 or not clip.queries:
+        return list_appearances(event)
+    if kind == 3:
+        return pick(event, int(rng.integers(len(event["spans"]))))
     return when_loosely(rng, clip.queries[rng.integers(len(clip.queries))], clip.times)
 
 # %% ../nbs/parts/tiny_base.ipynb #6027c6ef
 def encoded(
-    processor,                     # a transformers processor
+    processor,  # a transformers processor
     clips: list[Clip],
     pairs: list[tuple[str, str]],  # question and answer, one pair a clip
 ) -> dict:  # model inputs with labels on the answers only
     "A batch of questions with their answers, padded on the right."
     import torch
+
     tok = processor.tokenizer
     prompts = [processor.apply_chat_template(grounding_prompt(q, c.times, "short"), add_generation_prompt=True) for (q, _), c in zip(pairs, clips)]
     whole = tok([p + a + tok.eos_token for p, (_, a) in zip(prompts, pairs)], padding=True, padding_side="right", return_tensors="pt")
     labels = whole.input_ids.clone()
-    for row, p in zip(labels, prompts): row[:len(tok(p).input_ids)] = -100
+    for row, p in zip(labels, prompts):
+        row[: len(tok(p).input_ids)] = -100
     labels[whole.attention_mask == 0] = -100
-    return dict(input_ids=whole.input_ids, attention_mask=whole.attention_mask, labels=labels, mm_token_type_ids=(whole.input_ids == processor.image_token_id).int(),
-                pixel_values=torch.cat([c.patches for c in clips]), image_grid_thw=torch.tensor([[1, 2, 2]] * sum(len(c.times) for c in clips)))
+    return dict(
+        input_ids=whole.input_ids,
+        attention_mask=whole.attention_mask,
+        labels=labels,
+        mm_token_type_ids=(whole.input_ids == processor.image_token_id).int(),
+        pixel_values=torch.cat([c.patches for c in clips]),
+        image_grid_thw=torch.tensor([[1, 2, 2]] * sum(len(c.times) for c in clips)),
+    )
+
 
 def frames_shown(
     rng: np.random.Generator,  # draws how many
-    step: int,          # optimiser steps done
+    step: int,  # optimiser steps done
     growth: int = 600,  # steps until whole videos are shown
 ) -> int:
     "How many frames a batch shows: four at first, then up to ever more, at last mostly the whole video."
     most = min(16, 4 + 12 * step // growth)
     return most if rng.random() < 0.7 else int(rng.integers(4, most + 1))
 
+
 def batches(
-    clips: list[Clip], processor, size: int, rng: np.random.Generator,  # size in questions
+    clips: list[Clip],
+    processor,
+    size: int,
+    rng: np.random.Generator,  # size in questions
 ) -> Iterator[dict]:  # of `encoded`
     "Endless batches of questions; while few frames are shown, twice as many of them."
     for step in count():
@@ -148,18 +177,25 @@ def batches(
 def optimizers(model):  # two of torch's
     "Muon for hidden matrices, AdamW for embeddings, norms, biases and the patch projection."
     import torch
+
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    return [torch.optim.Muon(matrices, lr=0.015, momentum=0.95, weight_decay=0.01), torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)]
+    return [
+        torch.optim.Muon(matrices, lr=0.015, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
 
 def pretrain(
-    model, stream: Iterator[dict],  # of `batches`
-    steps: int,         # optimiser steps
-    warmup: int = 50,   # steps of linear warm-up, then linear decay to a tenth
-) -> list[float]:       # loss of each step
+    model,
+    stream: Iterator[dict],  # of `batches`
+    steps: int,  # optimiser steps
+    warmup: int = 50,  # steps of linear warm-up, then linear decay to a tenth
+) -> list[float]:  # loss of each step
     "Train on a stream of batches; returns the loss curve."
     import torch
     from tqdm import trange
+
     opts, losses = optimizers(model), []
     rate = lambda k: min((k + 1) / warmup, 0.1 + 0.9 * (1 - k / steps))
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in opts]
@@ -168,7 +204,8 @@ def pretrain(
         loss = model(**next(stream)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for each in (*opts, *schedules): each.step()
+        for each in (*opts, *schedules):
+            each.step()
         model.zero_grad(set_to_none=True)
         losses.append(loss.item())
         bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", refresh=False)
@@ -177,31 +214,45 @@ def pretrain(
 
 # %% ../nbs/parts/tiny_base.ipynb #ad31167f
 def ask(
-    model, processor,  # of transformers
+    model,
+    processor,  # of transformers
     clips: list[Clip],
     questions: list[str],  # one a clip
     max_new_tokens: int = 40,  # length of an answer
-) -> list[str]:            # greedy answers
+) -> list[str]:  # greedy answers
     "Answers to one question about each clip."
     import torch
+
     prompts = [processor.apply_chat_template(grounding_prompt(q, c.times, "short"), add_generation_prompt=True) for q, c in zip(questions, clips)]
     batch = processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
     with torch.inference_mode():
-        out = model.generate(**batch, mm_token_type_ids=(batch.input_ids == processor.image_token_id).int(), pixel_values=torch.cat([c.patches for c in clips]),
-                             image_grid_thw=torch.tensor([[1, 2, 2]] * sum(len(c.times) for c in clips)), max_new_tokens=max_new_tokens, do_sample=False)
-    return processor.tokenizer.batch_decode(out[:, batch.input_ids.shape[1]:], skip_special_tokens=True)
+        out = model.generate(
+            **batch,
+            mm_token_type_ids=(batch.input_ids == processor.image_token_id).int(),
+            pixel_values=torch.cat([c.patches for c in clips]),
+            image_grid_thw=torch.tensor([[1, 2, 2]] * sum(len(c.times) for c in clips)),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+        )
+    return processor.tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+
 
 def examine(
-    model, processor,  # of transformers
-    clips: list[Clip],   # held out
-) -> dict[str, float]:   # percent: exact what, lists and pick, then mIoU of when by level
+    model,
+    processor,  # of transformers
+    clips: list[Clip],  # held out
+) -> dict[str, float]:  # percent: exact what, lists and pick, then mIoU of when by level
     "How well the base sees, lists, picks, and says when, on videos it has not seen."
     exact = lambda pairs: 100 * float(np.mean([a == b for (_, a), b in zip(pairs, ask(model, processor, clips, [q for q, _ in pairs]))]))
     firsts = [c.play["events"][0] for c in clips]
-    scores = {"what": exact([what_at(c.play, c.times[i % 9:][:4]) for i, c in enumerate(clips)]),
-              "list": exact([list_seconds(e, c.times) for e, c in zip(firsts, clips)]), "appearances": exact([list_appearances(e) for e in firsts]), "pick": exact([pick(e, -1 % len(e["spans"])) for e in firsts])}
+    scores = {
+        "what": exact([what_at(c.play, c.times[i % 9 :][:4]) for i, c in enumerate(clips)]),
+        "list": exact([list_seconds(e, c.times) for e, c in zip(firsts, clips)]),
+        "appearances": exact([list_appearances(e) for e in firsts]),
+        "pick": exact([pick(e, -1 % len(e["spans"])) for e in firsts]),
+    }
     for level in LEVELS:
-        asked = [(c, q) for c in clips for q in c.queries if q["level"] == level][:len(clips)]
+        asked = [(c, q) for c in clips for q in c.queries if q["level"] == level][: len(clips)]
         spans = [parse_span(t) for t in ask(model, processor, [c for c, _ in asked], [q["query"] for _, q in asked])]
         scores[f"when, {level}"] = grounding_metrics(spans, [[q["span"]] for _, q in asked])["mIoU"]
     return scores

@@ -7,47 +7,64 @@ __all__ = ['COLOURS', 'SHAPES', 'LEVELS', 'NEW_PAIRINGS', 'TEACHER_MIX', 'REASON
            'write_video', 'make_world', 'teacher_span', 'reasoning', 'appearances', 'read_scripts', 'toy_teacher']
 
 # %% ../nbs/parts/toyworld.ipynb #0610ad9f
-import hashlib, json, os, shutil, tempfile
+import hashlib
+import json
+import os
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+
 from .prompts import response_text
 from .samples import Sample, iter_jsonl, write_jsonl
 from .spans import tiou
 
 # %% ../nbs/parts/toyworld.ipynb #023bcf84
-COLOURS = {"red": (225, 50, 45), "green": (60, 180, 75), "blue": (60, 110, 240), "yellow": (250, 215, 50), "purple": (170, 70, 200), "white": (240, 240, 240)}
+COLOURS = {
+    "red": (225, 50, 45),
+    "green": (60, 180, 75),
+    "blue": (60, 110, 240),
+    "yellow": (250, 215, 50),
+    "purple": (170, 70, 200),
+    "white": (240, 240, 240),
+}
 SHAPES = ("circle", "square", "triangle", "cross")
 LEVELS = ("direct", "ordinal", "relation", "overlap")
 NEW_PAIRINGS = {(colour, SHAPES[i % 4]) for i, colour in enumerate(COLOURS)}  # one a colour, kept out of training
 
+
 @dataclass(frozen=True)
 class World:
     "The dials of a toy world; the defaults are the ones every stage trains on."
-    objects: tuple[int, int] = (2, 3)     # fewest and most objects in a video, at most 4
-    twice: float = 0.5                    # chance that an object leaves and comes back
-    event: tuple[int, int] = (2, 6)       # shortest and longest appearance, steps
-    lookalikes: float = 0.5               # chance that an object shares colour or shape with an earlier one
-    noise: float = 4.0                    # standard deviation of the pixel noise, grey levels of 255
+
+    objects: tuple[int, int] = (2, 3)  # fewest and most objects in a video, at most 4
+    twice: float = 0.5  # chance that an object leaves and comes back
+    event: tuple[int, int] = (2, 6)  # shortest and longest appearance, steps
+    lookalikes: float = 0.5  # chance that an object shares colour or shape with an earlier one
+    noise: float = 4.0  # standard deviation of the pixel noise, grey levels of 255
     lengths: tuple[int, ...] = (9, 12, 15)  # steps a video can have; a last frame shows the end
-    spacing: tuple[int, ...] = (1,)       # seconds a step can take
-    size: int = 112                       # pixels a side
-    pairings: str = "seen"                # colours and shapes that go together: "seen" in training, "new", or "all"
+    spacing: tuple[int, ...] = (1,)  # seconds a step can take
+    size: int = 112  # pixels a side
+    pairings: str = "seen"  # colours and shapes that go together: "seen" in training, "new", or "all"
     levels: tuple[str, ...] = ("direct", "ordinal")  # kinds of queries
-    mislabelled: float = 0.0              # share of annotations that name a stretch where it does not happen
+    mislabelled: float = 0.0  # share of annotations that name a stretch where it does not happen
 
 # %% ../nbs/parts/toyworld.ipynb #632ac6d4
 PAIRINGS = {"all": lambda pair: True, "new": NEW_PAIRINGS.__contains__, "seen": lambda pair: pair not in NEW_PAIRINGS}
+
 
 def _kind(rng, taken: list[tuple[str, str]], world: World) -> tuple[str, str]:
     "A (colour, shape) not in `taken`; with chance `lookalikes` it shares one of the two with an earlier object."
     pool = [(c, s) for c in COLOURS for s in SHAPES if PAIRINGS[world.pairings]((c, s)) and (c, s) not in taken]
     alike = [(c, s) for c, s in pool if any((c == tc) != (s == ts) for tc, ts in taken)]
-    if alike and rng.random() < world.lookalikes: pool = alike
+    if alike and rng.random() < world.lookalikes:
+        pool = alike
     return pool[rng.integers(len(pool))]
+
 
 def _appearances(rng, steps: int, world: World) -> list[list[int]]:
     "One or two stretches of steps, at least two steps apart."
@@ -55,7 +72,8 @@ def _appearances(rng, steps: int, world: World) -> list[list[int]]:
         lasts = rng.integers(world.event[0], world.event[1] + 1, 2)
         starts = rng.integers(0, steps - lasts + 1)
         first, second = sorted([int(s), int(s + n)] for s, n in zip(starts, lasts))
-        if first[1] + 2 <= second[0]: return [first, second] if rng.random() < world.twice else [[first, second][rng.integers(2)]]
+        if first[1] + 2 <= second[0]:
+            return [first, second] if rng.random() < world.twice else [[first, second][rng.integers(2)]]
 
 # %% ../nbs/parts/toyworld.ipynb #bd291d2b
 def script(
@@ -65,7 +83,7 @@ def script(
     "What happens in one video."
     steps, step = int(rng.choice(world.lengths)), int(rng.choice(world.spacing))
     kinds, events = [], []
-    for quarter in rng.permutation(4)[:rng.integers(world.objects[0], world.objects[1] + 1)]:
+    for quarter in rng.permutation(4)[: rng.integers(world.objects[0], world.objects[1] + 1)]:
         kinds.append(_kind(rng, kinds, world))
         spans = (np.array(_appearances(rng, steps, world)) * step).tolist()
         events.append(dict(name=" ".join(kinds[-1]), spans=spans, quarter=int(quarter)))
@@ -74,10 +92,14 @@ def script(
 # %% ../nbs/parts/toyworld.ipynb #1202270e
 def _mask(shape: str, dx: np.ndarray, dy: np.ndarray, r: float) -> np.ndarray:
     "Pixels of a shape of radius `r` around the centre; `dx`, `dy` are distances in pixels."
-    if shape == "circle": return dx**2 + dy**2 <= r**2
-    if shape == "square": return np.maximum(abs(dx), abs(dy)) <= 0.85 * r
-    if shape == "triangle": return (dy <= 0.8 * r) & (dy >= -r + 1.8 * abs(dx))
+    if shape == "circle":
+        return dx**2 + dy**2 <= r**2
+    if shape == "square":
+        return np.maximum(abs(dx), abs(dy)) <= 0.85 * r
+    if shape == "triangle":
+        return (dy <= 0.8 * r) & (dy >= -r + 1.8 * abs(dx))
     return (np.minimum(abs(dx), abs(dy)) <= 0.3 * r) & (np.maximum(abs(dx), abs(dy)) <= r)
+
 
 def _draw(frame: np.ndarray, event: dict, wobble: np.ndarray):
     "Paint one object into its quarter of `frame` (h, w, 3), in place."
@@ -85,37 +107,41 @@ def _draw(frame: np.ndarray, event: dict, wobble: np.ndarray):
     half = frame.shape[0] // 2
     row, col = divmod(event["quarter"], 2)
     y, x = np.mgrid[0:half, 0:half] - half / 2 + 0.5
-    part = frame[row * half:(row + 1) * half, col * half:(col + 1) * half]
+    part = frame[row * half : (row + 1) * half, col * half : (col + 1) * half]
     part[_mask(shape, x - wobble[0], y - wobble[1], 0.36 * half)] = COLOURS[colour]
 
 # %% ../nbs/parts/toyworld.ipynb #5313864c
 def render(
-    play: dict,                  # a script
-    rng: np.random.Generator,    # wobble and noise
+    play: dict,  # a script
+    rng: np.random.Generator,  # wobble and noise
     world: World = World(),
-) -> np.ndarray:                 # (steps + 1, size, size, 3) uint8
+) -> np.ndarray:  # (steps + 1, size, size, 3) uint8
     "The frames of a script: an object is there in [start, end)."
     frames = np.full((play["seconds"] // play["step"] + 1, world.size, world.size, 3), 28, np.uint8)
     for k, frame in enumerate(frames):
         for event in play["events"]:
-            if any(start <= k * play["step"] < end for start, end in event["spans"]): _draw(frame, event, rng.uniform(-0.05, 0.05, 2) * world.size)
+            if any(start <= k * play["step"] < end for start, end in event["spans"]):
+                _draw(frame, event, rng.uniform(-0.05, 0.05, 2) * world.size)
     noise = world.noise * rng.standard_normal(frames.shape, dtype=np.float32)
     return np.clip(frames + noise, 0, 255).astype(np.uint8)
 
 # %% ../nbs/parts/toyworld.ipynb #194e9ebc
 def queries(
-    play: dict,                        # a script
+    play: dict,  # a script
     levels: tuple[str, ...] = LEVELS,  # kinds of sentences
 ) -> list[dict]:  # {level, query, span, named}: `named` are the events that the sentence speaks of
     "Every sentence that has one answer in a video."
     found = [q for e in play["events"] for q in _of_one(e)] + [q for a, b in permutations(play["events"], 2) for q in _of_two(a, b)]
     return [q for q in found if q["level"] in levels]
 
+
 def _of_one(event: dict) -> list[dict]:
     "The direct query of an object that comes once, the ordinal ones of an object that comes twice."
     name, spans = event["name"], event["spans"]
-    if len(spans) == 1: return [dict(level="direct", query=f"the {name}", span=spans[0], named=[event])]
+    if len(spans) == 1:
+        return [dict(level="direct", query=f"the {name}", span=spans[0], named=[event])]
     return [dict(level="ordinal", query=f"the {nth} {name}", span=span, named=[event]) for nth, span in zip(("first", "second"), spans)]
+
 
 def _of_two(a: dict, b: dict) -> list[dict]:
     "Relations of the twice-seen `a` to a `b` that comes between its starts, and where the two overlap."
@@ -123,35 +149,41 @@ def _of_two(a: dict, b: dict) -> list[dict]:
     both = [span for span in both if span[0] < span[1]]
     found = [dict(level="overlap", query=f"the {a['name']} while the {b['name']}", span=both[0], named=[a, b])] if len(both) == 1 else []
     if len(a["spans"]) == 2 and len(b["spans"]) == 1 and a["spans"][0][0] < b["spans"][0][0] < a["spans"][1][0]:
-        found += [dict(level="relation", query=f"the {a['name']} {word} the {b['name']}", span=span, named=[a, b]) for word, span in zip(("before", "after"), a["spans"])]
+        found += [
+            dict(level="relation", query=f"the {a['name']} {word} the {b['name']}", span=span, named=[a, b])
+            for word, span in zip(("before", "after"), a["spans"])
+        ]
     return found
 
 # %% ../nbs/parts/toyworld.ipynb #9380365c
 def write_video(
-    path: str | Path,      # an mp4
-    frames: np.ndarray,    # (n, h, w, 3) uint8 RGB, even height and width
-    fps: int | Fraction,   # frames a second
+    path: str | Path,  # an mp4
+    frames: np.ndarray,  # (n, h, w, 3) uint8 RGB, even height and width
+    fps: int | Fraction,  # frames a second
 ):
     "Encode frames as H.264 in an mp4."
     import av
+
     with av.open(str(path), "w", format="mp4") as out:
         stream = out.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "ultrafast", "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames: out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for frame in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         out.mux(stream.encode())
 
-# %% ../nbs/parts/toyworld.ipynb #c5518998
+# %% ../nbs/parts/toyworld.ipynb #a8dec0dd
 def make_world(
-    folder: str | Path,       # where it stands, or will
-    videos: int,              # how many
-    seed: int,                # of everything
-    split: str = "train",     # noted in each sample, and the start of the videos' names
+    folder: str | Path,  # where it stands, or will
+    videos: int,  # how many
+    seed: int,  # of everything
+    split: str = "train",  # noted in each sample, and the start of the videos' names
     world: World = World(),
-    progress: bool = False,   # show a bar
-) -> Path:                    # the folder, holding world.json, samples.jsonl, scripts.jsonl and videos/
+    progress: bool = False,  # show a bar
+) -> Path:  # the folder, holding world.json, samples.jsonl, scripts.jsonl and videos/
     "Make a toy world, or return the one that stands there if it was made with the same dials."
     folder, dials = Path(folder), {"videos": videos, "seed": seed, "split": split, **json.loads(json.dumps(asdict(world)))}
-    if folder.exists(): return _same_world(folder, dials)
+    if folder.exists():
+        return _same_world(folder, dials)
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name, suffix=".part"))
     try:
@@ -161,76 +193,107 @@ def make_world(
         write_jsonl(tmp / "scripts.jsonl", (script for _, script in made))
         (tmp / "world.json").write_text(json.dumps(dials, indent=1) + "\n")
         os.chmod(tmp, 0o755)
-        try: os.rename(tmp, folder)
+        try:
+            os.rename(tmp, folder)
         except OSError:
-            if not folder.exists(): raise
+            if not folder.exists():
+                raise
             return _same_world(folder, dials)  # another process was faster
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
+# %% ../nbs/parts/toyworld.ipynb #c5518998
 def _same_world(folder: Path, dials: dict) -> Path:
     "The folder, if its world was made with these dials."
     card = folder / "world.json"
     found = json.loads(card.read_text()) if card.exists() else None
-    if found != dials: raise FileExistsError(f"{folder} holds another world ({found}); remove it or name another folder")
+    if found != dials:
+        raise FileExistsError(f"{folder} holds another world ({found}); remove it or name another folder")
     return folder
+
 
 def _write_videos(folder: Path, videos: int, seed: int, split: str, world: World, progress: bool):
     "Write each video and yield its samples and its script; a video depends on (seed, its number) alone."
     from tqdm import tqdm
+
     for i in tqdm(range(videos), desc=f"toy videos ({split})", disable=not progress):
         rng = np.random.default_rng([seed, i])
         play, name = script(rng, world), f"{split}_{i:05d}"
         write_video(folder / "videos" / f"{name}.mp4", render(play, rng, world), Fraction(1, play["step"]))
         asked = {f"{name}_{k}": q for k, q in enumerate(sorted(queries(play, world.levels), key=lambda q: (q["span"], q["query"])))}
         labels = {qid: _label(rng, q["span"], play, world.mislabelled) for qid, q in asked.items()}
-        samples = [Sample(qid=qid, video=f"{name}.mp4", duration=float(play["seconds"] + play["step"]), query=q["query"],
-                          spans=[[float(t) for t in labels[qid]]], source=f"toyworld-{q['level']}", split=split) for qid, q in asked.items()]
+        samples = [
+            Sample(
+                qid=qid,
+                video=f"{name}.mp4",
+                duration=float(play["seconds"] + play["step"]),
+                query=q["query"],
+                spans=[[float(t) for t in labels[qid]]],
+                source=f"toyworld-{q['level']}",
+                split=split,
+            )
+            for qid, q in asked.items()
+        ]
         yield samples, dict(video=f"{name}.mp4", **play, queries=asked)
+
 
 def _label(rng, span: list[int], play: dict, mislabelled: float) -> list[int]:
     "The annotation of an event: its span, or with chance `mislabelled` a stretch with tIoU below 0.25."
-    if rng.random() >= mislabelled: return span
+    if rng.random() >= mislabelled:
+        return span
     while True:
         start, end = sorted(int(t) * play["step"] for t in rng.choice(play["seconds"] // play["step"] + 1, 2, replace=False))
-        if tiou([start, end], span) < 0.25: return [start, end]
+        if tiou([start, end], span) < 0.25:
+            return [start, end]
 
 # %% ../nbs/parts/toyworld.ipynb #83fe21ba
 TEACHER_MIX = {"exact": 0.20, "edge": 0.34, "loose": 0.16, "coarse": 0.14, "wrong": 0.16}  # how often the teacher answers in which way
 REASONING = ("none", "short", "medium", "long")
 
+
 def teacher_span(
     rng: np.random.Generator,  # draws the mistake
-    query: dict,             # of `queries`
-    play: dict,              # its script
-) -> list[int]:              # the teacher's span, whole seconds
+    query: dict,  # of `queries`
+    play: dict,  # its script
+) -> list[int]:  # the teacher's span, whole seconds
     "A teacher's answer, wrong in the ways and with the shares of `TEACHER_MIX`."
     kind, step, (start, end) = rng.choice(list(TEACHER_MIX), p=list(TEACHER_MIX.values())), play["step"], query["span"]
     others = [span for e in play["events"] for span in e["spans"] if span != query["span"]]
-    if kind == "wrong" and others: return others[rng.integers(len(others))]
-    if kind == "coarse": start, end = start - start % (3 * step), end + -end % (3 * step)  # outwards, to every third step
-    if kind == "edge": start, end = np.array([start, end]) + rng.permutation([0, 1]) * rng.choice([-step, step])
-    if kind == "loose": start, end = np.array([start, end]) + rng.choice([-2, -1, 1, 2], 2) * step
+    if kind == "wrong" and others:
+        return others[rng.integers(len(others))]
+    if kind == "coarse":
+        start, end = start - start % (3 * step), end + -end % (3 * step)  # outwards, to every third step
+    if kind == "edge":
+        start, end = np.array([start, end]) + rng.permutation([0, 1]) * rng.choice([-step, step])
+    if kind == "loose":
+        start, end = np.array([start, end]) + rng.choice([-2, -1, 1, 2], 2) * step
     start = int(np.clip(start, 0, play["seconds"] - step))
     return [start, int(np.clip(end, start + step, play["seconds"]))]
 
+
 def reasoning(
-    query: dict,              # of `queries`
-    span: list[int],          # the answer to argue for, seconds
-    length: str = "medium",   # "none", "short", "medium" or "long"
-    step: int = 1,            # seconds between frames
+    query: dict,  # of `queries`
+    span: list[int],  # the answer to argue for, seconds
+    length: str = "medium",  # "none", "short", "medium" or "long"
+    step: int = 1,  # seconds between frames
 ) -> str:
     "A chain of thought: nothing; the answer in words; the appearances of what is named; those with every second at which it is seen."
-    if length not in REASONING: raise ValueError(f"reasoning length must be one of {REASONING}, got {length!r}")
-    if length == "none": return ""
-    if length == "short": return f"appears at {span[0]}, gone at {span[1]}"
+    if length not in REASONING:
+        raise ValueError(f"reasoning length must be one of {REASONING}, got {length!r}")
+    if length == "none":
+        return ""
+    if length == "short":
+        return f"appears at {span[0]}, gone at {span[1]}"
     return "; ".join(_account(e, query["span"], span, length == "long", step) for e in query["named"])
+
 
 def _account(event: dict, true: list[int], given: list[int], seconds: bool, step: int) -> str:
     "The appearances of one object as the teacher believes them: the queried one is where its answer says."
     spans = [given if s == true else s for s in event["spans"]]
     seen = " at " + ", ".join(str(t) for a, b in spans for t in range(a, b, step)) if seconds else ""
     return f"{event['name']}{seen}: {appearances(spans)}"
+
 
 def appearances(spans: list[list[int]]) -> str:
     "`first 2-4, second 8-12`: how chains, and the base model's lists, write when an object is there."
@@ -242,18 +305,26 @@ def read_scripts(
 ) -> dict[str, tuple[dict, dict]]:  # qid → (query, script)
     "What really happens behind each sample of a world."
     path = Path(world) / "scripts.jsonl"
-    if not path.exists(): raise FileNotFoundError(f"{path}: not there; the simulated teacher answers for toy worlds only, since it has to know what really happens")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: not there; the simulated teacher answers for toy worlds only, since it has to know what really happens")
     return {qid: (query, play) for _, play in iter_jsonl(path) for qid, query in play["queries"].items()}
+
 
 def toy_teacher(
     sample: Sample,
     scripts: dict[str, tuple[dict, dict]],  # of `read_scripts`
-    seed: int = 0,                          # of all answers
-    length: str = "medium",   # of the reasoning
+    seed: int = 0,  # of all answers
+    length: str = "medium",  # of the reasoning
 ) -> dict:  # the record's `teacher`: {model, response, span, iou, usage}
     "The simulated teacher's annotation of a toy sample: a chain of thought, a span, and its tIoU with the annotated truth."
     query, play = scripts[sample.qid]
     digest = hashlib.sha256(f"{seed}:{sample.qid}".encode()).digest()
     span = teacher_span(np.random.default_rng(list(digest[:8])), query, play)
     think = reasoning(query, span, length, play["step"])
-    return dict(model=f"toyworld-teacher-{length}", response=response_text(think, span), span=[float(t) for t in span], iou=float(tiou(span, sample.spans[0])), usage=None)
+    return dict(
+        model=f"toyworld-teacher-{length}",
+        response=response_text(think, span),
+        span=[float(t) for t in span],
+        iou=float(tiou(span, sample.spans[0])),
+        usage=None,
+    )

@@ -9,7 +9,10 @@ __all__ = ['TOY_HELD_OUT', 'MIXES', 'read_annotations', 'find_videos', 'common_a
            'StageDone', 'launched', 'load_policy', 'save_policy', 'merged', 'merged_onto_base', 'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
-import contextlib, json, os, shutil
+import contextlib
+import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,88 +21,156 @@ from .files import whole_folder
 from .heldout import HeldOut, spread_out
 from .prompts import thought
 from .quality import video_file
-from .runs import (Run, RunError, from_main, is_main, launch_stage, on_sigterm, project_root, read_manifest, resolve, run_folder, stage_name, upstream, write_json)
+from vtg_r1.runs import (
+    Run,
+    RunError,
+    from_main,
+    is_main,
+    launch_stage,
+    on_sigterm,
+    project_root,
+    read_manifest,
+    resolve,
+    run_folder,
+    stage_name,
+    upstream,
+    write_json,
+)
 from .samples import Sample, SampleError, append_jsonl, load_samples, write_jsonl
 from .video import VideoError, video_path
 
-# %% ../nbs/parts/training.ipynb #a952e746
+# %% ../nbs/parts/training.ipynb #bed4aa55
 def read_annotations(
-    given: str | list,         # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
+    given: str | list,  # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
     dataset: str = "samples",  # "samples" for this project's JSONL, else a name of `vtg_r1.datasets.READERS`
     video_root: str | Path = "",  # folder of the videos, in which durations are measured that a table lacks; "" drops its rows
 ) -> list[Sample]:
     "Samples of one or several annotation files. In our own format a bad one is an error; of a published file the report is printed and ends past the video are clipped."
     samples = [s for entry in _entries(given, dataset) for s in _read_entry(video_root, **entry)]
-    if len({s.qid for s in samples}) < len(samples): raise SampleError(f"{given}: a qid stands in more than one file; make them unique", "qid", "duplicate_qid")
+    if len({s.qid for s in samples}) < len(samples):
+        raise SampleError(f"{given}: a qid stands in more than one file; make them unique", "qid", "duplicate_qid")
     return samples
+
 
 def _entries(given: str | list, dataset: str) -> list[dict]:
     return given if isinstance(given, list) else [{"path": str(given), "dataset": dataset}]
 
+
 def _read_entry(video_root: str | Path, path: str, dataset: str = "samples", past_end: str = "clip", **options) -> list[Sample]:
     from vtg_r1.datasets import read_dataset
     from vtg_r1.quality import read_with_videos
-    if not (found := resolve(path)).exists(): raise SampleError(f"{path}: no such annotation file (looked at {found})", reason="no_file")
+
+    if not (found := resolve(path)).exists():
+        raise SampleError(f"{path}: no such annotation file (looked at {found})", reason="no_file")
     if dataset == "samples":
-        try: return load_samples(found)
-        except SampleError as e: raise (SampleError(f"{e}{curated_away(found)}", reason=e.reason) if e.reason == "empty_file" else e) from None
+        try:
+            return load_samples(found)
+        except SampleError as e:
+            raise (SampleError(f"{e}{curated_away(found)}", reason=e.reason) if e.reason == "empty_file" else e) from None
     samples, report = read_dataset(dataset, found, past_end=past_end, **options)
-    if video_root and "missing_duration/dropped" in report.counts(): samples, report, _ = read_with_videos(dataset, found, resolve(video_root), past_end=past_end, **options)
+    if video_root and "missing_duration/dropped" in report.counts():
+        samples, report, _ = read_with_videos(dataset, found, resolve(video_root), past_end=past_end, **options)
     print(report)
-    if not samples: raise SampleError(f"{path}: none of its {report.read} records can be used" + (f" ({', '.join(f'{n} {what}' for what, n in report.counts().items())}), e.g. {report.dropped[0].detail}" if report.dropped else ": it is empty"), reason="empty_file")
+    if not samples:
+        raise SampleError(
+            f"{path}: none of its {report.read} records can be used"
+            + (
+                f" ({', '.join(f'{n} {what}' for what, n in report.counts().items())}), e.g. {report.dropped[0].detail}"
+                if report.dropped
+                else ": it is empty"
+            ),
+            reason="empty_file",
+        )
     return samples
 
+# %% ../nbs/parts/training.ipynb #a952e746
 def find_videos(
     samples: list[Sample],
-    video_root: str | Path, # folder that sample.video is relative to
-    missing: str = "error", # samples without a file: "error" or "skip"
+    video_root: str | Path,  # folder that sample.video is relative to
+    missing: str = "error",  # samples without a file: "error" or "skip"
 ) -> list[Sample]:
     "Samples whose video file is there. Files are looked for as named, then with the usual endings, then in the root itself without the folders of their name."
     root = resolve(video_root)
-    if not root.is_dir(): raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")
+    if not root.is_dir():
+        raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")
     here = {s.video: video_file(root, s.video) for s in samples}
     gone = sorted(v for v, path in here.items() if path is None)
     if gone and (missing == "error" or len(gone) == len(here)):
-        raise SampleError(f"{len(gone)} of {len(here)} videos are not below {root}, e.g. {gone[:3]}: check video_root" + (", or pass missing_videos='skip'" if missing == "error" else ""), "video", "no_video")
-    if gone: print(f"{len(gone)} of {len(here)} videos are not below {root}; their samples are left out")
+        raise SampleError(
+            f"{len(gone)} of {len(here)} videos are not below {root}, e.g. {gone[:3]}: check video_root"
+            + (", or pass missing_videos='skip'" if missing == "error" else ""),
+            "video",
+            "no_video",
+        )
+    if gone:
+        print(f"{len(gone)} of {len(here)} videos are not below {root}; their samples are left out")
     for video in filter(None, here.values()):
-        try: video_path(root, video)
-        except VideoError as e: raise SampleError(str(e), "video", "unsafe_video") from None
+        try:
+            video_path(root, video)
+        except VideoError as e:
+            raise SampleError(str(e), "video", "unsafe_video") from None
     return [replace(s, video=here[s.video]) for s in samples if here[s.video]]
 
 # %% ../nbs/parts/training.ipynb #615aae52
 def common_arguments(
-    folder: str | Path,          # where the trainer may write
-    seed: int,                   # of the trainer and its data order
+    folder: str | Path,  # where the trainer may write
+    seed: int,  # of the trainer and its data order
     gradient_checkpointing: bool = False,  # less memory, more time
-    save_steps: int = 0,         # steps between checkpoints below folder/checkpoints; 0 for none
-    report_to: str = "none",     # "trackio", "tensorboard" or "wandb"
-) -> dict:                       # keyword arguments of SFTConfig and GRPOConfig
+    save_steps: int = 0,  # steps between checkpoints below folder/checkpoints; 0 for none
+    report_to: str = "none",  # "trackio", "tensorboard" or "wandb"
+) -> dict:  # keyword arguments of SFTConfig and GRPOConfig
     "Trainer arguments that SFT and GRPO share."
     import torch
     from transformers import TrainingArguments
+
     gpu = torch.cuda.is_available()
-    checkpointing = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__)  # renamed in transformers 5.23
-    if report_to == "tensorboard": os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(folder) / "tensorboard")  # else among the checkpoints, which a finished run removes
-    return dict(output_dir=str(Path(folder) / "checkpoints"), run_name=Path(folder).name, seed=seed, data_seed=seed, bf16=gpu, use_cpu=not gpu, report_to=report_to, logging_steps=1, logging_nan_inf_filter=False, disable_tqdm=True,
-                save_strategy="steps" if save_steps else "no", save_steps=save_steps or 500, save_total_limit=2, remove_unused_columns=False, dataloader_pin_memory=gpu, **{checkpointing: gradient_checkpointing})
+    checkpointing = next(
+        n for n in ("activation_checkpointing", "gradient_checkpointing") if n in TrainingArguments.__dataclass_fields__
+    )  # renamed in transformers 5.23
+    if report_to == "tensorboard":
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(folder) / "tensorboard")  # else among the checkpoints, which a finished run removes
+    return dict(
+        output_dir=str(Path(folder) / "checkpoints"),
+        run_name=Path(folder).name,
+        seed=seed,
+        data_seed=seed,
+        bf16=gpu,
+        use_cpu=not gpu,
+        report_to=report_to,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 500,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=gpu,
+        **{checkpointing: gradient_checkpointing},
+    )
 
 # %% ../nbs/parts/training.ipynb #c2a1a0ae
 def seal_checkpoint(folder: str | Path) -> None:
     "Mark a checkpoint complete: its files and their sizes. The pickled arguments, which nothing reads, are removed."
     folder = Path(folder)
     (folder / "training_args.bin").unlink(missing_ok=True)
-    write_json(folder / "complete.json", {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "complete.json"})
+    write_json(
+        folder / "complete.json",
+        {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "complete.json"},
+    )
+
 
 def is_complete(folder: str | Path) -> bool:
     "Whether a checkpoint was sealed and its files still have their sizes."
-    try: sizes = json.loads((Path(folder) / "complete.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return False
+    try:
+        sizes = json.loads((Path(folder) / "complete.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
     return all((Path(folder) / name).is_file() and (Path(folder) / name).stat().st_size == size for name, size in sizes.items())
+
 
 def last_checkpoint(
     folder: str | Path,  # a trainer's output folder
-) -> Path | None:        # None where no complete one is
+) -> Path | None:  # None where no complete one is
     "The complete checkpoint with the most steps."
     return max((p for p in Path(folder).glob("checkpoint-*") if is_complete(p)), key=lambda p: int(p.name.split("-")[1]), default=None)
 
@@ -108,73 +179,111 @@ def last_checkpoint(
 def _stop_asked():
     "A function that says whether SIGTERM has come, in any of the processes."
     came = []
+
     def asked() -> bool:
         import torch
-        if not torch.distributed.is_initialized(): return bool(came)
+
+        if not torch.distributed.is_initialized():
+            return bool(came)
         flag = torch.tensor(len(came), device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
         torch.distributed.all_reduce(flag)
         return bool(flag.item())
-    with on_sigterm(lambda number, frame: came.append(number)): yield asked
+
+    with on_sigterm(lambda number, frame: came.append(number)):
+        yield asked
+
 
 def checkpointing(asked):  # a function that says whether to save and stop → a transformers TrainerCallback
     "Seals checkpoints, saves and stops when asked, and winds the sampler forward when resuming."
     from transformers import TrainerCallback
+
     class Checkpointing(TrainerCallback):
         def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
             passes = state.global_step // max(-(-len(train_dataloader) // args.gradient_accumulation_steps), 1)
             _wind_forward(train_dataloader, passes)
+
         def on_step_end(self, args, state, control, **kwargs):
-            if asked(): control.should_save = control.should_training_stop = True
+            if asked():
+                control.should_save = control.should_training_stop = True
+
         def on_save(self, args, state, control, **kwargs):
             from_main(None)  # every process has written its part
-            if is_main(): seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            if is_main():
+                seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
     return Checkpointing()
+
 
 def _wind_forward(loader, passes: int) -> None:
     "Draw the orders of the passes that are done from the generator of TRL's RepeatSampler, which begins at its seed after every start."
     from trl.trainer.utils import RepeatSampler
-    sampler = loader
-    while sampler is not None and not isinstance(sampler, RepeatSampler): sampler = next((getattr(sampler, name) for name in ("batch_sampler", "sampler") if hasattr(sampler, name)), None)
-    for _ in range(passes if sampler is not None and sampler.shuffle else 0): next(iter(sampler))
 
-# %% ../nbs/parts/training.ipynb #ea9bb071
+    sampler = loader
+    while sampler is not None and not isinstance(sampler, RepeatSampler):
+        sampler = next((getattr(sampler, name) for name in ("batch_sampler", "sampler") if hasattr(sampler, name)), None)
+    for _ in range(passes if sampler is not None and sampler.shuffle else 0):
+        next(iter(sampler))
+
+# %% ../nbs/parts/training.ipynb #62c92bdc
 def progress_bar(
-    desc: str,            # of the bar
-    shown: dict[str, str], # log key → short name beside the bar
+    desc: str,  # of the bar
+    shown: dict[str, str],  # log key → short name beside the bar
 ):  # a transformers TrainerCallback
     "A text progress bar with the latest logged values."
     from tqdm import tqdm
     from transformers import TrainerCallback
+
     class Progress(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs): self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=desc, mininterval=2)
-        def on_step_end(self, args, state, control, **kwargs): self.bar.update(state.global_step - self.bar.n)
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=desc, mininterval=2)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.bar.update(state.global_step - self.bar.n)
+
         def on_log(self, args, state, control, logs=None, **kwargs):
             self.bar.set_postfix({name: f"{logs[key]:.3f}" for key, name in shown.items() if key in logs}, refresh=False)
-        def on_train_end(self, args, state, control, **kwargs): self.bar.close()
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.bar.close()
+
     return Progress()
 
+# %% ../nbs/parts/training.ipynb #ea9bb071
 def _log_writer():  # a transformers TrainerCallback
     "Appends every step's log to log.jsonl in the run folder as it comes; a resumed run begins with what its checkpoint knows."
     from transformers import TrainerCallback
+
     class LogWriter(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             self.path = Path(args.output_dir).parent / "log.jsonl"
-            if is_main(): write_jsonl(self.path, [h for h in state.log_history if "loss" in h])
+            if is_main():
+                write_jsonl(self.path, [h for h in state.log_history if "loss" in h])
+
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if not is_main() or "loss" not in logs: return
+            if not is_main() or "loss" not in logs:
+                return
             append_jsonl(self.path, [state.log_history[-1]])
+
     return LogWriter()
+
 
 def _restored(trainer, checkpoint: Path) -> bool:
     "Load a checkpoint's weights; True if its training was over, and with it everything done."
     import logging
+
     from transformers import TrainerState
+
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     print(f"going on from step {state.global_step} of {state.max_steps}")
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled): _load_weights(trainer.model, checkpoint)  # those load their own shards
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        _load_weights(trainer.model, checkpoint)  # those load their own shards
     logging.getLogger("transformers.trainer").addFilter(lambda record: "in the checkpoint model loaded" not in record.getMessage())
-    if state.global_step < state.max_steps: return False
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled: raise RunError(f"{checkpoint} is the end of training, but sharded weights are not loaded without training: remove it, the one before it goes on")
+    if state.global_step < state.max_steps:
+        return False
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise RunError(
+            f"{checkpoint} is the end of training, but sharded weights are not loaded without training: remove it, the one before it goes on"
+        )
     trainer.state = state
     return True
 
@@ -184,8 +293,11 @@ def _load_weights(model, checkpoint: Path) -> None:
     if hasattr(model, "peft_config"):
         from peft import set_peft_model_state_dict
         from safetensors.torch import load_file
+
         set_peft_model_state_dict(model, load_file(checkpoint / "adapter_model.safetensors"))
-    else: model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype, use_safetensors=True).state_dict())
+    else:
+        model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype, use_safetensors=True).state_dict())
+
 
 def _train(trainer) -> None:
     "`trainer.train()`, from the last complete checkpoint where there is one; half-written ones are cleared away."
@@ -196,54 +308,68 @@ def _train(trainer) -> None:
             print(f"{half.name} was not written to its end: removed, {last.name if last else 'the start'} is gone on from")
             shutil.rmtree(half)
     from_main(None)
-    if last and _restored(trainer, last): return
-    try: trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if last and _restored(trainer, last):
+        return
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     except Exception as e:
         if half := next((p for p in folder.glob("checkpoint-*") if not is_complete(p)), None):
-            raise RunError(f"{half} could not be written ({type(e).__name__}: {str(e)[:200]}): is the disk full? resume goes on from {kept.name if (kept := last_checkpoint(folder)) else 'the start'}") from e
+            raise RunError(
+                f"{half} could not be written ({type(e).__name__}: {str(e)[:200]}): is the disk full? resume goes on from {kept.name if (kept := last_checkpoint(folder)) else 'the start'}"
+            ) from e
         raise
 
+
 def fit(
-    trainer,                # of TRL
-    desc: str,              # of the progress bar
+    trainer,  # of TRL
+    desc: str,  # of the progress bar
     shown: dict[str, str],  # log key → short name beside the bar
-    patience: int = 0,      # steps without a gain in reward after which training ends; 0 for never
-    flat_patience: int = 50, # steps in a row whose groups all had equal rewards after which training ends; 0 for never
-) -> list[dict]:            # the log, one dict a step
+    patience: int = 0,  # steps without a gain in reward after which training ends; 0 for never
+    flat_patience: int = 50,  # steps in a row whose groups all had equal rewards after which training ends; 0 for never
+) -> list[dict]:  # the log, one dict a step
     "Train with a progress bar, from the last checkpoint where there is one; returns the log history."
     from transformers import PrinterCallback
+
     trainer.remove_callback(PrinterCallback)
     from vtg_r1.watch import LiveFigure, PlateauStop
-    for callback in (progress_bar(desc, shown), _log_writer(), LiveFigure(), lookout(flat_patience), *([PlateauStop(patience)] if patience else [])): trainer.add_callback(callback)
+
+    for callback in (progress_bar(desc, shown), _log_writer(), LiveFigure(), lookout(flat_patience), *([PlateauStop(patience)] if patience else [])):
+        trainer.add_callback(callback)
     with _stop_asked() as asked:
         trainer.add_callback(checkpointing(asked))
         _train(trainer)
-        if asked() and trainer.state.global_step < trainer.state.max_steps: raise RunError(f"stopped by SIGTERM after step {trainer.state.global_step}, whose checkpoint is saved: resume goes on from there")
+        if asked() and trainer.state.global_step < trainer.state.max_steps:
+            raise RunError(f"stopped by SIGTERM after step {trainer.state.global_step}, whose checkpoint is saved: resume goes on from there")
     return [h for h in trainer.state.log_history if "loss" in h]
 
 # %% ../nbs/parts/training.ipynb #69ace995
 def toy_upstream(
-    notebook: str,   # e.g. "nbs/01_curation.ipynb"
-    seed: int,       # of the run
-    outputs: str,    # folder of all runs
-) -> Path:           # folder of the finished run
+    notebook: str,  # e.g. "nbs/01_curation.ipynb"
+    seed: int,  # of the run
+    outputs: str,  # folder of all runs
+) -> Path:  # folder of the finished run
     "The toy run of an earlier stage, made now if it is missing."
     return upstream(notebook, dict(run_name=f"toy-s{seed}", seed=seed, outputs_dir=outputs))
 
+
 def toy_held_out(
-    outputs: str,               # folder of all runs
+    outputs: str,  # folder of all runs
     name: str = "in-domain",  # or another key of `TOY_HELD_OUT`
 ) -> tuple[list[Sample], str]:  # (samples, video root)
     "A held-out set of the toy world, made now if it is missing: the same for every run, and apart from all training videos by its seed."
     from vtg_r1.toyworld import World, make_world
+
     videos, dials = TOY_HELD_OUT[name]
-    folder = make_world(resolve(outputs) / "toyworld" / f"held-out-{name}", videos, 10_000 + list(TOY_HELD_OUT).index(name), name, World(**dials), progress=True)
+    folder = make_world(
+        resolve(outputs) / "toyworld" / f"held-out-{name}", videos, 10_000 + list(TOY_HELD_OUT).index(name), name, World(**dials), progress=True
+    )
     return load_samples(folder / "samples.jsonl"), str(folder / "videos")
+
 
 TOY_HELD_OUT = {  # name → (videos, dials that differ from training's); all labels are right
     "in-domain": (96, {}),
-    "pairings": (40, dict(pairings="new")),     # colours and shapes that training never puts together
-    "slower": (40, dict(spacing=(2,))),         # two seconds between frames instead of one
+    "pairings": (40, dict(pairings="new")),  # colours and shapes that training never puts together
+    "slower": (40, dict(spacing=(2,))),  # two seconds between frames instead of one
     "relation": (120, dict(levels=("relation",))),
     "overlap": (48, dict(levels=("overlap",))),
 }
@@ -254,13 +380,14 @@ def hold_out_videos(
 ) -> tuple[list[Sample], list[Sample]]:  # (training, held out)
     "Split samples by video: every fourth video, by name, is held out."
     videos = sorted({s.video for s in samples})
-    if len(videos) < 4: raise SampleError(f"{len(videos)} videos are too few to hold out every 4th: name a held-out file with heldout", "video", "too_few_videos")
+    if len(videos) < 4:
+        raise SampleError(f"{len(videos)} videos are too few to hold out every 4th: name a held-out file with heldout", "video", "too_few_videos")
     out = set(videos[3::4])
     return [s for s in samples if s.video not in out], [s for s in samples if s.video in out]
 
 # %% ../nbs/parts/training.ipynb #30243bd0
 def toy_sets(
-    outputs: str,    # folder of all runs
+    outputs: str,  # folder of all runs
 ) -> list[HeldOut]:  # the in-domain set first
     "The toy world's held-out sets as an experiment measures them: the one like training, and those that neither cold start nor RL trains on."
     return [HeldOut("" if name == "in-domain" else f"ood-{name}", *toy_held_out(outputs, name)) for name in TOY_HELD_OUT]
@@ -269,26 +396,32 @@ def toy_sets(
 MIXES = {  # name → the kind a sample is of
     "source": lambda s: s.source,
     "words": lambda s: len(thought((s.teacher or {}).get("response")).split()) // 4,  # of the teacher's reasoning, by fours
-    "span": lambda s: int(8 * (s.spans[0][1] - s.spans[0][0]) / s.duration),          # eighths of the video
+    "span": lambda s: int(8 * (s.spans[0][1] - s.spans[0][0]) / s.duration),  # eighths of the video
 }
+
 
 def subsample(
     samples: list[Sample],
-    limit: int = 0,                     # how many; 0 keeps all, or as many as `like` has
-    like: list[Sample] | None = None,   # a set to be as large as
-    by: tuple[str, ...] = (),           # keys of `MIXES` in which to have the mix of `like` as well
-    seed: int = 0,                      # of the draw
-) -> tuple[list[Sample], int]:          # (samples in their order, how many of them are of another kind because theirs ran out)
+    limit: int = 0,  # how many; 0 keeps all, or as many as `like` has
+    like: list[Sample] | None = None,  # a set to be as large as
+    by: tuple[str, ...] = (),  # keys of `MIXES` in which to have the mix of `like` as well
+    seed: int = 0,  # of the draw
+) -> tuple[list[Sample], int]:  # (samples in their order, how many of them are of another kind because theirs ran out)
     "A random part of a set, of a given size or with the size and mix of another set."
     from collections import Counter
+
     import numpy as np
-    if unknown := set(by) - set(MIXES): raise ValueError(f"match_by: unknown {sorted(unknown)}; known: {sorted(MIXES)}")
+
+    if unknown := set(by) - set(MIXES):
+        raise ValueError(f"match_by: unknown {sorted(unknown)}; known: {sorted(MIXES)}")
     limit = limit or len(like or samples)
-    if limit > len(samples): raise SampleError(f"{len(samples)} samples are fewer than the {limit} asked for: curate more, or lower limit", reason="too_few_samples")
+    if limit > len(samples):
+        raise SampleError(f"{len(samples)} samples are fewer than the {limit} asked for: curate more, or lower limit", reason="too_few_samples")
     kind = lambda s: tuple(MIXES[name](s) for name in by)
     order = np.random.default_rng([seed, 1]).permutation(len(samples))
     wanted = Counter(map(kind, like or samples)) if by else Counter({(): limit})
-    if sum(wanted.values()) != limit: wanted = Counter({k: round(n * limit / sum(wanted.values())) for k, n in wanted.items()})
+    if sum(wanted.values()) != limit:
+        wanted = Counter({k: round(n * limit / sum(wanted.values())) for k, n in wanted.items()})
     first, rest = [], []
     for i in order:
         fits = wanted[kind(samples[i])] > 0
@@ -303,38 +436,44 @@ def _noted_root(
 ) -> str:
     "The folder of videos that curation noted beside the annotations."
     roots = {read_manifest(resolve(e["path"]).parent).get("config", {}).get("video_root") for e in _entries(given, "")}
-    if len(roots) != 1 or None in roots: raise RunError("video_root is empty: own annotations need the folder their videos lie in")
+    if len(roots) != 1 or None in roots:
+        raise RunError("video_root is empty: own annotations need the folder their videos lie in")
     return roots.pop()
+
 
 def stage_samples(
     run: Run,
-    given: str | list,     # the stage's annotations: a file, a list of {"path", "dataset", …}, or "" for the toy curation's
-    toy_file: str,         # "coldstart.jsonl" or "rl.jsonl" of the toy curation
-    dataset: str = "samples",        # format of `given`
-    video_root: str = "",            # folder of the videos; "" as noted by the run of 01_curation that the annotations lie in
-    missing_videos: str = "error",   # or "skip"
-    seed: int = 0,                   # of the toy curation
-    outputs: str = "outputs",        # folder of all runs
-    role: str = "annotations",       # name of the input in the manifest
-) -> tuple[list[Sample], str]:       # (samples whose video is there, folder of the videos)
+    given: str | list,  # the stage's annotations: a file, a list of {"path", "dataset", …}, or "" for the toy curation's
+    toy_file: str,  # "coldstart.jsonl" or "rl.jsonl" of the toy curation
+    dataset: str = "samples",  # format of `given`
+    video_root: str = "",  # folder of the videos; "" as noted by the run of 01_curation that the annotations lie in
+    missing_videos: str = "error",  # or "skip"
+    seed: int = 0,  # of the toy curation
+    outputs: str = "outputs",  # folder of all runs
+    role: str = "annotations",  # name of the input in the manifest
+) -> tuple[list[Sample], str]:  # (samples whose video is there, folder of the videos)
     "The samples of a stage, as given or from the toy curation."
-    if given and not video_root: video_root = _noted_root(given)
+    if given and not video_root:
+        video_root = _noted_root(given)
     if not given:
         folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs)
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
     for i, entry in enumerate(_entries(given, dataset)):
-        if resolve(entry["path"]).is_file(): run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
+        if resolve(entry["path"]).is_file():
+            run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
     samples = read_annotations(given, dataset, video_root)
     found = find_videos(samples, video_root, missing_videos)
-    if role == "annotations": note_left_out(run, "missing_videos 'skip'", len(samples) - len(found))
+    if role == "annotations":
+        note_left_out(run, "missing_videos 'skip'", len(samples) - len(found))
     return found, str(resolve(video_root))
 
 # %% ../nbs/parts/training.ipynb #caa0f44c
 @dataclass
 class StageData:
     "What a stage trains on and what it is measured on."
+
     train: list[Sample]
-    train_root: str      # folder of the training videos
+    train_root: str  # folder of the training videos
     sets: list[HeldOut]  # the held-out set, then the out-of-domain ones
 
     @property
@@ -342,44 +481,54 @@ class StageData:
         "The held-out samples of the first set."
         return self.sets[0].samples
 
+
 def stage_data(
     run: Run,
-    given: str | list,               # the stage's annotations
-    toy_file: str,                   # "coldstart.jsonl" or "rl.jsonl" of the toy curation
-    dataset: str = "samples",        # format of `given`
-    heldout: str | list = "",        # held-out annotations; "" is the toy world's, or every fourth own video; "toy" the toy world's with its out-of-domain sets
-    video_root: str = "",            # folder of the training videos
-    missing_videos: str = "error",   # or "skip"
-    seed: int = 0,                   # of the toy curation
-    outputs: str = "outputs",        # folder of all runs
-    test_limit: int = 0,             # held-out samples of each set; 0 takes all
+    given: str | list,  # the stage's annotations
+    toy_file: str,  # "coldstart.jsonl" or "rl.jsonl" of the toy curation
+    dataset: str = "samples",  # format of `given`
+    heldout: str
+    | list = "",  # held-out annotations; "" is the toy world's, or every fourth own video; "toy" the toy world's with its out-of-domain sets
+    video_root: str = "",  # folder of the training videos
+    missing_videos: str = "error",  # or "skip"
+    seed: int = 0,  # of the toy curation
+    outputs: str = "outputs",  # folder of all runs
+    test_limit: int = 0,  # held-out samples of each set; 0 takes all
 ) -> StageData:
     "Training and held-out samples of a stage; arguments as in `stage_samples`."
-    if not is_main(): from_main(None)  # the first process makes what is missing
+    if not is_main():
+        from_main(None)  # the first process makes what is missing
     train, root = stage_samples(run, given, toy_file, dataset, video_root, missing_videos, seed, outputs)
     sets = toy_sets(outputs) if heldout == "toy" else []
-    if sets: held, held_root = sets[0].samples, sets[0].video_root
-    elif heldout: held, held_root = stage_samples(run, heldout, "", dataset, root, missing_videos, role="heldout")
+    if sets:
+        held, held_root = sets[0].samples, sets[0].video_root
+    elif heldout:
+        held, held_root = stage_samples(run, heldout, "", dataset, root, missing_videos, role="heldout")
     elif given:
         (train, held), held_root = hold_out_videos(train), root
         note_left_out(run, "heldout '' (every fourth video)", len(held))
-    else: held, held_root = toy_held_out(outputs)
-    if is_main(): from_main(None)
+    else:
+        held, held_root = toy_held_out(outputs)
+    if is_main():
+        from_main(None)
     sets = [replace(s, samples=spread_out(s.samples, test_limit)) for s in sets or [HeldOut("", held, held_root)]]
-    print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on; held out: {', '.join(f'{len(s.samples)} {s.name}'.strip() for s in sets)}")
+    print(
+        f"{len(train)} samples of {len({s.video for s in train})} videos to train on; held out: {', '.join(f'{len(s.samples)} {s.name}'.strip() for s in sets)}"
+    )
     return StageData(train, root, sets)
 
 # %% ../nbs/parts/training.ipynb #7f4c0f12
 def pick_samples(
     run: Run,
     samples: list[Sample],
-    limit: int,         # how many; 0 keeps all
-    match: str,         # JSONL of a set to be as large as; "" does not
-    match_by: list,     # keys of `MIXES` in which to have its mix too
-    seed: int,          # of the draw
+    limit: int,  # how many; 0 keeps all
+    match: str,  # JSONL of a set to be as large as; "" does not
+    match_by: list,  # keys of `MIXES` in which to have its mix too
+    seed: int,  # of the draw
 ) -> list[Sample]:
     "What a stage's parameters limit, match and match_by leave of its training samples; noted in the manifest."
-    if not (limit or match): return samples
+    if not (limit or match):
+        return samples
     like = load_samples(run.add_input(resolve(match), "match")) if match else None
     picked, other = subsample(samples, limit, like, tuple(match_by), seed)
     note_left_out(run, "limit and match", len(samples) - len(picked))
@@ -390,7 +539,7 @@ def pick_samples(
 # %% ../nbs/parts/training.ipynb #780349ef
 def resolved_config(
     trainer,  # of TRL
-    view,     # a `vtg_r1.inputs.View`
+    view,  # a `vtg_r1.inputs.View`
 ) -> dict:
     "What a trainer really ran with, for the manifest: every argument after all defaults, and how videos were shown."
     args = json.loads(trainer.args.to_json_string())
@@ -401,15 +550,20 @@ def resolved_config(
 # %% ../nbs/parts/training.ipynb #7531368e
 class StageDone(Exception):
     "Raised in a notebook whose stage has run in other processes; Jupyter shows the message alone."
-    def _render_traceback_(self): return [str(self)]
+
+    def _render_traceback_(self):
+        return [str(self)]
+
 
 def launched(
-    notebook: str,     # of the stage
+    notebook: str,  # of the stage
     parameters: dict,  # of the run, `launch` among them
 ) -> None:
     "With the parameter `launch`, run the stage in processes of its own and end the notebook there; without it, or in such a process, nothing."
     from IPython import get_ipython
-    if not parameters["launch"] or get_ipython() is None: return
+
+    if not parameters["launch"] or get_ipython() is None:
+        return
     folder = run_folder(stage_name(notebook), parameters["run_name"], parameters["outputs_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
@@ -417,23 +571,38 @@ def launched(
 
 # %% ../nbs/parts/training.ipynb #22f130fb
 def load_policy(
-    name: str,           # "tiny", a folder, or a hub id
+    name: str,  # "tiny", a folder, or a hub id
     quantize: str = "",  # "4bit": frozen weights in 4 bits, to train LoRA on (QLoRA); needs bitsandbytes and a GPU
 ):  # a transformers image-text-to-text model
     "A policy to train, whole or in 4 bits with the vision tower left as it is."
     from vtg_r1.models import load_model, model_path
-    if not quantize: return load_model(name)
-    if quantize != "4bit": raise RunError(f"quantize must be '' or '4bit', got {quantize!r}")
-    import torch
-    from importlib.util import find_spec
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-    if not (find_spec("bitsandbytes") and torch.cuda.is_available()): raise RunError("quantize 4bit needs a GPU and bitsandbytes (pip install bitsandbytes); leave it empty for plain LoRA")
-    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16, llm_int8_skip_modules=["visual", "lm_head"])
-    return AutoModelForImageTextToText.from_pretrained(model_path(name), quantization_config=how, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()}, use_safetensors=True)
 
-# %% ../nbs/parts/training.ipynb #a94c7e13
+    if not quantize:
+        return load_model(name)
+    if quantize != "4bit":
+        raise RunError(f"quantize must be '' or '4bit', got {quantize!r}")
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    if not (find_spec("bitsandbytes") and torch.cuda.is_available()):
+        raise RunError("quantize 4bit needs a GPU and bitsandbytes (pip install bitsandbytes); leave it empty for plain LoRA")
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["visual", "lm_head"],
+    )
+    return AutoModelForImageTextToText.from_pretrained(
+        model_path(name), quantization_config=how, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()}, use_safetensors=True
+    )
+
+# %% ../nbs/parts/training.ipynb #e594ed0b
 def save_policy(
-    model, processor,  # of transformers
+    model,
+    processor,  # of transformers
     folder: str | Path,  # made where it is not there
 ) -> Path:
     "Save a trained model (adapters merged) and its processor as one folder of safetensors."
@@ -442,40 +611,53 @@ def save_policy(
         processor.save_pretrained(part)
     return Path(folder)
 
+
 def merged(
-    model,                # trained, with adapters or without
-    folder: str | Path,   # where the model will lie; 4-bit adapters are kept beside it
+    model,  # trained, with adapters or without
+    folder: str | Path,  # where the model will lie; 4-bit adapters are kept beside it
 ):
     "A trained model with its adapters merged in. Adapters on 4-bit weights are merged into the unquantized ones, which are read again."
-    if not hasattr(model, "merge_and_unload"): return model
-    if not getattr(model, "is_loaded_in_4bit", False): return model.merge_and_unload()
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return model.merge_and_unload()
     return merged_onto_base(model, Path(folder).with_name("adapter"))
 
+# %% ../nbs/parts/training.ipynb #a94c7e13
 def merged_onto_base(
-    model,          # a peft model
+    model,  # a peft model
     adapter: Path,  # folder for its adapters
 ):
     "The base model, read again, with a model's adapters merged in; the adapters stay in a folder of their own."
     from peft import PeftModel
+
     from vtg_r1.models import load_model
-    if is_main(): model.save_pretrained(adapter)
+
+    if is_main():
+        model.save_pretrained(adapter)
     from_main(None)
     return PeftModel.from_pretrained(load_model(model.peft_config["default"].base_model_name_or_path), adapter).merge_and_unload()
 
+
 def save_trained(
-    trainer, processor,  # of TRL, of transformers
+    trainer,
+    processor,  # of TRL, of transformers
     folder: str | Path,  # of the model
 ):  # the model as it was saved, in eval mode
     "`save_policy` of a trainer's model, in every process; one that is spread over GPUs is gathered, saved and read again."
     from vtg_r1.models import load_model
+
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         model = merged(trainer.accelerator.unwrap_model(trainer.model), folder)
-        if is_main(): save_policy(model, processor, folder)
+        if is_main():
+            save_policy(model, processor, folder)
         from_main(None)
         return model.eval()
-    if hasattr(trainer.model, "peft_config"): raise RunError("LoRA on sharded weights is not merged here: use DDP, where adapters leave room for it")
+    if hasattr(trainer.model, "peft_config"):
+        raise RunError("LoRA on sharded weights is not merged here: use DDP, where adapters leave room for it")
     trainer.save_model(str(folder))
-    if is_main(): processor.save_pretrained(folder)
+    if is_main():
+        processor.save_pretrained(folder)
     from_main(None)
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     trainer.accelerator.free_memory()

@@ -17,8 +17,8 @@ import numpy as np
 # %% ../nbs/parts/verdicts.ipynb #dbbd10f3
 def t_within(
     t: float,  # a value of Student's t
-    df: int,   # degrees of freedom, at least 1
-) -> float:    # P(|T| ≤ |t|)
+    df: int,  # degrees of freedom, at least 1
+) -> float:  # P(|T| ≤ |t|)
     "Chance that Student's t lies within ±t."
     angle = math.atan(abs(t) / math.sqrt(df))
     sin, cos2 = math.sin(angle), math.cos(angle) ** 2
@@ -29,13 +29,15 @@ def t_within(
         term *= cos2 * (k - 1) / k
     return min(1.0, 2 / math.pi * (angle + sin * total) if odd else sin * total)
 
+
 def t_quantile(
     level: float,  # e.g. 0.95
-    df: int,       # degrees of freedom
-) -> float:        # t with P(|T| ≤ t) = level
+    df: int,  # degrees of freedom
+) -> float:  # t with P(|T| ≤ t) = level
     "How many standard errors an interval of this level reaches to each side."
     low, high = 0.0, 1.0
-    while t_within(high, df) < level: high *= 2
+    while t_within(high, df) < level:
+        high *= 2
     for _ in range(80):
         middle = (low + high) / 2
         low, high = (middle, high) if t_within(middle, df) < level else (low, middle)
@@ -45,23 +47,26 @@ def t_quantile(
 @dataclass
 class Effect:
     "A difference between arms, over seeds; mIoU as a fraction of 1."
+
     name: str
-    values: list[float]          # one difference a seed
+    values: list[float]  # one difference a seed
     mean: float
-    ci95: list[float] | None     # of the mean; None with a single seed
-    p: float | None              # two-sided, of no effect (or of an effect as large as `below`)
+    ci95: list[float] | None  # of the mean; None with a single seed
+    p: float | None  # two-sided, of no effect (or of an effect as large as `below`)
     p_holm: float | None = None  # corrected for the other effects of the claim
-    holds: bool | None = None    # whether it is as the claim says; None with a single seed
+    holds: bool | None = None  # whether it is as the claim says; None with a single seed
+
 
 def paired(
     values: Sequence[float],  # differences, one a seed
-    name: str = "",           # of the effect
-    null: float = 0.0,        # the effect that p is about
+    name: str = "",  # of the effect
+    null: float = 0.0,  # the effect that p is about
 ) -> Effect:
     "Mean, 95 % interval and p of paired differences (Student's t)."
     d = np.asarray(values, np.float64)
     mean = float(d.mean())
-    if len(d) < 2: return Effect(name, d.tolist(), mean, None, None)
+    if len(d) < 2:
+        return Effect(name, d.tolist(), mean, None, None)
     error = float(d.std(ddof=1)) / math.sqrt(len(d))
     reach = t_quantile(0.95, len(d) - 1) * error
     p = 1 - t_within((mean - null) / error, len(d) - 1) if error > 0 else float(mean == null)
@@ -81,18 +86,20 @@ def holm(
 # %% ../nbs/parts/verdicts.ipynb #3bb7012e
 def metric(
     metrics: dict[str, float],  # of a run, percent
-    pattern: str,               # e.g. "after/mIoU", "after/ood-*/mIoU"
-) -> float:                     # a fraction of 1
+    pattern: str,  # e.g. "after/mIoU", "after/ood-*/mIoU"
+) -> float:  # a fraction of 1
     "One number of a run, or the mean of those that a pattern fits."
     found = [v for k, v in metrics.items() if fnmatch(k, pattern) and k.count("/") == pattern.count("/")]
-    if not found: raise KeyError(f"no metric {pattern!r}; there are {', '.join(sorted(metrics))}")
+    if not found:
+        raise KeyError(f"no metric {pattern!r}; there are {', '.join(sorted(metrics))}")
     return float(np.mean(found)) / 100
+
 
 def contrast(
     scored: dict[str, dict[int, dict[str, float]]],  # arm → seed → metrics
-    weights: dict[str, float],                       # arm → weight
-    patterns: dict[str, str],                        # arm → its metric
-) -> list[float]:                                    # one value a seed that all arms have
+    weights: dict[str, float],  # arm → weight
+    patterns: dict[str, str],  # arm → its metric
+) -> list[float]:  # one value a seed that all arms have
     "A weighted sum of arms, seed by seed."
     seeds = sorted(set.intersection(*(set(scored[arm]) for arm in weights)))
     return [sum(w * metric(scored[arm][s], patterns[arm]) for arm, w in weights.items()) for s in seeds]
@@ -100,11 +107,12 @@ def contrast(
 # %% ../nbs/parts/verdicts.ipynb #8364ddcb
 def judge(
     effects: list[Effect],
-    rules: list[dict],     # of each: {} or {"at_least": 0.05} or {"below": 0.02}
-    alpha: float = 0.05,   # level of the corrected p
-) -> str:                  # "supported", "not supported", "mixed", "untestable here"
+    rules: list[dict],  # of each: {} or {"at_least": 0.05} or {"below": 0.02}
+    alpha: float = 0.05,  # level of the corrected p
+) -> str:  # "supported", "not supported", "mixed", "untestable here"
     "Fill `p_holm` and `holds` of a claim's effects, and say what follows."
-    if any(e.p is None for e in effects): return "untestable here"
+    if any(e.p is None for e in effects):
+        return "untestable here"
     for e, rule, p in zip(effects, rules, holm([e.p for e in effects])):
         e.p_holm = p
         inside = e.ci95[1] < rule["below"] if "below" in rule else e.ci95[0] > 0 and e.mean >= rule.get("at_least", 0.0)
@@ -112,45 +120,78 @@ def judge(
     held = [e.holds for e in effects]
     return "supported" if all(held) else "mixed" if any(held) else "not supported"
 
-# %% ../nbs/parts/verdicts.ipynb #452c3995
+# %% ../nbs/parts/verdicts.ipynb #85e84731
 def effect_of(
-    spec: dict,       # {"name", "contrast", "metric"?, "at_least"? or "below"?}
+    spec: dict,  # {"name", "contrast", "metric"?, "at_least"? or "below"?}
     scored: dict[str, dict[int, dict[str, float]]],  # arm → seed → metrics
-    arms: dict,       # arm → {"row", "label", "score"?}; "score" is "after" where it is not given
+    arms: dict,  # arm → {"row", "label", "score"?}; "score" is "after" where it is not given
 ) -> Effect:
     "One effect of a claim."
     given = spec.get("metric", "after/mIoU")
     patterns = {a: given.replace("after/", f"{arms[a].get('score', 'after')}/", 1) for a in spec["contrast"]}
     return paired(contrast(scored, spec["contrast"], patterns), spec["name"], spec.get("below", 0.0))
 
+
 def claim_record(
-    name: str,        # "C1"
-    claim: dict,      # of the grid file: text, effects, untestable?, needs?
+    name: str,  # "C1"
+    claim: dict,  # of the grid file: text, effects, untestable?, needs?
     scored: dict[str, dict[int, dict[str, float]]],  # arm → seed → metrics
-    arms: dict,       # as in `effect_of`
+    arms: dict,  # as in `effect_of`
     alpha: float = 0.05,  # level of the corrected p
-) -> dict:            # an entry of claims.json
+) -> dict:  # an entry of claims.json
     "What was found about a claim."
-    entry = {"claim": f"{name} {claim['text']}", "arms": claim_arms(claim), "n_seeds": 0, "effect": None, "ci95": None, "p": None,
-             "verdict": "untestable here", "note": claim.get("untestable", ""), "unit": "mIoU, as a fraction of 1", "effects": []}
-    if claim.get("untestable"): return entry
+    entry = {
+        "claim": f"{name} {claim['text']}",
+        "arms": claim_arms(claim),
+        "n_seeds": 0,
+        "effect": None,
+        "ci95": None,
+        "p": None,
+        "verdict": "untestable here",
+        "note": claim.get("untestable", ""),
+        "unit": "mIoU, as a fraction of 1",
+        "effects": [],
+    }
+    if claim.get("untestable"):
+        return entry
     effects = [effect_of(spec, scored, arms) for spec in claim["effects"]]
     verdict = judge(effects, claim["effects"], alpha)
-    note = "; ".join(f"{e.name}: {_shown(e)}" + (f" (p against an effect of {100 * spec['below']:g} points)" if "below" in spec else "") for e, spec in zip(effects, claim["effects"]))
-    if any(e.p is None for e in effects): note = "one seed gives no interval. " + note
+    note = "; ".join(
+        f"{e.name}: {_shown(e)}" + (f" (p against an effect of {100 * spec['below']:g} points)" if "below" in spec else "")
+        for e, spec in zip(effects, claim["effects"])
+    )
+    if any(e.p is None for e in effects):
+        note = "one seed gives no interval. " + note
     if needs := claim.get("needs"):
         need = effect_of(needs, scored, arms)
-        if judge([need], [needs], alpha) != "supported": verdict, note = "untestable here", f"it needs that {needs['name']}, and here: {_shown(need)}. " + note
+        if judge([need], [needs], alpha) != "supported":
+            verdict, note = "untestable here", f"it needs that {needs['name']}, and here: {_shown(need)}. " + note
     first = effects[0]
-    return {**entry, "n_seeds": len(first.values), "effect": first.mean, "ci95": first.ci95, "p": first.p, "verdict": verdict, "note": note, "effects": [asdict(e) for e in effects]}
+    return {
+        **entry,
+        "n_seeds": len(first.values),
+        "effect": first.mean,
+        "ci95": first.ci95,
+        "p": first.p,
+        "verdict": verdict,
+        "note": note,
+        "effects": [asdict(e) for e in effects],
+    }
 
+# %% ../nbs/parts/verdicts.ipynb #452c3995
 def claim_arms(claim: dict) -> list[str]:
     "The arms that a claim is about, with its controls."
     specs = [*claim.get("effects", []), *([claim["needs"]] if "needs" in claim else [])]
     return list(dict.fromkeys([a for spec in specs for a in spec["contrast"]] + claim.get("controls", [])))
 
+
 def _shown(e: Effect) -> str:
     "An effect as a sentence has it, in points of mIoU."
-    if e.ci95 is None: return f"{100 * e.mean:+.1f} points"
+    if e.ci95 is None:
+        return f"{100 * e.mean:+.1f} points"
     said = "" if e.holds is None else ", holds" if e.holds else ", does not hold"
-    return f"{100 * e.mean:+.1f} [{100 * e.ci95[0]:+.1f}, {100 * e.ci95[1]:+.1f}] points, p {e.p:.2g}" + (f", corrected {e.p_holm:.2g}" if e.p_holm not in (None, e.p) else "") + said
+    return (
+        f"{100 * e.mean:+.1f} [{100 * e.ci95[0]:+.1f}, {100 * e.ci95[1]:+.1f}] points, p {e.p:.2g}"
+        + (f", corrected {e.p_holm:.2g}" if e.p_holm not in (None, e.p) else "")
+        + said
+    )

@@ -6,12 +6,16 @@
 __all__ = ['video_path', 'VideoInfo', 'probe', 'pick_frames', 'fit_size', 'read_frames', 'jpeg_uri']
 
 # %% ../nbs/parts/video.ipynb #1a92abc1
-import base64, io, math, os
+import base64
+import io
+import math
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
 from .decoders import BACKENDS, VideoError, backend_version, default_backend, header, installed
 from .frame_cache import FrameCache, _identity
 from .guard import Guard, guarded
@@ -19,43 +23,58 @@ from .guard import Guard, guarded
 # %% ../nbs/parts/video.ipynb #8538957e
 def video_path(
     root: str | Path,  # folder of the videos
-    video: str,        # `Sample.video`, relative to it
-) -> Path:             # the same file, `root/video`
+    video: str,  # `Sample.video`, relative to it
+) -> Path:  # the same file, `root/video`
     "The file a sample names; a `VideoError` where it leads outside the root and the folders of `VTG_R1_VIDEO_LINKS`."
     path, allowed = Path(root) / video, [root, *filter(None, os.environ.get("VTG_R1_VIDEO_LINKS", "").split(os.pathsep))]
-    try: real = Path(os.path.realpath(path))
-    except (OSError, ValueError) as e: raise VideoError(path, f"is no name of a file ({e})") from None
-    if any(real.is_relative_to(os.path.realpath(folder)) for folder in allowed): return path
+    try:
+        real = Path(os.path.realpath(path))
+    except (OSError, ValueError) as e:
+        raise VideoError(path, f"is no name of a file ({e})") from None
+    if any(real.is_relative_to(os.path.realpath(folder)) for folder in allowed):
+        return path
     raise VideoError(path, f"leads outside the video root, to {real}: name a folder that links may lead to in VTG_R1_VIDEO_LINKS")
 
 # %% ../nbs/parts/video.ipynb #5d1f60ac
 def _with_hint(path: Path, backend: str, guard: Guard, **job) -> tuple[dict, list[np.ndarray]]:
     "A child's answer; the error where there is none names the backends that have one."
-    try: return guarded(path, guard, backend=backend, **job)
+    try:
+        return guarded(path, guard, backend=backend, **job)
     except VideoError as e:
         others = [name for name in installed() if name != backend and _can(name, path, guard, job)]
         hint = f"; backend {others[0]!r} can read it (View(backend=…) or VTG_R1_BACKEND)" if others else ""
         raise VideoError(path, e.reason + hint) from None
 
-def _can(backend: str, path: Path, guard: Guard, job: dict) -> bool:
-    try: return bool(guarded(path, Guard(min(30.0, guard.seconds), guard.gigabytes), backend=backend, **job))
-    except VideoError: return False
 
-# %% ../nbs/parts/video.ipynb #a7e64d77
+def _can(backend: str, path: Path, guard: Guard, job: dict) -> bool:
+    try:
+        return bool(guarded(path, Guard(min(30.0, guard.seconds), guard.gigabytes), backend=backend, **job))
+    except VideoError:
+        return False
+
+# %% ../nbs/parts/video.ipynb #ec69d540
 @dataclass(frozen=True)
 class VideoInfo:
     "Size, clock and length of a video file."
+
     path: str
-    width: int            # pixels, as shown
-    height: int           # pixels, as shown
-    times: np.ndarray     # (N,) presentation time of each frame, seconds on the player's clock, ascending
-    duration: float       # seconds, the end of the last frame
-    def __len__(self): return len(self.times)
+    width: int  # pixels, as shown
+    height: int  # pixels, as shown
+    times: np.ndarray  # (N,) presentation time of each frame, seconds on the player's clock, ascending
+    duration: float  # seconds, the end of the last frame
+
+    def __len__(self):
+        return len(self.times)
+
 
 def _check_clock(path: Path, times: np.ndarray) -> None:
-    if not np.isfinite(times).all() or (np.diff(times) < 0).any(): raise VideoError(path, "its frame times do not ascend")
-    if times[0] < -86400 or times[-1] > 366 * 86400: raise VideoError(path, f"its frame times are no clock ({times[0]:.4g} to {times[-1]:.4g} s)")
-    if 2 * len(different := np.unique(times)) < len(times): raise VideoError(path, f"its {len(times)} frames have only {len(different)} different times")
+    if not np.isfinite(times).all() or (np.diff(times) < 0).any():
+        raise VideoError(path, "its frame times do not ascend")
+    if times[0] < -86400 or times[-1] > 366 * 86400:
+        raise VideoError(path, f"its frame times are no clock ({times[0]:.4g} to {times[-1]:.4g} s)")
+    if 2 * len(different := np.unique(times)) < len(times):
+        raise VideoError(path, f"its {len(times)} frames have only {len(different)} different times")
+
 
 @lru_cache(maxsize=256)  # an hour's clock is a megabyte, and a child may take four gigabytes
 def _probe_here(path: Path, changed: tuple[int, ...], backend: str) -> VideoInfo:
@@ -67,6 +86,7 @@ def _probe_here(path: Path, changed: tuple[int, ...], backend: str) -> VideoInfo
     times.setflags(write=False)
     return VideoInfo(str(path), width, height, times, max(end, float(times[-1])) if math.isfinite(end) else float(times[-1]))
 
+# %% ../nbs/parts/video.ipynb #a7e64d77
 @lru_cache(maxsize=4096)
 def _probe_there(path: Path, changed: tuple[int, ...], backend: str, guard: Guard) -> VideoInfo:
     "Probe in a child process."
@@ -74,14 +94,18 @@ def _probe_there(path: Path, changed: tuple[int, ...], backend: str, guard: Guar
     times.setflags(write=False)
     return VideoInfo(str(path), said["width"], said["height"], times, said["duration"])
 
+
 def _changed(path: Path) -> tuple[int, ...]:
     "What changes when the file does; a `VideoError` where there is none."
-    try: return _identity(path)
-    except (OSError, ValueError) as e: raise VideoError(path, "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)) from e
+    try:
+        return _identity(path)
+    except (OSError, ValueError) as e:
+        raise VideoError(path, "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)) from e
+
 
 def probe(
-    path: str | Path,               # a video
-    backend: str | None = None,     # "decord", "pyav", "torchcodec"; None is `default_backend()`
+    path: str | Path,  # a video
+    backend: str | None = None,  # "decord", "pyav", "torchcodec"; None is `default_backend()`
     guard: Guard | None = Guard(),  # what a decoder may take; None decodes in this process
 ) -> VideoInfo:
     "Read a video's size, frame times and duration; the answer is remembered until the file changes. Raises `VideoError`."
@@ -93,58 +117,75 @@ def probe(
 # %% ../nbs/parts/video.ipynb #601c7d74
 def pick_frames(
     times: np.ndarray,  # (N,) presentation times, seconds, ascending
-    n: int,             # frames wanted
+    n: int,  # frames wanted
     clip: tuple[float, float] | None = None,  # [start, end] in seconds; None is the whole video
-) -> np.ndarray:        # (m,) indices, ascending, m ≤ n; all of them where there are no more than n
+) -> np.ndarray:  # (m,) indices, ascending, m ≤ n; all of them where there are no more than n
     "Indices of `n` frames spread evenly in time, each the one on display at its moment."
-    if n < 1: raise ValueError(f"n must be at least 1, got {n}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
     last = len(times) - 1
     first = min(last, int(np.searchsorted(times, -1e-3)))  # what an edit cut off is decoded and not shown
     if clip is not None:
         first = max(first, int(np.searchsorted(times, clip[0] + 1e-6, side="right")) - 1)
         last = max(first, int(np.searchsorted(times, clip[1] - 1e-6, side="left")) - 1)
-    if last - first < n: return np.arange(first, last + 1)
+    if last - first < n:
+        return np.arange(first, last + 1)
     moments = np.linspace(times[first], times[last], n)
     return np.unique(np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, first, last))
 
 # %% ../nbs/parts/video.ipynb #ee65b22f
 def fit_size(
-    width: int, height: int,   # pixels of the source
+    width: int,
+    height: int,  # pixels of the source
     max_pixels: int = 128 * 28 * 28,  # pixel budget a frame (paper: 128·28·28)
-    multiple: int = 28,        # sides are multiples of this (patch 14 × merge 2 for Qwen2.5-VL)
-) -> tuple[int, int]:          # (width, height) in pixels
+    multiple: int = 28,  # sides are multiples of this (patch 14 × merge 2 for Qwen2.5-VL)
+) -> tuple[int, int]:  # (width, height) in pixels
     "The largest size within the budget whose sides are multiples of `multiple`; at least one multiple a side."
-    if max_pixels < multiple * multiple: raise ValueError(f"max_pixels must hold one {multiple}x{multiple} square, got {max_pixels}")
+    if max_pixels < multiple * multiple:
+        raise ValueError(f"max_pixels must hold one {multiple}x{multiple} square, got {max_pixels}")
     scale = min(1.0, (max_pixels / (width * height)) ** 0.5)
     w, h = (max(1, round(side * scale / multiple)) for side in (width, height))
-    while w * h * multiple * multiple > max_pixels: w, h = (w - 1, h) if w >= h else (w, h - 1)
+    while w * h * multiple * multiple > max_pixels:
+        w, h = (w - 1, h) if w >= h else (w, h - 1)
     return w * multiple, h * multiple
 
 # %% ../nbs/parts/video.ipynb #3f3c1c19
 def read_frames(
-    path: str | Path,                          # a video
-    n: int = 64,                               # frames at most (paper: 64)
-    max_pixels: int = 128 * 28 * 28,           # pixel budget a frame (paper: 128·28·28)
-    clip: tuple[float, float] | None = None,   # [start, end] of the video to read, seconds
-    cache: FrameCache | None = None,           # keeps decoded frames; None decodes
-    backend: str | None = None,                # "decord", "pyav", "torchcodec"; None is `default_backend()`
-    guard: Guard | None = Guard(),             # what a decoder may take; None decodes in this process
-) -> tuple[np.ndarray, np.ndarray]:            # frames (m, h, w, 3) uint8 RGB; times (m,) seconds from the start of the video or clip
+    path: str | Path,  # a video
+    n: int = 64,  # frames at most (paper: 64)
+    max_pixels: int = 128 * 28 * 28,  # pixel budget a frame (paper: 128·28·28)
+    clip: tuple[float, float] | None = None,  # [start, end] of the video to read, seconds
+    cache: FrameCache | None = None,  # keeps decoded frames; None decodes
+    backend: str | None = None,  # "decord", "pyav", "torchcodec"; None is `default_backend()`
+    guard: Guard | None = Guard(),  # what a decoder may take; None decodes in this process
+) -> tuple[np.ndarray, np.ndarray]:  # frames (m, h, w, 3) uint8 RGB; times (m,) seconds from the start of the video or clip
     "Evenly spaced frames of a video and the presentation time of each; raises `VideoError`."
-    if n < 1: raise ValueError(f"n must be at least 1, got {n}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
     fit_size(1, 1, max_pixels)  # says what is wrong with max_pixels
     clip, path, backend = clip and tuple(map(float, clip)), Path(path), backend or default_backend()
     version = backend_version(backend)
-    def decode(): return _decode(path, int(n), int(max_pixels), clip, backend, guard)
-    if cache is None or not path.is_file(): return decode()  # a pipe would be waited for; decoding says what is wrong with it
-    try: return cache.fetch(path, (f"{version}, layout 2", n, max_pixels, clip), decode)
-    except (OSError, ValueError): return decode()  # which says what is wrong with the file
 
-def _decode(path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None, backend: str, guard: Guard | None) -> tuple[np.ndarray, np.ndarray]:
+    def decode():
+        return _decode(path, int(n), int(max_pixels), clip, backend, guard)
+
+    if cache is None or not path.is_file():
+        return decode()  # a pipe would be waited for; decoding says what is wrong with it
+    try:
+        return cache.fetch(path, (f"{version}, layout 2", n, max_pixels, clip), decode)
+    except (OSError, ValueError):
+        return decode()  # which says what is wrong with the file
+
+
+def _decode(
+    path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None, backend: str, guard: Guard | None
+) -> tuple[np.ndarray, np.ndarray]:
     "Decode in this process, or have a child do it."
     _changed(path)
-    if guard is None: return _decode_here(path, n, max_pixels, clip, backend)
+    if guard is None:
+        return _decode_here(path, n, max_pixels, clip, backend)
     return tuple(_with_hint(path, backend, guard, do="read", n=n, max_pixels=max_pixels, clip=clip)[1])
+
 
 def _decode_here(path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None, backend: str) -> tuple[np.ndarray, np.ndarray]:
     info = probe(path, backend, None)
@@ -159,21 +200,25 @@ def _probe_job(path: str, backend: str) -> tuple[dict, list[np.ndarray]]:
     info = probe(path, backend, None)
     return {"width": info.width, "height": info.height, "duration": info.duration}, [info.times]
 
+
 def _read_job(path: str, backend: str, n: int, max_pixels: int, clip: list[float] | None) -> tuple[dict, list[np.ndarray]]:
     return {}, list(_decode_here(Path(path), n, max_pixels, clip, backend))
 
+
 def _cut_job(path: str, part: str, span: list[float]) -> tuple[dict, list[np.ndarray]]:
     from vtg_r1.ground import _write_cut
+
     _write_cut(Path(path), Path(part), *span)
     return {}, []
+
 
 JOBS = {"probe": _probe_job, "read": _read_job, "cut": _cut_job}  # what a child can do
 
 # %% ../nbs/parts/video.ipynb #7c41d9ae
 def jpeg_uri(
-    image,         # PIL
+    image,  # PIL
     quality: int,  # of the JPEG, 1 to 95
-) -> str:          # "data:image/jpeg;base64,…"
+) -> str:  # "data:image/jpeg;base64,…"
     "A picture as an address that holds it."
     data = io.BytesIO()
     image.save(data, "JPEG", quality=quality)

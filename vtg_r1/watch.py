@@ -22,70 +22,94 @@ from .samples import append_jsonl, iter_jsonl, write_jsonl
 # %% ../nbs/parts/watch.ipynb #1f9ac8d4
 class Watch(TrainerCallback):
     "Writes completions.jsonl, one group a step, and adds the tIoU histogram and tokens a second to the log."
+
     def __init__(self, keep: int = 8):  # completions a step that are kept
         self.keep, self.rows, self.tokens = keep, [], None
 
     def seeing(self, reward):  # a reward function of tIoU → the same, and what it saw is noted
         "A reward function that is watched; its name and its values stay."
+
         @wraps(reward)
         def watched(completions, spans, qid, **kwargs):
             values = reward(completions=completions, spans=spans, qid=qid, **kwargs)
             texts = [completion_text(c) for c in completions]
             self.rows += [dict(qid=q, truth=s, response=t, pred=parse_spans(t) or None, tiou=v) for q, s, t, v in zip(qid, spans, texts, values)]
             return values
+
         return watched
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.path, self.tokens = Path(args.output_dir).parent / "completions.jsonl", state.num_input_tokens_seen
         before = [row for _, row in iter_jsonl(self.path) if isinstance(row, dict) and row["step"] <= state.global_step] if self.path.exists() else []
-        if is_main(): write_jsonl(self.path, before)
+        if is_main():
+            write_jsonl(self.path, before)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" not in logs: return
+        if "loss" not in logs:
+            return
         rows = [row for part in from_all(self.rows) for row in part]
         self.rows = []
         now = state.log_history[-1]
         now["tiou_histogram"] = np.histogram([row["tiou"] or 0.0 for row in rows], bins=10, range=(0, 1))[0].tolist()
-        if logs.get("step_time") and "num_tokens" in logs: now["tokens_per_second"], self.tokens = round((logs["num_tokens"] - self.tokens) / logs["step_time"], 1), logs["num_tokens"]
-        if not is_main(): return
-        append_jsonl(self.path, [{"step": now["step"], **row} for row in rows[:self.keep]])
+        if logs.get("step_time") and "num_tokens" in logs:
+            now["tokens_per_second"], self.tokens = round((logs["num_tokens"] - self.tokens) / logs["step_time"], 1), logs["num_tokens"]
+        if not is_main():
+            return
+        append_jsonl(self.path, [{"step": now["step"], **row} for row in rows[: self.keep]])
 
 # %% ../nbs/parts/watch.ipynb #47253801
 def plateaued(
-    rewards: list[float],   # a step's mean reward each, from the first step on
-    patience: int,          # steps without a gain
-    window: int = 10,       # steps that are averaged
-    gain: float = 0.01,     # what counts as one
+    rewards: list[float],  # a step's mean reward each, from the first step on
+    patience: int,  # steps without a gain
+    window: int = 10,  # steps that are averaged
+    gain: float = 0.01,  # what counts as one
 ) -> bool:
     "Whether the averaged reward has not risen above its best by `gain` for `patience` steps."
-    if len(rewards) < window: return False
+    if len(rewards) < window:
+        return False
     means = np.convolve(rewards, np.ones(window) / window, "valid")
     best, since = means[0], 0
-    for mean in means[1:]: best, since = (mean, 0) if mean > best + gain else (best, since + 1)
+    for mean in means[1:]:
+        best, since = (mean, 0) if mean > best + gain else (best, since + 1)
     return since >= patience
+
 
 class PlateauStop(TrainerCallback):
     "Stops training on a plateau of the reward."
-    def __init__(self, patience: int): self.patience = patience
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         rewards = [h["reward"] for h in state.log_history if "reward" in h]
         if "loss" in logs and plateaued(rewards, self.patience):
-            if is_main(): print(f"step {state.global_step}: no gain in reward for {self.patience} steps, training ends here")
+            if is_main():
+                print(f"step {state.global_step}: no gain in reward for {self.patience} steps, training ends here")
             control.should_training_stop = True
 
 # %% ../nbs/parts/watch.ipynb #5d7f56f5
 class LiveFigure(TrainerCallback):
     "Redraws the log below the cell every ten seconds; without a notebook it does nothing."
-    def __init__(self): self.last, self.handle = 0.0, None  # when it was drawn, seconds; what shows it
+
+    def __init__(self):
+        self.last, self.handle = 0.0, None  # when it was drawn, seconds; what shows it
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        import time, matplotlib.pyplot as plt
+        import time
+
+        import matplotlib.pyplot as plt
         from IPython import display, get_ipython
+
         log = [h for h in state.log_history if "loss" in h]
-        if getattr(get_ipython(), "kernel", None) is None or not is_main() or len(log) < 2: return
-        if time.monotonic() - self.last < 10 and state.global_step < state.max_steps: return
+        if getattr(get_ipython(), "kernel", None) is None or not is_main() or len(log) < 2:
+            return
+        if time.monotonic() - self.last < 10 and state.global_step < state.max_steps:
+            return
         self.last = time.monotonic()
         png, figure = io.BytesIO(), draw_log(log)
         figure.savefig(png, format="png", dpi=100)
         plt.close(figure)  # shown below, not by the cell
-        if self.handle: self.handle.update(display.Image(png.getvalue()))
-        else: self.handle = display.display(display.Image(png.getvalue()), display_id=True)
+        if self.handle:
+            self.handle.update(display.Image(png.getvalue()))
+        else:
+            self.handle = display.display(display.Image(png.getvalue()), display_id=True)
