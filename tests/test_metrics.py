@@ -9,6 +9,7 @@ from vtg_r1.metrics import (
     AP_THRESHOLDS,
     THRESHOLDS,
     _in_batches,
+    _prediction_array,
     average_precisions,
     bootstrap_ci,
     didemo_metrics,
@@ -16,7 +17,6 @@ from vtg_r1.metrics import (
     mean_ap,
     overlaps,
     paired_test,
-    prediction_array,
     qa_metrics,
     recalls,
 )
@@ -96,8 +96,8 @@ def test_queries_without_truth_and_mismatched_lengths_are_errors():
 
 
 def test_a_miss_scores_nothing():
-    assert np.array_equal(prediction_array([[0, 3], None]), [[0, 3], [np.nan, np.nan]], equal_nan=True)
-    assert prediction_array([]).shape == (0, 2) and prediction_array([[0, 3]]).dtype == np.float64
+    assert np.array_equal(_prediction_array([[0, 3], None]), [[0, 3], [np.nan, np.nan]], equal_nan=True)
+    assert _prediction_array([]).shape == (0, 2) and prediction_array([[0, 3]]).dtype == np.float64
     iou, iop = overlaps([None, [5, 5], [0, 5]], [[[0, 10]]] * 3)
     assert iou.tolist() == [0, 0, 0.5] and iop.tolist() == [0, 0, 1]  # a point scores nothing unless NExT-GQA's convention is asked for
     assert overlaps([[5, 5]], [[[0, 10]]], zero_length_iop=1.0)[1].tolist() == [1]

@@ -11,6 +11,7 @@ from vtg_r1.prompts import (
     LONGEST_ANSWER,
     QA_SYSTEM_PROMPT,
     SYSTEM_PROMPT,
+    _question_text,
     answer_block,
     format_span,
     format_time,
@@ -20,7 +21,6 @@ from vtg_r1.prompts import (
     parse_span,
     parse_spans,
     qa_prompt,
-    question_text,
     response_text,
 )
 
@@ -342,7 +342,7 @@ def test_messages_to_the_letter():
     )
     assert grounding_prompt("a dog", [0.5], "short") == [{"role": "user", "content": [text_block("a dog"), text_block("0.5"), image]}]
     assert grounding_prompt("a dog", None) == [system, {"role": "user", "content": [{"type": "video"}, text_block("a dog")]}]
-    assert question_text("why?", ["x", "y"]) == question
+    assert _question_text("why?", ["x", "y"]) == question
     qa_system = {"role": "system", "content": [text_block(QA_SYSTEM_PROMPT)]}
     assert qa_prompt("why?", ["x", "y"], [0, 0.5]) == [qa_system, {"role": "user", "content": [*frames, text_block(question)]}]
     assert qa_prompt("why?", ["x", "y"], None, "short") == [{"role": "user", "content": [text_block(question), {"type": "video"}]}]
