@@ -97,7 +97,7 @@ def test_queries_without_truth_and_mismatched_lengths_are_errors():
 
 def test_a_miss_scores_nothing():
     assert np.array_equal(_prediction_array([[0, 3], None]), [[0, 3], [np.nan, np.nan]], equal_nan=True)
-    assert _prediction_array([]).shape == (0, 2) and prediction_array([[0, 3]]).dtype == np.float64
+    assert _prediction_array([]).shape == (0, 2) and _prediction_array([[0, 3]]).dtype == np.float64
     iou, iop = overlaps([None, [5, 5], [0, 5]], [[[0, 10]]] * 3)
     assert iou.tolist() == [0, 0, 0.5] and iop.tolist() == [0, 0, 1]  # a point scores nothing unless NExT-GQA's convention is asked for
     assert overlaps([[5, 5]], [[[0, 10]]], zero_length_iop=1.0)[1].tolist() == [1]
