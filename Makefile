@@ -73,4 +73,4 @@ docs: install  ## the notebooks as a site that needs no server and no network: _
 	sphinx-build -q -E -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
 
 lab: install  ## JupyterLab on the index
-	jupyter lab --ServerApp.root_dir=$(CURDIR) $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
+	jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
