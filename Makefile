@@ -33,7 +33,7 @@ test: install  ## every lesson cell of the notebooks, then the contracts in test
 
 coverage: install  ## which lines of vtg_r1 `make test` runs, kernels and commands included; tests that measure speed or memory may fail under it
 	rm -f .coverage .coverage.*
-	-COVERAGE_FILE=$(CURDIR)/.coverage COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(MAKE) -o install test
+	COVERAGE_FILE=$(CURDIR)/.coverage COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(MAKE) -i -o install test
 	coverage combine -q
 	coverage report
 
