@@ -37,7 +37,7 @@ coverage: install  ## which lines of vtg_r1 `make test` runs, kernels and comman
 	coverage combine -q
 	coverage report
 
-mutants: install  ## change the exact core at one place at a time: do its tests notice? about five minutes
+mutants: install  ## change the exact core at one place at a time: do its tests notice? about three minutes
 	rm -rf mutants
 	OMP_NUM_THREADS=1 timeout 3600 mutmut run --max-children 2
 	python .ci/mutants

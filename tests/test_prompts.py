@@ -22,6 +22,7 @@ from vtg_r1.prompts import (
     parse_spans,
     qa_prompt,
     response_text,
+    thought,
 )
 
 seconds = st.integers(0, 36_000_0).map(lambda tenths: tenths / 10)
@@ -201,6 +202,27 @@ def test_unknown_reading_is_an_error():
 )
 def test_answer_block(response, tag, text):
     assert answer_block(response, tag) == text and (tag != "time" or answer_block(response) == text)
+
+
+@pytest.mark.parametrize(
+    "response, reasoning",
+    [
+        ("<think>it enters at 3</think><time>[3, 9]</time>", "it enters at 3"),
+        ("so <think>\n it enters \n</think>", "it enters"),
+        ("<think>first</think> <think>second</think>", "first"),
+        ("<think>a <think>b</think> c</think>", "a <think>b"),  # the first one opens, the next end closes
+        ("<think> </think><time>[3, 9]</time>", ""),
+        ("<think>never closed", ""),
+        ("never opened</think>", ""),
+        ("</think>closed before it opens<think>so", ""),
+        ("<THINK>the format is in small letters</THINK>", ""),
+        ("", ""),
+        (None, ""),
+        (17, ""),
+    ],
+)
+def test_the_thought_of_a_response(response, reasoning):
+    assert thought(response) == reasoning
 
 
 def test_an_answer_may_be_a_thousand_characters_long():

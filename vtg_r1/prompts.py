@@ -110,9 +110,8 @@ def answer_block(
 
 def _think_block(response: str) -> str:
     "What stands in the think block, as written; '' where there is no closed one."
-    if "<think>" not in response or "</think>" not in response:
-        return ""
-    return response.split("<think>", 1)[1].split("</think>", 1)[0]
+    inside, closed, _ = response.partition("<think>")[2].partition("</think>")
+    return inside if closed else ""
 
 
 def thought(
