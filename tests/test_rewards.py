@@ -292,7 +292,7 @@ def slow_signal(reward, truth, duration, offset, spread, generations, groups, se
         (wasserstein_reward, [12, 18], 30, -9, 0.01, 3, 10, 2),
         (tiou_timestamp_reward, [24, 29], 30, 2, 3.0, 2, 10, 3),
     ],
-    ids=str,
+    ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_group_signal_against_a_slow_one(reward, truth, duration, offset, spread, generations, groups, seed):
     fast = group_signal(reward, truth, duration, offset, spread, generations, groups, seed)
