@@ -255,6 +255,6 @@ def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):
     from vtg_r1.benchmarks import Prediction
     from vtg_r1.evaluation import case_of
 
-    case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), View(str(world / "videos"), frames=4), frames=3)
-    assert len(case["pictures"]) == len(case["times"]) == 3 and toy_samples[0].query in case["title"]
+    case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), View(str(world / "videos"), frames=4))
+    assert len(case["pictures"]) == len(case["times"]) > 3 and toy_samples[0].query in case["title"]
     assert case["spans"] == {"truth": toy_samples[0].spans, "predicted": [[1.0, 2.0]]}

@@ -162,24 +162,26 @@ def test_curves_of_a_run_are_smoothed_over_its_last_steps():
     rows = curve_rows("R1", 0, resolve("outputs/reference/grpo/toy-s0"))
     reward = [r["value"] for r in rows if r["curve"] == "reward"]
     assert {r["curve"] for r in rows} >= {"reward", "length", "no signal"} and len(reward) == max(r["step"] for r in rows)
-    smoothed = [r["value"] for r in smooth(rows[::-1], over=10) if r["curve"] == "reward"]
+    smoothed = [r["value"] for r in smooth(rows[::-1]) if r["curve"] == "reward"]
     assert smoothed == pytest.approx([np.mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))])
 
 
-def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path):
+def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monkeypatch):
+    monkeypatch.setattr("vtg_r1.runs.project_root", lambda: tmp_path)
+    runs = tmp_path / "outputs" / "ablations"
     with pytest.raises(RunError, match="no finished full run"):
-        latest(str(tmp_path))
+        latest()
     for name, status, quick, ended in [
         ("a", "finished", False, "2026-01-01"),
         ("b", "finished", False, "2026-01-02"),
         ("c", "finished", True, "2026-01-03"),
         ("d", "failed", False, "2026-01-04"),
     ]:
-        (tmp_path / "ablations" / name).mkdir(parents=True)
-        write_json(tmp_path / "ablations" / name / "manifest.json", {"status": status, "quick": quick, "ended": ended, "runs": {}})
-    assert latest(str(tmp_path)).name == "b"
+        (runs / name).mkdir(parents=True)
+        write_json(runs / name / "manifest.json", {"status": status, "quick": quick, "ended": ended, "runs": {}})
+    assert latest().name == "b"
     with pytest.raises(RunError, match="not a finished run"):
-        keep_reference(tmp_path / "ablations/d", tmp_path / "kept")
+        keep_reference(runs / "d", tmp_path / "kept")
 
 
 # the grid, its rules

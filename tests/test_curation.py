@@ -299,7 +299,7 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
     ]
     assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "rejected"}
     shown = next(s for s in annotated if s.teacher["span"])
-    strip, line = plot_sample(shown, View(str(world / "videos"), frames=4), frames=4).axes
+    strip, line = plot_sample(shown, View(str(world / "videos"), frames=4)).axes
     assert (
         shown.query in strip.get_title().replace("\n", " ")
         and strip.images

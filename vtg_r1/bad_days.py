@@ -9,7 +9,6 @@ __all__ = ['note_left_out', 'data_history', 'enough', 'curated_away', 'context_s
 # %% ../nbs/parts/bad_days.ipynb #924560d3
 import json
 import math
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 
+from .files import whole_folder
 from .inference import model_inputs, prompt_text
 from .inputs import View, _prompt, outline
 from .models import model_path
@@ -184,7 +184,7 @@ def plain(x: float) -> float | str:
 
 
 def keep_batch(
-    folder: Path,  # made anew
+    folder: Path,  # one that stands there is replaced
     about: dict,  # what went wrong, ready for JSON
     batches: list[tuple[object, list[dict]]],  # of each micro-batch its inputs, nested as they come, and a row for each sample
 ) -> None:
@@ -192,8 +192,6 @@ def keep_batch(
     import torch
     from safetensors.torch import save_file
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     first, tensors, same = {}, {}, {}  # first: id → (name, tensor), which keeps the tensor and with it its id
     for k, (inputs, _) in enumerate(batches):
         for name, x in _tensors(inputs, str(k)):
@@ -202,9 +200,10 @@ def keep_batch(
                 tensors[name] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
             else:
                 same[name] = known
-    save_file(tensors, folder / "inputs.safetensors")
-    write_jsonl(folder / "rows.jsonl", [{"micro_batch": k, **row} for k, (_, rows) in enumerate(batches) for row in rows])
-    write_json(folder / "about.json", {**about, "micro_batches": len(batches), "same": same})
+    with whole_folder(folder) as part:
+        save_file(tensors, part / "inputs.safetensors")
+        write_jsonl(part / "rows.jsonl", [{"micro_batch": k, **row} for k, (_, rows) in enumerate(batches) for row in rows])
+        write_json(part / "about.json", {**about, "micro_batches": len(batches), "same": same})
 
 
 def read_batch(

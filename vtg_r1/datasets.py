@@ -452,7 +452,7 @@ def _settled(rows: Iterable[dict], report: Report, policy: Policy, source: str, 
         for oddity in _oddities(row, seen):
             report.before[oddity] += 1
             if oddity == "duplicates":
-                report.add(row["qid"], "duplicate", "kept", row["query"], row.get("line"))
+                report.add(row["qid"], "duplicate", "kept", str(row["query"]), row.get("line"))
         row["duration"] = row["duration"] if row["duration"] is not None else row.get("guess")
         row.update(source=str(row.get("source") or source), split=str(row.get("split") or split))
         if sample := _settle(row, policy, report):
