@@ -31,6 +31,8 @@ BAD = [
     ({"clip": [4.0, 1.0]}, "clip", "inverted"),
     ({"options": ["only one"]}, "options", "bad_options"),
     ({"options": ["a", "b"], "answer": "C"}, "answer", "bad_answer"),
+    ({"query": "a" * 100_001}, "query", "too_long"),
+    ({"teacher": {"response": "a" * 2**21}}, "record", "too_long"),
 ]
 
 

@@ -49,6 +49,10 @@ class Sample:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 # %% ../nbs/parts/samples.ipynb #b4ca91e9
+_LONGEST_TEXT = 100_000  # characters of a qid, query or video
+_LARGEST_RECORD = 2**21  # characters of all else in a record: far below what a line may have, so that what is written can be read
+
+
 def _cut(text: str, most: int = 300) -> str:
     "The start of a text that a stranger wrote: no message is as long as a file."
     return text if len(text) <= most else text[:most] + "…"
@@ -67,6 +71,8 @@ def _check_text(s: Sample):
         value = getattr(s, name)
         if not isinstance(value, str) or not value.strip():
             _fail(s.qid, name, f"is {value!r}", "give a string that is not empty", f"empty_{name}")
+        if len(value) > _LONGEST_TEXT:
+            _fail(s.qid, name, f"has {len(value):,} characters", f"give at most {_LONGEST_TEXT:,}", "too_long")
         if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
             _fail(s.qid, name, f"{value!r} holds half characters that no file can keep", "repair the text", "bad_text")
 
@@ -109,9 +115,12 @@ def _check_extras(s: Sample):
         if value is not None and not isinstance(value, dict):
             _fail(s.qid, name, f"is {value!r}", "give a dict or null")
     try:
-        json.dumps([s.source, s.split, s.clip, s.question, s.options, s.teacher, s.difficulty], allow_nan=False, ensure_ascii=False).encode()
+        rest = json.dumps([s.spans, s.source, s.split, s.clip, s.question, s.options, s.teacher, s.difficulty], allow_nan=False, ensure_ascii=False)
+        rest.encode()
     except (ValueError, TypeError, RecursionError) as e:
         _fail(s.qid, "teacher, difficulty or question", f"cannot be written as JSON ({e})", "give text, finite numbers, lists and dicts", "not_json")
+    if len(rest) > _LARGEST_RECORD:
+        _fail(s.qid, "record", f"has {len(rest):,} characters beside its texts", f"give at most {_LARGEST_RECORD:,}", "too_long")
 
 
 def _check_qa(s: Sample):
