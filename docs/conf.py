@@ -1,5 +1,6 @@
 """The documentation site: the notebooks as they are committed, beside them the outputs of the reference runs. Nothing is executed, and nothing is fetched, when it is built or when it is read."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -79,6 +80,14 @@ def without_directives(cell: dict) -> dict:
     }
 
 
+def meaning(source: str) -> str:
+    "What a cell does, however it is laid out."
+    try:
+        return ast.dump(ast.parse(source))
+    except SyntaxError:  # a magic
+        return source
+
+
 def note(run: Path, edited: int) -> dict:
     "A cell that says whose outputs a page shows."
     about = json.loads((run / "manifest.json").read_text(encoding="utf-8")) if (run / "manifest.json").is_file() else {}
@@ -108,7 +117,7 @@ def published(notebook: dict, run: Path | None, name: str) -> dict:
             continue
         shown, then = without_directives(cell), executed.get(cell["id"])
         if then and not shown["outputs"] and told(then["outputs"]):
-            shown["outputs"], filled, edited = told(then["outputs"]), filled + 1, edited + ("".join(then["source"]) != source)
+            shown["outputs"], filled, edited = told(then["outputs"]), filled + 1, edited + (meaning("".join(then["source"])) != meaning(source))
         if name == "index":
             shown["metadata"]["tags"].append("remove-input")
         cells.append(shown)

@@ -215,7 +215,7 @@ def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeyp
     ]
     (run / "09_x.ipynb").write_text(json.dumps({"cells": then}))
     monkeypatch.setattr(conf, "ROOT", tmp_path)
-    now = [title, code("z", "#| default_exp x"), code("a", "#| eval: false\nnew"), code("b", "same"), code("c", "shown", ("stdout", "now"))]
+    now = [title, code("z", "#| default_exp x"), code("a", "#| eval: false\nnew"), code("b", "(same)"), code("c", "shown", ("stdout", "now"))]
     page = conf.published({"cells": now}, run, "09_x")["cells"]
     assert [c["id"] for c in page] == ["t", "whose-outputs", "a", "b", "c"] and "1 of its cells" in page[1]["source"]
     assert [[o["text"] for o in c["outputs"]] for c in page[2:]] == [["x\n"], ["value\n"], ["now"]] and page[2]["source"] == "new"
