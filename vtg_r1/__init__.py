@@ -6,7 +6,7 @@ Everything else stands in their part: `from vtg_r1.ground import ground`.
 
 from importlib import import_module
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _PARTS = {  # part → its names that are shown here; never a part's own name, which importing that part would put in its place
     "spans": ("tiou",),
