@@ -47,7 +47,7 @@ lint: install  ## ruff's rules and form of notebooks, tests and benchmarks, and 
 	ruff format --check nbs tests benchmarks docs setup.py
 	mypy
 
-torture: install  ## hostile videos, annotation files and answers: nothing may crash, hang or get lost; about five minutes
+torture: install  ## hostile videos, annotation files and answers: nothing may crash, hang or get lost; about six minutes
 	PYTHONPATH=tests python -m torture
 
 bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update; SAVE=folder keeps the numbers
