@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from .files import append, whole_file
 
@@ -58,7 +59,7 @@ def _cut(text: str, most: int = 300) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
-def _fail(qid, field, problem, fix, reason="invalid"):
+def _fail(qid, field, problem, fix, reason="invalid") -> NoReturn:
     raise SampleError(f"sample {_cut(repr(qid))}, field {_cut(repr(field))}: {_cut(problem)}; {fix}", field, reason)
 
 
