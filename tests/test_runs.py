@@ -65,6 +65,21 @@ def test_an_injected_stranger_is_named():
         collect_parameters({"In": cells, "steps": 3, "stepz": 4})
 
 
+@pytest.mark.parametrize("address", ["https://me:hunter2@host/v1", "https://host/v1?api_key=hunter2", "https://host/v1?a=b&X-Goog-Signature=hunter2"])
+def test_a_key_in_an_address_is_written_nowhere(tmp_path, capsys, address):
+    path = stage(tmp_path, START)
+    assert main(["run", str(path), "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path), "-p", "steps", address]) == 2
+    assert "steps carries a password or a key" in (err := capsys.readouterr().err) and "hunter2" not in err
+    with pytest.raises(RunError, match="environment variable"):
+        start_run("demo", "a", {"seed": 0, "model": address}, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["99_small.ipynb"]
+
+
+def test_addresses_without_a_key_are_taken(tmp_path):
+    plain = {"seed": 0, "teacher_url": "http://localhost:8000/v1", "source": "https://host/a?version=2", "model": "me@host://x", "odd": "http://[::1"}
+    assert start_run("demo", "a", plain, tmp_path).manifest["parameters"] == plain
+
+
 def test_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
     path = stage(tmp_path, START, "run.save_metrics({'steps': steps})\nrun.finish()")
     (tmp_path / "p.yaml").write_text("steps: 5\nseed: 2\n")

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'processes', 'is_main', 'from_all', 'from_main',
-           'git_state', 'sha256', 'device_name', 'Run', 'run_folder', 'start_run', 'refuse_run', 'running',
-           'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed', 'stage_name',
-           'known_parameters', 'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here', 'launch_stage',
-           'stage_main', 'upstream']
+           'git_state', 'sha256', 'device_name', 'refuse_secrets', 'Run', 'run_folder', 'start_run', 'refuse_run',
+           'running', 'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed',
+           'stage_name', 'known_parameters', 'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here',
+           'launch_stage', 'stage_main', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
 import ast
@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -129,6 +130,25 @@ def device_name() -> str:
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
+# %% ../nbs/parts/runs.ipynb #5ec2e702
+def refuse_secrets(
+    parameters: dict,  # name → value
+) -> None:
+    "Raise `RunError` if an address among the parameters carries a password or a key."
+    from urllib.parse import parse_qs, urlsplit
+
+    for name, value in parameters.items():
+        if not isinstance(value, str) or "://" not in value:
+            continue
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            continue  # no address; whoever opens it says so
+        if parts.password or any(re.search("key|token|secret|password|signature", field, re.I) for field in parse_qs(parts.query)):
+            raise RunError(
+                f"{name} carries a password or a key, and parameters are kept in the run's manifest: give {parts.scheme}://{parts.hostname}… and put the key into an environment variable"
+            )
+
 # %% ../nbs/parts/runs.ipynb #795ee223
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -236,6 +256,7 @@ def start_run(
 ) -> Run:
     "Make a run folder with its manifest; an existing run is refused or resumed, never overwritten. Several processes share the first one's."
     _quiet()
+    refuse_secrets(parameters)
     path = run_folder(stage, from_main(run_folder(stage, name, outputs).name if is_main() else None), outputs)
     if not is_main():
         from_main(None)  # waits until the folder is there
@@ -519,6 +540,7 @@ def run_notebook(
         raise RunError(f"{notebook}: no such notebook")
     known = known_parameters(notebook)
     check_parameters(parameters, known)
+    refuse_secrets(parameters)
     outputs = parameters.get("outputs_dir") or ast.literal_eval(known["outputs_dir"]["default"]) if "outputs_dir" in known else "outputs"
     folder = run_folder(stage_name(notebook), parameters.get("run_name", ""), outputs)
     refuse_run(folder, parameters.get("resume", False))
