@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-PARTS = {"videos": 360, "lines": 150, "annotations": 60, "responses": 190}  # seconds after which a part begins nothing new
+PARTS = {"videos": 540, "lines": 150, "annotations": 60, "responses": 190}  # seconds after which a part begins nothing new
 QUIET = 180  # seconds after which a part from which nothing is heard is taken for hung; a backend may take 10 for a file, ask the two others, probe again, and do all of it twice
 GIGABYTES = 4.0  # of address space that the process of a part may take: whoever reads hostile files must not grow with them
 BAD = ("crashed", "hung", "lost")
