@@ -55,7 +55,7 @@ def test_the_surface_is_small_whole_and_read_when_asked_for():
         module = importlib.import_module(getattr(vtg_r1, name).__module__)
         assert name in module.__all__ and name not in modules and getattr(module, name) is getattr(vtg_r1, name)
     with pytest.raises(AttributeError, match="no attribute 'tiou_rewrad'"):
-        vtg_r1.tiou_rewrad  # noqa: B018
+        vtg_r1.tiou_rewrad
     code = "import sys, vtg_r1; vtg_r1.paper_reward, vtg_r1.grounding_metrics, vtg_r1.read_samples; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 

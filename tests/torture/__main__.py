@@ -48,13 +48,8 @@ def annotations(folder: Path, few: bool) -> Iterator[tuple]:
                 yield f"{file} {i}", reader, look(), ""
             except AssertionError as e:
                 yield f"{file} {i}", reader, "lost" if "lost" in str(e) else "crashed", str(e)
-            except Exception as e:  # noqa: BLE001 - anything is what is looked for
-                yield (
-                    f"{file} {i}",
-                    reader,
-                    "crashed",
-                    f"{type(e).__name__}: {e} {traceback.format_exc(limit=-1)[-300:]}",
-                )  # anything else is what is looked for
+            except Exception as e:  # anything else is what is looked for
+                yield f"{file} {i}", reader, "crashed", f"{type(e).__name__}: {e} {traceback.format_exc(limit=-1)[-300:]}"
 
 
 def lines(folder: Path, few: bool) -> Iterator[tuple]:
@@ -87,7 +82,7 @@ def lines(folder: Path, few: bool) -> Iterator[tuple]:
                     examine_samples(folder / file) if name == "samples" else examine(name, folder / file, 60),
                     f"{len(content) / 1e6:.0f} MB",
                 )
-            except Exception as e:  # noqa: BLE001 - anything is what is looked for
+            except Exception as e:  # anything is what is looked for
                 yield shape, name, "crashed", f"{type(e).__name__}: {str(e)[:300]}"  # MemoryError, for one
 
 
@@ -103,7 +98,7 @@ def responses(folder: Path, few: bool) -> Iterator[tuple]:
         if len(batch) == 250:
             try:
                 paid(batch, rng)
-            except Exception as e:  # noqa: BLE001 - anything is what is looked for
+            except Exception as e:  # anything is what is looked for
                 yield f"responses to {i}", "rewards", "crashed", f"{type(e).__name__}: {e}"  # anything is what is looked for
             batch = []
     for name, slow, problem in timed():

@@ -28,8 +28,8 @@ def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:
         kind = "crashed" if "unexpected" in e.reason else "stopped" if any(say in e.reason for say in OWN) else "refused"
         allowed = 2 * len(installed()) * LIMITS.seconds + 10  # it is tried twice where the machine stalls, and the other backends are asked
         return ("hung" if time.monotonic() - start > allowed else kind), e.reason, None
-    except Exception as e:  # noqa: BLE001 - anything but a VideoError is what is looked for
-        return "crashed", f"{type(e).__name__}: {e}", None  # anything but a VideoError is what is looked for here
+    except Exception as e:  # anything but a VideoError is what is looked for
+        return "crashed", f"{type(e).__name__}: {e}", None
     return "frames", f"{len(frames)} of {len(info)} frames, {info.width}x{info.height}, {times[0]:.2f} to {times[-1]:.2f} s", times
 
 
