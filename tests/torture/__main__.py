@@ -99,7 +99,7 @@ def responses(folder: Path, few: bool) -> Iterator[tuple]:
             try:
                 paid(batch, rng)
             except Exception as e:  # anything is what is looked for
-                yield f"responses to {i}", "rewards", "crashed", f"{type(e).__name__}: {e}"  # anything is what is looked for
+                yield f"responses to {i}", "rewards", "crashed", f"{type(e).__name__}: {e}"
             batch = []
     for name, slow, problem in timed():
         yield name, "long", "crashed" if problem else "hung" if slow > 1 else "read", problem or f"{slow:.2f} ms"
