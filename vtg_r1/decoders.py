@@ -46,7 +46,10 @@ def _container(path: Path):
     "The file, opened by PyAV, which follows no link that stands inside it."
     import av
 
-    return av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}, metadata_errors="ignore")
+    lenient = (
+        {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+    )  # of titles that are not UTF-8, which PyAV 19 keeps as they are
+    return av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}, **lenient)
 
 
 def _quarter_turns(path: Path) -> int:
