@@ -138,13 +138,29 @@ def trainer_of(args, folder: Path):
     )
 
 
+def _clocked(trainer, seconds: list[float]) -> None:
+    "Note how long a GRPO trainer takes for each generation batch: preprocessing, responses and rewards."
+    if (generate := getattr(trainer, "_generate_and_score_completions", None)) is None:
+        return
+
+    def timed(inputs):
+        start = time.perf_counter()
+        out = generate(inputs)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        return out
+
+    trainer._generate_and_score_completions = timed
+
+
 def measure(args) -> dict:
     "One run of a few steps: peak memory, median seconds of a step but the first, responses (SFT: samples) a second."
     from transformers import TrainerCallback
 
     from vtg_r1.training import fit
 
-    ends = []
+    ends, rollouts = [], []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_, **__):
@@ -159,6 +175,7 @@ def measure(args) -> dict:
         "error": None,
         "peak_gb": None,
         "step_seconds": None,
+        "rollout_seconds": None,
         "per_second": None,
     }
     try:
@@ -166,6 +183,7 @@ def measure(args) -> dict:
             trainer = trainer_of(args, Path(folder))
             found["parameters"] = sum(p.numel() for p in trainer.model.parameters())
             trainer.add_callback(Clock())
+            _clocked(trainer, rollouts)
             fit(trainer, args.size, {})
     except torch.cuda.OutOfMemoryError as e:
         found["error"] = f"out of memory: {str(e).splitlines()[0]}"
@@ -173,6 +191,7 @@ def measure(args) -> dict:
     found["peak_gb"] = round(peak / 1e9, 2)
     if len(ends) > 1:
         found["step_seconds"] = round(median(np.diff(ends)), 3)
+        found["rollout_seconds"] = round(median(rollouts[1:]), 3) if rollouts else None
         found["per_second"] = round(args.prompts * (args.generations if args.stage == "grpo" else 1) / found["step_seconds"], 3)
     return found
 
@@ -180,7 +199,15 @@ def measure(args) -> dict:
 def row(found: dict) -> str:
     "The found numbers as a row of the table in benchmarks/README.md."
     what = f"{found['size']}, {found['stage']}, {'LoRA ' + str(found['lora']) if found['lora'] else 'all weights'}, {found['frames']} frames of {found['pixels']} pixels, G {found['generations']}, responses {found['response']}, {found['encoding']}"
-    numbers = [found["error"]] * 3 if found["error"] else [f"{found['step_seconds']} s a step", f"{found['peak_gb']} GB", found["per_second"]]
+    numbers = (
+        [found["error"]] * 3
+        if found["error"]
+        else [
+            f"{found['step_seconds']} s a step" + (f", {found['rollout_seconds']} s of it for the responses" if found["rollout_seconds"] else ""),
+            f"{found['peak_gb']} GB",
+            found["per_second"],
+        ]
+    )
     return f"| {what} | {found['device']} | " + " | ".join(map(str, numbers)) + " |"
 
 

@@ -1,8 +1,10 @@
 """What reading a prompt once saves: update, rollout and whole train() of SeeOnceGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions.
 
     python benchmarks/see_once.py [update|rollout|train|anatomy|grid …] [--repeats 5] [--quick] [--save outputs/reference/bench]
+    python benchmarks/see_once.py update rollout --gpu 3b --repeats 3      # a model of the published shape with random weights, bfloat16, all activations kept
 
 The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process that does one repeat of one variant.
+On a GPU the variants come one after another, each warmed up once, and peak memory is what torch allocated.
 Every benchmark prints a table and a last line `name: ratio ×`.
 """
 
@@ -18,9 +20,15 @@ from statistics import median
 import numpy as np
 import torch
 
+GPU = ""  # size of `memory.SIZES` to measure on a GPU
+
 
 def bench_model(seed: int = 0):
-    "A model and its processor: Qwen2.5-VL's architecture and proportions at an eighth of the width, 4 layers each."
+    "A model and its processor: Qwen2.5-VL's architecture and proportions at an eighth of the width, 4 layers each; on a GPU a published shape."
+    if GPU:
+        from memory import random_model
+
+        return random_model(GPU, "sdpa")
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from vtg_r1.models import build_processor, tiny_config
@@ -81,7 +89,7 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
 
     n, micro = len(rows) * g, micro or len(rows) * g
     args = GRPOConfig(
-        **{**common_arguments(tempfile.mkdtemp(), 0), "bf16": False, "use_cpu": True},
+        **{**common_arguments(tempfile.mkdtemp(), 0), "bf16": bool(GPU), "use_cpu": not GPU},
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=n // micro,
         num_generations=g,
@@ -182,8 +190,41 @@ def peak(kind: str, variant: str, case: tuple) -> float:
     return float(out.stdout.split()[-1])
 
 
+def measure_on_gpu(kind: str, case: tuple, repeats: int) -> list[dict]:
+    "One row a variant, one after another; how far each is from the first is noted, since bfloat16 agrees to a few per mille only."
+    import gc
+
+    rows = []
+    for variant in case[4]:
+        work, p = KINDS[kind](variant, *case[:4])
+        times, error, said = [], None, None
+        try:
+            work()
+            torch.cuda.reset_peak_memory_stats()
+            for _ in range(repeats):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                said = work()
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+        except torch.cuda.OutOfMemoryError as e:
+            error = str(e).splitlines()[0]
+        c, g = case[1:3]
+        said = said if isinstance(said, float) else None
+        rows.append(
+            dict(bench=kind, P=p, C=c, G=g, variant=variant, seconds=median(times) if times else float("inf"), times=times, error=error)
+            | dict(peak_gb=torch.cuda.max_memory_allocated() / 2**30, limit=g * (p + c) / (p + g * c), found=said)
+        )
+        del work
+        gc.collect()
+        torch.cuda.empty_cache()
+    return rows
+
+
 def measure(kind: str, case: tuple, repeats: int, clock, memory: bool = True) -> list[dict]:
     "One row a variant; they take turns, and must agree."
+    if GPU:
+        return measure_on_gpu(kind, case, repeats)
     made = {variant: KINDS[kind](variant, *case[:4]) for variant in case[4]}
     times, said = {v: [] for v in made}, {}
     for _ in range(repeats):
@@ -212,7 +253,7 @@ def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
         for r in found:
             memory = f"{r['peak_gb']:5.2f} GB" if r["peak_gb"] else ""
             print(
-                f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times']):.2f}–{max(r['times']):.2f})  {memory}"
+                f"{kind:8} P {r['P']:5} C {r['C']:4} G {r['G']:3}  {r['variant']:18} {r['seconds']:8.2f} s ({min(r['times'], default=0):.2f}–{max(r['times'], default=0):.2f})  {memory}"
                 + (f"  {r['seconds'] / once['seconds']:5.2f} × the time" if r is not once else f"  (token limit {r['limit']:.1f})"),
                 flush=True,
             )
@@ -277,9 +318,11 @@ def main():
     )
     parser.add_argument("--save", help="folder for a JSON a benchmark")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gpu", metavar="SIZE", default="", help="3b or 7b: on a GPU, with a model of that published shape")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    globals()["GPU"] = args.gpu
     if args.child:
         kind, variant, *case = json.loads(args.child)
         KINDS[kind](variant, *case)[0]()
@@ -294,7 +337,10 @@ def main():
         if args.save:
             Path(args.save).mkdir(parents=True, exist_ok=True)
             how = dict(threads=args.threads, repeats=args.repeats, clock="processor" if args.cpu else "wall", torch=torch.__version__)
-            Path(args.save, f"{name}.json").write_text(json.dumps({**how, "rows": rows}, indent=1) + "\n")
+            if args.gpu:
+                how |= dict(gpu=torch.cuda.get_device_name(), size=args.gpu)
+                rows = [{**r, "seconds": r["seconds"] if r["times"] else None} for r in rows]
+            Path(args.save, f"{name}_{args.gpu}.json" if args.gpu else f"{name}.json").write_text(json.dumps({**how, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -96,3 +96,24 @@ def test_a_file_without_a_usable_record_says_why(tmp_path):
     (tmp_path / "mine.csv").write_text("video,query,start,end\nv.mp4,a person eats,1,2\n")
     with pytest.raises(SampleError, match="none of its 1 records.*duration"):
         read_annotations(str(tmp_path / "mine.csv"), "csv")
+
+
+def test_all_weights_are_trained_in_float32_and_kept_as_they_were_read(taught, view, tmp_path):
+    import torch
+
+    from vtg_r1.training import save_trained
+
+    processor = load_processor("tiny")
+    recipe = dict(epochs=3, batch_size=4, micro_batch=4, learning_rate=1e-6)
+    trainer = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path, **recipe)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    fit(trainer, "SFT", {})
+    moved = sum(int((p != before[n]).sum()) for n, p in trainer.model.named_parameters()) / sum(p.numel() for p in before.values())
+    assert moved > 0.5  # in bfloat16 a step of 1e-6 changes only weights near zero
+    save_trained(trainer, processor, tmp_path / "model")
+    from safetensors.torch import load_file
+
+    assert {v.dtype for v in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.bfloat16}
+    adapted = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path / "lora", lora_config(4), **recipe)
+    assert {(n.split("lora_")[0] == n, p.dtype) for n, p in adapted.model.named_parameters()} == {(True, torch.bfloat16), (False, torch.float32)}

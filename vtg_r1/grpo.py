@@ -13,7 +13,7 @@ from .inputs import View, training_set
 from .rewards import format_reward, tiou_reward
 from .runs import processes, stage_main
 from .samples import Sample
-from .training import common_arguments
+from .training import common_arguments, in_float32
 
 # %% ../nbs/05_grpo.ipynb #6ed5f805
 def advantages(
@@ -156,7 +156,7 @@ def grpo_trainer(
         trainer, paid, samples = _planned(trainer, plan), plan.noting(tiou_reward), plan.samples
     callbacks = [watch] if plan is None else [watch, _remembering(plan)]
     made = halting(trainer)(
-        model,
+        model if lora else in_float32(model),
         [watch.seeing(paid), format_reward],
         config,
         train_dataset=training_set(samples, view),

@@ -419,6 +419,9 @@ def set_seed(
     import numpy as np
     import torch
 
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # cuBLAS repeats its sums with it, and without it warns; read at the first product on a GPU
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -10,7 +10,7 @@ from .inputs import View, training_set
 from .prompts import is_well_formed, parse_span, response_text
 from .runs import processes, stage_main
 from .samples import Sample, SampleError
-from .training import common_arguments
+from .training import common_arguments, in_float32
 
 # %% ../nbs/03_sft.ipynb #5473ca71
 def target_response(
@@ -88,7 +88,12 @@ def sft_trainer(
     config = SFTConfig(**sft_arguments(folder, world=processes()[1], **recipe))
     collate = native_collator(processor) if view.encoding == "native" else None
     return halting(SFTTrainer)(
-        model, config, train_dataset=training_set(samples, view, TARGETS[target]), processing_class=processor, peft_config=lora, data_collator=collate
+        model if lora else in_float32(model),
+        config,
+        train_dataset=training_set(samples, view, TARGETS[target]),
+        processing_class=processor,
+        peft_config=lora,
+        data_collator=collate,
     )
 
 # %% ../nbs/03_sft.ipynb #9d53171d

@@ -6,7 +6,8 @@
 __all__ = ['TOY_HELD_OUT', 'MIXES', 'read_annotations', 'find_videos', 'common_arguments', 'seal_checkpoint', 'is_complete',
            'last_checkpoint', 'checkpointing', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out', 'hold_out_videos',
            'toy_sets', 'subsample', 'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'resolved_config',
-           'StageDone', 'launched', 'load_policy', 'save_policy', 'merged', 'merged_onto_base', 'save_trained']
+           'StageDone', 'launched', 'load_policy', 'in_float32', 'save_policy', 'merged', 'merged_onto_base',
+           'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import contextlib
@@ -599,6 +600,13 @@ def load_policy(
         model_path(name), quantization_config=how, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()}, use_safetensors=True
     )
 
+# %% ../nbs/parts/training.ipynb #c7ae098d
+def in_float32(
+    model,  # of transformers, as `load_policy` gives it
+):  # the same model
+    "A policy whose weights are all to be trained, in float32; `save_trained` gives it back in the precision it was read in."
+    return model.float()
+
 # %% ../nbs/parts/training.ipynb #e594ed0b
 def save_policy(
     model,
@@ -649,6 +657,7 @@ def save_trained(
 
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         model = merged(trainer.accelerator.unwrap_model(trainer.model), folder)
+        model.to(model.config.dtype)
         if is_main():
             save_policy(model, processor, folder)
         from_main(None)
