@@ -146,6 +146,29 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
     assert distance(once, stock) < TOLERANCE
 
 
+@pytest.mark.parametrize("how", [{}, dict(beta=0.1, num_iterations=2)], ids=["policy", "reference and old policy"])
+def test_an_update_in_which_every_response_was_cut_off(tiny, tmp_path, how):
+    rows, found = ROWS["two queries on one video"], []
+    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+        trainer = trainer_of(kind, tiny, tmp_path, rows, mask_truncated_completions=True, **how)
+        trainer.eos_token_ids = [trainer._tokenizer.eos_token_id]
+        trainer.generation_config.suppress_tokens += [trainer._tokenizer.eos_token_id, trainer._tokenizer.pad_token_id]  # none ends
+        found.append(step(trainer, rows))
+    stock, once = found
+    assert stock["mask"].sum() == 0 and stock["loss"] == 0 == once["loss"]
+    assert once.keys() == stock.keys() and all(once[k].isfinite().all() and not once[k].any() for k in once if "." in k)
+
+
+@pytest.mark.parametrize("cut", [[0], [0, 1, 2]], ids=["a response", "all of a prompt"])
+def test_an_update_in_which_some_were_cut_off(tiny, tmp_path, cut):
+    def spoil(batch):
+        batch["completion_mask"][cut] = 0
+
+    rows = ROWS["mixed videos, ragged prompts"]
+    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows), rows, spoil) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    assert distance(once, stock) < TOLERANCE
+
+
 def other_model(kind: str):
     "A random tiny model of another Qwen-VL generation, and its processor."
     import transformers as t

@@ -272,13 +272,15 @@ def branches(
     "One packed row: the trunks, each once, then a branch for each response."
     inputs, lengths, parents, order = trunks(prompts, sorted(set(of)))
     real = mask.bool()
+    if real.any():  # else all were cut off, and the trunks are all there is
+        lengths, parents = [*lengths, mask.sum(1).tolist()], [*parents, [order.index(i) for i in of]]
     tokens = torch.cat([torch.stack([prompts.ids[i][-1] for i in of])[:, None], ids[:, :-1]], 1)[real]
     last = torch.stack([prompts.positions[i][:, -1] for i in of], 1)
     positions = (last[..., None] + torch.arange(ids.shape[1], device=ids.device))[:, real]
     labels = torch.cat([torch.full_like(inputs["input_ids"], -100), ids[real][None]], 1)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens[None]], 1)
     inputs["position_ids"] = torch.cat([inputs["position_ids"], positions[:, None]], 2)
-    return {**inputs, "tree": plant([*lengths, mask.sum(1).tolist()], [*parents, [order.index(i) for i in of]], ids.device)}, labels
+    return {**inputs, "tree": plant(lengths, parents, ids.device)}, labels
 
 # %% ../nbs/parts/see_once.ipynb #cdfea08a
 def prefill(
