@@ -421,6 +421,36 @@ def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
 
 
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (dict(cache_implementation="static"), "a cache of its own"),
+        (dict(generation_kwargs=dict(cache_implementation="offloaded")), "a cache of its own"),
+        (dict(generation_kwargs=dict(use_cache=False)), "or none"),
+        (dict(generation_kwargs=dict(num_beams=2)), "by beam_sample"),
+        (dict(generation_kwargs=dict(prompt_lookup_num_tokens=2)), "by assisted_generation"),
+        (dict(generation_kwargs=dict(guidance_scale=1.5)), "guidance"),
+        (dict(generation_kwargs=dict(prefill_chunk_size=8)), "in chunks"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
+)
+def test_a_run_that_generates_otherwise_stays_stock(tiny, tmp_path, given, says):
+    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
+        trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, ROWS["equal words about two videos"], **given)
+
+
+@pytest.mark.parametrize("setting", [dict(use_cache=False), dict(repetition_penalty=1.2)], ids=str)
+def test_generation_settings_of_the_model_count(tiny, tmp_path, setting):
+    rows, found = ROWS["equal words about two videos"], []
+    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+        model = load_model(str(tiny))
+        model.generation_config.update(**setting)
+        model.save_pretrained(tmp_path / "model")
+        load_processor(str(tiny)).save_pretrained(tmp_path / "model")
+        found.append(step(trainer_of(kind, tmp_path / "model", tmp_path, rows), rows))
+    assert torch.equal(found[1]["ids"], found[0]["ids"]) and distance(found[1], found[0]) < TOLERANCE
+
+
 def test_stock_is_stock(tiny, tmp_path):
     rows = ROWS["mixed videos, ragged prompts"]
     trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
