@@ -282,21 +282,69 @@ if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write
 """
 
 
-def test_two_processes(tiny, tmp_path):
-    (tmp_path / "ranks.py").write_text(RANKS)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *map(str, (tmp_path / "ranks.py", Path(__file__).parent, tiny, tmp_path)),
-    ]
+def two_processes(script: str, *arguments, folder) -> dict:
+    "What a script in two processes left in found.json."
+    (folder / "ranks.py").write_text(script)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, *map(str, (folder / "ranks.py", Path(__file__).parent, *arguments, folder))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "found.json").read_text())
+    return json.loads((folder / "found.json").read_text())
+
+
+def test_two_processes(tiny, tmp_path):
+    found = two_processes(RANKS, tiny, folder=tmp_path)
     assert found["ranks"] == 2 and found["tensors"] > 60 and found["distance"] < TOLERANCE
+
+
+SERVED = """
+import json, sys, zlib
+from pathlib import Path
+from accelerate.utils import gather_object
+from trl.generation.vllm_generation import VLLMGeneration
+sys.path.insert(0, sys.argv[1])
+import test_see_once as t
+
+t.G, asked = 4, []
+
+
+def key(ids):
+    return 300 + zlib.crc32(str(ids).encode()) % 200
+
+
+class Client:
+    "The server's side of TRL's client: each response begins with a token that says which prompt it answers."
+
+    def image_features(self, images):
+        return [{"mm_placeholders": {"image": [None] * len(shown)}} for shown in images]
+
+    def generate(self, prompts, features, n, **how):
+        asked.extend(prompts)
+        said = [[key(ids), 7 + i] for ids in prompts for i in range(n)]
+        return dict(prompt_ids=prompts, completion_ids=said, logprobs=[[[-1.0], [-1.0]] for _ in said])
+
+
+class Served(VLLMGeneration):
+    def _init_vllm(self):
+        self.vllm_client = Client()
+
+
+queries = [t.row(text, t.video(v)) for text, v in (("the cross", 0), ("the circle", 1), ("the red square", 0), ("the square", 1), ("the red cross", 2))]
+trainer = t.trainer_of(t.SeeOnceGRPOTrainer, sys.argv[2], sys.argv[3], queries, per_device_train_batch_size=10, ddp_backend="gloo")
+trainer.vllm_generation = Served(trainer.model, trainer.accelerator, trainer.processing_class, mode="server", max_completion_length=8)
+trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", trainer.state.global_step
+trainer.model.train()
+mine = [q for q in queries for _ in range(4)][10 * trainer.accelerator.process_index :][:10]  # the third group lies in both processes
+out = trainer._generate_and_score_completions(mine)
+prompts = [ids[mask.bool()].tolist() for ids, mask in zip(out["prompt_ids"], out["prompt_mask"])]
+right = gather_object([said[0] == key(ids) for said, ids in zip(out["completion_ids"].tolist(), prompts)])
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(dict(right=right, asked=len(set(map(key, asked))))))
+"""
+
+
+def test_a_server_s_responses_return_to_their_prompts(tiny, tmp_path):
+    found = two_processes(SERVED, tiny, folder=tmp_path)
+    assert found == dict(right=[True] * 20, asked=5)
 
 
 def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):

@@ -395,10 +395,12 @@ class _RolloutOnce(GRPOTrainer):
         return [row[:k] for row, k in zip(said.tolist(), n)], None
 
     def _generate_vllm(self, prompt_ids, num_generations):
-        "TRL's call of vLLM, queries of one video side by side."
+        "TRL's call of vLLM; in this process queries of one video side by side, for a server as they came: it is asked every `num_generations`-th row of all processes."
         if "video" in self._rows[0]:
             raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
-        order = sorted(range(len(prompt_ids)), key=lambda i: (self._videos[self._of[i]], self._of[i]))
+        order = list(range(len(prompt_ids)))
+        if self.vllm_mode == "colocate":
+            order.sort(key=lambda i: (self._videos[self._of[i]], self._of[i]))
         said, logprobs = super()._generate_single_turn([prompt_ids[i] for i in order], [_frames(self._rows[i]) for i in order], {}, num_generations)
         back = sorted(range(len(order)), key=order.__getitem__)
         return [said[i] for i in back], logprobs and [logprobs[i] for i in back]
