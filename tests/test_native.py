@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from test_score_once import qwen2_vl, qwen3_vl
 
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.inference import model_inputs
@@ -108,20 +109,17 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
 
 
-def tiny_of(kind: str):
-    "A tiny model of a generation of Qwen-VL, and its processor."
-    from test_see_once import other_model
-
-    return (load_model("tiny", device="cpu"), load_processor("tiny")) if kind == "Qwen2_5_VL" else other_model(kind)
+def qwen2_5_vl():
+    return load_model("tiny", device="cpu"), load_processor("tiny")
 
 
-@pytest.mark.parametrize("kind", ["Qwen2_5_VL", "Qwen2VL", "Qwen3VL"])
-def test_grpo_on_native_video_once_or_stock_is_the_same_training(kind, toy_samples, native, tmp_path):
+@pytest.mark.parametrize("family", [qwen2_5_vl, qwen2_vl, qwen3_vl])
+def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_samples, native, tmp_path):
     "The trainer that reads every video once takes native rows itself; TRL's, made to carry them, gives the same numbers."
     logs = []
     for once in (False, True):
         set_seed(0)
-        model, processor = tiny_of(kind)
+        model, processor = family()
         before = {n: p.clone() for n, p in model.named_parameters()}
         how = dict(steps=2, prompts_per_step=2, generations=4, micro_batch=4, learning_rate=1e-3, max_response=24, see_once=once)
         trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), **how)

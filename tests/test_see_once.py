@@ -10,11 +10,12 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from test_score_once import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.inputs import View
-from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, load_model, load_processor, lora_config, tiny_config
+from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
 from vtg_r1.runs import set_seed
 from vtg_r1.see_once import SeeOnceGRPOTrainer, plant, same_prompts
 from vtg_r1.training import common_arguments
@@ -169,45 +170,9 @@ def test_an_update_in_which_some_were_cut_off(tiny, tmp_path, cut):
     assert distance(once, stock) < TOLERANCE
 
 
-def other_model(kind: str):
-    "A random tiny model of another Qwen-VL generation, and its processor."
-    import transformers as t
-
-    processor = build_processor()
-    base, tokenizer = tiny_config(processor.tokenizer), processor.tokenizer
-    text = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=4096,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]),
-    )
-    vision = dict(depth=3, num_heads=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
-    if kind == "Qwen2VL":
-        vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2)
-    else:
-        vision |= dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
-    ids = {k: getattr(base, k) for k in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
-    torch.manual_seed(0)
-    model = getattr(t, f"{kind}ForConditionalGeneration")(
-        getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    )
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    cutter = processor.video_processor if kind == "Qwen2VL" else t.Qwen3VLVideoProcessor(patch_size=14)
-    return model, getattr(t, f"{kind}Processor")(
-        image_processor=processor.image_processor, tokenizer=tokenizer, video_processor=cutter, chat_template=CHAT_TEMPLATE
-    )
-
-
-@pytest.mark.parametrize("kind", ["Qwen2VL", "Qwen3VL"])
-def test_other_generations(kind, tmp_path):
-    for part in other_model(kind):
+@pytest.mark.parametrize("family", [qwen2_vl, qwen3_vl])
+def test_other_generations(family, tmp_path):
+    for part in family():
         part.save_pretrained(tmp_path)
     rows = ROWS["two queries on one video"]
     stock, once = (step(trainer_of(trainer, tmp_path, tmp_path / "t", rows), rows) for trainer in (GRPOTrainer, SeeOnceGRPOTrainer))
