@@ -166,6 +166,8 @@ def grpo_trainer(
     from vtg_r1.watch import Watch
 
     config = GRPOConfig(**grpo_arguments(folder, world=processes()[1], **recipe))
+    if config.use_vllm and view.encoding == "native":
+        raise ValueError("TRL hands vLLM images, not native video: use encoding 'interleaved' with vllm")
     queries = config.generation_batch_size // config.num_generations
     if len(samples) < queries:
         raise ValueError(f"{len(samples)} RL samples are fewer than prompts_per_step = {queries}: give more samples or a smaller step")

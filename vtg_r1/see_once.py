@@ -334,6 +334,8 @@ class _RolloutOnce(GRPOTrainer):
     def _generate_and_score_completions(self, inputs):
         self._rows = inputs
         if "video" in inputs[0]:  # a placeholder that is sampled would have no pixels
+            if self.use_vllm:
+                raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
             self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = [self._image_pad_token_id, self._video_pad_token_id]
         self._of, self._first, self._videos = same_prompts(inputs)
         shown = [
@@ -396,8 +398,6 @@ class _RolloutOnce(GRPOTrainer):
 
     def _generate_vllm(self, prompt_ids, num_generations):
         "TRL's call of vLLM; in this process queries of one video side by side, for a server as they came: it is asked every `num_generations`-th row of all processes."
-        if "video" in self._rows[0]:
-            raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
         order = list(range(len(prompt_ids)))
         if self.vllm_mode == "colocate":
             order.sort(key=lambda i: (self._videos[self._of[i]], self._of[i]))
