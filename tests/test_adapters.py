@@ -83,6 +83,18 @@ def test_adapters_merge_onto_their_base_read_again(toy_samples, view, tmp_path):
         assert torch.equal(kept[n], p)
 
 
+@pytest.mark.parametrize("quantize", ["", "4bit"])
+def test_a_folder_of_adapters_is_no_policy_to_train(quantize, tmp_path):
+    "transformers loads them frozen on a frozen base; to be asked they will do."
+    from peft import get_peft_model
+
+    adapters = tmp_path / "adapters"
+    get_peft_model(load_model("tiny", device="cpu"), lora_config(4)).save_pretrained(adapters)
+    assert not any(p.requires_grad for p in load_model(str(adapters), device="cpu").parameters())
+    with pytest.raises(RunError, match="adapters' holds adapters, .*merge them into their base '.*tiny'"):
+        load_policy(str(adapters), quantize)
+
+
 def test_four_bits_without_a_gpu_say_so():
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")

@@ -252,6 +252,24 @@ def few(files, name, run_name, **parameters) -> str:
     return str(e.value)
 
 
+@pytest.mark.parametrize(
+    "name, bad",
+    [
+        *(("sft", bad) for bad in ({"steps": -1}, {"epochs": 0.0}, {"batch_size": 0}, {"micro_batch": 0}, {"learning_rate": -1e-6})),
+        *(("grpo", bad) for bad in ({"steps": 0}, {"steps": -5}, {"prompts_per_step": 0}, {"micro_batch": 0}, {"generations": 1}, {"beta": -0.1})),
+        *(("grpo", bad) for bad in ({"temperature": 0.0}, {"max_response": 0}, {"learning_rate": 0.0}, {"save_steps": -1})),
+    ],
+    ids=str,
+)
+def test_a_plan_that_is_none_is_refused_before_anything_is_read(files, world, taught, tmp_path, name, bad):
+    says = f"^{next(iter(bad))} must be (at least|above)"
+    with pytest.raises(ValueError, match=says):
+        stage(name, files, "none", **bad)
+    assert not (files[0] / name / "none").exists()
+    with pytest.raises(ValueError, match=says):
+        made(name, None, None, taught, shown(world), tmp_path, **bad)
+
+
 def test_fewer_samples_than_a_batch(files):
     for name, field in (("sft", "batch_size"), ("grpo", "prompts_per_step")):
         said = few(files, name, "few", **{field: 64}, limit=5)

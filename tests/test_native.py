@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from test_score_once import qwen2_vl, qwen3_vl
 
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.inference import model_inputs
@@ -108,12 +109,17 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
 
 
-def test_grpo_on_native_video_once_or_stock_is_the_same_training(toy_samples, native, tmp_path):
+def qwen2_5_vl():
+    return load_model("tiny", device="cpu"), load_processor("tiny")
+
+
+@pytest.mark.parametrize("family", [qwen2_5_vl, qwen2_vl, qwen3_vl])
+def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_samples, native, tmp_path):
     "The trainer that reads every video once takes native rows itself; TRL's, made to carry them, gives the same numbers."
     logs = []
     for once in (False, True):
         set_seed(0)
-        model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
+        model, processor = family()
         before = {n: p.clone() for n, p in model.named_parameters()}
         how = dict(steps=2, prompts_per_step=2, generations=4, micro_batch=4, learning_rate=1e-3, max_response=24, see_once=once)
         trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), **how)
@@ -126,3 +132,20 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(toy_samples, na
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
     assert all(row[1] > 0.01 for row in logs[0])
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_vllm_takes_no_native_video(once, toy_samples, native, tmp_path):
+    "Said before an engine is looked for."
+    how = dict(prompts_per_step=2, generations=4, micro_batch=4, see_once=once, vllm="colocate")
+    with pytest.raises(ValueError, match="encoding 'interleaved' with vllm"):
+        grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, **how)
+
+
+def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, tmp_path):
+    how = dict(prompts_per_step=2, generations=4, micro_batch=4)
+    trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, **how)
+    trainer.use_vllm = True
+    del trainer.generation_config  # which TRL makes for the model's own rollouts only
+    with pytest.raises(ValueError, match="interleaved encoding"):
+        trainer._generate_and_score_completions([trainer.train_dataset[0]] * 4)

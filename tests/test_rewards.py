@@ -173,6 +173,22 @@ def test_completion_text(completion, text):
     assert completion_text(completion) == text
 
 
+@pytest.mark.parametrize("template", ["qwen3_template", "lfm2_2_5_template"])
+@pytest.mark.parametrize("said", ["<think>at 3 s</think><time>[3, 9]</time>", "<think></think><time>[3, 9]</time>", "<time>[3, 9]</time>"])
+def test_reasoning_that_a_parser_set_apart_is_paid(template, said):
+    "As TRL parses with a tokenizer that has a template for it; an empty thought leaves no trace there."
+    from trl import chat_template_utils
+
+    from vtg_r1.models import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
+    asked, ids = (tokenizer(text)["input_ids"] for text in ("<|im_start|>uwhen<|im_end|><|im_start|>a", f"{said}<|im_end|>"))
+    parsed = chat_template_utils.parse_response(tokenizer, ids, prefix=asked)
+    assert "think" not in parsed["content"]
+    assert completion_text([parsed]) == said.replace("<think></think>", "")
+
+
 tenth = st.integers(0, 300).map(lambda t: t / 10)
 proper = st.tuples(tenth, st.integers(1, 100).map(lambda t: t / 10)).map(lambda p: [p[0], round(p[0] + p[1], 1)])
 sets = st.lists(proper, min_size=1, max_size=4)

@@ -10,11 +10,12 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from test_score_once import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.inputs import View
-from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, load_model, load_processor, lora_config, tiny_config
+from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
 from vtg_r1.runs import set_seed
 from vtg_r1.see_once import SeeOnceGRPOTrainer, plant, same_prompts
 from vtg_r1.training import common_arguments
@@ -146,45 +147,32 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
     assert distance(once, stock) < TOLERANCE
 
 
-def other_model(kind: str):
-    "A random tiny model of another Qwen-VL generation, and its processor."
-    import transformers as t
-
-    processor = build_processor()
-    base, tokenizer = tiny_config(processor.tokenizer), processor.tokenizer
-    text = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=4096,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[4, 6, 6]),
-    )
-    vision = dict(depth=3, num_heads=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
-    if kind == "Qwen2VL":
-        vision |= dict(embed_dim=64, hidden_size=128, mlp_ratio=2)
-    else:
-        vision |= dict(hidden_size=64, intermediate_size=128, out_hidden_size=128, deepstack_visual_indexes=[0, 1], num_position_embeddings=64)
-    ids = {k: getattr(base, k) for k in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
-    torch.manual_seed(0)
-    model = getattr(t, f"{kind}ForConditionalGeneration")(
-        getattr(t, f"{kind}Config")(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    )
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    cutter = processor.video_processor if kind == "Qwen2VL" else t.Qwen3VLVideoProcessor(patch_size=14)
-    return model, getattr(t, f"{kind}Processor")(
-        image_processor=processor.image_processor, tokenizer=tokenizer, video_processor=cutter, chat_template=CHAT_TEMPLATE
-    )
+@pytest.mark.parametrize("how", [{}, dict(beta=0.1, num_iterations=2)], ids=["policy", "reference and old policy"])
+def test_an_update_in_which_every_response_was_cut_off(tiny, tmp_path, how):
+    rows, found = ROWS["two queries on one video"], []
+    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+        trainer = trainer_of(kind, tiny, tmp_path, rows, mask_truncated_completions=True, **how)
+        trainer.eos_token_ids = [trainer._tokenizer.eos_token_id]
+        trainer.generation_config.suppress_tokens += [trainer._tokenizer.eos_token_id, trainer._tokenizer.pad_token_id]  # none ends
+        found.append(step(trainer, rows))
+    stock, once = found
+    assert stock["mask"].sum() == 0 and stock["loss"] == 0 == once["loss"]
+    assert once.keys() == stock.keys() and all(once[k].isfinite().all() and not once[k].any() for k in once if "." in k)
 
 
-@pytest.mark.parametrize("kind", ["Qwen2VL", "Qwen3VL"])
-def test_other_generations(kind, tmp_path):
-    for part in other_model(kind):
+@pytest.mark.parametrize("cut", [[0], [0, 1, 2]], ids=["a response", "all of a prompt"])
+def test_an_update_in_which_some_were_cut_off(tiny, tmp_path, cut):
+    def spoil(batch):
+        batch["completion_mask"][cut] = 0
+
+    rows = ROWS["mixed videos, ragged prompts"]
+    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows), rows, spoil) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    assert distance(once, stock) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", [qwen2_vl, qwen3_vl])
+def test_other_generations(family, tmp_path):
+    for part in family():
         part.save_pretrained(tmp_path)
     rows = ROWS["two queries on one video"]
     stock, once = (step(trainer_of(trainer, tmp_path, tmp_path / "t", rows), rows) for trainer in (GRPOTrainer, SeeOnceGRPOTrainer))
@@ -259,21 +247,69 @@ if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write
 """
 
 
-def test_two_processes(tiny, tmp_path):
-    (tmp_path / "ranks.py").write_text(RANKS)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *map(str, (tmp_path / "ranks.py", Path(__file__).parent, tiny, tmp_path)),
-    ]
+def two_processes(script: str, *arguments, folder) -> dict:
+    "What a script in two processes left in found.json."
+    (folder / "ranks.py").write_text(script)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, *map(str, (folder / "ranks.py", Path(__file__).parent, *arguments, folder))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "found.json").read_text())
+    return json.loads((folder / "found.json").read_text())
+
+
+def test_two_processes(tiny, tmp_path):
+    found = two_processes(RANKS, tiny, folder=tmp_path)
     assert found["ranks"] == 2 and found["tensors"] > 60 and found["distance"] < TOLERANCE
+
+
+SERVED = """
+import json, sys, zlib
+from pathlib import Path
+from accelerate.utils import gather_object
+from trl.generation.vllm_generation import VLLMGeneration
+sys.path.insert(0, sys.argv[1])
+import test_see_once as t
+
+t.G, asked = 4, []
+
+
+def key(ids):
+    return 300 + zlib.crc32(str(ids).encode()) % 200
+
+
+class Client:
+    "The server's side of TRL's client: each response begins with a token that says which prompt it answers."
+
+    def image_features(self, images):
+        return [{"mm_placeholders": {"image": [None] * len(shown)}} for shown in images]
+
+    def generate(self, prompts, features, n, **how):
+        asked.extend(prompts)
+        said = [[key(ids), 7 + i] for ids in prompts for i in range(n)]
+        return dict(prompt_ids=prompts, completion_ids=said, logprobs=[[[-1.0], [-1.0]] for _ in said])
+
+
+class Served(VLLMGeneration):
+    def _init_vllm(self):
+        self.vllm_client = Client()
+
+
+queries = [t.row(text, t.video(v)) for text, v in (("the cross", 0), ("the circle", 1), ("the red square", 0), ("the square", 1), ("the red cross", 2))]
+trainer = t.trainer_of(t.SeeOnceGRPOTrainer, sys.argv[2], sys.argv[3], queries, per_device_train_batch_size=10, ddp_backend="gloo")
+trainer.vllm_generation = Served(trainer.model, trainer.accelerator, trainer.processing_class, mode="server", max_completion_length=8)
+trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", trainer.state.global_step
+trainer.model.train()
+mine = [q for q in queries for _ in range(4)][10 * trainer.accelerator.process_index :][:10]  # the third group lies in both processes
+out = trainer._generate_and_score_completions(mine)
+prompts = [ids[mask.bool()].tolist() for ids, mask in zip(out["prompt_ids"], out["prompt_mask"])]
+right = gather_object([said[0] == key(ids) for said, ids in zip(out["completion_ids"].tolist(), prompts)])
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(dict(right=right, asked=len(set(map(key, asked))))))
+"""
+
+
+def test_a_server_s_responses_return_to_their_prompts(tiny, tmp_path):
+    found = two_processes(SERVED, tiny, folder=tmp_path)
+    assert found == dict(right=[True] * 20, asked=5)
 
 
 def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
@@ -396,6 +432,36 @@ def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
         trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=data, processing_class=processor)
     assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (dict(cache_implementation="static"), "a cache of its own"),
+        (dict(generation_kwargs=dict(cache_implementation="offloaded")), "a cache of its own"),
+        (dict(generation_kwargs=dict(use_cache=False)), "or none"),
+        (dict(generation_kwargs=dict(num_beams=2)), "by beam_sample"),
+        (dict(generation_kwargs=dict(prompt_lookup_num_tokens=2)), "by assisted_generation"),
+        (dict(generation_kwargs=dict(guidance_scale=1.5)), "guidance"),
+        (dict(generation_kwargs=dict(prefill_chunk_size=8)), "in chunks"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
+)
+def test_a_run_that_generates_otherwise_stays_stock(tiny, tmp_path, given, says):
+    with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
+        trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, ROWS["equal words about two videos"], **given)
+
+
+@pytest.mark.parametrize("setting", [dict(use_cache=False), dict(repetition_penalty=1.2)], ids=str)
+def test_generation_settings_of_the_model_count(tiny, tmp_path, setting):
+    rows, found = ROWS["equal words about two videos"], []
+    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+        model = load_model(str(tiny))
+        model.generation_config.update(**setting)
+        model.save_pretrained(tmp_path / "model")
+        load_processor(str(tiny)).save_pretrained(tmp_path / "model")
+        found.append(step(trainer_of(kind, tmp_path / "model", tmp_path, rows), rows))
+    assert torch.equal(found[1]["ids"], found[0]["ids"]) and distance(found[1], found[0]) < TOLERANCE
 
 
 def test_stock_is_stock(tiny, tmp_path):

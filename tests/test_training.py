@@ -8,6 +8,7 @@ import pytest
 from vtg_r1.grpo import advantages, grpo_trainer
 from vtg_r1.inputs import View, training_set
 from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.rewards import completion_text
 from vtg_r1.samples import SampleError
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.toyworld import read_scripts, toy_teacher
@@ -49,6 +50,30 @@ def test_grpo_asks_what_evaluation_asks(toy_samples, view):
 
     row, shown = training_set(toy_samples, view)[0], show(toy_samples[0], view)
     assert row["prompt"] == shown["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(shown["images"]) == 16
+
+
+@pytest.mark.parametrize("template", ["qwen3_template", "lfm2_2_5_template"])
+def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samples, view, tmp_path, template):
+    "A parsed response has its reasoning elsewhere, and of stray words and second blocks only the last."
+    from trl import chat_template_utils
+
+    model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
+    processor.tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
+    good = "<think>red circle</think><time>[1, 2]</time>"
+    said = [good, f"red{good}", f"<think>red</think>{good}", "<think>red circle"]
+    how = {"steps": 1, "prompts_per_step": 1, "generations": 4, "micro_batch": 4, "see_once": False}
+    trainer, heard = grpo_trainer(model, processor, toy_samples, view, tmp_path, **how), []
+
+    def rollout(prompts, trainer):
+        ids = [[*processor.tokenizer(text)["input_ids"], processor.tokenizer.eos_token_id] for text in said]
+        asked = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        return {"prompt_ids": asked, "completion_ids": ids, "logprobs": [[0.0] * len(x) for x in ids]}
+
+    trainer.rollout_func, paid = rollout, trainer.reward_funcs[1]
+    trainer.reward_funcs[1] = lambda completions, **columns: heard.extend(map(completion_text, completions)) or paid(completions, **columns)
+    (log,) = fit(trainer, "GRPO", {})
+    assert heard == said and log["rewards/format_reward/mean"] == 0.25
+    assert processor.tokenizer.response_template  # which is saved with the model
 
 
 @pytest.mark.parametrize(

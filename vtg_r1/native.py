@@ -32,14 +32,14 @@ def native_collator(processor):  # rows with prompt, video, fps, completion → 
 # %% ../nbs/parts/native.ipynb #40f561a4
 def clips_of(
     batch,  # what a processor made of several videos
-) -> list[dict]:  # for each video its pixels, grid and seconds a grid step
+) -> list[dict]:  # for each video its pixels, its grid and, where the processor has them (Qwen2.5-VL), its seconds a grid step
     "Split a processor's video tensors by video."
     grids = batch["video_grid_thw"]
     pixels = batch["pixel_values_videos"].split(grids.prod(1).tolist())
-    return [
-        dict(pixel_values_videos=p, video_grid_thw=g[None], second_per_grid_ts=torch.as_tensor(s).reshape(1))
-        for p, g, s in zip(pixels, grids, batch["second_per_grid_ts"])
-    ]
+    clips = [dict(pixel_values_videos=p, video_grid_thw=g[None]) for p, g in zip(pixels, grids)]
+    for clip, seconds in zip(clips, batch.get("second_per_grid_ts", ())):
+        clip["second_per_grid_ts"] = torch.as_tensor(seconds).reshape(1)
+    return clips
 
 
 class NativeGRPOTrainer(GRPOTrainer):

@@ -575,9 +575,17 @@ def load_policy(
     name: str,  # "tiny", a folder, or a hub id
     quantize: str = "",  # "4bit": frozen weights in 4 bits, to train LoRA on (QLoRA); needs bitsandbytes and a GPU
 ):  # a transformers image-text-to-text model
-    "A policy to train, whole or in 4 bits with the vision tower left as it is."
+    "A policy to train, whole or in 4 bits with the vision tower left as it is. Adapters alone, which would lie frozen on their base, are an error."
+    from transformers.utils.peft_utils import find_adapter_config_file
+
     from vtg_r1.models import load_model, model_path
 
+    if adapter := find_adapter_config_file(model_path(name)):
+        base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise RunError(
+            f"model {name!r} holds adapters, and training would leave them as they are: merge them into their base {base!r} and give that folder "
+            "(peft: PeftModel.from_pretrained(base, adapters).merge_and_unload().save_pretrained(folder)), or give the base"
+        )
     if not quantize:
         return load_model(name)
     if quantize != "4bit":
