@@ -166,7 +166,7 @@ def test_vllm_interface(toy, monkeypatch):
             self.limits = limit_mm_per_prompt
 
         def generate(self, prompts, sampling_params, use_tqdm):
-            assert sampling_params == {"temperature": 0.0, "max_tokens": 9}
+            assert sampling_params == {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 9}
             seen.extend(prompts)
             return [types.SimpleNamespace(outputs=[types.SimpleNamespace(text="<time>[1, 2]</time>")]) for _ in prompts]
 
