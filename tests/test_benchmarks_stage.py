@@ -56,6 +56,8 @@ def test_toy_world(toy):
     folder, metrics, _ = toy
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished" and metrics["n"] == 48 == len(rows_of(folder)) and metrics["failed"] == 0
+    assert manifest["inputs"]["annotations"]["path"].endswith("held-out-in-domain/samples.jsonl")
+    assert manifest["config"]["sampling"]["repetition_penalty"] == 1.0
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
     for figure in ("recall_curve", "shape", "cases"):
