@@ -56,6 +56,8 @@ def test_toy_world(toy):
     folder, metrics, _ = toy
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished" and metrics["n"] == 48 == len(rows_of(folder)) and metrics["failed"] == 0
+    assert manifest["inputs"]["annotations"]["path"].endswith("held-out-in-domain/samples.jsonl")
+    assert manifest["config"]["sampling"]["repetition_penalty"] == 1.0
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
     for figure in ("recall_curve", "shape", "cases"):
@@ -166,7 +168,7 @@ def test_vllm_interface(toy, monkeypatch):
             self.limits = limit_mm_per_prompt
 
         def generate(self, prompts, sampling_params, use_tqdm):
-            assert sampling_params == {"temperature": 0.0, "max_tokens": 9}
+            assert sampling_params == {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 9}
             seen.extend(prompts)
             return [types.SimpleNamespace(outputs=[types.SimpleNamespace(text="<time>[1, 2]</time>")]) for _ in prompts]
 
@@ -226,6 +228,29 @@ def test_intervals_hold_their_values_and_count_videos():
     )
     assert all(low <= value <= high for value, low, high in found.values())
     assert found["mIoU"][1:] == pytest.approx((0, 75))  # drawn by video: one has 1 and 1/2, the other 0
+
+
+def test_a_single_video_leaves_the_ends_out(tmp_path):
+    from vtg_r1.evaluation import bracket, interval_ends, intervals
+    from vtg_r1.runs import start_run
+
+    samples, predictions = queries_with_answers()
+    assert set(interval_ends(intervals(samples, predictions))) == {
+        f"{m}/{side}" for m in ("mIoU", "R1@0.3", "R1@0.5", "R1@0.7") for side in ("low", "high")
+    }
+    one = intervals([s for s in samples if s.video == samples[0].video], predictions)
+    assert interval_ends(one) == {} and "no interval" in bracket(*one["mIoU"][1:]) and bracket(-1.0, 2.0, "+.2f") == "[-1.00, +2.00]"
+    start_run("benchmarks", "one", {}, tmp_path).save_metrics({"mIoU": one["mIoU"][0], **interval_ends(one)})  # finite numbers alone
+
+
+def test_a_one_video_benchmark_finishes(toy, outputs, tmp_path):
+    "Its metrics.json has no ends, and the stage says so."
+    videos = toy[2]
+    lines = [line for line in (videos / "samples.jsonl").read_text().splitlines() if '"in-domain_00000.mp4"' in line]
+    (tmp_path / "one.jsonl").write_text("\n".join(lines) + "\n")
+    folder, metrics = run(outputs, "one", benchmark="samples", annotations=str(tmp_path / "one.jsonl"), video_root=str(videos / "videos"))
+    assert metrics["n"] == len(lines) and not [k for k in metrics if k.endswith(("/low", "/high"))]
+    assert "(one video, no interval)" in (folder / "07_benchmarks.ipynb").read_text()
 
 
 def test_the_shape_of_a_query_is_that_of_its_longest_span():

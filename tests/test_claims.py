@@ -26,7 +26,7 @@ from vtg_r1.ablations import (
 )
 from vtg_r1.cli import main
 from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
-from vtg_r1.grid import grid_jobs, read_grid, run_jobs
+from vtg_r1.grid import grid_jobs, read_grid, results, run_jobs
 from vtg_r1.inputs import View
 from vtg_r1.prompts import response_text
 from vtg_r1.runs import RunError, check_parameters, known_parameters, read_manifest, resolve, sha256, write_json
@@ -75,6 +75,9 @@ def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(tiny, tmp_path):
         assert set(c) >= {"claim", "arms", "n_seeds", "effect", "ci95", "p", "verdict", "note"}
         assert (c["n_seeds"], c["ci95"], c["p"], c["verdict"]) == (1, None, None, "untestable here") and np.isfinite(c["effect"])
     metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["n"], metrics["n_seeds"]) == (8, 1)  # what was asked, not what there is
+    assert "n = 8 held-out queries in domain, 1 seed" in (folder / "06_ablations.ipynb").read_text()
+    assert all("n = 1 seed" in line for line in (folder / "arms.csv").read_text().splitlines()[1:])
     assert metrics["runs"] == 4 and all(0 <= metrics[f"{arm}/mIoU"] <= 100 for arm in ("base", "sft", "r1", "zero"))
     assert {"arms.csv", "curves.csv", "06_ablations.ipynb"} <= {p.name for p in folder.iterdir()} and (folder / "figs/curves.png").is_file()
     kept = keep_reference(folder, tmp_path / "reference")
@@ -271,6 +274,30 @@ def test_a_failed_run_stops_what_needs_it_and_nothing_else_and_is_made_again(job
     assert set(again.started) == {("sft", 0), ("r1", 0), ("zero", 1)} and all(j.finished for j in jobs.values())
 
 
+def test_a_row_made_once_is_one_run_and_decides_nothing(tmp_path):
+    "However many seeds the others have: its one number again under each of them would read as certainty."
+    (tmp_path / "grid.yaml").write_text(
+        TABLE.replace("zero: {stage: grpo, model: tiny}", "zero: {stage: grpo, model: tiny, once: true, label: Zero}")
+    )
+    jobs = grid_jobs(read_grid(tmp_path / "grid.yaml"), ["r1", "zero"], [3, 4, 5], str(tmp_path / "out"))
+    for (row, seed), job in jobs.items():
+        job.folder.mkdir(parents=True)
+        write_json(job.folder / "metrics.json", {"after/mIoU": 90.0 if row == "r1" else 50.0, "n": 8})
+    scored = {a: found for a, found in results(jobs).items() if a in ("r1", "zero")}
+    arms = {"r1": {"label": "R1"}, "zero": {"label": "Zero"}}
+    assert set(scored["zero"]) == {3} and set(scored["r1"]) == {3, 4, 5}
+    claim = {"text": "a cold start helps", "effects": [{"name": "over none", "contrast": {"r1": 1, "zero": -1}}]}
+    record = claim_record("C1", claim, scored, arms)
+    assert (record["verdict"], record["n_seeds"], record["ci95"], record["p"]) == ("untestable here", 1, None, None)
+    for table in (
+        arm_table(scored, arms),
+        by_level(scored, arms, "mIoU"),
+        published_table([{"arm": a, "values": [1.0]} for a in scored], scored, arms),
+    ):
+        assert list(table.index) == ["R1", "Zero, n = 1 seed"] and "±" not in "".join(map(str, table.loc["Zero, n = 1 seed"]))
+    assert set(results({key: job for key, job in jobs.items() if key[0] == "zero"})) == {"zero"}
+
+
 def test_two_grids_in_one_folder_are_one_too_many(jobs, tmp_path):
     def nested(job, logs, lock):
         with pytest.raises(RunError, match="another grid runs here"):
@@ -289,6 +316,19 @@ def test_a_run_is_named_after_all_that_decides_it(jobs, tmp_path):
 
 @pytest.mark.parametrize("change,said", [(("$sft/model", "$gone/model"), "refers to \\$gone"), (("stage: sft,", "stage: sftt,"), "has stage 'sftt'")])
 def test_a_grid_with_a_slip_is_refused_by_row(tmp_path, change, said):
+    (tmp_path / "grid.yaml").write_text(TABLE.replace(*change))
+    with pytest.raises(RunError, match=said):
+        read_grid(tmp_path / "grid.yaml")
+
+
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        (("{stage: curation, once: true}", "{stage: curation, once: true, after: $r1}"), r"\$data → \$r1 → \$sft → \$data"),
+        (("model: tiny", "model: $zero/model"), r"\$zero → \$zero"),
+    ],
+)
+def test_rows_that_wait_for_each_other_in_a_circle_are_refused_by_name(tmp_path, change, said):
     (tmp_path / "grid.yaml").write_text(TABLE.replace(*change))
     with pytest.raises(RunError, match=said):
         read_grid(tmp_path / "grid.yaml")

@@ -200,6 +200,14 @@ def test_bootstrap_against_a_slow_one(options):
         assert found == pytest.approx(slow_bootstrap(values.astype(float), groups, **options), abs=1e-12) and {type(v) for v in found} == {float}
 
 
+@pytest.mark.parametrize("values, groups", [([0.2, 0.9, 0.4], ["v"] * 3), ([0.5], None)])
+def test_one_video_gives_no_interval(values, groups):
+    "Drawn again and again it is always the same, which would read as certainty."
+    assert np.isnan(bootstrap_ci(values, groups)).all()
+    test = paired_test(np.zeros(len(values)), values, groups)
+    assert np.isnan([test["low"], test["high"]]).all() and test["p"] == 1 and test["difference"] == pytest.approx(np.mean(values))
+
+
 def slow_p(a, b, groups, resamples=10_000, seed=0):
     sums = [sum(row) for row in members([float(y) - float(x) for x, y in zip(a, b)], groups)]
     flips = np.random.default_rng(seed).integers(2, size=(resamples, len(sums)), dtype=np.int8) * 2 - 1

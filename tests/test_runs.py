@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.runs import RunError, collect_parameters, project_root, read_manifest, start_run, upstream
+from vtg_r1.runs import RunError, collect_parameters, note_files, project_root, read_manifest, sha256, start_run, upstream
 
 STAGES = sorted((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb"))
 
@@ -37,6 +37,19 @@ def test_a_run_describes_itself(tmp_path):
     m = read_manifest(run.path)
     assert m["status"] == "finished" and m["seed"] == 3 and m["parameters"]["steps"] == 7 and m["git"]["commit"] and m["packages"]["torch"]
     assert m["inputs"]["annotations"]["sha256"] == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
+
+
+def test_each_table_of_a_folder_is_an_input_of_its_own(tmp_path):
+    (tmp_path / "annotations" / "more").mkdir(parents=True)
+    for name in ("test.csv", "more/gsub.json", "video.mp4"):
+        (tmp_path / "annotations" / name).write_text(name)
+    run = start_run("demo", "a", {"seed": 0}, tmp_path)
+    note_files(run, tmp_path / "annotations", "annotations")
+    note_files(run, tmp_path / "annotations" / "test.csv", "prior")
+    note_files(run, "some/hub-id", "heldout")
+    inputs = read_manifest(run.path)["inputs"]
+    assert set(inputs) == {"annotations/test.csv", "annotations/more/gsub.json", "prior"}
+    assert inputs["prior"] == inputs["annotations/test.csv"] and inputs["prior"]["sha256"] == sha256(tmp_path / "annotations" / "test.csv")
 
 
 def test_an_existing_run_is_refused_and_left_alone(tmp_path):

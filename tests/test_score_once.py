@@ -171,6 +171,24 @@ def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, e
     assert said[0] == said[1] and len(said[0]) == 4 * len(shown) and len(set(said[0])) > len(shown)
 
 
+@pytest.mark.parametrize("see_once", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_checkpoints_own_sampling_habits_are_not_asked(tiny, videos, see_once, temperature):
+    (model, processor), shown = tiny, ask(videos)
+
+    def said():
+        torch.manual_seed(3)
+        return generate(model, processor, shown, 12, temperature=temperature, see_once=see_once)
+
+    usual, own = said(), model.generation_config
+    for habit in (dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)):
+        model.generation_config = tf.GenerationConfig(**{**own.to_dict(), "do_sample": True, **habit})
+        try:
+            assert said() == usual, habit
+        finally:
+            model.generation_config = own
+
+
 @pytest.mark.parametrize("encoding", ["interleaved", "native"])
 def test_wrong_positions_are_seen(tiny, videos, encoding):
     model, processor = tiny

@@ -10,6 +10,9 @@ from vtg_r1.inputs import View, training_set
 from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
 from vtg_r1.rewards import completion_text
 from vtg_r1.samples import SampleError
+
+
+from vtg_r1.samples import SampleError, write_jsonl
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.toyworld import read_scripts, toy_teacher
 from vtg_r1.training import fit, read_annotations, save_policy
@@ -74,6 +77,25 @@ def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samp
     (log,) = fit(trainer, "GRPO", {})
     assert heard == said and log["rewards/format_reward/mean"] == 0.25
     assert processor.tokenizer.response_template  # which is saved with the model
+
+
+def test_every_file_of_a_stage_stands_in_its_manifest(toy_samples, world, tmp_path, monkeypatch):
+    from vtg_r1 import training
+    from vtg_r1.difficulty import stage_plan
+    from vtg_r1.runs import read_manifest, sha256, start_run
+
+    for name, (_, dials) in training.TOY_HELD_OUT.items():
+        monkeypatch.setitem(training.TOY_HELD_OUT, name, (6, dials))
+    run = start_run("grpo", "a", {"seed": 0}, tmp_path)
+    file, scored = world / "samples.jsonl", tmp_path / "difficulty" / "d" / "rl_scored.jsonl"
+    data = training.stage_data(run, str(file), "rl.jsonl", heldout="toy", video_root=str(world / "videos"), outputs=str(tmp_path))
+    scored.parent.mkdir(parents=True)
+    write_jsonl(scored, [dataclasses.replace(s, difficulty=dict(policy="p", ious=[0.5], mean_iou=0.5, pass_rate=1.0)) for s in data.train])
+    stage_plan(run, data.train, "keep_between", {}, difficulty=str(scored.parent))
+    inputs, held = read_manifest(run.path)["inputs"], tmp_path / "toyworld"
+    assert set(inputs) == {"annotations", "heldout", "difficulty", *(f"heldout_ood-{n}" for n in training.TOY_HELD_OUT if n != "in-domain")}
+    for role, path in (("annotations", file), ("heldout", held / "held-out-in-domain/samples.jsonl"), ("difficulty", scored)):
+        assert inputs[role]["sha256"] == sha256(path)
 
 
 @pytest.mark.parametrize(

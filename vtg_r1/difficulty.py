@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'difficulty', 'reward_spread', 'rollouts_to', 'teacher_iou', 'policy_iou', 'teacher_threshold',
            'keep_between', 'gaussian_weights', 'gaussian', 'gaussian_corrected', 'easy_to_hard', 'Plan', 'make_plan',
-           'with_difficulty', 'stage_plan']
+           'scored_file', 'with_difficulty', 'stage_plan']
 
 # %% ../nbs/04_difficulty.ipynb #4d903356
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from .bad_days import data_history, note_left_out
 from .files import Busy, lock
 from .inference import by_video
 from .prompts import parse_span
-from .runs import from_all, resolve
+from .runs import from_all, note_files, resolve
 from .samples import Sample, SampleError, append_jsonl, iter_jsonl, load_samples
 from .spans import tiou
 
@@ -259,13 +259,21 @@ def make_plan(
     return Plan(list(kept), in_order, *([stays] if stays else []))
 
 # %% ../nbs/04_difficulty.ipynb #9689e290
+def scored_file(
+    path: str | Path,  # a run of 04_difficulty, or its rl_scored.jsonl; relative ones count from the project root
+) -> Path:
+    "The file of a run of 04_difficulty."
+    path = resolve(path)
+    return path / "rl_scored.jsonl" if path.is_dir() else path
+
+
 def with_difficulty(
     samples: Sequence[Sample],
-    path: str | Path,  # a run of 04_difficulty, or its rl_scored.jsonl; relative ones count from the project root
+    path: str | Path,  # of `scored_file`
 ) -> list[Sample]:
     "RL samples with the difficulty that a run of 04_difficulty found."
-    path = resolve(path)
-    records = {s.qid: s.difficulty for s in load_samples(path / "rl_scored.jsonl" if path.is_dir() else path) if s.difficulty}
+    path = scored_file(path)
+    records = {s.qid: s.difficulty for s in load_samples(path) if s.difficulty}
     without = [s.qid for s in samples if s.qid not in records]
     if without:
         raise SampleError(
@@ -286,6 +294,8 @@ def stage_plan(
     "The plan of a stage's parameters."
     if not strategy:
         return None, samples
+    if difficulty:
+        note_files(run, scored_file(difficulty), "difficulty")
     try:
         plan = make_plan(with_difficulty(samples, difficulty) if difficulty else samples, strategy, seed, **options)
     except SampleError as e:

@@ -48,7 +48,24 @@ def read_grid(
             raise RunError(f"{path}: row {name!r} has stage {row.get('stage')!r}; use one of {sorted(grid['stages'])}")
         if missing := [n for n in references(row) if n not in grid["rows"]]:
             raise RunError(f"{path}: row {name!r} refers to ${missing[0]}, which is no row")
+    if circle := _circle({name: references(row) for name, row in grid["rows"].items()}):
+        raise RunError(f"{path}: rows wait for each other in a circle, {' → '.join(f'${n}' for n in circle)}; one of them must begin")
     return grid
+
+
+def _circle(
+    needs: dict[str, list[str]],  # row → the rows it refers to
+) -> list[str]:  # rows of which each needs the next, the first once more at the end; empty where there is none
+    "Rows that need themselves."
+    begun = set()  # rows that can be made
+    while free := [name for name, of in needs.items() if name not in begun and begun.issuperset(of)]:
+        begun.update(free)
+    if not (stuck := [name for name in needs if name not in begun]):
+        return []
+    path = [stuck[0]]
+    while path[-1] not in path[:-1]:
+        path.append(next(n for n in needs[path[-1]] if n not in begun))
+    return path[path.index(path[-1]) :]
 
 
 _REFERENCE = re.compile(r"\$([A-Za-z][\w-]*)")
@@ -284,14 +301,12 @@ def run_jobs(
 # %% ../nbs/parts/grid.ipynb #6d216347
 def results(
     jobs: dict[tuple[str, int | None], Job],  # of `grid_jobs`
-) -> dict[str, dict[int, dict[str, float]]]:  # row → seed → metrics.json; rows made once stand under every seed
+) -> dict[str, dict[int, dict[str, float]]]:  # row → seed → metrics.json; a row made once stands under the first seed: it is one run
     "The metrics of finished jobs by row and seed."
-    seeds = sorted({s for _, s in jobs if s is not None})
-    found = {}
+    first, found = min((s for _, s in jobs if s is not None), default=0), {}
     for (row, seed), job in jobs.items():
         metrics = json.loads((job.folder / "metrics.json").read_text(encoding="utf-8"))
-        for s in [seed] if seed is not None else seeds:
-            found.setdefault(row, {})[s] = metrics
+        found.setdefault(row, {})[first if seed is None else seed] = metrics
     return found
 
 

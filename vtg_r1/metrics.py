@@ -166,8 +166,10 @@ def bootstrap_ci(
     resamples: int = 2000,  # draws
     seed: int = 0,  # of the draws
 ) -> tuple[float, float]:  # same unit as `values`
-    "Percentile bootstrap interval of the mean."
+    "Percentile bootstrap interval of the mean; NaN where all is one group, which says nothing of others."
     sums, counts = _group_sums(np.asarray(values, np.float64), groups)
+    if len(sums) < 2:
+        return np.nan, np.nan
     rng, means = np.random.default_rng(seed), []
     for k in _in_batches(resamples, len(sums)):
         draw = rng.integers(len(sums), size=(k, len(sums)))

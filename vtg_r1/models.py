@@ -4,11 +4,15 @@
 
 # %% auto #0
 __all__ = ['TINY', 'TINY_PATH', 'TOY_WORDS', 'TAGS', 'SPECIALS', 'CHAT_TEMPLATE', 'model_path', 'load_processor', 'load_model',
-           'lora_config', 'build_tokenizer', 'build_processor', 'tiny_config', 'build_tiny']
+           'weights_key', 'lora_config', 'build_tokenizer', 'build_processor', 'tiny_config', 'build_tiny']
 
 # %% ../nbs/parts/models.ipynb #f17abe2a
+import hashlib
+import json
 from importlib.resources import files
 from pathlib import Path
+
+from .runs import sha256
 
 # %% ../nbs/parts/models.ipynb #ba114d5e
 TINY = "tiny"
@@ -102,6 +106,22 @@ def load_model(
     dtype = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     model = AutoModelForImageTextToText.from_pretrained(model_path(name), dtype=dtype, trust_remote_code=False, use_safetensors=True)
     return _batch_frames(model.to(device).eval())
+
+# %% ../nbs/parts/models.ipynb #5a3c2e02
+def weights_key(
+    name: str,  # "tiny", a folder, or a hub id
+) -> str:  # SHA-256; of a hub id "id@commit", or the id alone before it was ever loaded
+    "What a policy is, wherever it lies."
+    folder = Path(model_path(name))
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(name, "config.json")
+        return f"{name}@{Path(config).parent.name}" if isinstance(config, str) else name
+    parts = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")}
+    if (folder / "adapter_config.json").is_file():
+        parts["base"] = weights_key(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/parts/models.ipynb #f252f7e8
 def lora_config(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'processes', 'is_main', 'from_all', 'from_main',
            'git_state', 'sha256', 'device_name', 'refuse_secrets', 'Run', 'run_folder', 'start_run', 'refuse_run',
-           'running', 'read_manifest', 'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed',
-           'stage_name', 'known_parameters', 'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here',
+           'running', 'read_manifest', 'note_files', 'assigned_names', 'check_parameters', 'collect_parameters',
+           'set_seed', 'stage_name', 'known_parameters', 'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here',
            'launch_stage', 'stage_main', 'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
@@ -372,6 +372,20 @@ def read_manifest(folder: str | Path) -> dict:
         return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+# %% ../nbs/parts/runs.ipynb #5a3c5e02
+def note_files(
+    run: Run,
+    path: str | Path,  # a file, a folder, or what is not here, such as a hub id; relative ones count from the project root
+    role: str,  # name of the input in the manifest
+) -> None:
+    "Note an input file, or the tables of a folder, with SHA-256."
+    here = resolve(path)
+    if here.is_file():
+        run.add_input(here, role)
+    for p in sorted(here.rglob("*")) if here.is_dir() else ():
+        if p.suffix in (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt") and p.is_file():
+            run.add_input(p, f"{role}/{p.relative_to(here).as_posix()}")
 
 # %% ../nbs/parts/runs.ipynb #aa518ca3
 def assigned_names(

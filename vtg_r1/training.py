@@ -28,6 +28,7 @@ from vtg_r1.runs import (
     from_main,
     is_main,
     launch_stage,
+    note_files,
     on_sigterm,
     project_root,
     read_manifest,
@@ -460,8 +461,7 @@ def stage_samples(
         folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs)
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
     for i, entry in enumerate(_entries(given, dataset)):
-        if resolve(entry["path"]).is_file():
-            run.add_input(resolve(entry["path"]), f"{role}_{i}" if i else role)
+        note_files(run, entry["path"], f"{role}_{i}" if i else role)
     samples = read_annotations(given, dataset, video_root)
     found = find_videos(samples, video_root, missing_videos)
     if role == "annotations":
@@ -510,6 +510,9 @@ def stage_data(
         note_left_out(run, "heldout '' (every fourth video)", len(held))
     else:
         held, held_root = toy_held_out(outputs)
+        sets = [HeldOut("", held, held_root)]
+    for s in sets:
+        note_files(run, Path(s.video_root).parent / "samples.jsonl", f"heldout_{s.name}" if s.name else "heldout")
     if is_main():
         from_main(None)
     sets = [replace(s, samples=spread_out(s.samples, test_limit)) for s in sets or [HeldOut("", held, held_root)]]

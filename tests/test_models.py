@@ -1,0 +1,53 @@
+"A policy's key is that of everything that decides its answers."
+
+import json
+import shutil
+
+import pytest
+
+from vtg_r1.models import TINY, TINY_PATH, weights_key
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(TINY_PATH, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model-00002-of-00003.safetensors", "adapter_model.safetensors", "config.json", "chat_template.jinja"]
+)
+def test_each_file_that_decides_counts(folder, name):
+    before = weights_key(str(folder))
+    assert before == weights_key(TINY)
+    with open(folder / name, "ab") as f:
+        f.write(b" ")
+    assert weights_key(str(folder)) != before
+
+
+def test_what_decides_nothing_does_not_count(folder):
+    (folder / "README.md").write_text("trained on a Tuesday")
+    (folder / "checkpoint-8").mkdir()
+    assert weights_key(str(folder)) == weights_key(TINY)
+
+
+def test_an_adapter_is_another_policy_on_another_base(folder, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"an update")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    before = weights_key(str(adapter))
+    (folder / "model.safetensors").write_bytes(b"retrained")
+    assert weights_key(str(adapter)) != before
+
+
+def test_a_hub_id_is_known_by_its_commit(tmp_path, monkeypatch):
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert hub.HF_HUB_CACHE == str(tmp_path) and weights_key("some/model") == "some/model"
+    there = tmp_path / "models--some--model"
+    (there / "snapshots" / "c0ffee").mkdir(parents=True)
+    (there / "snapshots" / "c0ffee" / "config.json").write_text("{}")
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text("c0ffee")
+    assert weights_key("some/model") == "some/model@c0ffee"
