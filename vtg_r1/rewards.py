@@ -24,9 +24,9 @@ def completion_text(
     completion: str | Sequence[dict],  # plain text, or chat messages
 ) -> str:
     "The text of a completion; of several messages the last one's, of content blocks the text blocks'; reasoning that a parser set apart stands before it again."
-    if isinstance(completion, str) or not completion:
-        return completion or ""
-    message = completion[-1]
+    if isinstance(completion, str):
+        return completion
+    message = completion[-1] if completion else {"content": ""}
     content, thought = message["content"], next(filter(None, map(message.get, REASONING)), None)
     text = content if isinstance(content, str) else "".join(b.get("text", "") for b in content or [])
     return text if thought is None else f"<think>{thought}</think>{text}"
