@@ -11,6 +11,7 @@ import pytest
 
 from vtg_r1.inference import vllm_backend
 from vtg_r1.inputs import View, show, training_set
+from vtg_r1.models import weights_key
 from vtg_r1.runs import RunError, run_notebook
 from vtg_r1.samples import Sample, load_samples
 
@@ -57,6 +58,7 @@ def test_toy_world(toy):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished" and metrics["n"] == 48 == len(rows_of(folder)) and metrics["failed"] == 0
     assert manifest["inputs"]["annotations"]["path"].endswith("held-out-in-domain/samples.jsonl")
+    assert manifest["policy"] == {"path": "tiny", "key": weights_key("tiny")}
     assert manifest["config"]["sampling"]["repetition_penalty"] == 1.0
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
@@ -274,6 +276,12 @@ def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_pat
     with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"):
         take_over(old.path, new, {"seed": 0, "frames": 16})
     assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
+    old.note(policy={"path": "m", "key": "trained on Monday"})
+    new.note(policy={"path": "m", "key": "trained on Tuesday"})
+    with pytest.raises(RunError, match="weights have changed"):
+        take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2})
+    new.note(policy={"path": "m2", "key": "trained on Monday"})
+    assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).is_file()
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):

@@ -99,6 +99,13 @@ def test_grpo_leaves_what_the_architecture_promises(trained):
     assert (trained / "figs/reward.png").is_file()
 
 
+def test_manifests_say_which_policy_it_was(tuned, trained):
+    from vtg_r1.models import weights_key
+
+    for folder in (tuned, trained):
+        assert read_manifest(folder)["policy"] == {"path": "tiny", "key": weights_key("tiny")}
+
+
 def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
     again = chain.run("05_grpo", "g2", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
     assert (again / "metrics.json").read_bytes() == (trained / "metrics.json").read_bytes()

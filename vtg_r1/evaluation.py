@@ -41,6 +41,9 @@ def take_over(
         raise RunError(
             f"resume {str(resume)!r}: parameter {differ[0]!r} was {before.get(differ[0])!r} there and is {parameters[differ[0]]!r} here; start without resume"
         )
+    then, now = (m.get("policy", {}).get("key") for m in (read_manifest(old), run.manifest))
+    if then and now and then != now:
+        raise RunError(f"resume {str(resume)!r}: the model's weights have changed since; start without resume")
     shutil.copyfile(old / "predictions.jsonl", path)
     return path
 
