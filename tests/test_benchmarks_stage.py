@@ -11,6 +11,7 @@ import pytest
 
 from vtg_r1.inference import vllm_backend
 from vtg_r1.inputs import View, show, training_set
+from vtg_r1.models import weights_key
 from vtg_r1.runs import RunError, run_notebook
 from vtg_r1.samples import Sample, load_samples
 
@@ -57,6 +58,7 @@ def test_toy_world(toy):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished" and metrics["n"] == 48 == len(rows_of(folder)) and metrics["failed"] == 0
     assert manifest["inputs"]["annotations"]["path"].endswith("held-out-in-domain/samples.jsonl")
+    assert manifest["policy"] == {"path": "tiny", "key": weights_key("tiny")}
     assert manifest["config"]["sampling"]["repetition_penalty"] == 1.0
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
@@ -243,6 +245,44 @@ def test_a_single_video_leaves_the_ends_out(tmp_path):
     start_run("benchmarks", "one", {}, tmp_path).save_metrics({"mIoU": one["mIoU"][0], **interval_ends(one)})  # finite numbers alone
 
 
+def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
+    "A run of ours, measured on what it was trained on, and on what it was not."
+    from vtg_r1.toyworld import make_world
+
+    world = make_world(outputs / "world", videos=8, seed=3)
+    given = {
+        "annotations": str(world / "samples.jsonl"),
+        "video_root": str(world / "videos"),
+        "heldout": str(world / "samples.jsonl"),
+        "test_limit": 2,
+    }
+    few = {"model": "tiny", "steps": 1, "prompts_per_step": 2, "generations": 2, "micro_batch": 4, "max_response": 4, "evaluate_before": False}
+    trained = run_notebook(
+        "nbs/05_grpo.ipynb", {"run_name": "g", "outputs_dir": str(outputs), "threads": 1, "limit": 6, **given, **few}, progress=False
+    )
+    used = {row["video"] for row in (json.loads(line) for line in (trained / "trained_on.jsonl").read_text().splitlines())}
+    samples = load_samples(world / "samples.jsonl")
+    about = dict(benchmark="samples", annotations=str(world / "samples.jsonl"), video_root=str(world / "videos"), max_response=4)
+    folder, metrics = run(outputs, "seen", model=str(trained / "model"), **about)
+    assert 0 < metrics["seen_in_training"] == sum(s.video in used for s in samples) < len(samples)
+    assert (
+        f"{metrics['seen_in_training']} of {len(samples)} queries are about videos it was trained on" in (folder / "07_benchmarks.ipynb").read_text()
+    )
+    _, other = run(outputs, "unseen", model=str(trained / "model"), limit=4, max_response=4)
+    assert other["seen_in_training"] == 0 and "seen_in_training" not in toy[1]  # the embedded model is no run
+
+
+def test_what_a_run_was_trained_on_is_unknown_where_it_kept_no_list(toy, tmp_path):
+    from vtg_r1.evaluation import seen_in_training, training_runs
+    from vtg_r1.runs import start_run
+
+    samples, old = load_samples(toy[2] / "samples.jsonl")[:4], start_run("sft", "old", {}, tmp_path)
+    old.note(config={"video_root": str(toy[2] / "videos")})
+    assert seen_in_training(samples, toy[2] / "videos", training_runs(old.path)) is None and training_runs(None) == []
+    old.save_rows("trained_on.jsonl", [dict(qid=s.qid, video=s.video, query=s.query) for s in samples[:1]])
+    assert seen_in_training(samples[:1], "/copied/elsewhere", [old.path]) == 1  # by its record
+
+
 def test_a_one_video_benchmark_finishes(toy, outputs, tmp_path):
     "Its metrics.json has no ends, and the stage says so."
     videos = toy[2]
@@ -274,6 +314,12 @@ def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_pat
     with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"):
         take_over(old.path, new, {"seed": 0, "frames": 16})
     assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
+    old.note(policy={"path": "m", "key": "trained on Monday"})
+    new.note(policy={"path": "m", "key": "trained on Tuesday"})
+    with pytest.raises(RunError, match="weights have changed"):
+        take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2})
+    new.note(policy={"path": "m2", "key": "trained on Monday"})
+    assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).is_file()
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):

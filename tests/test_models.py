@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from vtg_r1.models import TINY, TINY_PATH, weights_key
+from vtg_r1.models import TINY, TINY_PATH, made_by, note_policy, weights_key
+from vtg_r1.runs import RunError, read_manifest, start_run, write_json
 
 
 @pytest.fixture
@@ -51,3 +52,19 @@ def test_a_hub_id_is_known_by_its_commit(tmp_path, monkeypatch):
     (there / "refs").mkdir()
     (there / "refs" / "main").write_text("c0ffee")
     assert weights_key("some/model") == "some/model@c0ffee"
+
+
+def test_a_policy_is_noted_with_the_run_that_made_it_and_may_not_change_under_a_run(folder, tmp_path):
+    ours = tmp_path / "grpo" / "mine"
+    shutil.copytree(folder, ours / "model")
+    write_json(ours / "manifest.json", {"stage": "grpo", "status": "finished"})
+    assert made_by(str(ours / "model")) == ours and made_by(str(folder)) is None and made_by("some/hub-id") is None
+    run = start_run("sft", "a", {"seed": 0}, tmp_path)
+    note_policy(run, str(ours / "model"))
+    noted = read_manifest(run.path)["policy"]
+    assert noted["key"] == weights_key(TINY) and noted["run"].endswith("grpo/mine") and noted["path"].endswith("grpo/mine/model")
+    again = start_run("sft", "a", {"seed": 0}, tmp_path, resume=True)
+    note_policy(again, str(folder))  # the same weights at another place
+    (folder / "model.safetensors").write_bytes(b"trained anew")
+    with pytest.raises(RunError, match="has changed since this run began"):
+        note_policy(again, str(folder))

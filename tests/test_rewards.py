@@ -282,6 +282,10 @@ def test_paper_weights():
 def test_guards():
     assert length_penalty([""] * 4, [[0] * n for n in (0, 100, 150, 9999)], limit=200, margin=100) == [0, 0, -0.5, -1]
     assert length_penalty([""] * 5, [[0] * n for n in (1792, 1793, 1920, 2048, 2049)]) == [0, -1 / 256, -0.5, -1, -1]
+    assert length_penalty([""] * 4, [[0] * n for n in (0, 199, 200, 201)], limit=200, margin=0) == [0, 0, -1, -1]
+    assert length_penalty([""] * 3, [[0] * n for n in (199, 200, 201)], limit=200, margin=1) == [0, -1, -1]
+    with pytest.raises(ValueError, match="margin is -1"):
+        length_penalty([""], [[0]], margin=-1)
     once, twice = "one two three four five six", "one two three four five six one two three four five six"
     assert repetition_penalty([once, twice, "", "one two"]) == [0, pytest.approx(-1 / 7), 0, 0]
     assert repetition_penalty(["a b A b a b", "a b c"], n=2) == [pytest.approx(-3 / 5), 0]

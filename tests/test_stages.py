@@ -99,6 +99,21 @@ def test_grpo_leaves_what_the_architecture_promises(trained):
     assert (trained / "figs/reward.png").is_file()
 
 
+def test_a_training_run_keeps_what_it_trained_on(tuned, trained, curated):
+    for folder in (tuned, trained):
+        rows = [row for _, row in iter_jsonl(folder / "trained_on.jsonl")]
+        assert len(rows) == Chain.metrics(folder)["trained_on"] and all(set(r) == {"qid", "video", "query"} for r in rows)
+    cold = {s.qid for s in load_samples(curated / "coldstart.jsonl")}
+    assert {row["qid"] for _, row in iter_jsonl(tuned / "trained_on.jsonl")} <= cold
+
+
+def test_manifests_say_which_policy_it_was(tuned, trained):
+    from vtg_r1.models import weights_key
+
+    for folder in (tuned, trained):
+        assert read_manifest(folder)["policy"] == {"path": "tiny", "key": weights_key("tiny")}
+
+
 def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
     again = chain.run("05_grpo", "g2", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
     assert (again / "metrics.json").read_bytes() == (trained / "metrics.json").read_bytes()

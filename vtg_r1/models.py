@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['TINY', 'TINY_PATH', 'TOY_WORDS', 'TAGS', 'SPECIALS', 'CHAT_TEMPLATE', 'model_path', 'load_processor', 'load_model',
-           'weights_key', 'lora_config', 'build_tokenizer', 'build_processor', 'tiny_config', 'build_tiny']
+           'weights_key', 'made_by', 'note_policy', 'lora_config', 'build_tokenizer', 'build_processor', 'tiny_config',
+           'build_tiny']
 
 # %% ../nbs/parts/models.ipynb #f17abe2a
 import hashlib
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 
-from .runs import sha256
+from .runs import RunError, is_main, project_root, read_manifest, sha256
 
 # %% ../nbs/parts/models.ipynb #ba114d5e
 TINY = "tiny"
@@ -122,6 +124,29 @@ def weights_key(
     if (folder / "adapter_config.json").is_file():
         parts["base"] = weights_key(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+# %% ../nbs/parts/models.ipynb #5a3c6e02
+def made_by(
+    name: str,  # "tiny", a folder, or a hub id
+) -> Path | None:  # the run's folder
+    "The run that a model lies in, where it is one of ours."
+    folder = Path(model_path(name)).absolute()
+    return next((p for p in (folder, *folder.parents[:3]) if folder.is_dir() and read_manifest(p).get("stage")), None)
+
+
+def note_policy(
+    run,  # the stage's `runs.Run`
+    name: str,  # "tiny", a folder, or a hub id; loaded already, so that a hub id has its commit
+) -> None:
+    "Note in the manifest which policy a stage began from or measured; a resumed run whose policy has changed is an error."
+    if not is_main():
+        return
+    short = lambda path: os.path.relpath(path, project_root())
+    by, then = made_by(name), run.manifest.get("policy")
+    now = dict(path=short(name) if os.path.isabs(name) else name, key=weights_key(name), **({"run": short(by)} if by else {}))
+    if "resumed" in run.manifest and then and then["key"] != now["key"]:
+        raise RunError(f"{name} has changed since this run began: give another run_name, or put the model back")
+    run.note(policy=now)
 
 # %% ../nbs/parts/models.ipynb #f252f7e8
 def lora_config(

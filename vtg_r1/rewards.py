@@ -227,11 +227,14 @@ def length_penalty(
     completions: Sequence,  # n strings or message lists
     completion_ids: Sequence,  # n lists of token ids, which TRL passes
     limit: int = 2048,  # tokens a response may have (paper: 2048)
-    margin: int = 256,  # tokens before the limit over which the penalty grows
+    margin: int = 256,  # tokens before the limit over which the penalty grows; 0 is a wall: −1 from `limit` on
     **kwargs,  # dataset columns, unused
 ) -> list[float]:  # in [-1, 0]
     "0 up to `limit − margin` tokens, falling to −1 at `limit` (DAPO, arXiv 2503.14476, soft overlong punishment)."
-    return [-min(1.0, max(0.0, (len(ids) - limit + margin) / margin)) for ids in completion_ids]
+    if margin < 0:
+        raise ValueError(f"margin is {margin}: give the tokens before the limit over which the penalty grows, 0 or more")
+    over = [len(ids) - limit + margin for ids in completion_ids]
+    return [-min(1.0, max(0.0, n / margin if margin else float(n >= 0))) for n in over]
 
 
 def repetition_penalty(

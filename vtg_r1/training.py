@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TOY_HELD_OUT', 'MIXES', 'read_annotations', 'find_videos', 'common_arguments', 'seal_checkpoint', 'is_complete',
            'last_checkpoint', 'checkpointing', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out', 'hold_out_videos',
-           'toy_sets', 'subsample', 'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'resolved_config',
-           'StageDone', 'launched', 'load_policy', 'in_float32', 'save_policy', 'merged', 'merged_onto_base',
-           'save_trained']
+           'toy_sets', 'subsample', 'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'note_training',
+           'resolved_config', 'StageDone', 'launched', 'load_policy', 'in_float32', 'save_policy', 'merged',
+           'merged_onto_base', 'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import contextlib
@@ -539,6 +539,14 @@ def pick_samples(
     run.note(picked=dict(samples=len(picked), of=len(samples), other_kind=other))
     print(f"{len(picked)} of {len(samples)} samples" + (f", {other} of them of another kind than the matched set has" if other else ""))
     return picked
+
+
+def note_training(
+    run: Run,
+    samples: list[Sample],  # that it trains on, after all filters
+) -> None:
+    "Keep which samples a run trains on, in trained_on.jsonl: what is measured later can be held against it."
+    run.save_rows("trained_on.jsonl", [dict(qid=s.qid, video=s.video, query=s.query) for s in samples])
 
 # %% ../nbs/parts/training.ipynb #780349ef
 def resolved_config(
