@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from vtg_r1.cli import main
 from vtg_r1.datasets import READERS, read_dataset, read_rows
 from vtg_r1.quality import read_with_videos
+from vtg_r1.runs import read_manifest, start_run
 from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
 from vtg_r1.toyworld import write_video
-from vtg_r1.training import find_videos, read_annotations
+from vtg_r1.training import find_videos, read_annotations, stage_samples
 
 SHARED = os.environ.get("VTG_R1_SHARED")
 shared = pytest.mark.skipif(not SHARED, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")
@@ -367,6 +368,21 @@ def test_a_stage_measures_what_a_table_lacks(two_kitchens):
     assert [(s.video, s.duration) for s in found] == [("a/v.mp4", 5.0), ("b/v.mp4", 9.0)]
     with pytest.raises(SampleError, match="none of its 2 records"):
         read_annotations(str(two_kitchens / "mine.csv"), "csv")
+
+
+def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, capsys):
+    "No duration, and no video to measure it in: such a row does not leave the training set in silence."
+    (two_kitchens / "videos/broken.mp4").write_bytes(b"no video")
+    with open(two_kitchens / "mine.csv", "a") as f:
+        f.write("c/gone.mp4,1,2,three\nbroken.mp4,1,2,four\n")
+    given = {"given": str(two_kitchens / "mine.csv"), "dataset": "csv", "video_root": two_kitchens / "videos"}
+    with pytest.raises(SampleError, match=r"2 of 4 rows have no duration.*c/gone\.mp4; unreadable: broken\.mp4.*video_root.*missing_videos='skip'"):
+        read_annotations(**given)
+    assert [s.query for s in read_annotations(**given, missing_videos="skip")] == ["one", "two"]
+    assert "2  missing_duration/dropped" in capsys.readouterr().out
+    run = start_run("sft", "", {}, two_kitchens / "outputs")
+    samples, _ = stage_samples(run, given["given"], "", "csv", str(given["video_root"]), "skip")
+    assert len(samples) == 2 and read_manifest(run.path)["left_out"] == {"missing_videos 'skip'": 2}
 
 
 def test_formats_known_by_description_only(tmp_path):
