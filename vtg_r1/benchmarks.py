@@ -29,7 +29,7 @@ def load_benchmark(
     name: str,  # one of `BENCHMARKS`, or of `OWN`
     path: str | Path,  # the official file; for NExT-GQA the folder that holds test.csv and gsub_test.json
     columns: dict[str, str] | None = None,  # of an own table, as `read_dataset`
-    videos: str | Path | None = None,  # folder of the videos, in which durations are measured that the file lacks; None takes a video's last published end
+    videos: str | Path | None = None,  # folder of the videos, to measure durations that the file lacks; None guesses them from the last span
 ) -> tuple[list[Sample], Report]:
     "Every query of an official annotation file, spans as published; an error where one cannot be scored."
     if name not in BENCHMARKS + OWN:
