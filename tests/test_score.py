@@ -13,6 +13,7 @@ import pytest
 
 from vtg_r1.benchmarks import BENCHMARKS, Prediction, compare, load_benchmark, published, score, trivial_predictions
 from vtg_r1.cli import main
+from vtg_r1.samples import Sample
 from vtg_r1.toyworld import write_video
 
 HERE = Path(__file__).parent / "score"
@@ -207,6 +208,25 @@ def test_own_data_that_cannot_be_scored(name, content, said, tmp_path, capsys):
     (tmp_path / "said.jsonl").write_text(OWN_SAID)
     assert main(["score", "--benchmark", name, "--annotations", str(tmp_path / "mine"), "--predictions", str(tmp_path / "said.jsonl")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_rows_that_cannot_score_are_counted(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text(OWN_TABLE)
+    rows = ['{"qid": "a_0", "response": "somewhere"}', '{"qid": "a_1", "pred": [[12, 10]]}', '{"qid": "b_2", "pred": null}']
+    (tmp_path / "said.jsonl").write_text("\n".join(rows))
+    run("csv", annotations=tmp_path / "mine.csv", predictions=tmp_path / "said.jsonl")
+    err = capsys.readouterr().err
+    assert "2 of 3 rows give no span (null, or a response in which none can be read), and count as misses" in err
+    assert "1 of 3 rows give a span that ends at its start or before, and count as misses" in err
+    (tmp_path / "said.jsonl").write_text(OWN_SAID)
+    run("csv", annotations=tmp_path / "mine.csv", predictions=tmp_path / "said.jsonl")
+    assert "count as misses" not in capsys.readouterr().err
+
+
+def test_an_error_names_the_qid():
+    samples = [Sample("a", "v.mp4", 9.0, "q", [[1, 2]])]
+    with pytest.raises(ValueError, match=r"query 0 \(qid 'a'\) is 1;"):
+        score("csv", samples, {"a": Prediction([1, 2])})
 
 
 def test_whole_video_is_as_long_as_the_video(tmp_path):

@@ -158,7 +158,7 @@ def per_query(
 ) -> dict[str, np.ndarray]:  # "iou", "iop" in [0, 1]; "correct" bool; each (n,)
     "IoU and IoP of each query's first span, and whether its option is right."
     said = [predictions.get(s.qid, Prediction()) for s in samples]
-    iou, iop = overlaps([p.spans[0] if p.spans else None for p in said], [s.spans for s in samples], zero_length_iop)
+    iou, iop = overlaps([p.spans[0] if p.spans else None for p in said], [s.spans for s in samples], zero_length_iop, [s.qid for s in samples])
     return {"iou": iou, "iop": iop, "correct": np.array([s.answer is not None and p.answer == s.answer for s, p in zip(samples, said)])}
 
 
