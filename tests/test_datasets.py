@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from vtg_r1.cli import main
 from vtg_r1.datasets import READERS, read_dataset, read_rows
 from vtg_r1.quality import read_with_videos
+from vtg_r1.runs import read_manifest, start_run
 from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
 from vtg_r1.toyworld import write_video
-from vtg_r1.training import find_videos, read_annotations
+from vtg_r1.training import find_videos, read_annotations, stage_samples
 
 SHARED = os.environ.get("VTG_R1_SHARED")
 shared = pytest.mark.skipif(not SHARED, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")
@@ -292,6 +293,51 @@ def test_a_practitioners_table(text, tmp_path):
     ]
 
 
+OWN = "video,start,end,sentence,duration\n"
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (
+            OWN + "a.mp4,1,4,she cracks an egg, then whisks it,9\n",
+            "line 2: 6 cells, 5 columns; a text that holds ',' has to stand in quotation marks",
+        ),
+        (OWN + '\na.mp4,1,4,"two\nlines",9\na.mp4,1,4,one, two,9\n', "line 5: 6 cells"),
+        (OWN + 'a.mp4,1,2,"she whisks,9\nb.mp4,1,2,he,9\n', "after line 1"),
+        ("video,start,end,start,sentence\na.mp4,1,4,2,she\n", "column 'start' stands twice"),
+        ("a.mp4,1,4,she cracks an egg\nb.mp4,2,3,she whisks it\n", "its first line, which names the columns, is ['a.mp4'"),
+        ("video,Start (s),end,sentence\na.mp4,1,4,she\n", "no column 'start' for start"),
+        ("video|start|end|sentence\na.mp4|1|4|she\n", "no column 'video' for video"),
+        ("", "the file is empty"),
+        ((OWN + "a.mp4,1,2,caf\u00e9,9\n").encode("cp1252"), "save it as CSV UTF-8"),
+        ((OWN + "a.mp4,1,2,caf\u00e9,9\n").encode("utf-16-le"), "no UTF-8 text"),
+        (b"PK\x03\x04\x14\x00", "is a workbook (xlsx) or zip file"),
+    ],
+)
+def test_a_table_that_reads_wrong_is_one_error(content, said, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "mine.csv")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "mine.csv") in line and said in line
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_as_spreadsheets_write_it(encoding, tmp_path):
+    "Excel's first line, decimal commas, empty rows and a last empty column, in the encodings that say what they are."
+    text = "sep=;\r\n\r\nvideo;start;end;sentence;duration;\r\na.mp4;3,5;0:01:02,5;caf\u00e9, then tea;70;\r\n;;;;;\r\n"
+    (tmp_path / "mine.csv").write_bytes(text.encode(encoding))
+    samples, report = read_dataset("csv", tmp_path / "mine.csv")
+    assert samples == [Sample("a_0", "a.mp4", 70.0, "caf\u00e9, then tea", [[3.5, 62.5]], "csv")] and not report.findings
+
+
+@pytest.mark.parametrize("cell", ["1,234", "0:99", "00:00:01:15", "4 s", "4.500,0", "noon"])
+def test_a_cell_that_is_no_time_costs_its_row_and_says_so(cell, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text(f'{OWN}a.mp4,1,"{cell}",she,2000\na.mp4,1,2,he,2000\n')
+    samples, report = read_dataset("csv", tmp_path / "mine.csv")
+    assert [s.query for s in samples] == ["he"] and f"record 2: ValueError: end is {cell!r}: write seconds" in report.dropped[0].detail
+
+
 def test_a_column_that_was_named_is_not_replaced(tmp_path):
     (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,she whisks it\n")
     with pytest.raises(SampleError, match="no column 'what' for query"):
@@ -322,6 +368,21 @@ def test_a_stage_measures_what_a_table_lacks(two_kitchens):
     assert [(s.video, s.duration) for s in found] == [("a/v.mp4", 5.0), ("b/v.mp4", 9.0)]
     with pytest.raises(SampleError, match="none of its 2 records"):
         read_annotations(str(two_kitchens / "mine.csv"), "csv")
+
+
+def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, capsys):
+    "No duration, and no video to measure it in: such a row does not leave the training set in silence."
+    (two_kitchens / "videos/broken.mp4").write_bytes(b"no video")
+    with open(two_kitchens / "mine.csv", "a") as f:
+        f.write("c/gone.mp4,1,2,three\nbroken.mp4,1,2,four\n")
+    given = {"given": str(two_kitchens / "mine.csv"), "dataset": "csv", "video_root": two_kitchens / "videos"}
+    with pytest.raises(SampleError, match=r"2 of 4 rows have no duration.*c/gone\.mp4; unreadable: broken\.mp4.*video_root.*missing_videos='skip'"):
+        read_annotations(**given)
+    assert [s.query for s in read_annotations(**given, missing_videos="skip")] == ["one", "two"]
+    assert "2  missing_duration/dropped" in capsys.readouterr().out
+    run = start_run("sft", "", {}, two_kitchens / "outputs")
+    samples, _ = stage_samples(run, given["given"], "", "csv", str(given["video_root"]), "skip")
+    assert len(samples) == 2 and read_manifest(run.path)["left_out"] == {"missing_videos 'skip'": 2}
 
 
 def test_formats_known_by_description_only(tmp_path):

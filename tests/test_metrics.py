@@ -82,6 +82,30 @@ def test_thresholds_are_inclusive_and_exact():
         assert tiou([s, e], [s, end]) == (e - s) / (end - s)
 
 
+@pytest.mark.parametrize(
+    "metric, args, said",
+    [
+        (overlaps, ([[0, 1], [2, 3]], [[[0, 1]], [2, 3]]), r"row 1 are \[2, 3\]; give .*: \[\[2, 3\]\]$"),
+        (overlaps, ([[0, 1], [2]], [[[0, 1]], [[2, 3]]]), r"prediction of query 1 is \[2\]; give \[start, end\]"),
+        (overlaps, ([[[0, 1], [2, 3]], [[2, 3], [4, 5]]], [[[0, 1]], [[2, 3]]]), "prediction of query 0 is"),
+        (overlaps, ([[0, 1], "2-3"], [[[0, 1]], [[2, 3]]], 0.0, ["a", "b"]), r"prediction of query 1 \(qid 'b'\) is '2-3'"),
+        (overlaps, ([[0, 1], None], [[[0, 1]], []], 0.0, ["a", "b"]), r"query 1 \(qid 'b'\) has no true span"),
+        (mean_ap, ([[[0, 1]]], [[[0, 1]], [[2, 3]]]), "1 rows of predictions, 2 of true spans"),
+        (mean_ap, ([[[0, 1]], []], [[[0, 1]], []]), "query 1 has no true span"),
+        (mean_ap, ([[0, 1]], [[[0, 1]]]), r"predictions of row 0 are \[0, 1\]; give .*: \[\[0, 1\]\]$"),
+        (mean_ap, ([], []), "no queries to score"),
+        (didemo_metrics, ([[0, 5]], [[0, 5]]), "row 0 are"),
+        (didemo_metrics, ([], []), "no queries to score"),
+        (paired_test, ([1, 2], [1]), "2 values of A, 1 of B"),
+        (paired_test, ([], []), "no values"),
+        (bootstrap_ci, ([],), "no values"),
+    ],
+)
+def test_an_error_names_the_query(metric, args, said):
+    with pytest.raises(ValueError, match=said):
+        metric(*args)
+
+
 def test_queries_without_truth_and_mismatched_lengths_are_errors():
     with pytest.raises(ValueError, match="query 1 has no true span"):
         grounding_metrics([[0, 1], [0, 1]], [[[0, 1]], []])

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -412,3 +413,42 @@ def test_every_reward_in_a_stock_grpo_trainer(tiny_text_model, tmp_path, convers
 def test_every_public_reward_is_tested():
     public = {name for name in rewards.__all__ if name.endswith(("_reward", "_penalty"))}
     assert public == {r.__name__ for r in EVERY}
+
+
+@pytest.mark.parametrize("reward", GROUNDING)
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_truths_are_lists_arrays_or_tensors(reward, kind):
+    said = ["<think></think><time>[3, 6]</time>"] * 3
+    true, more = [[[3.0, 9.0]], [[0.0, 1.0], [3.0, 6.0]], None], {"duration": [10.0] * 3}
+    assert reward(said, spans=[row and kind(row) for row in true], **more) == reward(said, spans=true, **more)
+    assert reward(said, spans=kind([[[3.0, 9.0]]] * 3), **more) == reward(said, spans=[[[3.0, 9.0]]] * 3, **more)
+
+
+@pytest.mark.parametrize("reward", [*GROUNDING, paper_reward])
+@pytest.mark.parametrize(
+    "spans, said",
+    [
+        ([[[3, 9]], [3, 9]], r"row 1 are \[3, 9\]; give .*: \[\[3, 9\]\]$"),
+        (np.array([[3, 9], [1, 2]]), r"row 0 are \[3, 9\]; give .*: \[\[3, 9\]\]$"),
+        ([3, 9], "row 0 are 3; give a list"),
+        ([[[3, 9]], [[3, 9, 1]]], "row 1 are"),
+        ([[[3, 9]], [[None, 9]]], "row 1 are"),
+        ([[[3, 9]]], "2 completions, 1 rows of true spans"),
+    ],
+)
+def test_truths_that_are_no_lists_of_spans_are_refused(reward, spans, said):
+    with pytest.raises(ValueError, match=said):
+        reward(["<time>[3, 9]</time>"] * 2, spans=spans, duration=[10, 10])
+
+
+@pytest.mark.parametrize("duration", [10, [10], [10, 0], [10, None]])
+def test_lengths_that_are_none_are_refused(duration):
+    with pytest.raises(ValueError, match="one length in seconds > 0 for each of 2"):
+        tiou_timestamp_reward(["<time>[3, 9]</time>"] * 2, spans=[[[3, 9]]] * 2, duration=duration)
+
+
+@pytest.mark.parametrize("reward", [*GROUNDING, format_reward, answer_reward, repetition_penalty])
+def test_one_text_is_not_a_list_of_letters(reward):
+    text = "<time>[3, 9]</time>"
+    with pytest.raises(TypeError, match="completions is one text"):
+        reward(text, spans=[[[3, 9]]] * len(text), duration=[10] * len(text), answer=["A"] * len(text))

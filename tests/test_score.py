@@ -8,10 +8,13 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vtg_r1.benchmarks import BENCHMARKS, Prediction, compare, load_benchmark, published, score, trivial_predictions
 from vtg_r1.cli import main
+from vtg_r1.samples import Sample
+from vtg_r1.toyworld import write_video
 
 HERE = Path(__file__).parent / "score"
 ANNOTATIONS = {
@@ -205,6 +208,39 @@ def test_own_data_that_cannot_be_scored(name, content, said, tmp_path, capsys):
     (tmp_path / "said.jsonl").write_text(OWN_SAID)
     assert main(["score", "--benchmark", name, "--annotations", str(tmp_path / "mine"), "--predictions", str(tmp_path / "said.jsonl")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_rows_that_cannot_score_are_counted(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text(OWN_TABLE)
+    rows = ['{"qid": "a_0", "response": "somewhere"}', '{"qid": "a_1", "pred": [[12, 10]]}', '{"qid": "b_2", "pred": null}']
+    (tmp_path / "said.jsonl").write_text("\n".join(rows))
+    run("csv", annotations=tmp_path / "mine.csv", predictions=tmp_path / "said.jsonl")
+    err = capsys.readouterr().err
+    assert "2 of 3 rows give no span (null, or a response in which none can be read), and count as misses" in err
+    assert "1 of 3 rows give a span that ends at its start or before, and count as misses" in err
+    (tmp_path / "said.jsonl").write_text(OWN_SAID)
+    run("csv", annotations=tmp_path / "mine.csv", predictions=tmp_path / "said.jsonl")
+    assert "count as misses" not in capsys.readouterr().err
+
+
+def test_an_error_names_the_qid():
+    samples = [Sample("a", "v.mp4", 9.0, "q", [[1, 2]])]
+    with pytest.raises(ValueError, match=r"query 0 \(qid 'a'\) is 1;"):
+        score("csv", samples, {"a": Prediction([1, 2])})
+
+
+def test_whole_video_is_as_long_as_the_video(tmp_path):
+    "Charades-STA's text has no durations: measured where the videos are, the last published end where one is missing."
+    (tmp_path / "charades_sta_test.txt").write_text(
+        "AAAAA 1.0 2.0##a person eats.\nAAAAA 2.0 4.0##a person drinks.\nGONE1 1.0 3.0##a person leaves.\n"
+    )
+    write_video(tmp_path / "AAAAA.mp4", np.zeros((10, 28, 28, 3), np.uint8), 1)
+    guessed, _ = load_benchmark("charades_sta", tmp_path / "charades_sta_test.txt")
+    samples, report = load_benchmark("charades_sta", tmp_path / "charades_sta_test.txt", videos=tmp_path)
+    assert [s.duration for s in guessed] == [4.0, 4.0, 3.0] and [s.duration for s in samples] == [10.0, 10.0, 3.0]
+    assert [s.spans for s in samples] == [s.spans for s in guessed] and report.counts() == {"missing_duration/guessed": 1}
+    whole = trivial_predictions(samples)["whole video"]
+    assert score("charades_sta", samples, whole)["mIoU"] == pytest.approx(100 * (1 / 10 + 2 / 10 + 2 / 3) / 3, abs=1e-3)
 
 
 def test_compare_finds_the_better_model():

@@ -16,6 +16,7 @@ import numpy as np
 from .datasets import read_dataset
 from .metrics import mean_ap, overlaps, paired_test, qa_metrics, recalls
 from .prompts import READINGS, parse_answer, parse_spans
+from .quality import read_with_videos
 from .samples import Report, Sample, SampleError, iter_jsonl, read_samples
 from .spans import tiou
 
@@ -28,15 +29,16 @@ def load_benchmark(
     name: str,  # one of `BENCHMARKS`, or of `OWN`
     path: str | Path,  # the official file; for NExT-GQA the folder that holds test.csv and gsub_test.json
     columns: dict[str, str] | None = None,  # of an own table, as `read_dataset`
+    videos: str | Path | None = None,  # folder of the videos, to measure durations that the file lacks; None guesses them from the last span
 ) -> tuple[list[Sample], Report]:
     "Every query of an official annotation file, spans as published; an error where one cannot be scored."
     if name not in BENCHMARKS + OWN:
         raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN)}", reason="unknown_dataset")
     split = "val" if Path(path).is_dir() and not (Path(path) / "test.csv").exists() and (Path(path) / "val.csv").exists() else None
-    how = {"columns": columns} if name in ("csv", "jsonl") else {}
-    samples, report = (
-        read_samples(path) if name == "samples" else read_dataset(name, path, split, zero_length="keep", missing_duration="last_end", **how)
-    )
+    how = {"zero_length": "keep", "missing_duration": "last_end"} | ({"columns": columns} if name in ("csv", "jsonl") else {})
+    samples, report = read_samples(path) if name == "samples" else read_dataset(name, path, split, **how)
+    if videos and any(f.reason == "missing_duration" for f in report.findings):
+        samples, report, _ = read_with_videos(name, path, videos, split, **how)
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")
     if report.dropped:
@@ -156,7 +158,7 @@ def per_query(
 ) -> dict[str, np.ndarray]:  # "iou", "iop" in [0, 1]; "correct" bool; each (n,)
     "IoU and IoP of each query's first span, and whether its option is right."
     said = [predictions.get(s.qid, Prediction()) for s in samples]
-    iou, iop = overlaps([p.spans[0] if p.spans else None for p in said], [s.spans for s in samples], zero_length_iop)
+    iou, iop = overlaps([p.spans[0] if p.spans else None for p in said], [s.spans for s in samples], zero_length_iop, [s.qid for s in samples])
     return {"iou": iou, "iop": iop, "correct": np.array([s.answer is not None and p.answer == s.answer for s, p in zip(samples, said)])}
 
 

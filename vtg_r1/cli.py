@@ -368,6 +368,8 @@ def _score(args) -> int:
     )
     if metrics["missing"]:
         print(f"{args.predictions}: {metrics['missing']} queries have no prediction ({args.missing})", file=sys.stderr)
+    for what, n in _misses(predictions).items():
+        print(f"{args.predictions}: {n} of {len(predictions)} rows {what}, and count as misses", file=sys.stderr)
     if "Acc@QA" in metrics and not any(p.answer for p in predictions.values()):
         print(f"{args.predictions}: no row has an answer, so accuracies are 0", file=sys.stderr)
     if args.json:
@@ -375,6 +377,16 @@ def _score(args) -> int:
     else:
         print("\n".join(f"{name:8s} {value:8d}" if isinstance(value, int) else f"{name:8s} {value:8.2f}" for name, value in metrics.items()))
     return 0
+
+
+def _misses(predictions: dict) -> dict[str, int]:
+    "What is wrong with predictions that overlap nothing, and how many they are."
+    first = [p.spans[0] if p.spans else None for p in predictions.values()]
+    found = {
+        "give no span (null, or a response in which none can be read)": sum(span is None for span in first),
+        "give a span that ends at its start or before": sum(span is not None and span[1] <= span[0] for span in first),
+    }
+    return {what: n for what, n in found.items() if n}
 
 
 def add_data(commands) -> None:

@@ -7,6 +7,7 @@ __all__ = ['POLICIES', 'COLUMNS', 'ALIASES', 'READERS', 'Policy', 'video_id', 'n
            'read_rows']
 
 # %% ../nbs/parts/datasets.ipynb #bd614efa
+import codecs
 import csv
 import json
 import math
@@ -194,16 +195,57 @@ def _letter(answer: str, options: list[str]) -> str | None:
     return "ABCDE"[options.index(answer)] if answer in options else None
 
 
-def _table(path, apart: str = ",", header: Callable = list) -> Iterator[dict]:
-    "Rows of a csv file with a header line, one after the other; columns are apart by the one of `apart` that the header has most of; a cell may hold 131,072 characters."
+_NO_TEXT = {
+    b"PK\x03\x04": "a workbook (xlsx) or zip file",
+    b"\xd0\xcf\x11\xe0": "a workbook (xls)",
+    b"PAR1": "a parquet file",
+    b"\x1f\x8b": "a gzip file",
+}
+
+
+def _encoding(path) -> str:
+    "UTF-8, or UTF-16 where a csv file's first bytes say so; a file that is no text is an error."
+    with open(path, "rb") as f:
+        head = f.read(64)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    kind = next((kind for mark, kind in _NO_TEXT.items() if head.startswith(mark)), "no UTF-8 text" if b"\0" in head else "")
+    if kind:
+        raise SampleError(f"{path}: is {kind}; export the table as CSV UTF-8", reason="wrong_file")
+    return "utf-8-sig"
+
+
+def _cells(values: list[str], names: list[str], where: str, apart: str) -> dict:
+    "A row by its column names. Cells beyond the last column are an error: those before them may have moved."
+    if any(v.strip() for v in values[len(names) :]):
+        raise SampleError(
+            f"{where}: {len(values)} cells, {len(names)} columns; a text that holds {apart!r} has to stand in quotation marks", reason="wrong_file"
+        )
+    return dict(zip(names, values))
+
+
+def _table(path, apart: str = ",", header: Callable = list) -> Iterator[tuple[int, dict]]:
+    "Line number and row of a csv file with a header line; columns are apart by the one of `apart` that the header has most of; a cell may hold 131,072 characters."
+    line = 1
     try:
-        with open(path, encoding="utf-8-sig", newline="") as f:
-            head = f.readline(10**6)
-            how = {"delimiter": max(apart, key=head.count)}
-            names = header(next(csv.reader([head], **how), []))
-            yield from (dict(zip(names, values)) for values in csv.reader(f, **how) if values)
-    except (csv.Error, UnicodeDecodeError) as e:
-        raise SampleError(f"{path}: cannot be read as csv: {e}", reason="wrong_file") from None
+        with open(path, encoding=_encoding(path), newline="") as f:
+            while re.fullmatch(r"\s+|sep=.\s*", head := f.readline(10**6)):  # Excel's own first line, empty ones
+                line += 1
+            how, above = {"delimiter": max(apart, key=head.count), "strict": True}, line
+            names = header(next(csv.reader([head], **how), [])) if head else []
+            rows = csv.reader(f, **how)
+            for values in rows:
+                line = above + rows.line_num
+                if any(map(str.strip, values)):
+                    yield line, _cells(values, names, f"{path}, line {line}", how["delimiter"])
+    except csv.Error as e:
+        raise SampleError(
+            f"{path}: cannot be read as csv after line {line}: {e}; look for a quotation mark without its partner", reason="wrong_file"
+        ) from None
+    except UnicodeDecodeError as e:
+        raise SampleError(
+            f"{path}: cannot be read as csv: {e}; save it as CSV UTF-8, or convert it: iconv -f cp1252 -t utf-8", reason="wrong_file"
+        ) from None
 
 
 def _nextgqa_row(r, located, names):
@@ -248,7 +290,7 @@ def _nextgqa(path, split):
         if not file.is_file():
             raise SampleError(f"{path}: has no {file.name}; give the folder of the NExT-GQA annotations and --split val or test", reason="wrong_file")
     located, names = _json(spans, dict), _json(names, dict) if names.is_file() else {}
-    return _each(enumerate(_table(table), 2), lambda r: _nextgqa_row(r, located, names))
+    return _each(_table(table), lambda r: _nextgqa_row(r, located, names))
 
 # %% ../nbs/parts/datasets.ipynb #108645fb
 def _rextime_row(r):
@@ -700,11 +742,18 @@ COLUMNS = {
 ALIASES = {"query": ("sentence", "caption")}  # names a column may have as well, where the first is not there
 
 # %% ../nbs/parts/datasets.ipynb #aa302069
-def _cell_number(value):
-    "A table cell as a number; None where it is empty."
+_CELL_TIME = re.compile(r"[-+]?(?:(?:\d+:[0-5]?\d|\d+):[0-5]?\d(?:[.,]\d*)?|(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)", re.A | re.I)
+_THOUSANDS = re.compile(r"-?\d{1,3},\d{3}", re.A)  # 1,234: one thousand, or one and a bit?
+
+
+def _cell_number(name: str, value):
+    "A table cell as seconds, of a number (with a decimal point or comma) or a clock time; None where it is empty."
     if not isinstance(value, str):
         return value
-    return _seconds(value.strip()) if value.strip() else None
+    text = value.strip()
+    if text and (not _CELL_TIME.fullmatch(text) or _THOUSANDS.fullmatch(text)):
+        raise ValueError(f"{name} is {text!r}: write seconds such as 3.5, or a clock time such as 1:05.5")
+    return _seconds(text.replace(",", ".")) if text else None
 
 
 def _alias(name: str, column: str | None, there) -> str | None:
@@ -717,16 +766,22 @@ def _table_row(r: dict, columns: dict):
     get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
         if columns[name] not in r:
-            raise KeyError(f"no column {columns[name]!r} for {name}; the file has {_cut(str(sorted(map(str, r))))}")
+            raise KeyError(f"no column {columns[name]!r} for {name}; the row has {_cut(str(sorted(map(str, r))))}")
     parsed = lambda v: json.loads(v) if isinstance(v, str) and v[:1] in ("[", "{") else v  # a csv cell that holds a list
     spans = parsed(get("spans"))
     if spans in (None, ""):
-        spans = [[_cell_number(get("start")), _cell_number(get("end"))]]
+        spans = [[_cell_number("start", get("start")), _cell_number("end", get("end"))]]
     keep = {
         n: parsed(v) for n in ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty") if (v := get(n)) not in (None, "")
     }
     yield _row(
-        video_id(get("video")), get("query"), spans, _cell_number(get("duration")), get("qid") if get("qid") != "" else None, get("video"), **keep
+        video_id(get("video")),
+        get("query"),
+        spans,
+        _cell_number("duration", get("duration")),
+        get("qid") if get("qid") != "" else None,
+        get("video"),
+        **keep,
     )
 
 
@@ -743,10 +798,25 @@ def _header(names: list[str]) -> list[str]:
     return [n.strip().lower() if n.strip().lower() in known else n.strip() for n in names]
 
 
+def _check_header(path, there: list[str], columns: dict, named: dict | None) -> list[str]:
+    "The column names of a table's first line, if they hold what a row needs, each once."
+    columns = {name: _alias(name, column, there) for name, column in columns.items()}
+    times = ["spans"] if columns["spans"] in there else ["start", "end"]
+    for name in ("video", "query", *times, *(named or {})):
+        if columns[name] not in there:
+            raise SampleError(
+                f"{path}: no column {columns[name]!r} for {name}; its first line, which names the columns, is {_cut(str(there))}", reason="wrong_file"
+            )
+    if twice := [c for c in columns.values() if there.count(c) > 1]:
+        raise SampleError(f"{path}: column {twice[0]!r} stands twice in its first line; rename one of the two", reason="wrong_file")
+    return there
+
+
 def _csv(path, split, columns=None):
     "a table with a header line, columns apart by comma, semicolon or tab: video, start, end, query (or sentence); qid and duration where there are any. Name other columns with `columns`."
     names = _columns(columns)
-    return _each(enumerate(_table(path, ",;\t", _header), 2), lambda r: _table_row(r, names))
+    header = lambda there: _check_header(path, _header(there), names, columns)
+    return _each(_table(path, ",;\t", header), lambda r: _table_row(r, names))
 
 
 def _jsonl(path, split, columns=None):

@@ -11,29 +11,51 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .spans import best, iop, tiou
+from .spans import best, iop, plain_rows, tiou
 
 # %% ../nbs/parts/metrics.ipynb #08e8449d
 def _prediction_array(
     preds: Sequence,  # n times [start, end] in seconds, or None for a miss
+    qids: Sequence[str] | None = None,  # (n,), for errors
 ) -> np.ndarray:  # (n, 2), NaN for None
     "Predictions as one array; None becomes NaN, which overlaps nothing."
     miss = (np.nan, np.nan)
-    return np.array([miss if p is None else p for p in preds], np.float64).reshape(-1, 2)
+    rows = [miss if p is None else p for p in preds]
+    try:
+        out = np.array(rows, np.float64)
+    except (TypeError, ValueError):
+        out = np.zeros(0)
+    if rows and out.shape != (len(rows), 2):
+        i = next(i for i, row in enumerate(rows) if not _is_span(row))
+        raise ValueError(f"prediction of {_query(i, qids)} is {repr(preds[i])[:100]}; give [start, end] in seconds, or None")
+    return out.reshape(-1, 2)
+
+
+def _is_span(row) -> bool:
+    try:
+        return np.array(row, np.float64).shape == (2,)
+    except (TypeError, ValueError):
+        return False
+
+
+def _query(i: int, qids: Sequence[str] | None) -> str:
+    "How an error calls a query."
+    return f"query {i}" + (f" (qid {qids[i]!r})" if qids is not None else "")
 
 
 def overlaps(
     preds: Sequence,  # n times [start, end] in seconds, or None
     gts: Sequence,  # n lists of true [start, end], seconds
     zero_length_iop: float = 0.0,  # IoP of a zero-length prediction inside a true span; NExT-GQA's evaluator says 1
+    qids: Sequence[str] | None = None,  # (n,), for errors
 ) -> tuple[np.ndarray, np.ndarray]:  # IoU (n,), IoP (n,), in [0, 1]
     "IoU and IoP of each query with its best true span; a miss has 0."
-    spans = _prediction_array(preds)
+    spans = _prediction_array(preds, qids)
     if not len(spans):
         raise ValueError("no queries to score")
     iou = best(spans, gts)
     if np.isnan(iou).any():
-        raise ValueError(f"query {int(np.isnan(iou).argmax())} has no true span: leave it out or give one")
+        raise ValueError(f"{_query(int(np.isnan(iou).argmax()), qids)} has no true span: leave it out or give one")
     return iou, best(spans, gts, lambda p, g: iop(p, g, zero_length_iop))
 
 # %% ../nbs/parts/metrics.ipynb #c60cf8d0
@@ -113,7 +135,13 @@ def average_precisions(
     undefined: float = 0.0,  # IoU of 0/0; np.inf reproduces the official script
 ) -> np.ndarray:  # (n, thresholds), in [0, 1]
     "Interpolated average precision of each query at each threshold (QVHighlights, standalone_eval)."
-    preds = [row[:ranks] for row in preds]
+    preds, gts = [row[:ranks] for row in plain_rows(preds, "predictions")], plain_rows(gts)
+    if len(preds) != len(gts):
+        raise ValueError(f"{len(preds)} rows of predictions, {len(gts)} of true spans: give one of each a query")
+    if not gts:
+        raise ValueError("no queries to score")
+    if not all(gts):
+        raise ValueError(f"query {gts.index([])} has no true span: leave it out or give one")
     P, G = max(map(len, preds)), max(map(len, gts))
     if not P:
         return np.zeros((len(preds), len(thresholds)))
@@ -138,13 +166,17 @@ def didemo_metrics(
     chunk: float = 5.0,  # seconds
 ) -> dict[str, float]:
     "n, rank-1 and mIoU in percent, against the best three annotators."
-    spans = np.round(_prediction_array(preds) / chunk) * chunk
+    spans, gts = np.round(_prediction_array(preds) / chunk) * chunk, plain_rows(gts)
+    if not len(spans):
+        raise ValueError("no queries to score")
     iou = np.array([np.sort(tiou(np.broadcast_to(p, (len(g), 2)), g))[-3:] for p, g in zip(spans, gts, strict=True)])
     return {"n": len(iou), "rank@1": 100 * float((iou.min(1) >= 1).mean()), "mIoU": 100 * float(iou.mean())}
 
 # %% ../nbs/parts/metrics.ipynb #a3e6eb15
 def _group_sums(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
     "Sum and count of `values` in each group."
+    if not len(values):
+        raise ValueError("no values: give one a query")
     if groups is None:
         return values, np.ones(len(values))
     if len(groups) != len(values):
@@ -186,6 +218,8 @@ def paired_test(
     seed: int = 0,  # of the draws
 ) -> dict[str, float]:  # difference B − A with its interval, in the unit of the values; two-sided p
     "Paired sign-flip permutation test of the mean difference, with a bootstrap interval."
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} values of A, {len(b)} of B: give both for each query")
     diff = np.subtract(b, a, dtype=np.float64)
     sums, _ = _group_sums(diff, groups)
     found, rng, beyond = abs(sums.sum()), np.random.default_rng(seed), 0

@@ -14,7 +14,7 @@ from functools import partial, update_wrapper
 import numpy as np
 
 from .prompts import is_well_formed, parse_answer, parse_spans
-from .spans import best, giou, length, tiou
+from .spans import best, giou, length, plain_rows, tiou
 
 # %% ../nbs/02_rewards.ipynb #375a85ed
 REASONING = ("reasoning_content", "thinking", "reasoning")  # where parsers of responses put what stood in <think>…</think>
@@ -35,9 +35,16 @@ def completion_text(
 _NO_SPAN = [np.nan, np.nan]
 
 
+def _texts(completions: Sequence) -> list[str]:
+    "The text of each completion."
+    if isinstance(completions, str):
+        raise TypeError("completions is one text; give a list of them")
+    return [completion_text(c) for c in completions]
+
+
 def _answers(completions: Sequence) -> list[list[list[float]]]:
     "All spans each completion answers with."
-    return [parse_spans(completion_text(c)) for c in completions]
+    return [parse_spans(text) for text in _texts(completions)]
 
 
 def _first(answers: list) -> np.ndarray:
@@ -45,9 +52,11 @@ def _first(answers: list) -> np.ndarray:
     return np.array([spans[0] if spans else _NO_SPAN for spans in answers], np.float64).reshape(-1, 2)
 
 
-def _truth(spans: Sequence) -> list:
-    "True spans of each row; a row without any becomes an empty list."
-    return [row or [] for row in spans]
+def _truth(completions: Sequence, spans: Sequence) -> list[list[list[float]]]:
+    "True spans of each completion as plain lists, empty where there is none; what is no list of spans is an error that names its row."
+    if len(completions) != len(spans):
+        raise ValueError(f"{len(completions)} completions, {len(spans)} rows of true spans: give one row a completion")
+    return plain_rows(spans)
 
 
 def _listed(values: np.ndarray, spans: Sequence) -> list[float | None]:
@@ -96,7 +105,7 @@ def tiou_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "Temporal IoU of the answer with the truth (paper, r_tIoU); 0 when no span can be read."
-    answers, true = _answers(completions), _truth(spans)
+    answers, true = _answers(completions), _truth(completions, spans)
     if several == "best":
         return _listed(best(_first(answers), true), true)
     if several != "union":
@@ -120,7 +129,7 @@ def format_reward(
 ) -> list[float]:  # 0 or 1
     "1 where a completion is one `<think>` block, then one `<time>` block, and nothing else (paper, r_form)."
     options = answer if answer is not None else [None] * len(completions)
-    return [float(is_well_formed(completion_text(c), answer=letter is not None)) for c, letter in zip(completions, options, strict=True)]
+    return [float(is_well_formed(text, answer=letter is not None)) for text, letter in zip(_texts(completions), options, strict=True)]
 
 # %% ../nbs/02_rewards.ipynb #da983e67
 def answer_reward(
@@ -129,7 +138,7 @@ def answer_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # 0 or 1; None where a row is no question
     "1 where the completion chooses the right option."
-    return [None if letter is None else float(parse_answer(completion_text(c)) == letter) for c, letter in zip(completions, answer, strict=True)]
+    return [None if letter is None else float(parse_answer(text) == letter) for text, letter in zip(_texts(completions), answer, strict=True)]
 
 # %% ../nbs/02_rewards.ipynb #759b930e
 def tiou_timestamp_reward(
@@ -139,13 +148,15 @@ def tiou_timestamp_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "tIoU weighted by the distance of both borders (Time-R1, arXiv 2503.13377); a border further off than the video is long counts 0."
-    true, seconds = _truth(spans), np.asarray(duration, np.float64)[:, None]
+    answers, true, seconds = _answers(completions), _truth(completions, spans), np.asarray(duration, np.float64)
+    if seconds.shape != (len(true),) or not (seconds > 0).all():
+        raise ValueError(f"duration is {str(duration)[:100]}; give one length in seconds > 0 for each of {len(true)} completions")
 
     def score(p, g):
         return tiou(p, g) * np.prod(np.maximum(1 - np.abs(np.nan_to_num(p) - g), 0), axis=-1)
 
     relative = [[[t / float(d) for t in span] for span in row] for row, d in zip(true, duration, strict=True)]
-    return _listed(best(_first(_answers(completions)) / seconds, relative, score), true)
+    return _listed(best(_first(answers) / seconds[:, None], relative, score), true)
 
 # %% ../nbs/02_rewards.ipynb #af53435b
 def giou_reward(
@@ -154,8 +165,8 @@ def giou_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [-1, 1]; None where a row has no true span
     "Generalised IoU with the true span nearest in that sense; −1 when no span can be read."
-    true = _truth(spans)
-    return _listed(best(_first(_answers(completions)), true, giou), true)
+    answers, true = _answers(completions), _truth(completions, spans)
+    return _listed(best(_first(answers), true, giou), true)
 
 # %% ../nbs/02_rewards.ipynb #a825dc9a
 def _sound(answers: list) -> list:
@@ -169,8 +180,8 @@ def segment_f1_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "F1 of the time covered by all answered and all true spans (MUSEG, global matching)."
-    true = _truth(spans)
-    said, there, both = _covered(_sound(_answers(completions)), true)
+    answers, true = _sound(_answers(completions)), _truth(completions, spans)
+    said, there, both = _covered(answers, true)
     return _listed(_divide(2 * both, said + there), true)
 
 
@@ -180,7 +191,7 @@ def segment_giou_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "Mean of (1 + gIoU) / 2 over answered and true spans paired in order of time, 0 for those without a partner (MUSEG, local matching)."
-    answers, true = _sound(_answers(completions)), _truth(spans)
+    answers, true = _sound(_answers(completions)), _truth(completions, spans)
     pairs = [(i, p, g) for i, (said, there) in enumerate(zip(answers, true, strict=True)) for p, g in zip(sorted(said), sorted(there))]
     if not pairs:
         return _listed(np.zeros(len(true)), true)
@@ -218,8 +229,8 @@ def wasserstein_reward(
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "exp(−β · W₁ / L), L the seconds covered by answer and truth together (TimeLens2); 0 when no span can be read."
-    true = _truth(spans)
-    work, union = _wasserstein(_sound(_answers(completions)), true)
+    answers, true = _sound(_answers(completions)), _truth(completions, spans)
+    work, union = _wasserstein(answers, true)
     return _listed(np.exp(-beta * np.divide(work, union, out=np.full(len(true), np.inf), where=union > 0)), true)
 
 # %% ../nbs/02_rewards.ipynb #437e3b6e
@@ -249,7 +260,7 @@ def repetition_penalty(
         phrases = max(0, len(words) - n + 1)
         return 1 - len(set(zip(*(words[i:] for i in range(n))))) / phrases if phrases else 0.0
 
-    return [-share(completion_text(c)) for c in completions]
+    return [-share(text) for text in _texts(completions)]
 
 # %% ../nbs/02_rewards.ipynb #bcf93391
 def composite(

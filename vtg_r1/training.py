@@ -38,7 +38,7 @@ from vtg_r1.runs import (
     upstream,
     write_json,
 )
-from .samples import Sample, SampleError, append_jsonl, load_samples, write_jsonl
+from .samples import Report, Sample, SampleError, append_jsonl, load_samples, write_jsonl
 from .video import VideoError, video_path
 
 # %% ../nbs/parts/training.ipynb #bed4aa55
@@ -46,19 +46,28 @@ def read_annotations(
     given: str | list,  # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
     dataset: str = "samples",  # "samples" for this project's JSONL, else a name of `vtg_r1.datasets.READERS`
     video_root: str | Path = "",  # folder of the videos, in which durations are measured that a table lacks; "" drops its rows
+    missing_videos: str = "error",  # rows whose duration can't be measured for want of a video: "error", or "skip"
 ) -> list[Sample]:
     "Samples of one or several annotation files. In our own format a bad one is an error; of a published file the report is printed and ends past the video are clipped."
-    samples = [s for entry in _entries(given, dataset) for s in _read_entry(video_root, **entry)]
+    return _read_all(given, dataset, video_root, missing_videos)[0]
+
+
+def _read_all(given: str | list, dataset: str, video_root: str | Path, missing_videos: str) -> tuple[list[Sample], int]:
+    "What `read_annotations` returns, and how many rows were left out for want of a duration."
+    found = [_read_entry(video_root, missing_videos, **entry) for entry in _entries(given, dataset)]
+    samples = [s for some, _ in found for s in some]
     if len({s.qid for s in samples}) < len(samples):
         raise SampleError(f"{given}: a qid stands in more than one file; make them unique", "qid", "duplicate_qid")
-    return samples
+    return samples, sum(n for _, n in found)
 
 
 def _entries(given: str | list, dataset: str) -> list[dict]:
     return given if isinstance(given, list) else [{"path": str(given), "dataset": dataset}]
 
 
-def _read_entry(video_root: str | Path, path: str, dataset: str = "samples", past_end: str = "clip", **options) -> list[Sample]:
+def _read_entry(
+    video_root: str | Path, missing_videos: str, path: str, dataset: str = "samples", past_end: str = "clip", **options
+) -> tuple[list[Sample], int]:
     from vtg_r1.datasets import read_dataset
     from vtg_r1.quality import read_with_videos
 
@@ -66,12 +75,14 @@ def _read_entry(video_root: str | Path, path: str, dataset: str = "samples", pas
         raise SampleError(f"{path}: no such annotation file (looked at {found})", reason="no_file")
     if dataset == "samples":
         try:
-            return load_samples(found)
+            return load_samples(found), 0
         except SampleError as e:
             raise (SampleError(f"{e}{curated_away(found)}", reason=e.reason) if e.reason == "empty_file" else e) from None
     samples, report = read_dataset(dataset, found, past_end=past_end, **options)
     if video_root and "missing_duration/dropped" in report.counts():
-        samples, report, _ = read_with_videos(dataset, found, resolve(video_root), past_end=past_end, **options)
+        samples, report, probed = read_with_videos(dataset, found, resolve(video_root), past_end=past_end, **options)
+        if missing_videos == "error" and options.get("missing_duration") != "drop":
+            _check_measured(path, report, resolve(video_root), probed)
     print(report)
     if not samples:
         raise SampleError(
@@ -83,7 +94,25 @@ def _read_entry(video_root: str | Path, path: str, dataset: str = "samples", pas
             ),
             reason="empty_file",
         )
-    return samples
+    return samples, report.counts().get("missing_duration/dropped", 0)
+
+
+def _check_measured(path: str, report: Report, root: Path, probed: dict) -> None:
+    "Every row has a duration; an error names the videos in which it could not be measured."
+    if not (n := report.counts().get("missing_duration/dropped")):
+        return
+    gone, broken = probed["missing"], [f"{video} ({why})" for video, why in probed["unreadable"].items()]
+    what = [f"not below {root}: {_some(gone)}"] * bool(gone) + [f"unreadable: {_some(broken)}"] * bool(broken)
+    raise SampleError(
+        f"{path}: {n} of {report.read} rows have no duration, and videos to measure it in are {'; '.join(what)}. Check video_root, add a column duration, "
+        "or pass missing_videos='skip'",
+        "video",
+        "no_video",
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 # %% ../nbs/parts/training.ipynb #a952e746
 def find_videos(
@@ -462,10 +491,10 @@ def stage_samples(
         given, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
     for i, entry in enumerate(_entries(given, dataset)):
         note_files(run, entry["path"], f"{role}_{i}" if i else role)
-    samples = read_annotations(given, dataset, video_root)
+    samples, unmeasured = _read_all(given, dataset, video_root, missing_videos)
     found = find_videos(samples, video_root, missing_videos)
     if role == "annotations":
-        note_left_out(run, "missing_videos 'skip'", len(samples) - len(found))
+        note_left_out(run, "missing_videos 'skip'", len(samples) - len(found) + unmeasured)
     return found, str(resolve(video_root))
 
 # %% ../nbs/parts/training.ipynb #caa0f44c
