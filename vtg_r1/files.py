@@ -38,7 +38,9 @@ def _full(e: Exception) -> int:
 
 
 @contextmanager
-def naming(path: str | Path):
+def naming(
+    path: str | Path,  # named in the error; nothing is done to it
+):
     "Within it, the error of a full disk is a `DiskFull` that names this file."
     try:
         yield
@@ -75,7 +77,9 @@ def whole_file(
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:  # the folder to fill
+def whole_folder(
+    path: str | Path,  # of the whole folder
+) -> Iterator[Path]:  # the folder to fill
     "A folder that appears once it is complete. One that stands there is replaced, and missing for no longer than it takes to rename two folders."
     path = Path(path)
     part, old = _beside(path), _beside(path, "old")
@@ -117,7 +121,11 @@ def append(
 class Busy(RuntimeError):
     'A lock that another process has; `holder` says which, such as "process 12 on host".'
 
-    def __init__(self, path, holder: str):
+    def __init__(
+        self,
+        path,  # of the lock
+        holder: str,  # what its file says
+    ):
         super().__init__(f"{path} is held by {holder}")
         self.holder = holder
 

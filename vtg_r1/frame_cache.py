@@ -97,8 +97,8 @@ def _make_room(folder: Path, limit: int) -> None:
         total -= size
 
 # %% ../nbs/parts/frame_cache.ipynb #9c861984
-class FrameCache:
-    "Decoded frames in a folder that many processes may share; the least recently used leave when it is full."
+class _Entries:
+    "A folder of entries, written as long as its disk has room."
 
     def __init__(
         self,
@@ -108,35 +108,6 @@ class FrameCache:
         self.folder, self.limit = Path(folder), int(gigabytes * 1e9)
         self._rests = 0.0  # seconds of the monotonic clock until which nothing is written, for the disk was full
         self._written = self.limit  # bytes since this process last looked at the whole folder; the first write looks
-
-    def fetch(
-        self,
-        path: str | Path,  # the video
-        how: tuple,  # how it is read: whatever changes the frames
-        make: Callable[[], tuple[np.ndarray, np.ndarray]],  # decodes: frames (m, h, w, 3) uint8, times (m,) seconds
-    ) -> tuple[np.ndarray, np.ndarray]:
-        "The frames and times that `make` gives, from the folder where they are there; a missing video is an `OSError`."
-        before = _identity(Path(path))
-        key = _blake(repr((self._content(Path(path), before), how)).encode())
-        if (found := self._read(key)) is not None:
-            return found
-        made = make()
-        if _identity(Path(path)) == before:
-            self._keep(key, *made)  # else somebody replaced the video while it was read
-        return made
-
-    def _content(self, path: Path, identity: tuple[int, ...]) -> str:
-        "Digest of a file's content; noted, so that the file is read once."
-        note, stands = self.folder / f"{_blake(os.fsencode(path.absolute()))}.id", [str(i) for i in identity]
-        with suppress(OSError, ValueError):
-            *stood, digest = note.read_text("ascii").split()
-            if stood == stands and len(digest) == 32:
-                os.utime(note)
-                return digest
-        digest = _digest(path)
-        if _unchanged(identity):
-            self._store(note, [" ".join([*stands, digest]).encode()])
-        return digest
 
     def _read(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         "An entry, or None; one that is not what was written is removed."
@@ -172,6 +143,39 @@ class FrameCache:
                     f"{self.folder}: frames are not kept ({e.strerror or e}); it goes on without, and tries again every ten minutes", stacklevel=2
                 )
             self._rests = time.monotonic() + 600
+
+# %% ../nbs/parts/frame_cache.ipynb #2a35f46d
+class FrameCache(_Entries):
+    "Decoded frames in a folder that many processes may share; the least recently used leave when it is full."
+
+    def fetch(
+        self,
+        path: str | Path,  # the video
+        how: tuple,  # how it is read: whatever changes the frames
+        make: Callable[[], tuple[np.ndarray, np.ndarray]],  # decodes: frames (m, h, w, 3) uint8, times (m,) seconds
+    ) -> tuple[np.ndarray, np.ndarray]:
+        "The frames and times that `make` gives, from the folder where they are there; a missing video is an `OSError`."
+        before = _identity(Path(path))
+        key = _blake(repr((self._content(Path(path), before), how)).encode())
+        if (found := self._read(key)) is not None:
+            return found
+        made = make()
+        if _identity(Path(path)) == before:
+            self._keep(key, *made)  # else somebody replaced the video while it was read
+        return made
+
+    def _content(self, path: Path, identity: tuple[int, ...]) -> str:
+        "Digest of a file's content; noted, so that the file is read once."
+        note, stands = self.folder / f"{_blake(os.fsencode(path.absolute()))}.id", [str(i) for i in identity]
+        with suppress(OSError, ValueError):
+            *stood, digest = note.read_text("ascii").split()
+            if stood == stands and len(digest) == 32:
+                os.utime(note)
+                return digest
+        digest = _digest(path)
+        if _unchanged(identity):
+            self._store(note, [" ".join([*stands, digest]).encode()])
+        return digest
 
 # %% ../nbs/parts/frame_cache.ipynb #485ed80d
 class Recent:

@@ -31,7 +31,7 @@ from .decoders import BACKENDS, VideoError, _last_line
 class Guard:
     "What a decoder may take for one file before it is stopped."
 
-    seconds: float = 300.0
+    seconds: float = 300.0  # from its start to its answer
     gigabytes: float = 4.0  # 10⁹ bytes of address space beyond what its library takes
 
 # %% ../nbs/parts/guard.ipynb #0069b084
@@ -76,7 +76,7 @@ def _say(out, values: dict, arrays: list[np.ndarray] = ()) -> None:
 
 def serve(
     jobs: dict[str, Callable],  # name → function from the job's fields to (values for JSON, arrays)
-    gigabytes: float,
+    gigabytes: float,  # 10⁹ bytes of address space beyond what its library takes
 ) -> None:
     "The child's life: jobs from standard input until it ends, answers to standard output."
     out, nothing = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
@@ -105,8 +105,8 @@ _ONE_THREAD = {
 }  # threads would take address space, and none is needed
 
 # %% ../nbs/parts/guard.ipynb #145e0186
-class _Child:
-    "A decoding process, and the pipes to it."
+class _Process:
+    "A decoding process: its start and its end."
 
     def __init__(self, gigabytes: float):
         here = os.pathsep.join(p or os.getcwd() for p in sys.path)
@@ -121,6 +121,24 @@ class _Child:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+    def stop(self) -> tuple[int, float]:
+        "End it, and say how it ended, a negative number being a signal, and how many seconds of processor time its last job took."
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        end = time.monotonic() + 1
+        while not (found := os.wait4(self.process.pid, os.WNOHANG))[0] and time.monotonic() < end:
+            time.sleep(0.01)
+        if not found[0]:
+            self.process.kill()
+            found = os.wait4(self.process.pid, 0)
+        self.process.stdout.close()
+        self.process.returncode = os.waitstatus_to_exitcode(found[1])
+        return self.process.returncode, found[2].ru_utime + found[2].ru_stime - self.worked
+
+# %% ../nbs/parts/guard.ipynb #359dc5f4
+class _Child(_Process):
+    "A decoding process, and the pipes to it."
 
     def ask(self, job: dict) -> tuple[dict, list[np.ndarray]] | None:
         "The child's answer, or None where it died, or was stopped and never heard its alarm."
@@ -154,20 +172,6 @@ class _Child:
         out = np.empty(shape, kind)
         view = memoryview(out.reshape(-1).view(np.uint8))
         return out if self.process.stdout.readinto(view) == len(view) else None
-
-    def stop(self) -> tuple[int, float]:
-        "End it, and say how it ended, a negative number being a signal, and how many seconds of processor time its last job took."
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        end = time.monotonic() + 1
-        while not (found := os.wait4(self.process.pid, os.WNOHANG))[0] and time.monotonic() < end:
-            time.sleep(0.01)
-        if not found[0]:
-            self.process.kill()
-            found = os.wait4(self.process.pid, 0)
-        self.process.stdout.close()
-        self.process.returncode = os.waitstatus_to_exitcode(found[1])
-        return self.process.returncode, found[2].ru_utime + found[2].ru_stime - self.worked
 
 # %% ../nbs/parts/guard.ipynb #0358e3ac
 _idle: list[_Child] = []
@@ -224,7 +228,7 @@ def _epitaph(status: int, worked: float, guard: Guard) -> str:
 # %% ../nbs/parts/guard.ipynb #15a0f716
 def guarded(
     path: str | Path,  # the file it is about
-    guard: Guard,
+    guard: Guard,  # what the file may take
     **job,  # "do" names the job; its fields
 ) -> tuple[dict, list[np.ndarray]]:  # values, arrays
     "Have a child do a job on a file; a `VideoError` where that fails, takes too long, takes too much or kills the child."

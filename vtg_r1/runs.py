@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RunError', 'project_root', 'resolve', 'write_json', 'processes', 'is_main', 'from_all', 'from_main',
-           'git_state', 'sha256', 'device_name', 'refuse_secrets', 'Run', 'run_folder', 'start_run', 'refuse_run',
-           'running', 'read_manifest', 'note_files', 'assigned_names', 'check_parameters', 'collect_parameters',
-           'set_seed', 'stage_name', 'known_parameters', 'collapse_progress', 'on_sigterm', 'run_notebook', 'run_here',
-           'launch_stage', 'stage_main', 'upstream']
+           'git_state', 'sha256', 'device_name', 'refuse_secrets', 'Run', 'run_folder', 'start_run', 'running',
+           'read_manifest', 'note_files', 'assigned_names', 'check_parameters', 'collect_parameters', 'set_seed',
+           'stage_name', 'known_parameters', 'on_sigterm', 'run_notebook', 'run_here', 'launch_stage', 'stage_main',
+           'upstream']
 
 # %% ../nbs/parts/runs.ipynb #1aeb9dbc
 import ast
@@ -47,7 +47,7 @@ def project_root() -> Path:
 
 
 def resolve(
-    path: str | Path,
+    path: str | Path,  # relative, absolute or beginning with ~
 ) -> Path:  # absolute
     "A path as a parameter means it: relative ones count from the project's root."
     path = Path(path).expanduser()
@@ -74,7 +74,9 @@ def is_main() -> bool:
     return processes()[0] == 0
 
 
-def from_all(value) -> list:
+def from_all(
+    value,  # this process's; what can be pickled
+) -> list:
     "The values of all processes, in their order; each waits here for all."
     if processes()[1] == 1:
         return [value]
@@ -86,7 +88,9 @@ def from_all(value) -> list:
     return gather_object([value])
 
 
-def from_main(value):
+def from_main(
+    value,  # this process's; that of the first counts
+):
     "The first process's value, in every process."
     return from_all(value if is_main() else None)[0]
 
@@ -102,7 +106,7 @@ def _version(name: str) -> str | None:
 
 
 def git_state(
-    folder: Path,
+    folder: Path,  # anywhere in a checkout
 ) -> dict:  # {"commit": str | None, "dirty": bool | None}
     "Commit of a checkout and whether it has uncommitted changes; None outside a checkout."
 
@@ -118,7 +122,9 @@ def git_state(
     return dict(commit=head.stdout.strip(), dirty=bool(git("status", "--porcelain").stdout.strip()))
 
 
-def sha256(path: str | Path) -> str:
+def sha256(
+    path: str | Path,  # a file of any size
+) -> str:
     "SHA-256 of a file, read in pieces."
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -157,14 +163,22 @@ def _now() -> str:
 class Run:
     "One run's folder; `start_run` makes it, the stage fills it, `finish` closes it. Of several processes only the first writes."
 
-    def __init__(self, path: Path, manifest: dict):
+    def __init__(
+        self,
+        path: Path,  # the run's folder
+        manifest: dict,  # what manifest.json holds
+    ):
         self.path, self.manifest, self._began = path, manifest, time.monotonic()
 
     def _save(self):
         if is_main():
             write_json(self.path / "manifest.json", self.manifest)
 
-    def add_input(self, path: str | Path, role: str) -> Path:  # a file; its name in the manifest
+    def add_input(
+        self,
+        path: str | Path,  # a file
+        role: str,  # its name in the manifest
+    ) -> Path:  # the same
         "Note an input file with its SHA-256; a resumed run whose input has changed is an error."
         now, then = dict(path=os.path.relpath(path, project_root()), sha256=sha256(path)), self.manifest["inputs"].get(role)
         if "resumed" in self.manifest and then and then["sha256"] != now["sha256"]:
@@ -173,12 +187,18 @@ class Run:
         self._save()
         return Path(path)
 
-    def note(self, **facts):
+    def note(
+        self,
+        **facts,  # name → what JSON can hold
+    ):
         "Add facts to the manifest: the resolved configuration, counts."
         self.manifest.update(facts)
         self._save()
 
-    def save_metrics(self, metrics: dict[str, float | int | None]) -> Path:
+    def save_metrics(
+        self,
+        metrics: dict[str, float | int | None],  # name → number; None where there is none
+    ) -> Path:
         "Write metrics.json: flat, name → number."
         bad = {k: v for k, v in metrics.items() if not (v is None or isinstance(v, (int, float)))}
         if bad:
@@ -187,7 +207,11 @@ class Run:
             write_json(self.path / "metrics.json", metrics)
         return self.path / "metrics.json"
 
-    def save_rows(self, name: str, rows: list[dict]) -> Path:  # file name; what JSON can hold
+    def save_rows(
+        self,
+        name: str,  # file name
+        rows: list[dict],  # what JSON can hold
+    ) -> Path:
         "Write JSON lines."
         from vtg_r1.samples import write_jsonl
 
@@ -195,14 +219,21 @@ class Run:
             write_jsonl(self.path / name, rows)
         return self.path / name
 
-    def save_figure(self, figure, name: str) -> Path:  # of matplotlib; without an ending
+    def save_figure(
+        self,
+        figure,  # of matplotlib
+        name: str,  # without an ending
+    ) -> Path:  # of the PNG
         "Save a matplotlib figure as figs/name.png and figs/name.svg."
         from vtg_r1.plots import save_figure
 
         path = self.path / "figs" / name
         return save_figure(figure, path) if is_main() else path.with_name(f"{name}.png")
 
-    def finish(self, status: str = "finished"):
+    def finish(
+        self,
+        status: str = "finished",  # "finished" or "failed"
+    ):
         "Close the run; its checkpoints, kept to go on from, are removed."
         self.note(status=status, ended=_now(), seconds=round(time.monotonic() - self._began, 1))
         if is_main() and status == "finished":
@@ -274,9 +305,9 @@ def start_run(
         host=socket.gethostname(),
     )
     _make(path)
-    refuse_run(path, resume, parameters)
+    _refuse_run(path, resume, parameters)
     _hold(path)
-    old = refuse_run(path, resume, parameters)  # again: another may have come and gone in between
+    old = _refuse_run(path, resume, parameters)  # again: another may have come and gone in between
     for half in path.glob(".*.part"):
         shutil.rmtree(half) if half.is_dir() else half.unlink()  # of a killed process
     manifest = (
@@ -290,7 +321,7 @@ def start_run(
     return run
 
 # %% ../nbs/parts/runs.ipynb #9cdab384
-def refuse_run(
+def _refuse_run(
     path: Path,  # the run folder
     resume: bool = False,  # is going on asked for
     parameters: dict | None = None,  # of the new run; None leaves them unchecked
@@ -366,7 +397,9 @@ def running(
     return ""
 
 
-def read_manifest(folder: str | Path) -> dict:
+def read_manifest(
+    folder: str | Path,  # a run's, which need not be there
+) -> dict:
     "The manifest of a run folder; empty where there is none or it cannot be read."
     try:
         return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
@@ -375,7 +408,7 @@ def read_manifest(folder: str | Path) -> dict:
 
 # %% ../nbs/parts/runs.ipynb #5a3c5e02
 def note_files(
-    run: Run,
+    run: Run,  # whose manifest it is
     path: str | Path,  # a file, a folder, or what is not here, such as a hub id; relative ones count from the project root
     role: str,  # name of the input in the manifest
 ) -> None:
@@ -425,7 +458,7 @@ def collect_parameters(
 
 # %% ../nbs/parts/runs.ipynb #0d588ed8
 def set_seed(
-    seed: int,
+    seed: int,  # 0 or more; numpy takes its last 32 bits
 ) -> None:
     "Seed Python, numpy and torch, and ask torch for deterministic kernels."
     import random
@@ -443,14 +476,16 @@ def set_seed(
     torch.utils.deterministic.fill_uninitialized_memory = False  # else torch fills every empty tensor with NaN, a fifth of a toy GRPO step
 
 # %% ../nbs/parts/runs.ipynb #e771edbe
-def stage_name(notebook: str | Path) -> str:
+def stage_name(
+    notebook: str | Path,  # its path or file name
+) -> str:
     "`nbs/05_grpo.ipynb` → `grpo`."
     stem = Path(notebook).stem
     return stem.split("_", 1)[1] if stem[:2].isdigit() and "_" in stem else stem
 
 
 def known_parameters(
-    notebook: str | Path,
+    notebook: str | Path,  # path of a stage notebook
 ) -> dict:  # name → default as source text, with papermill's help
     "Parameters of a stage notebook, read from its tagged cell."
     import papermill
@@ -461,7 +496,7 @@ def known_parameters(
     return found
 
 # %% ../nbs/parts/runs.ipynb #e2a10d6f
-def collapse_progress(path: str | Path) -> None:
+def _collapse_progress(path: str | Path) -> None:
     "Keep only the last state of each progress bar in an executed notebook; a training run leaves thousands."
     import nbformat
 
@@ -506,7 +541,7 @@ def _closing(folder: Path, executed: Path):
     finally:
         with contextlib.suppress(DiskFull, ValueError):  # ValueError: half a notebook, for want of room
             if executed.exists():
-                collapse_progress(executed)
+                _collapse_progress(executed)
         (folder / ".notebook.lock").unlink(missing_ok=True)
         held.close()
 
@@ -560,7 +595,7 @@ def run_notebook(
     refuse_secrets(parameters)
     outputs = parameters.get("outputs_dir") or ast.literal_eval(known["outputs_dir"]["default"]) if "outputs_dir" in known else "outputs"
     folder = run_folder(stage_name(notebook), parameters.get("run_name", ""), outputs)
-    refuse_run(folder, parameters.get("resume", False))
+    _refuse_run(folder, parameters.get("resume", False))
     _make(folder)
     if parameters.get("launch"):
         return launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
@@ -633,7 +668,7 @@ def launch_stage(
     config = resolve(parameters["launch"])
     if not config.is_file():
         raise RunError(f"launch {parameters['launch']!r}: no such accelerate configuration; see configs/accelerate")
-    refuse_run(folder, parameters.get("resume", False))
+    _refuse_run(folder, parameters.get("resume", False))
     write_json(folder / "parameters.json", parameters)
     command = [
         sys.executable,
@@ -653,7 +688,7 @@ def launch_stage(
             raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
     return folder
 
-
+# %% ../nbs/parts/runs.ipynb #6aa17c93
 def stage_main(
     notebook: str,  # of the stage
 ) -> None:
