@@ -48,7 +48,9 @@ def note_left_out(
         run.note(left_out={**run.manifest.get("left_out", {}), by: n})
 
 
-def data_history(run) -> str:
+def data_history(
+    run,  # a `runs.Run` with its inputs and what was left out
+) -> str:
     "The annotation files of a run, and what each filter left out of them."
     files = ", ".join(entry["path"] for role, entry in run.manifest["inputs"].items() if role.startswith("annotations"))
     out = ", ".join(f"{by} left out {n}" for by, n in run.manifest.get("left_out", {}).items())
@@ -115,8 +117,8 @@ def _picture_tokens(processor, size: tuple[int, int]) -> int:
 
 def at_most(
     processor,  # of transformers
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # whose prompts they are
+    view: View,  # how videos are shown
 ) -> int:
     "Tokens of the longest prompt at most, no video opened: every frame at the full budget, a token for each byte of text."
     each = max(view.pixels // 28**2, *(_picture_tokens(processor, size) for size in ((28, 28), fit_size(9999, 9999, view.pixels))))
@@ -127,8 +129,8 @@ def at_most(
 # %% ../nbs/parts/bad_days.ipynb #eaa753f0
 def prompt_lengths(
     processor,  # of transformers
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # whose prompts they are
+    view: View,  # how videos are shown
 ) -> Iterator[tuple[Sample, int, int]]:  # (sample, tokens of its prompt, frames); a video that cannot be read is left to those that read it
     "How long every prompt is, from the clocks and sizes of the videos; none is decoded."
     pictures = {}  # (frames, size, rate) → tokens that they add to the text's
@@ -145,8 +147,8 @@ def prompt_lengths(
 def fits_context(
     model: str,  # the policy's name or folder
     processor,  # its processor
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # whose prompts they are
+    view: View,  # how videos are shown
     response: int | Callable[[Sample], str],  # tokens a response may have, or what a sample teaches
 ) -> None:
     "Raise `SampleError` where a prompt and its response do not fit into the model's context."
@@ -191,7 +193,9 @@ def _tensors(value, name: str) -> Iterator[tuple]:  # (name, tensor)
             yield from _tensors(part, f"{name}/{key}")
 
 
-def plain(x: float) -> float | str:
+def plain(
+    x: float,  # NaN and the infinities become text
+) -> float | str:
     "A number as JSON can hold it."
     return x if math.isfinite(x) else str(x)
 
@@ -360,7 +364,9 @@ def longest_run(
     return best, now
 
 
-def flat_steps(log: list[dict]) -> list[bool]:
+def flat_steps(
+    log: list[dict],  # of the trainer, one row a step
+) -> list[bool]:
     "Whether all groups of a step had equal rewards."
     return [h["frac_reward_zero_std"] == 1 for h in log if h.get("frac_reward_zero_std") is not None]
 

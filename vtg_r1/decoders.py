@@ -18,7 +18,11 @@ import numpy as np
 class VideoError(Exception):
     "A video that cannot be read; the message names the file and the reason."
 
-    def __init__(self, path, reason: str):
+    def __init__(
+        self,
+        path,  # the file
+        reason: str,  # of the message, without the file
+    ):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = str(path), reason
 

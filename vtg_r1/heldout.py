@@ -30,7 +30,7 @@ def response_facts(
 
 # %% ../nbs/parts/heldout.ipynb #5d82da4f
 def level(
-    sample: Sample,
+    sample: Sample,  # of any set
 ) -> str:  # "ordinal" of a source "toyworld-ordinal"; another source as it is
     "The part of a set that a sample belongs to, for scores by part."
     return sample.source.removeprefix("toyworld-") or "unnamed"
@@ -38,7 +38,7 @@ def level(
 
 def scores(
     rows: list[dict],  # predictions, in the order of `samples`
-    samples: list[Sample],
+    samples: list[Sample],  # with their true spans
     length: Callable[[str], int],  # tokens of a text
 ) -> dict[str, float]:  # "mIoU", "R1@0.5", "length", "reasons", "format", …; "mIoU/ordinal", "reasons/ordinal" where there are several levels
     "Everything that is noted of one held-out set, percent but for length (tokens)."
@@ -61,7 +61,7 @@ class HeldOut:
 
 
 def spread_out(
-    samples: list[Sample],
+    samples: list[Sample],  # in an order that means something, as of their videos
     limit: int = 0,  # how many; 0 keeps all
 ) -> list[Sample]:
     "Evenly spaced samples of a list, so that a short set holds every level and length that a long one does."
@@ -78,9 +78,9 @@ def _predict_shared(model, processor, samples: list[Sample], *args) -> list[dict
 
 
 def measure_sets(
-    model,
+    model,  # of transformers
     processor,  # of transformers
-    sets: list[HeldOut],
+    sets: list[HeldOut],  # each with its name, samples and videos
     view: View,  # its video_root is replaced by each set's
     batch_size: int = 8,  # prompts at a time
     max_new_tokens: int = 2048,  # length of a response (paper: 2048)
@@ -113,11 +113,11 @@ def measure_sets(
 
 # %% ../nbs/parts/heldout.ipynb #b2cf88b1
 def watch(
-    processor,
-    sets: list[HeldOut],
+    processor,  # of transformers
+    sets: list[HeldOut],  # as `measure_sets`
     view: View,  # as `measure_sets`
     every: int,  # steps between two looks; one more before the first step
-    batch_size: int = 8,
+    batch_size: int = 8,  # prompts at a time
     max_new_tokens: int = 2048,  # as `measure_sets`
 ):  # a transformers TrainerCallback; its `seen` is a list of {"step", "mIoU", …}
     "A callback that measures held-out sets during training."

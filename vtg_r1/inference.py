@@ -67,7 +67,7 @@ def sampling(
 
 
 def generate(
-    model,
+    model,  # of transformers
     processor,  # of transformers
     shown: list[dict],  # of `inputs.show`
     max_new_tokens: int = 2048,  # length of a response (paper: 2048)
@@ -142,7 +142,7 @@ def _answer_batch(ask: Callable, batch: list[Sample], view: View) -> list[dict]:
 
 
 def by_video(
-    samples: list[Sample],
+    samples: list[Sample],  # in any order
     batch_size: int,  # samples at a time
 ) -> Iterator[list[Sample]]:  # batches; a video's samples stand together, and in one batch where they fit
     "Batches of samples in which a video is seen once."
@@ -162,8 +162,8 @@ def by_video(
 # %% ../nbs/parts/inference.ipynb #ab82cc64
 def answers(
     ask: Callable[[list[dict]], list[str]],  # prompts with frames → responses
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # to answer
+    view: View,  # how videos are shown
     batch_size: int = 8,  # prompts at a time
     desc: str = "predict",  # of the progress bar
 ) -> Iterator[list[dict]]:  # batches of {"qid", "pred": [[s, e], …] or null, "response", "answer", "error"?}, the samples of a video together
@@ -177,10 +177,10 @@ def answers(
 
 
 def predict(
-    model,
+    model,  # of transformers
     processor,  # of transformers
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # to answer
+    view: View,  # how videos are shown
     batch_size: int = 8,  # prompts at a time
     max_new_tokens: int = 2048,  # length of a response (paper: 2048)
     desc: str = "predict",  # of the progress bar
@@ -195,8 +195,8 @@ def predict(
 def predict_to(
     path: str | Path,  # JSONL; rows that stand there are kept
     ask: Callable[[list[dict]], list[str]],  # prompts with frames → responses
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # to answer
+    view: View,  # how videos are shown
     batch_size: int = 8,  # prompts at a time
 ) -> list[dict]:  # one row a sample, in their order
     "Predictions in a file that grows batch by batch; a second call goes on where the first stopped."

@@ -45,7 +45,12 @@ def clips_of(
 class NativeGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer on native video: rows with `prompt`, `video` (frames) and `fps`."
 
-    def __init__(self, model, *args, **kwargs):
+    def __init__(
+        self,
+        model,  # the policy
+        *args,  # as `GRPOTrainer`
+        **kwargs,  # as `GRPOTrainer`
+    ):
         super().__init__(model, *args, **kwargs)
         if self.use_vllm:
             raise ValueError("TRL's vLLM client takes images, not native video: use encoding 'interleaved' with vllm")

@@ -62,7 +62,11 @@ class SeenOnce:
     def _patches(self):
         return self.inputs[self._pixel_name].split([int(g.prod(-1).sum()) for g in self.grids])
 
-    def vision(self, model, videos: list[int]) -> dict:  # of transformers; numbers of videos
+    def vision(
+        self,
+        model,  # of transformers
+        videos: list[int],  # their numbers, one after the other
+    ) -> dict:
         "Keyword arguments of a forward pass over prompts that show `videos`, one after the other."
         import torch
 
@@ -148,7 +152,7 @@ def _positions(model, seen) -> list:
 # %% ../nbs/parts/score_once.ipynb #58f3a4d8
 def prefill_once(
     model,  # a transformers model of `SHAREABLE`
-    seen: SeenOnce,
+    seen: SeenOnce,  # of `inputs_once`
     repeats: int = 1,  # rollouts a prompt
     pad: int = 0,  # token that fills gaps
 ) -> dict:  # input_ids, attention_mask, position_ids and past_key_values for `generate`; prompts · repeats rows

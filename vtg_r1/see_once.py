@@ -85,11 +85,11 @@ def _nodes(x: torch.Tensor, level: Level) -> torch.Tensor:
 
 
 def tree_attention(
-    module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,  # (1, H, T, D) packed
-    tree: list[Level],
+    module,  # that attends; says how many heads share a key
+    query: torch.Tensor,  # (1, H, T, D) packed
+    key: torch.Tensor,  # (1, K, T, D) packed
+    value: torch.Tensor,  # (1, K, T, D) packed
+    tree: list[Level],  # of `plant`
     **kwargs,  # of torch's attention
 ) -> torch.Tensor:  # (1, T, H, D)
     "Attention of a packed tree."
@@ -109,7 +109,7 @@ class TrunkLayer(DynamicLayer):
 
     def __init__(
         self,
-        keys: torch.Tensor,
+        keys: torch.Tensor,  # (N, H, S, D)
         values: torch.Tensor,  # (N, H, S, D)
         seen: torch.Tensor | None,  # (N, 1, 1, S) float, 0 where there is a token and −inf where not; None where all are there
         length: int,  # tokens of the longest prompt, which is what `generate` counts
@@ -124,7 +124,7 @@ class TrunkLayer(DynamicLayer):
 
 def decode_attention(
     query: torch.Tensor,  # (B, H, 1, D), one new token a row
-    key: torch.Tensor,
+    key: torch.Tensor,  # (B, K, n, D), a row's own tokens
     value: torch.Tensor,  # (B, K, n, D), a row's own tokens
     layer: TrunkLayer,  # the prompts, each shared by G rows
     scaling: float,  # of the scores
@@ -213,7 +213,10 @@ class Prompts:
     videos: list[int]  # video of each prompt
     ends: list[int]  # tokens up to its last vision token
 
-    def common(self, which: list[int]) -> int:
+    def common(
+        self,
+        which: list[int],  # prompts about one video
+    ) -> int:
         "How many tokens prompts about one video share from the start, if these hold the whole video; else 0."
         n = min(len(self.ids[i]) for i in which) - 1
         same = torch.stack(
@@ -224,7 +227,7 @@ class Prompts:
 
 
 def read_prompts(
-    processor,
+    processor,  # the policy's
     model,  # the policy
     texts: list[str],  # prompts as the chat template writes them
     rows: list[dict],  # a dataset row for each, with its frames
@@ -241,7 +244,7 @@ def read_prompts(
 
 # %% ../nbs/parts/see_once.ipynb #c887c29d
 def trunks(
-    prompts: Prompts,
+    prompts: Prompts,  # of `read_prompts`
     which: list[int],  # prompts wanted
 ) -> tuple[
     dict, list[list[int]], list, list[int]
@@ -265,7 +268,7 @@ def trunks(
 
 
 def branches(
-    prompts: Prompts,
+    prompts: Prompts,  # of `read_prompts`
     of: list[int],  # prompt of each row
     ids: torch.Tensor,  # (B, C) responses, padded behind
     mask: torch.Tensor,  # (B, C), 1 where there is a token
@@ -286,7 +289,7 @@ def branches(
 # %% ../nbs/parts/see_once.ipynb #cdfea08a
 def prefill(
     model,  # the policy
-    prompts: Prompts,
+    prompts: Prompts,  # of `read_prompts`
     of: list[int],  # prompt of each row that will be generated
 ) -> Cache:
     "A cache in which every prompt, but for its last token, stands once for all its rows."
@@ -420,7 +423,9 @@ def _generates_otherwise(trainer: GRPOTrainer) -> dict[str, bool]:  # reason →
     }
 
 
-def cannot(trainer: GRPOTrainer) -> str:
+def cannot(
+    trainer: GRPOTrainer,  # before its first step
+) -> str:
     "Why prompts cannot be shared exactly in this run; empty where they can."
     model, text = _base(trainer.model), _base(trainer.model).config.get_text_config()
     reasons = {
@@ -438,7 +443,11 @@ def cannot(trainer: GRPOTrainer) -> str:
 class SeeOnceGRPOTrainer(_RolloutOnce):
     "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it says so and is TRL's own."
 
-    def __init__(self, *args, **kwargs):
+    def __init__(
+        self,
+        *args,  # as `GRPOTrainer`
+        **kwargs,  # as `GRPOTrainer`
+    ):
         super().__init__(*args, **kwargs)
         self.stock = cannot(self)
         if self.stock:

@@ -55,7 +55,10 @@ class Teacher:
     budget_tokens: int | None = None  # stop before more are spent, this log's earlier runs included
     budget_money: float | None = None  # the same, in the currency of the prices
 
-    def cost(self, usage: dict) -> float:
+    def cost(
+        self,
+        usage: dict,  # {"prompt_tokens", "completion_tokens"}
+    ) -> float:
         "Money for `usage` = {prompt_tokens, completion_tokens}."
         return (usage["prompt_tokens"] * self.price_in + usage["completion_tokens"] * self.price_out) / 1e6
 
@@ -74,9 +77,9 @@ def _with_video(messages: list[dict], url: str) -> list[dict]:
 
 # %% ../nbs/parts/teacher.ipynb #06995a9d
 def request(
-    sample: Sample,
-    teacher: Teacher,
-    view: View,
+    sample: Sample,  # what is asked about
+    teacher: Teacher,  # who is asked
+    view: View,  # how the video is shown
 ) -> dict:  # keyword arguments of `client.chat.completions.create`; raises VideoError
     "What is sent for one sample."
     if teacher.video_url and sample.clip:
@@ -91,9 +94,9 @@ def request(
 
 
 def request_key(
-    sample: Sample,
-    teacher: Teacher,
-    view: View,
+    sample: Sample,  # what is asked about
+    teacher: Teacher,  # who is asked
+    view: View,  # how the video is shown
 ) -> str:
     "What makes two requests the same: model, prompt, video and how it is shown, length and temperature."
     shown = [teacher.video_url] if teacher.video_url else [view.frames, view.pixels]
@@ -101,10 +104,13 @@ def request_key(
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
 
 # %% ../nbs/parts/teacher.ipynb #10512b82
-class Log:
-    "The append-only record of a teacher's answers; one process at a time."
+class _Rows:
+    "A file of rows that one process holds, read once, and what they cost in sum."
 
-    def __init__(self, path: str | Path):
+    def __init__(
+        self,
+        path: str | Path,  # JSONL; made if missing
+    ):
         import fcntl
 
         self.path, self.answered, self._lock = Path(path), {}, threading.Lock()
@@ -137,23 +143,6 @@ class Log:
         if "response" in row or row.get("final"):
             self.answered[row["key"]] = offset
 
-    def add(self, row: dict):
-        "Write one row and wait until it is on disk."
-        with self._lock:
-            self._count(row, append(self.path, json.dumps(row, ensure_ascii=False) + "\n", sync=True))
-
-    def get(self, key: str) -> dict | None:
-        "The row that answers a request, read from disk."
-        if key not in self.answered:
-            return None
-        with self._lock:
-            self._file.seek(self.answered[key])
-            return json.loads(self._file.readline())
-
-    def cost(self, teacher: Teacher) -> float:
-        "Money for everything in the log."
-        return teacher.cost({"prompt_tokens": self.tokens_in, "completion_tokens": self.tokens_out})
-
     def close(self):
         "Let go of the file."
         self._file.close()
@@ -163,6 +152,36 @@ class Log:
 
     def __exit__(self, *exc):
         self.close()
+
+# %% ../nbs/parts/teacher.ipynb #5a92b70d
+class Log(_Rows):
+    "The append-only record of a teacher's answers; one process at a time."
+
+    def add(
+        self,
+        row: dict,  # {"key", "usage", …}, with "response" or "error"
+    ):
+        "Write one row and wait until it is on disk."
+        with self._lock:
+            self._count(row, append(self.path, json.dumps(row, ensure_ascii=False) + "\n", sync=True))
+
+    def get(
+        self,
+        key: str,  # of `request_key`
+    ) -> dict | None:
+        "The row that answers a request, read from disk."
+        if key not in self.answered:
+            return None
+        with self._lock:
+            self._file.seek(self.answered[key])
+            return json.loads(self._file.readline())
+
+    def cost(
+        self,
+        teacher: Teacher,  # whose prices count
+    ) -> float:
+        "Money for everything in the log."
+        return teacher.cost({"prompt_tokens": self.tokens_in, "completion_tokens": self.tokens_out})
 
 # %% ../nbs/parts/teacher.ipynb #0a06153e
 _NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0}
@@ -295,8 +314,8 @@ def _interrupt(number, frame):
 
 # %% ../nbs/parts/teacher.ipynb #0a074079
 def annotate(
-    samples: Iterable[Sample],
-    teacher: Teacher,
+    samples: Iterable[Sample],  # drawn as places become free
+    teacher: Teacher,  # who is asked, and what it may cost
     view: View,  # how videos are shown: the same as in training
     log_path: str | Path,  # JSONL; a log that exists is continued
     progress: bool = True,  # show a bar
@@ -381,9 +400,9 @@ def _settle(done, what: tuple[Sample, str], log: Log, tally: Tally):
 
 # %% ../nbs/parts/teacher.ipynb #f85bf873
 def with_teacher(
-    samples: Iterable[Sample],
-    teacher: Teacher,
-    view: View,
+    samples: Iterable[Sample],  # streamed
+    teacher: Teacher,  # of `annotate`
+    view: View,  # of `annotate`
     log_path: str | Path,  # JSONL, of `annotate`
 ) -> Iterator[Sample]:  # in the given order; `teacher` stays None where there is no answer
     "Samples with the teacher's answers filled in, streamed."
@@ -394,7 +413,7 @@ def with_teacher(
 
 
 def judge(
-    sample: Sample,
+    sample: Sample,  # with its true spans
     row: dict,  # of the log, with a response
 ) -> dict:  # the record's `teacher`: {model, response, span, iou, usage}
     "A teacher's answer, measured against the ground truth."

@@ -18,7 +18,7 @@ from .toyworld import LEVELS, reasoning
 # %% ../nbs/parts/thinking.ipynb #7393c5e4
 def lesson(
     rng: np.random.Generator,  # draws the sentence
-    clip: Clip,
+    clip: Clip,  # what the sentence is about
     length: str,  # of the reasoning: "none" answers at once
 ) -> tuple[str, str]:  # (question, response with the exact span)
     "A sentence about a clip, every level equally often where the clip has it, and the response to learn."
@@ -29,10 +29,10 @@ def lesson(
 
 
 def lessons(
-    clips: list[Clip],
-    processor,
-    size: int,
-    seed: int,  # size in sentences
+    clips: list[Clip],  # drawn from, again and again
+    processor,  # of transformers
+    size: int,  # sentences a batch
+    seed: int,  # of the draw
     length: str,  # as in `lesson`
 ) -> Iterator[dict]:  # model inputs with labels on the responses only
     "Endless batches; the same sentences in the same order whatever the length of the reasoning."
@@ -43,7 +43,7 @@ def lessons(
 
 # %% ../nbs/parts/thinking.ipynb #ef4cace9
 def teach(
-    model,
+    model,  # of transformers; trained in place
     stream: Iterator[dict],  # of `lessons`
     until: tuple[int, ...],  # steps after which to look
     learning_rate: float = 1e-3,  # AdamW, constant after 10 steps
@@ -67,7 +67,7 @@ def teach(
 
 
 def by_level(
-    model,
+    model,  # of transformers
     processor,  # of transformers
     clips: list[Clip],  # held out
     n: int,  # queries a level

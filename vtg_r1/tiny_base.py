@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE_WORLD', 'what_at', 'list_seconds', 'list_appearances', 'pick', 'when_loosely', 'Clip', 'load_clips', 'opening',
-           'question', 'encoded', 'frames_shown', 'batches', 'optimizers', 'pretrain', 'ask', 'examine']
+           'question', 'encoded', 'frames_shown', 'batches', 'pretrain', 'ask', 'examine']
 
 # %% ../nbs/parts/tiny_base.ipynb #44026b2b
 from collections.abc import Iterator
@@ -38,7 +38,9 @@ def list_seconds(
     return f"list {event['name']}", ", ".join(str(t) for t in times if any(start <= t < end for start, end in event["spans"])) or "none"
 
 
-def list_appearances(event: dict) -> tuple[str, str]:
+def list_appearances(
+    event: dict,  # of a script
+) -> tuple[str, str]:
     "Question and answer: from when to when an object is visible, each time it comes."
     return f"when {event['name']}", appearances(event["spans"])
 
@@ -95,7 +97,7 @@ def load_clips(
 
 # %% ../nbs/parts/tiny_base.ipynb #f7213d4d
 def opening(
-    clip: Clip,
+    clip: Clip,  # of `load_clips`
     frames: int,  # to keep
 ) -> Clip:
     "The first frames of a clip; `whole` has what they do not cut off."
@@ -109,7 +111,7 @@ def opening(
 
 def question(
     rng: np.random.Generator,  # draws the kind and the event
-    clip: Clip,
+    clip: Clip,  # of `load_clips`, or its opening
     mix: tuple[float, ...] = (0.2, 0.3, 0.15, 0.05, 0.3),  # shares of what, list seconds, list appearances, pick, when
 ) -> tuple[str, str]:
     "One question about a clip, and its answer."
@@ -128,7 +130,7 @@ def question(
 # %% ../nbs/parts/tiny_base.ipynb #6027c6ef
 def encoded(
     processor,  # a transformers processor
-    clips: list[Clip],
+    clips: list[Clip],  # one a pair
     pairs: list[tuple[str, str]],  # question and answer, one pair a clip
 ) -> dict:  # model inputs with labels on the answers only
     "A batch of questions with their answers, padded on the right."
@@ -162,10 +164,10 @@ def frames_shown(
 
 
 def batches(
-    clips: list[Clip],
-    processor,
-    size: int,
-    rng: np.random.Generator,  # size in questions
+    clips: list[Clip],  # drawn from, again and again
+    processor,  # of transformers
+    size: int,  # questions a batch
+    rng: np.random.Generator,  # draws clips and questions
 ) -> Iterator[dict]:  # of `encoded`
     "Endless batches of questions; while few frames are shown, twice as many of them."
     for step in count():
@@ -174,7 +176,9 @@ def batches(
         yield encoded(processor, chosen, [question(rng, c) for c in chosen])
 
 # %% ../nbs/parts/tiny_base.ipynb #7e9854f4
-def optimizers(model):  # two of torch's
+def _optimizers(
+    model,  # of transformers
+):  # two of torch's
     "Muon for hidden matrices, AdamW for embeddings, norms, biases and the patch projection."
     import torch
 
@@ -187,7 +191,7 @@ def optimizers(model):  # two of torch's
 
 
 def pretrain(
-    model,
+    model,  # of transformers; trained in place
     stream: Iterator[dict],  # of `batches`
     steps: int,  # optimiser steps
     warmup: int = 50,  # steps of linear warm-up, then linear decay to a tenth
@@ -196,7 +200,7 @@ def pretrain(
     import torch
     from tqdm import trange
 
-    opts, losses = optimizers(model), []
+    opts, losses = _optimizers(model), []
     rate = lambda k: min((k + 1) / warmup, 0.1 + 0.9 * (1 - k / steps))
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in opts]
     model.train()
@@ -214,9 +218,9 @@ def pretrain(
 
 # %% ../nbs/parts/tiny_base.ipynb #ad31167f
 def ask(
-    model,
+    model,  # of transformers
     processor,  # of transformers
-    clips: list[Clip],
+    clips: list[Clip],  # one a question
     questions: list[str],  # one a clip
     max_new_tokens: int = 40,  # length of an answer
 ) -> list[str]:  # greedy answers
@@ -238,7 +242,7 @@ def ask(
 
 
 def examine(
-    model,
+    model,  # of transformers
     processor,  # of transformers
     clips: list[Clip],  # held out
 ) -> dict[str, float]:  # percent: exact what, lists and pick, then mIoU of when by level

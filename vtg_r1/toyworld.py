@@ -78,7 +78,7 @@ def _appearances(rng, steps: int, world: World) -> list[list[int]]:
 # %% ../nbs/parts/toyworld.ipynb #bd291d2b
 def script(
     rng: np.random.Generator,  # draws all of it
-    world: World = World(),
+    world: World = World(),  # its dials
 ) -> dict:  # {"seconds": length, "step": seconds between frames, "events": one {name, spans, quarter} an object}; spans in whole seconds
     "What happens in one video."
     steps, step = int(rng.choice(world.lengths)), int(rng.choice(world.spacing))
@@ -114,7 +114,7 @@ def _draw(frame: np.ndarray, event: dict, wobble: np.ndarray):
 def render(
     play: dict,  # a script
     rng: np.random.Generator,  # wobble and noise
-    world: World = World(),
+    world: World = World(),  # its dials
 ) -> np.ndarray:  # (steps + 1, size, size, 3) uint8
     "The frames of a script: an object is there in [start, end)."
     frames = np.full((play["seconds"] // play["step"] + 1, world.size, world.size, 3), 28, np.uint8)
@@ -177,7 +177,7 @@ def make_world(
     videos: int,  # how many
     seed: int,  # of everything
     split: str = "train",  # noted in each sample, and the start of the videos' names
-    world: World = World(),
+    world: World = World(),  # its dials
     progress: bool = False,  # show a bar
 ) -> Path:  # the folder, holding world.json, samples.jsonl, scripts.jsonl and videos/
     "Make a toy world, or return the one that stands there if it was made with the same dials."
@@ -295,7 +295,9 @@ def _account(event: dict, true: list[int], given: list[int], seconds: bool, step
     return f"{event['name']}{seen}: {appearances(spans)}"
 
 
-def appearances(spans: list[list[int]]) -> str:
+def appearances(
+    spans: list[list[int]],  # [[start, end], …], one or two, whole seconds
+) -> str:
     "`first 2-4, second 8-12`: how chains, and the base model's lists, write when an object is there."
     return ", ".join(f"{nth} {a}-{b}" for nth, (a, b) in zip(("first", "second"), spans))
 
@@ -311,7 +313,7 @@ def read_scripts(
 
 
 def toy_teacher(
-    sample: Sample,
+    sample: Sample,  # of a toy world
     scripts: dict[str, tuple[dict, dict]],  # of `read_scripts`
     seed: int = 0,  # of all answers
     length: str = "medium",  # of the reasoning

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['TOY_HELD_OUT', 'MIXES', 'read_annotations', 'find_videos', 'common_arguments', 'seal_checkpoint', 'is_complete',
-           'last_checkpoint', 'checkpointing', 'progress_bar', 'fit', 'toy_upstream', 'toy_held_out', 'hold_out_videos',
-           'toy_sets', 'subsample', 'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'note_training',
-           'resolved_config', 'StageDone', 'launched', 'load_policy', 'in_float32', 'save_policy', 'merged',
-           'merged_onto_base', 'save_trained']
+           'last_checkpoint', 'fit', 'toy_upstream', 'toy_held_out', 'hold_out_videos', 'toy_sets', 'subsample',
+           'stage_samples', 'StageData', 'stage_data', 'pick_samples', 'note_training', 'resolved_config', 'StageDone',
+           'launched', 'load_policy', 'in_float32', 'save_policy', 'merged', 'merged_onto_base', 'save_trained']
 
 # %% ../nbs/parts/training.ipynb #9ce2edbc
 import contextlib
@@ -116,7 +115,7 @@ def _some(names: list[str]) -> str:
 
 # %% ../nbs/parts/training.ipynb #a952e746
 def find_videos(
-    samples: list[Sample],
+    samples: list[Sample],  # whose files are looked for
     video_root: str | Path,  # folder that sample.video is relative to
     missing: str = "error",  # samples without a file: "error" or "skip"
 ) -> list[Sample]:
@@ -180,7 +179,9 @@ def common_arguments(
     )
 
 # %% ../nbs/parts/training.ipynb #c2a1a0ae
-def seal_checkpoint(folder: str | Path) -> None:
+def seal_checkpoint(
+    folder: str | Path,  # of one checkpoint, completely written
+) -> None:
     "Mark a checkpoint complete: its files and their sizes. The pickled arguments, which nothing reads, are removed."
     folder = Path(folder)
     (folder / "training_args.bin").unlink(missing_ok=True)
@@ -190,7 +191,9 @@ def seal_checkpoint(folder: str | Path) -> None:
     )
 
 
-def is_complete(folder: str | Path) -> bool:
+def is_complete(
+    folder: str | Path,  # of one checkpoint
+) -> bool:
     "Whether a checkpoint was sealed and its files still have their sizes."
     try:
         sizes = json.loads((Path(folder) / "complete.json").read_text(encoding="utf-8"))
@@ -224,7 +227,7 @@ def _stop_asked():
         yield asked
 
 
-def checkpointing(asked):  # a function that says whether to save and stop → a transformers TrainerCallback
+def _checkpointing(asked):  # a function that says whether to save and stop → a transformers TrainerCallback
     "Seals checkpoints, saves and stops when asked, and winds the sampler forward when resuming."
     from transformers import TrainerCallback
 
@@ -256,7 +259,7 @@ def _wind_forward(loader, passes: int) -> None:
         next(iter(sampler))
 
 # %% ../nbs/parts/training.ipynb #62c92bdc
-def progress_bar(
+def _progress_bar(
     desc: str,  # of the bar
     shown: dict[str, str],  # log key → short name beside the bar
 ):  # a transformers TrainerCallback
@@ -364,10 +367,10 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     from vtg_r1.watch import LiveFigure, PlateauStop
 
-    for callback in (progress_bar(desc, shown), _log_writer(), LiveFigure(), lookout(flat_patience), *([PlateauStop(patience)] if patience else [])):
+    for callback in (_progress_bar(desc, shown), _log_writer(), LiveFigure(), lookout(flat_patience), *([PlateauStop(patience)] if patience else [])):
         trainer.add_callback(callback)
     with _stop_asked() as asked:
-        trainer.add_callback(checkpointing(asked))
+        trainer.add_callback(_checkpointing(asked))
         _train(trainer)
         if asked() and trainer.state.global_step < trainer.state.max_steps:
             raise RunError(f"stopped by SIGTERM after step {trainer.state.global_step}, whose checkpoint is saved: resume goes on from there")
@@ -407,7 +410,7 @@ TOY_HELD_OUT = {  # name → (videos, dials that differ from training's); all la
 
 # %% ../nbs/parts/training.ipynb #22b97206
 def hold_out_videos(
-    samples: list[Sample],
+    samples: list[Sample],  # of several videos
 ) -> tuple[list[Sample], list[Sample]]:  # (training, held out)
     "Split samples by video: every fourth video, by name, is held out."
     videos = sorted({s.video for s in samples})
@@ -432,7 +435,7 @@ MIXES = {  # name → the kind a sample is of
 
 
 def subsample(
-    samples: list[Sample],
+    samples: list[Sample],  # drawn from
     limit: int = 0,  # how many; 0 keeps all, or as many as `like` has
     like: list[Sample] | None = None,  # a set to be as large as
     by: tuple[str, ...] = (),  # keys of `MIXES` in which to have the mix of `like` as well
@@ -473,7 +476,7 @@ def _noted_root(
 
 
 def stage_samples(
-    run: Run,
+    run: Run,  # whose manifest notes the files
     given: str | list,  # the stage's annotations: a file, a list of {"path", "dataset", …}, or "" for the toy curation's
     toy_file: str,  # "coldstart.jsonl" or "rl.jsonl" of the toy curation
     dataset: str = "samples",  # format of `given`
@@ -513,7 +516,7 @@ class StageData:
 
 
 def stage_data(
-    run: Run,
+    run: Run,  # whose manifest notes the files
     given: str | list,  # the stage's annotations
     toy_file: str,  # "coldstart.jsonl" or "rl.jsonl" of the toy curation
     dataset: str = "samples",  # format of `given`
@@ -552,8 +555,8 @@ def stage_data(
 
 # %% ../nbs/parts/training.ipynb #7f4c0f12
 def pick_samples(
-    run: Run,
-    samples: list[Sample],
+    run: Run,  # whose manifest notes what is left out
+    samples: list[Sample],  # drawn from
     limit: int,  # how many; 0 keeps all
     match: str,  # JSONL of a set to be as large as; "" does not
     match_by: list,  # keys of `MIXES` in which to have its mix too
@@ -657,7 +660,7 @@ def in_float32(
 
 # %% ../nbs/parts/training.ipynb #e594ed0b
 def save_policy(
-    model,
+    model,  # trained, with adapters or without
     processor,  # of transformers
     folder: str | Path,  # made where it is not there
 ) -> Path:
@@ -696,8 +699,8 @@ def merged_onto_base(
 
 
 def save_trained(
-    trainer,
-    processor,  # of TRL, of transformers
+    trainer,  # of TRL
+    processor,  # of transformers
     folder: str | Path,  # of the model
 ):  # the model as it was saved, in eval mode
     "`save_policy` of a trainer's model, in every process; one that is spread over GPUs is gathered, saved and read again."

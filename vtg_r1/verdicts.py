@@ -74,7 +74,7 @@ def paired(
 
 # %% ../nbs/parts/verdicts.ipynb #a119e1e9
 def holm(
-    ps: Sequence[float],
+    ps: Sequence[float],  # p values, in [0, 1]
 ) -> list[float]:  # corrected, in the same order
     "Holm's step-down correction (1979) of p values."
     order, corrected, highest = np.argsort(ps, kind="stable"), [0.0] * len(ps), 0.0
@@ -106,7 +106,7 @@ def contrast(
 
 # %% ../nbs/parts/verdicts.ipynb #8364ddcb
 def judge(
-    effects: list[Effect],
+    effects: list[Effect],  # of one claim
     rules: list[dict],  # of each: {} or {"at_least": 0.05} or {"below": 0.02}
     alpha: float = 0.05,  # level of the corrected p
 ) -> str:  # "supported", "not supported", "mixed", "untestable here"
@@ -179,7 +179,9 @@ def claim_record(
     }
 
 # %% ../nbs/parts/verdicts.ipynb #452c3995
-def claim_arms(claim: dict) -> list[str]:
+def claim_arms(
+    claim: dict,  # of the grid file
+) -> list[str]:
     "The arms that a claim is about, with its controls."
     specs = [*claim.get("effects", []), *([claim["needs"]] if "needs" in claim else [])]
     return list(dict.fromkeys([a for spec in specs for a in spec["contrast"]] + claim.get("controls", [])))

@@ -135,7 +135,7 @@ def pick_frames(
 
 # %% ../nbs/parts/video.ipynb #ee65b22f
 def fit_size(
-    width: int,
+    width: int,  # pixels of the source
     height: int,  # pixels of the source
     max_pixels: int = 128 * 28 * 28,  # pixel budget a frame (paper: 128·28·28)
     multiple: int = 28,  # sides are multiples of this (patch 14 × merge 2 for Qwen2.5-VL)

@@ -23,7 +23,10 @@ from .samples import append_jsonl, iter_jsonl, write_jsonl
 class Watch(TrainerCallback):
     "Writes completions.jsonl, one group a step, and adds the tIoU histogram and tokens a second to the log."
 
-    def __init__(self, keep: int = 8):  # completions a step that are kept
+    def __init__(
+        self,
+        keep: int = 8,  # completions a step that are kept
+    ):
         self.keep, self.rows, self.tokens = keep, [], None
 
     def seeing(self, reward):  # a reward function of tIoU → the same, and what it saw is noted
@@ -77,7 +80,10 @@ def plateaued(
 class PlateauStop(TrainerCallback):
     "Stops training on a plateau of the reward."
 
-    def __init__(self, patience: int):
+    def __init__(
+        self,
+        patience: int,  # steps without a gain
+    ):
         self.patience = patience
 
     def on_log(self, args, state, control, logs=None, **kwargs):
