@@ -174,7 +174,18 @@ def test_defaults_and_presets_are_values_that_are_taken():
 
 def test_missing_notebook(capsys):
     assert main(["run", "nbs/99_gone.ipynb"]) == 2
-    assert "no such notebook" in capsys.readouterr().err
+    assert "no such notebook; there are nbs/01_curation.ipynb, " in capsys.readouterr().err
+    for name in ("05_grpo", "grpo", "nbs/grpo.ipynb"):
+        assert main(["run", name]) == 2
+        assert "did you mean nbs/05_grpo.ipynb?" in capsys.readouterr().err
+
+
+def test_an_installed_package_says_where_the_notebooks_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["run", "nbs/05_grpo.ipynb"], ["data", "curate", "--annotations", ".", "--videos", ".", "--teacher", "given"]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "not part of the installed package: run this in a checkout" in line
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)

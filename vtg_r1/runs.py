@@ -433,6 +433,20 @@ def stage_name(notebook: str | Path) -> str:
     return stem.split("_", 1)[1] if stem[:2].isdigit() and "_" in stem else stem
 
 
+def _stage_notebook(notebook: str | Path) -> Path:
+    "The notebook's file; an error says what else there is."
+    if (found := resolve(notebook)).is_file():
+        return found
+    root, name = project_root(), Path(notebook).stem
+    if not (root / "nbs").is_dir():
+        raise RunError(
+            f"{found}: no such notebook. The stages lie in the project's folder nbs/, which is not part of the installed package: run this in a checkout"
+        )
+    there = sorted(str(p.relative_to(root)) for p in (root / "nbs").glob("[0-9]*.ipynb"))
+    near = [p for p in there if stage_name(p) == stage_name(name)]
+    raise RunError(f"{found}: no such notebook" + (f", did you mean {near[0]}?" if near else f"; there are {', '.join(there)}"))
+
+
 def known_parameters(
     notebook: str | Path,
 ) -> dict:  # name → default as source text, with papermill's help
@@ -571,9 +585,7 @@ def run_notebook(
     "Execute a stage notebook into its run folder; raises papermill's error if a cell fails and marks the run failed."
     import papermill
 
-    notebook = resolve(notebook)
-    if not notebook.is_file():
-        raise RunError(f"{notebook}: no such notebook")
+    notebook = _stage_notebook(notebook)
     known = known_parameters(notebook)
     check_parameters(parameters, known)
     refuse_secrets(parameters)
@@ -606,9 +618,7 @@ def run_here(
     "Execute a stage notebook's exported and run cells in this process, which may be one of several."
     import nbformat
 
-    notebook = resolve(notebook)
-    if not notebook.is_file():
-        raise RunError(f"{notebook}: no such notebook")
+    notebook = _stage_notebook(notebook)
     check_parameters(parameters, known := known_parameters(notebook))
     refuse_secrets(parameters)
     check_values(parameters, known)
