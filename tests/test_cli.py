@@ -317,12 +317,25 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
         (["demo", "--port", "-1"], "--port -1"),
         (["demo", "--before", "tiny"], "--model NAME"),
         (["run", "nbs/05_grpo.ipynb", "-p", "run_name", "20261124"], "run_name 20261124: must be text"),
+        (["data", "convert", "--dataset", "csv", "--annotations", "a.csv", "--out", "nbs"], "--out nbs: is a folder; name a file in it"),
     ],
 )
 def test_options_that_cannot_be_are_one_line(words, said, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     code, out, err = vtg(capsys, *words)
     assert code == 2 and not out and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.parametrize("n", ["0", "-1", "two"])
+def test_workers_are_at_least_one(n, capsys):
+    code, _, err = vtg(capsys, "data", "check", "--dataset", "csv", "--annotations", "a.csv", "--workers", n)
+    assert code == 2 and f"{n!r} is no whole number of at least 1" in err
+
+
+def test_convert_names_the_rows_it_leaves_out(tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence,duration\na.mp4,noon,4,she,9\na.mp4,1,4,she,9\n")
+    code, _, err = vtg(capsys, "data", "convert", "--dataset", "csv", "--annotations", tmp_path / "mine.csv", "--out", tmp_path / "s.jsonl")
+    assert code == 0 and "record 2" in err and "start is 'noon': write seconds" in err
 
 
 def test_the_examples_of_run_name_parameters(capsys):

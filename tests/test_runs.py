@@ -1,5 +1,8 @@
 "Run folders, parameters, and the command that runs a stage."
 
+import argparse
+import ast
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,10 +10,23 @@ import sys
 import nbformat
 import pytest
 
-from vtg_r1.cli import main
-from vtg_r1.runs import RunError, collect_parameters, note_files, project_root, read_manifest, sha256, start_run, upstream
+from vtg_r1.cli import UserError, given_parameters, main
+from vtg_r1.runs import (
+    RunError,
+    check_values,
+    collect_parameters,
+    known_parameters,
+    note_files,
+    project_root,
+    read_manifest,
+    sha256,
+    stage_name,
+    start_run,
+    upstream,
+)
 
-STAGES = sorted((project_root() / "nbs").glob("[0-9][0-9]_*.ipynb"))
+ROOT = project_root()
+STAGES = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
 
 
 def stage(folder, *cells):
@@ -130,9 +146,61 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
     assert len(err) == 1 and said in err[0]
 
 
+@pytest.mark.parametrize(
+    "stage, name, value, said",
+    [
+        ("05_grpo", "steps", "abc", "parameter 'steps' is 'abc': give a whole number of at least 0"),
+        ("05_grpo", "steps", "-3", "parameter 'steps' is -3: give a whole number"),
+        ("05_grpo", "steps", "2.5", "parameter 'steps' is 2.5: give a whole number"),
+        ("05_grpo", "learning_rate", "fast", "parameter 'learning_rate' is 'fast': give a number of at least 0"),
+        ("05_grpo", "temperature", ".nan", "give a number of at least 0"),
+        ("05_grpo", "resume", "maybe", "parameter 'resume' is 'maybe': give true or false"),
+        ("05_grpo", "encoding", "foo", "parameter 'encoding' is 'foo': give one of 'interleaved', 'native'"),
+        ("05_grpo", "missing_videos", "ignore", "give one of 'error', 'skip'"),
+        ("05_grpo", "quantize", "8bit", "give one of '', '4bit'"),
+        ("05_grpo", "vllm", "yes", "give one of '', 'colocate', 'server'"),
+        ("05_grpo", "video_root", "2024", "parameter 'video_root' is 2024: give text"),
+        ("05_grpo", "strategy_options", "easy", "give a dict"),
+        ("03_sft", "target", "foo", "give one of 'response', 'teacher_span', 'exact_span'"),
+        ("01_curation", "target", "foo", "give one of 'teacher', 'ground_truth'"),
+        ("01_curation", "teacher", "me", "give one of 'simulated', 'endpoint', 'given'"),
+        ("01_curation", "teacher_reasoning", "deep", "give one of 'medium', 'none', 'short', 'long'"),
+        ("07_benchmarks", "backend", "tgi", "give one of 'transformers', 'vllm'"),
+        ("07_benchmarks", "prompt_style", "terse", "give one of 'short', 'full'"),
+    ],
+)
+def test_a_value_is_refused_before_anything_starts(stage, name, value, said, tmp_path, capsys):
+    assert main(["run", str(ROOT / f"nbs/{stage}.ipynb"), "-p", "outputs_dir", str(tmp_path), "-p", name, value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not any(tmp_path.iterdir())
+
+
+def test_defaults_and_presets_are_values_that_are_taken():
+    for path in STAGES:
+        known = known_parameters(path)
+        check_values({name: ast.literal_eval(p["default"]) for name, p in known.items() if p["default"] != "None"}, known)
+        for preset in set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs/claims.yaml"}:  # that one is a grid
+            args = argparse.Namespace(file=[str(preset)], parameter=[])
+            with contextlib.suppress(UserError):  # a preset without a part for this stage
+                given = given_parameters(args, stage_name(path))
+                check_values({name: value for name, value in given.items() if name in known}, known)
+    check_values({"annotations": [{"path": "a"}], "heldout": None, "epochs": 2, "limit": 1e3}, known_parameters(ROOT / "nbs/03_sft.ipynb"))
+
+
 def test_missing_notebook(capsys):
     assert main(["run", "nbs/99_gone.ipynb"]) == 2
-    assert "no such notebook" in capsys.readouterr().err
+    assert "no such notebook; there are nbs/01_curation.ipynb, " in capsys.readouterr().err
+    for name in ("05_grpo", "grpo", "nbs/grpo.ipynb"):
+        assert main(["run", name]) == 2
+        assert "did you mean nbs/05_grpo.ipynb?" in capsys.readouterr().err
+
+
+def test_an_installed_package_says_where_the_notebooks_are(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["run", "nbs/05_grpo.ipynb"], ["data", "curate", "--annotations", ".", "--videos", ".", "--teacher", "given"]):
+        assert main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "not part of the installed package: run this in a checkout" in line
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)

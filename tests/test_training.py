@@ -1,13 +1,14 @@
 "What the trainers are really given: the loss mask, the advantages, the adapters, the prompt that every stage shares."
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from vtg_r1.grpo import advantages, grpo_trainer
 from vtg_r1.inputs import View, training_set
-from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.models import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
 from vtg_r1.rewards import completion_text
 from vtg_r1.samples import SampleError, write_jsonl
 from vtg_r1.sft import sft_trainer, target_response
@@ -134,6 +135,15 @@ def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_pa
 def test_a_missing_model_folder_is_no_hub_id():
     with pytest.raises(FileNotFoundError, match="no config.json"):
         load_model("outputs/sft/gone/model")
+
+
+def test_a_run_folder_stands_for_its_model(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/manifest.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="a run without a model .no config.json in .*run/model"):
+        load_processor(str(tmp_path / "run"))
+    shutil.copytree(TINY_PATH, tmp_path / "run/model")
+    assert model_path(str(tmp_path / "run")) == str(tmp_path / "run/model") and load_processor(str(tmp_path / "run")).tokenizer
 
 
 def test_a_file_without_a_usable_record_says_why(tmp_path):

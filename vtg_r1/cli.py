@@ -399,6 +399,13 @@ def add_data(commands) -> None:
     add_curate(actions)
 
 
+def _at_least_one(text: str) -> int:
+    "A whole number above 0; argparse says so otherwise."
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def _reading_options(p: argparse.ArgumentParser, datasets, policies: dict[str, tuple[str, ...]]) -> None:
     "What an annotation file is and how it is read; the first choice of a policy is its default."
     p.add_argument("--dataset", required=True, choices=datasets, metavar="NAME", help=", ".join(datasets))
@@ -406,7 +413,7 @@ def _reading_options(p: argparse.ArgumentParser, datasets, policies: dict[str, t
     p.add_argument("--split", help="default: what the file name says; test for the NExT-GQA folder")
     p.add_argument("--columns", metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")
     p.add_argument("--durations", metavar="PATH", help="JSON with durations by video, for formats that have none")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that open videos (default 2)")
+    p.add_argument("--workers", type=_at_least_one, default=2, metavar="N", help="processes that open videos (default 2)")
     for name, choices in policies.items():
         p.add_argument(f"--{name.replace('_', '-')}", choices=choices, default=choices[0], help=f"default {choices[0]}")
 
@@ -502,7 +509,7 @@ vtg-r1 data convert --dataset activitynet --annotations train.json --out samples
 
 def _data_convert(args) -> int:
     from .datasets import read_dataset
-    from .quality import read_with_videos
+    from .quality import dropped_lines, read_with_videos
     from .samples import SampleError, write_jsonl
     from .training import hold_out_videos
 
@@ -514,7 +521,8 @@ def _data_convert(args) -> int:
             samples, gone = _with_readable_video(samples, args.videos, probed)
         else:
             (samples, report), gone = read_dataset(args.dataset, args.annotations, args.split, durations=args.durations, **how), {}
-        print(report, *(f"video {video}: {why}; its samples are left out" for video, why in gone.items()), sep="\n", file=sys.stderr)
+        lost = dropped_lines(report)
+        print(report, *lost, *(f"video {video}: {why}; its samples are left out" for video, why in gone.items()), sep="\n", file=sys.stderr)
         if not samples:
             raise SampleError(
                 f"{args.annotations}: none of its {report.read} records can be used"
@@ -525,7 +533,7 @@ def _data_convert(args) -> int:
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     if args.json:
-        show_json({"read": report.read, "written": written, "counts": report.counts(), "videos_left_out": gone})
+        show_json({"read": report.read, "written": written, "counts": report.counts(), "findings": report.to_dict()["findings"], "videos_left_out": gone})
     else:
         print("\n".join(f"{n:>8,d}  {name}" for name, n in written.items()))
     return 0
@@ -535,6 +543,8 @@ def _check_apart(named: dict[str, str | None]) -> None:
     "Files that are read and written are different ones."
     seen: dict[str, str] = {}
     for option, name in named.items():
+        if name and option != "--annotations" and os.path.isdir(name):
+            raise UserError(f"{option} {name}: is a folder; name a file in it, such as {os.path.join(name, 'samples.jsonl')}")
         if name and (other := seen.setdefault(os.path.realpath(name), option)) != option:
             raise UserError(f"{option} {name}: is the file of {other} too; name another one")
 

@@ -21,14 +21,17 @@ TINY_PATH = Path(str(files("vtg_r1"))) / "assets" / "tiny"
 
 
 def model_path(
-    name: str,  # "tiny", a folder, or a hub id
+    name: str,  # "tiny", a model folder, a run folder that holds one, or a hub id
 ) -> str:  # what `from_pretrained` takes
     "Where a model lies; a path that looks local and is not there is an error, not a hub look-up."
     if name == TINY:
         return str(TINY_PATH)
     here = Path(name).expanduser()
-    if (here / "config.json").is_file() or (here / "adapter_config.json").is_file():
-        return str(here)
+    for folder in (here, here / "model"):  # a run folder keeps its model there
+        if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+            return str(folder)
+    if (here / "manifest.json").is_file():
+        raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {here / 'model'})")
     if (
         name.count("/") != 1
         or name.startswith((".", "/", "~"))

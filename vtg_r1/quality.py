@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['summary', 'measure', 'lengths', 'probe_each', 'video_file', 'probe_videos', 'source_id', 'overlap_guard', 'quality',
-           'quality_text', 'read_with_videos', 'check', 'plot_quality']
+           'dropped_lines', 'quality_text', 'read_with_videos', 'check', 'plot_quality']
 
 # %% ../nbs/parts/quality.ipynb #44d32bcf
 import os
@@ -181,18 +181,24 @@ def quality(
     return out
 
 
+def dropped_lines(
+    report: Report,
+) -> list[str]:  # empty where nothing was dropped
+    "The first dropped records and why, for a person."
+    rows = report.dropped
+    first = [f"  {f.qid or '-'} (record {f.line}): {f.reason}: {f.detail}" for f in rows[:5]]
+    return ["dropped:", *first] * bool(rows) + [f"  … and {len(rows) - 5:,} more; --json names each"] * (len(rows) > 5)
+
+
 def quality_text(
     q: dict,  # what `quality` returned
     report: Report,  # of the reader
 ) -> str:
     "The same report for a person, a few lines."
     row = lambda name, d: f"  {name:<12} n {d['n']}" + "".join(f"  {k} {d[k]:g}" for k in ("min", "q1", "median", "q3", "max") if k in d)
-    first = [f"  {f.qid or '-'} (record {f.line}): {f.reason}: {f.detail}" for f in report.dropped[:5]]
-    if len(report.dropped) > 5:
-        first.append(f"  … and {len(report.dropped) - 5:,} more; --json names each")
     lines = [
         str(report),
-        *(["dropped:", *first] if first else []),
+        *dropped_lines(report),
         "lengths of what was kept:",
         *(row(k, q[k]) for k in ("duration_s", "span_s", "span_share")),
     ]
