@@ -370,6 +370,15 @@ def test_a_stage_measures_what_a_table_lacks(two_kitchens):
         read_annotations(str(two_kitchens / "mine.csv"), "csv")
 
 
+@pytest.mark.parametrize("start, said", [("noon", "start is 'noon': write seconds"), ("", r"\[\[None, 2.0\]\]")])
+def test_a_row_of_an_own_table_that_cannot_be_read_stops_training(start, said, tmp_path):
+    (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nb.mp4,{start},2,he,9\nc.mp4,3,2,backwards,9\n")
+    with pytest.raises(SampleError, match=f"1 of 3 rows cannot be read, e.g. record 3: .*{said}"):
+        read_annotations(str(tmp_path / "mine.csv"), "csv")
+    (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nc.mp4,3,2,backwards,9\n")
+    assert [s.query for s in read_annotations(str(tmp_path / "mine.csv"), "csv")] == ["she"]  # what a policy drops is the report's
+
+
 def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, capsys):
     "No duration, and no video to measure it in: such a row does not leave the training set in silence."
     (two_kitchens / "videos/broken.mp4").write_bytes(b"no video")
