@@ -356,6 +356,8 @@ def _score(args) -> int:
     from .benchmarks import PredictionError, load_benchmark, read_predictions, score
     from .samples import SampleError
 
+    if Path(args.predictions).is_dir():
+        raise UserError(f"--predictions {args.predictions}: is a folder; a run's answers are in {os.path.join(args.predictions, 'predictions.jsonl')}")
     try:
         samples, report = load_benchmark(args.benchmark, args.annotations, **_column_options(args, args.benchmark))
         predictions = read_predictions(args.predictions, [s.qid for s in samples], args.reading)
