@@ -317,6 +317,10 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
         (["demo", "--port", "-1"], "--port -1"),
         (["demo", "--before", "tiny"], "--model NAME"),
         (["run", "nbs/05_grpo.ipynb", "-p", "run_name", "20261124"], "run_name 20261124: must be text"),
+        (
+            ["score", "--benchmark", "csv", "--annotations", "a.csv", "--predictions", "nbs"],
+            "is a folder; a run's answers are in nbs/predictions.jsonl",
+        ),
         (["data", "convert", "--dataset", "csv", "--annotations", "a.csv", "--out", "nbs"], "--out nbs: is a folder; name a file in it"),
     ],
 )

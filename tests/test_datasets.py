@@ -363,11 +363,34 @@ def test_durations_come_from_the_videos(two_kitchens, capsys):
     assert "no such folder of videos" in capsys.readouterr().err
 
 
+def test_check_names_videos_that_are_missing_or_of_another_length(two_kitchens, capsys):
+    (two_kitchens / "said.csv").write_text(
+        "video,start,end,sentence,duration\na/v.mp4,1,2,one,50\n" + "".join(f"gone{i}.mp4,1,2,x,9\n" for i in range(6))
+    )
+    assert main(["data", "check", "--dataset", "csv", "--annotations", str(two_kitchens / "said.csv"), "--videos", str(two_kitchens / "videos")]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "  gone0.mp4: no such file\n" in out
+        and "gone5" not in out
+        and "… and 1 more" in out
+        and "  a/v.mp4: is 50 s long in the file, 5 s in fact" in out
+    )
+
+
 def test_a_stage_measures_what_a_table_lacks(two_kitchens):
     found = find_videos(read_annotations(str(two_kitchens / "mine.csv"), "csv", two_kitchens / "videos"), two_kitchens / "videos")
     assert [(s.video, s.duration) for s in found] == [("a/v.mp4", 5.0), ("b/v.mp4", 9.0)]
     with pytest.raises(SampleError, match="none of its 2 records"):
         read_annotations(str(two_kitchens / "mine.csv"), "csv")
+
+
+@pytest.mark.parametrize("start, said", [("noon", "start is 'noon': write seconds"), ("", r"\[\[None, 2.0\]\]")])
+def test_a_row_of_an_own_table_that_cannot_be_read_stops_training(start, said, tmp_path):
+    (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nb.mp4,{start},2,he,9\nc.mp4,3,2,backwards,9\n")
+    with pytest.raises(SampleError, match=f"1 of 3 rows cannot be read, e.g. record 3: .*{said}"):
+        read_annotations(str(tmp_path / "mine.csv"), "csv")
+    (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nc.mp4,3,2,backwards,9\n")
+    assert [s.query for s in read_annotations(str(tmp_path / "mine.csv"), "csv")] == ["she"]  # what a policy drops is the report's
 
 
 def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, capsys):

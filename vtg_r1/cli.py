@@ -356,6 +356,10 @@ def _score(args) -> int:
     from .benchmarks import PredictionError, load_benchmark, read_predictions, score
     from .samples import SampleError
 
+    if Path(args.predictions).is_dir():
+        raise UserError(
+            f"--predictions {args.predictions}: is a folder; a run's answers are in {os.path.join(args.predictions, 'predictions.jsonl')}"
+        )
     try:
         samples, report = load_benchmark(args.benchmark, args.annotations, **_column_options(args, args.benchmark))
         predictions = read_predictions(args.predictions, [s.qid for s in samples], args.reading)
@@ -533,7 +537,9 @@ def _data_convert(args) -> int:
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     if args.json:
-        show_json({"read": report.read, "written": written, "counts": report.counts(), "findings": report.to_dict()["findings"], "videos_left_out": gone})
+        show_json(
+            {"read": report.read, "written": written, "counts": report.counts(), "findings": report.to_dict()["findings"], "videos_left_out": gone}
+        )
     else:
         print("\n".join(f"{n:>8,d}  {name}" for name, n in written.items()))
     return 0

@@ -206,7 +206,10 @@ def quality_text(
         lines.append(
             f"videos: {v['named']} named, {v['found']} readable, {len(v['missing'])} missing, {len(v['unreadable'])} unreadable, {len(v['off_by_more_than_1s'])} off by more than 1 s"
         )
-        lines += [f"  {name}: {why}" for name, why in list(v["unreadable"].items())[:5]]
+        odd = {"unreadable": v["unreadable"], "missing": dict.fromkeys(v["missing"], "no such file")}
+        odd["off"] = {name: f"is {said:g} s long in the file, {seen:g} s in fact" for name, (said, seen) in v["off_by_more_than_1s"].items()}
+        for found in odd.values():
+            lines += [f"  {name}: {why}" for name, why in list(found.items())[:5]] + [f"  … and {len(found) - 5} more"] * (len(found) > 5)
     lines += [f"overlap: {len(qids)} samples, {what}" for what, qids in q.get("overlap", {}).items()]
     return "\n".join(lines)
 

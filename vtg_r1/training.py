@@ -47,7 +47,7 @@ def read_annotations(
     video_root: str | Path = "",  # folder of the videos, in which durations are measured that a table lacks; "" drops its rows
     missing_videos: str = "error",  # rows whose duration can't be measured for want of a video: "error", or "skip"
 ) -> list[Sample]:
-    "Samples of one or several annotation files. In our own format a bad one is an error; of a published file the report is printed and ends past the video are clipped."
+    "Samples of one or several annotation files. In our own format, csv or jsonl one that cannot be read is an error; of a published file the report is printed. Ends past the video are clipped."
     return _read_all(given, dataset, video_root, missing_videos)[0]
 
 
@@ -83,6 +83,8 @@ def _read_entry(
         if missing_videos == "error" and options.get("missing_duration") != "drop":
             _check_measured(path, report, resolve(video_root), probed)
     print(report)
+    if dataset in ("csv", "jsonl") and samples:
+        _check_own_rows(path, report)
     if not samples:
         raise SampleError(
             f"{path}: none of its {report.read} records can be used"
@@ -94,6 +96,16 @@ def _read_entry(
             reason="empty_file",
         )
     return samples, report.counts().get("missing_duration/dropped", 0)
+
+
+def _check_own_rows(path: str, report: Report) -> None:
+    "Every row of an own table could be read; what policies leave out was chosen."
+    bad = [f for f in report.dropped if f.reason in ("malformed", "malformed_span")]
+    if bad:
+        raise SampleError(
+            f"{path}: {len(bad)} of {report.read} rows cannot be read, e.g. record {bad[0].line}: {bad[0].detail}. Mend them, or have vtg-r1 data convert leave them out",
+            reason=bad[0].reason,
+        )
 
 
 def _check_measured(path: str, report: Report, root: Path, probed: dict) -> None:
