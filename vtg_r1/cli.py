@@ -219,7 +219,13 @@ vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml -p steps 200 -p seed 1 -p run_n
 
 def _parameter_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML"
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter, NAME=VALUE will do; the value is read as YAML",
     )
     p.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
 
@@ -357,7 +363,9 @@ def _score(args) -> int:
     from .samples import SampleError
 
     if Path(args.predictions).is_dir():
-        raise UserError(f"--predictions {args.predictions}: is a folder; a run's answers are in {os.path.join(args.predictions, 'predictions.jsonl')}")
+        raise UserError(
+            f"--predictions {args.predictions}: is a folder; a run's answers are in {os.path.join(args.predictions, 'predictions.jsonl')}"
+        )
     try:
         samples, report = load_benchmark(args.benchmark, args.annotations, **_column_options(args, args.benchmark))
         predictions = read_predictions(args.predictions, [s.qid for s in samples], args.reading)
@@ -535,7 +543,9 @@ def _data_convert(args) -> int:
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     if args.json:
-        show_json({"read": report.read, "written": written, "counts": report.counts(), "findings": report.to_dict()["findings"], "videos_left_out": gone})
+        show_json(
+            {"read": report.read, "written": written, "counts": report.counts(), "findings": report.to_dict()["findings"], "videos_left_out": gone}
+        )
     else:
         print("\n".join(f"{n:>8,d}  {name}" for name, n in written.items()))
     return 0
@@ -884,9 +894,18 @@ def _prefix(args) -> str:
     return " ".join(["vtg-r1", args.command, *([args.action] if hasattr(args, "action") else [])])
 
 
+def _apart(argv: list[str]) -> list[str]:
+    "`-p NAME=VALUE` as `-p NAME VALUE`."
+    found: list[str] = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        found += [name, value] if found and found[-1] in ("-p", "--parameter") and equals and name.isidentifier() else [word]
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     "Run one command; the console script's entry point."
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(_apart(sys.argv[1:] if argv is None else argv))
     try:
         code = args.handler(args)
         sys.stdout.flush()
