@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from vtg_r1.cli import main
 from vtg_r1.datasets import READERS, read_dataset, read_rows
-from vtg_r1.quality import read_with_videos
+from vtg_r1.quality import read_with_videos, video_file
 from vtg_r1.runs import read_manifest, start_run
 from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
 from vtg_r1.toyworld import write_video
@@ -375,6 +376,16 @@ def test_check_names_videos_that_are_missing_or_of_another_length(two_kitchens, 
         and "… and 1 more" in out
         and "  a/v.mp4: is 50 s long in the file, 5 s in fact" in out
     )
+
+
+def test_a_video_is_found_however_its_accents_are_written(tmp_path):
+    "A spreadsheet writes é as one character, a folder copied from macOS as two."
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        root = tmp_path / form
+        root.mkdir()
+        (root / unicodedata.normalize(form, "\u00e9t\u00e9.mp4")).touch()
+        found = video_file(root, unicodedata.normalize(other, "\u00e9t\u00e9"))
+        assert found == unicodedata.normalize(form, "\u00e9t\u00e9.mp4") and (root / found).is_file()
 
 
 def test_a_stage_measures_what_a_table_lacks(two_kitchens):

@@ -175,6 +175,13 @@ def test_a_value_is_refused_before_anything_starts(stage, name, value, said, tmp
     assert said in line and not any(tmp_path.iterdir())
 
 
+def test_a_parameter_may_have_an_equals_sign(tmp_path, capsys):
+    assert main(["run", "-p", "steps=abc", str(ROOT / "nbs/05_grpo.ipynb"), "-p", f"outputs_dir={tmp_path}", "-p", "video_root", "a=b"]) == 2
+    assert "parameter 'steps' is 'abc'" in capsys.readouterr().err
+    assert main(["run", "--parameter", "stepz=3", str(ROOT / "nbs/05_grpo.ipynb")]) == 2
+    assert "unknown parameter 'stepz'" in capsys.readouterr().err
+
+
 def test_defaults_and_presets_are_values_that_are_taken():
     for path in STAGES:
         known = known_parameters(path)

@@ -15,7 +15,7 @@ from vtg_r1.inference import by_video, generate, model_inputs, predict, predict_
 from vtg_r1.inputs import View
 from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
 from vtg_r1.samples import Sample
-from vtg_r1.score_once import inputs_once, prefill_once, same_video, trunks
+from vtg_r1.score_once import cache_name, inputs_once, prefill_once, same_video, trunks
 
 QUERIES = (
     (0, "the red circle"),
@@ -131,7 +131,7 @@ def usual_logits(model, processor, shown):
 
 
 def shared_logits(model, start):
-    n, rest = start["past_key_values"].get_seq_length(), {k: start[k] for k in ("attention_mask", "past_key_values")}
+    n, rest = start[cache_name()].get_seq_length(), {k: start[k] for k in ("attention_mask", cache_name())}
     with torch.inference_mode():
         return model(input_ids=start["input_ids"][:, n:], position_ids=start["position_ids"][..., n:], **rest, logits_to_keep=1).logits[:, -1]
 

@@ -219,7 +219,13 @@ vtg-r1 run nbs/05_grpo.ipynb -f configs/toy.yaml -p steps 200 -p seed 1 -p run_n
 
 def _parameter_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML"
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter, NAME=VALUE will do; the value is read as YAML",
     )
     p.add_argument("-f", "--file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
 
@@ -888,9 +894,18 @@ def _prefix(args) -> str:
     return " ".join(["vtg-r1", args.command, *([args.action] if hasattr(args, "action") else [])])
 
 
+def _apart(argv: list[str]) -> list[str]:
+    "`-p NAME=VALUE` as `-p NAME VALUE`."
+    found: list[str] = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        found += [name, value] if found and found[-1] in ("-p", "--parameter") and equals and name.isidentifier() else [word]
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     "Run one command; the console script's entry point."
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(_apart(sys.argv[1:] if argv is None else argv))
     try:
         code = args.handler(args)
         sys.stdout.flush()

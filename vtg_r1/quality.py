@@ -9,6 +9,7 @@ __all__ = ['summary', 'measure', 'lengths', 'probe_each', 'video_file', 'probe_v
 # %% ../nbs/parts/quality.ipynb #44d32bcf
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -89,8 +90,10 @@ def video_file(
     root: str | Path,  # the folder of the videos
     video: str,  # as `Sample.video`
 ) -> str | None:  # relative to `root`; None where there is none
-    "A video's file below the root: as named, then with the usual endings, then in the root itself without the folders of its name."
-    names = (video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi", ".mov")), Path(video).name)
+    "A video's file below the root: as named, then with the usual endings, then in the root itself without the folders of its name; an accent may be a letter's own or a character behind it, as macOS writes it."
+    names = [video, *(video + ending for ending in (".mp4", ".mkv", ".webm", ".avi", ".mov")), Path(video).name]
+    if not video.isascii():
+        names += [unicodedata.normalize(form, name) for name in names for form in ("NFC", "NFD")]
     return next((name for name in names if os.path.isfile(Path(root) / name)), None)
 
 

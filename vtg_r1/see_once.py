@@ -28,7 +28,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from .inference import _frames as processor_frames
-from .score_once import SHAREABLE, _positions, inputs_once
+from .score_once import SHAREABLE, _positions, cache_name, inputs_once
 
 # %% ../nbs/parts/see_once.ipynb #c62e312e
 @dataclass
@@ -296,7 +296,7 @@ def prefill(
     device, n = prompts.ids[0].device, len(prompts.ids)
     inputs, lengths, parents, order = trunks(prompts, list(range(n)))
     tree, packed = plant(lengths, parents, device), DynamicCache()
-    model(**inputs, tree=tree, past_key_values=packed, use_cache=True, logits_to_keep=1)
+    model(**inputs, tree=tree, **{cache_name(): packed}, use_cache=True, logits_to_keep=1)
     at, real = tree[0].at, tree[0].real
     for level in tree[1:]:
         at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
@@ -390,7 +390,7 @@ class _RolloutOnce(GRPOTrainer):
             token = _decoding.set(cache)
             try:
                 out = model.generate(
-                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, generation_config=self.generation_config
+                    input_ids=ids, attention_mask=mask, position_ids=positions, generation_config=self.generation_config, **{cache_name(): cache}
                 )
             finally:
                 _decoding.reset(token)
