@@ -85,7 +85,7 @@ def spread(
 
 
 def row_label(
-    arm: str,
+    arm: str,  # a name in `arms`
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
     arms: dict[str, dict],  # of `grid_arms`
 ) -> str:
@@ -204,8 +204,8 @@ def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
 
 # %% ../nbs/06_ablations.ipynb #52af20a1
 def curve_rows(
-    arm: str,
-    seed: int,  # what the rows are to be called
+    arm: str,  # what the rows are to be called
+    seed: int,  # of the run
     folder: Path,  # a finished run of 05_grpo
 ) -> list[dict]:  # {"arm", "seed", "step", "curve", "value"}
     "Reward, response length and groups without signal at each step, and held-out scores where the run looked."

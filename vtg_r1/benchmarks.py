@@ -152,7 +152,7 @@ def read_predictions(
 
 # %% ../nbs/parts/benchmarks.ipynb #4c9145ed
 def per_query(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # n of them
     predictions: dict[str, Prediction],  # by qid; a query without one is a miss
     zero_length_iop: float = 0.0,  # NExT-GQA: 1
 ) -> dict[str, np.ndarray]:  # "iou", "iop" in [0, 1]; "correct" bool; each (n,)
@@ -183,7 +183,7 @@ MISSING = ("zero", "skip")
 
 def score(
     benchmark: str,  # one of `BENCHMARKS` or `OWN`
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # of `load_benchmark`
     predictions: dict[str, Prediction],  # by qid
     missing: str = "zero",  # queries without a row count as 0, or are left out ("skip", as NExT-GQA's script does)
 ) -> dict[str, float]:  # flat; percent, but for the counts n and missing
@@ -198,7 +198,7 @@ def score(
 
 # %% ../nbs/parts/benchmarks.ipynb #30d19d81
 def compare(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # that both were asked; one without an answer is a miss
     a: dict[str, Prediction],  # of the first model
     b: dict[str, Prediction],  # of the second
     threshold: float = 0.5,  # of the recall that is tested beside mIoU
@@ -217,7 +217,7 @@ def _prior(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def trivial_predictions(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # to answer
     train: Sequence[Sample] | None = None,  # whose spans give the prior; None leaves that baseline out
     seed: int = 0,  # of the random spans
 ) -> dict[str, dict[str, Prediction]]:  # baseline → predictions by qid
@@ -275,7 +275,7 @@ _PUBLISHED = {  # benchmark → model → the four columns in percent (None: not
 
 
 def published(
-    benchmark: str,
+    benchmark: str,  # one of `BENCHMARKS`
 ) -> list[dict]:  # {"model", "source", "R1@0.3", …, "mIoU"}, percent; None where a number was not published
     "What papers report on a benchmark, zero-shot; an empty list where we know of none."
     return [{"model": model, "source": row[-1], **dict(zip(_COLUMNS, row))} for model, row in _PUBLISHED.get(benchmark, {}).items()]

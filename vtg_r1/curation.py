@@ -68,7 +68,9 @@ def iter_samples(
 
 
 @contextmanager
-def only_one(folder: Path):
+def only_one(
+    folder: Path,  # where the file `lock` is held
+):
     "Hold a folder for this process."
     import fcntl
 
@@ -362,9 +364,9 @@ def write_sets(
     annotated: Iterable[Sample],  # the pool with the teacher's answers, streamed
     refused: Path,  # refused.jsonl of `collect`: they head the rejected
     folder: Path,  # of the run
-    eps1: float = 0.8,
-    eps2: float = 0.4,
-    keep_coldstart_in_rl: bool = True,
+    eps1: float = 0.8,  # teacher tIoU above which a sample is in the cold start (paper: 0.8)
+    eps2: float = 0.4,  # teacher tIoU below which it is not in RL (paper: 0.4)
+    keep_coldstart_in_rl: bool = True,  # cold-start samples are RL samples too (paper: not stated)
     target: str = "teacher",  # as `split_by_teacher`
 ) -> Counter:  # rows in each file
     "Write the three files in one pass."
@@ -411,14 +413,16 @@ def table1(
 
 
 def markdown_table(
-    rows: list[dict],
+    rows: list[dict],  # at least one; the keys of the first are the head
 ) -> str:
     "Rows as a Markdown table, thousands separated."
     cells = lambda values: "| " + " | ".join(f"{v:,}" if isinstance(v, int) else str(v) for v in values) + " |"
     return "\n".join([cells(rows[0]), "|" + " --- |" * len(rows[0]), *(cells(r.values()) for r in rows)])
 
 # %% ../nbs/01_curation.ipynb #be813451
-def report_name(report: dict) -> str:
+def report_name(
+    report: dict,  # of `collect`, one a source file
+) -> str:
     "A source file as card and figure call it."
     return f"{report['dataset']} ({Path(report['path']).name})"
 
@@ -459,8 +463,8 @@ def dataset_card(
 # %% ../nbs/01_curation.ipynb #24f05672
 def filter_facts(
     annotated: Iterable[Sample],  # with `teacher` filled
-    eps1: float = 0.8,
-    eps2: float = 0.4,  # as `route`
+    eps1: float = 0.8,  # tIoU, as `route`
+    eps2: float = 0.4,  # tIoU, as `route`
 ) -> list[dict]:  # one row a sample: set, tIoU, words, span_s
     "What the figure needs to know of each annotated sample."
     rows = []
@@ -485,8 +489,8 @@ FATES = ("cold start and RL", "RL only", "rejected")
 @style()
 def plot_filter(
     facts: list[dict],  # of `filter_facts`
-    eps1: float = 0.8,
-    eps2: float = 0.4,  # as `route`
+    eps1: float = 0.8,  # tIoU, as `route`
+    eps2: float = 0.4,  # tIoU, as `route`
 ):  # a matplotlib figure
     "The teacher's tIoU with both thresholds, and what else the filter selects without being asked: length of the moment, length of the response."
     import matplotlib.pyplot as plt

@@ -331,7 +331,7 @@ def _activitynet(path, split):
 
 # %% ../nbs/parts/datasets.ipynb #4b983215
 def normalise_query(
-    query: str,
+    query: str,  # as an annotation has it
 ) -> str:
     "A sentence as overlap and duplicate checks compare it: lower case, single spaces, no outer punctuation."
     return re.sub(r"\s+", " ", query).strip().strip(".?!").strip().lower()

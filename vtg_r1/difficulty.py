@@ -26,7 +26,7 @@ from .spans import tiou
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
 def difficulty(
-    sample: Sample,
+    sample: Sample,  # with true spans
     responses: Sequence[str],  # K rollouts of one policy
     policy: str,  # its name, for the record
     pass_iou: float = 0.5,  # tIoU from which a rollout counts as a hit
@@ -37,7 +37,9 @@ def difficulty(
     return dict(policy=policy, ious=[round(float(i), 4) for i in ious], mean_iou=float(ious.mean()), pass_rate=float((ious >= pass_iou).mean()))
 
 
-def reward_spread(sample: Sample) -> float:
+def reward_spread(
+    sample: Sample,  # with `difficulty` filled
+) -> float:  # tIoU, in [0, 0.5]
     "Population deviation of a sample's tIoU over its rollouts: what GRPO has to learn from."
     return float(np.std(sample.difficulty["ious"]))
 
@@ -45,7 +47,7 @@ def reward_spread(sample: Sample) -> float:
 def rollouts_to(
     path: str | Path,  # JSONL of {"qid", "responses"}; whole batches that stand there are kept
     ask: Callable[[list[Sample]], list[str]],  # K responses for each sample of a batch, those of one sample together
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # in any order; those of one video are asked together
     batch_size: int,  # samples at a time
     seed: int = 0,  # of all batches
     progress: bool = True,  # show a bar
@@ -85,14 +87,18 @@ def _in_turn(path: Path):
         held.close()
 
 # %% ../nbs/04_difficulty.ipynb #d5e3f68b
-def teacher_iou(sample: Sample) -> float:
+def teacher_iou(
+    sample: Sample,  # with `teacher` filled
+) -> float:  # in [0, 1]
     "How well the teacher did on a sample."
     if not sample.teacher:
         raise SampleError(f"sample {sample.qid!r}, field 'teacher': is empty; this strategy needs the teacher's answers, see 01_curation", "teacher")
     return float(sample.teacher["iou"])
 
 
-def policy_iou(sample: Sample) -> float:
+def policy_iou(
+    sample: Sample,  # with `difficulty` filled
+) -> float:  # in [0, 1]
     "How well the policy did on a sample, mean tIoU of its rollouts."
     if not sample.difficulty:
         raise SampleError(
@@ -103,7 +109,7 @@ def policy_iou(sample: Sample) -> float:
 
 
 def teacher_threshold(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # with `teacher` filled
     low: float = 0.4,  # ε2 (paper: 0.4)
 ) -> list[Sample]:
     "The paper's filter: samples on which the teacher's tIoU is below ε2 are too hard, or their label is wrong."
@@ -153,9 +159,9 @@ def gaussian(
 
 def gaussian_corrected(
     samples: Sequence[Sample],  # with `difficulty` filled
-    n: int = 0,
-    target: float = 0.3,
-    sigma: float = 0.2,  # as `gaussian`
+    n: int = 0,  # samples to draw; 0 is half of them
+    target: float = 0.3,  # mean tIoU, as `gaussian`
+    sigma: float = 0.2,  # deviation around it, as `gaussian`
     bins: int = 10,  # of the density that is divided out
     seed: int = 0,  # of the draw
 ) -> list[Sample]:
@@ -164,7 +170,7 @@ def gaussian_corrected(
 
 # %% ../nbs/04_difficulty.ipynb #450a25ce
 def easy_to_hard(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # with what `by` asks for filled
     by: str = "policy",  # or "teacher": whose tIoU says what is easy
 ) -> list[Sample]:
     "All samples, the easiest first."
@@ -201,7 +207,10 @@ class Plan:
         live = [i for i, s in enumerate(self.samples) if s.qid not in self.seen or self.stays(self.seen[s.qid])]
         return live if len(live) >= batch else list(range(len(self.samples)))
 
-    def noting(self, reward: Callable) -> Callable:
+    def noting(
+        self,
+        reward: Callable,  # of TRL's form; its values are tIoUs
+    ) -> Callable:
         "The same reward function, which also notes what each group got; TRL logs it by the same name."
 
         @wraps(reward)
@@ -242,7 +251,7 @@ STRATEGIES = {  # name → (samples → those kept, in their order), (tIoUs of a
 
 
 def make_plan(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # with what the strategy asks for filled
     strategy: str,  # a name of STRATEGIES
     seed: int = 0,  # of a strategy that draws
     **options,  # of its function
@@ -268,7 +277,7 @@ def scored_file(
 
 
 def with_difficulty(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # every one must stand in the file
     path: str | Path,  # of `scored_file`
 ) -> list[Sample]:
     "RL samples with the difficulty that a run of 04_difficulty found."
@@ -285,7 +294,7 @@ def with_difficulty(
 # %% ../nbs/04_difficulty.ipynb #ab348c8e
 def stage_plan(
     run,  # the stage's `runs.Run`
-    samples: list[Sample],
+    samples: list[Sample],  # the RL samples of the stage
     strategy: str,  # a name of STRATEGIES; "" is no plan
     options: dict,  # of the strategy
     seed: int = 0,  # of the strategies that draw

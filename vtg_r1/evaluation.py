@@ -62,7 +62,7 @@ def training_runs(
 
 
 def seen_in_training(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # of the benchmark
     video_root: str | Path,  # of their videos
     runs: Sequence[Path],  # of `training_runs`
 ) -> int | None:  # None where a run kept no list of its training samples
@@ -79,7 +79,7 @@ def seen_in_training(
 
 # %% ../nbs/07_benchmarks.ipynb #e09f1504
 def intervals(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # of the benchmark
     predictions: dict[str, Prediction],  # by qid
 ) -> dict[str, tuple[float, float, float]]:  # "mIoU", "R1@0.3", … → value, low, high in percent
     "Metrics with their 95 % bootstrap intervals, by video; of a single video the ends are NaN."
@@ -97,8 +97,8 @@ def interval_ends(
 
 
 def bracket(
-    low: float,
-    high: float,  # ends of an interval, NaN where there is none
+    low: float,  # end of an interval, NaN where there is none
+    high: float,  # the other end
     form: str = ".1f",  # of each
 ) -> str:
     "An interval as it is printed."
@@ -106,7 +106,7 @@ def bracket(
 
 # %% ../nbs/07_benchmarks.ipynb #f34942b3
 def shape_of(
-    samples: Sequence[Sample],
+    samples: Sequence[Sample],  # of the benchmark, n of them
     predictions: dict[str, Prediction],  # by qid
 ) -> dict[str, np.ndarray]:  # "iou"; "length", "centre" of the true span and "predicted" centre, as shares of the video; (n,) each
     "What the IoU of each query is to be held against; the longest true span stands for several."
@@ -122,8 +122,8 @@ def shape_of(
 
 # %% ../nbs/07_benchmarks.ipynb #b78db76f
 def case_of(
-    sample: Sample,
-    prediction: Prediction,
+    sample: Sample,  # its query, true spans and video
+    prediction: Prediction,  # the first span is drawn
     view: View,  # where its video lies, and what decodes it
 ) -> dict:  # of `plots.draw_cases`
     "A query with its frames, its true spans and the first predicted one."

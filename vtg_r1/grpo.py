@@ -147,10 +147,10 @@ def as_said(
 
 # %% ../nbs/05_grpo.ipynb #7effa2e7
 def grpo_trainer(
-    model,
+    model,  # of transformers
     processor,  # of transformers
-    samples: list[Sample],
-    view: View,
+    samples: list[Sample],  # with true spans, at least as many as an update has prompts
+    view: View,  # how the model sees a video
     folder,  # where the trainer may write
     lora=None,  # a peft config, or None for all weights
     see_once: bool = True,  # every prompt of a batch computed once for all its responses, exactly; False is stock TRL

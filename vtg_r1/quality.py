@@ -185,7 +185,7 @@ def quality(
 
 
 def dropped_lines(
-    report: Report,
+    report: Report,  # of the reader
 ) -> list[str]:  # empty where nothing was dropped
     "The first dropped records and why, for a person."
     rows = report.dropped

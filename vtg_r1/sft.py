@@ -15,7 +15,7 @@ from .training import common_arguments, in_float32
 
 # %% ../nbs/03_sft.ipynb #5473ca71
 def target_response(
-    sample: Sample,
+    sample: Sample,  # of coldstart.jsonl, with `teacher` filled
 ) -> str:  # "<think>…</think><time>[s, e]</time>"
     "The teacher's response that a cold-start sample is to teach."
     response = (sample.teacher or {}).get("response")
@@ -74,10 +74,10 @@ def sft_arguments(
 
 
 def sft_trainer(
-    model,
+    model,  # of transformers
     processor,  # of transformers
     samples: list[Sample],  # with teacher responses
-    view: View,
+    view: View,  # how the model sees a video
     folder,  # where the trainer may write
     lora=None,  # a peft config, or None for all weights
     target: str = "response",  # a name of TARGETS

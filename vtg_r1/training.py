@@ -586,7 +586,7 @@ def pick_samples(
 
 
 def note_training(
-    run: Run,
+    run: Run,  # in whose folder the list is written
     samples: list[Sample],  # that it trains on, after all filters
 ) -> None:
     "Keep which samples a run trains on, in trained_on.jsonl: what is measured later can be held against it."
