@@ -194,7 +194,7 @@ def _letter(answer: str, options: list[str]) -> str | None:
     "The letter of the first option that reads like `answer`."
     return "ABCDE"[options.index(answer)] if answer in options else None
 
-
+# %% ../nbs/parts/datasets.ipynb #470868e6
 _NO_TEXT = {
     b"PK\x03\x04": "a workbook (xlsx) or zip file",
     b"\xd0\xcf\x11\xe0": "a workbook (xls)",
@@ -247,7 +247,7 @@ def _table(path, apart: str = ",", header: Callable = list) -> Iterator[tuple[in
             f"{path}: cannot be read as csv: {e}; save it as CSV UTF-8, or convert it: iconv -f cp1252 -t utf-8", reason="wrong_file"
         ) from None
 
-
+# %% ../nbs/parts/datasets.ipynb #b9789309
 def _nextgqa_row(r, located, names):
     vid, options = r["video_id"], [r[f"a{i}"] for i in range(5)]
     video = located[vid]
@@ -784,7 +784,7 @@ def _table_row(r: dict, columns: dict):
         **keep,
     )
 
-
+# %% ../nbs/parts/datasets.ipynb #3a6a2c9f
 def _columns(columns) -> dict:
     if unknown := sorted(set(columns or {}) - set(COLUMNS)):
         raise SampleError(f"{unknown[0]!r} is no column of a sample: name one of {sorted(COLUMNS)}", reason="unknown_column")

@@ -66,7 +66,7 @@ def _circle(
         path.append(next(n for n in needs[path[-1]] if n not in begun))
     return path[path.index(path[-1]) :]
 
-
+# %% ../nbs/parts/grid.ipynb #d48ca469
 _REFERENCE = re.compile(r"\$([A-Za-z][\w-]*)")
 
 

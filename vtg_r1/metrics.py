@@ -126,7 +126,7 @@ def _hits(iou: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
         np.put_along_axis(free, chosen[..., None], np.take_along_axis(free, chosen[..., None], -1) & ~hits[:, rank, :, None], -1)
     return hits
 
-
+# %% ../nbs/parts/metrics.ipynb #685a65fa
 def average_precisions(
     preds: Sequence,  # n lists of [start, end], best first, seconds
     gts: Sequence,  # n lists of true [start, end], seconds

@@ -72,7 +72,7 @@ def sft_arguments(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
 
-
+# %% ../nbs/03_sft.ipynb #2e05edb1
 def sft_trainer(
     model,  # of transformers
     processor,  # of transformers

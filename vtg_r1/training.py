@@ -63,7 +63,7 @@ def _read_all(given: str | list, dataset: str, video_root: str | Path, missing_v
 def _entries(given: str | list, dataset: str) -> list[dict]:
     return given if isinstance(given, list) else [{"path": str(given), "dataset": dataset}]
 
-
+# %% ../nbs/parts/training.ipynb #d74355e2
 def _read_entry(
     video_root: str | Path, missing_videos: str, path: str, dataset: str = "samples", past_end: str = "clip", **options
 ) -> tuple[list[Sample], int]:
@@ -97,7 +97,7 @@ def _read_entry(
         )
     return samples, report.counts().get("missing_duration/dropped", 0)
 
-
+# %% ../nbs/parts/training.ipynb #86e92d08
 def _check_own_rows(path: str, report: Report) -> None:
     "Every row of an own table could be read; what policies leave out was chosen."
     bad = [f for f in report.dropped if f.reason in ("malformed", "malformed_span")]
