@@ -668,6 +668,7 @@ def in_float32(
     model,  # of transformers, as `load_policy` gives it
 ):  # the same model
     "A policy whose weights are all to be trained, in float32; `save_trained` gives it back in the precision it was read in."
+    model.read_as = model.dtype
     return model.float()
 
 # %% ../nbs/parts/training.ipynb #e594ed0b
@@ -720,7 +721,7 @@ def save_trained(
 
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         model = merged(trainer.accelerator.unwrap_model(trainer.model), folder)
-        model.to(model.config.dtype)
+        model.to(getattr(model, "read_as", model.dtype))
         if is_main():
             save_policy(model, processor, folder)
         from_main(None)
