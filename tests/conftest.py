@@ -2,8 +2,11 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from vtg_r1.samples import load_samples
@@ -26,6 +29,22 @@ def shared() -> Path:
 def world(tmp_path_factory) -> Path:
     "A toy world of twelve videos."
     return make_world(tmp_path_factory.mktemp("toy") / "world", videos=12, seed=5)
+
+
+@pytest.fixture(scope="session")
+def grey() -> Callable:
+    "Writes a video whose frame i is grey level `step` · i."
+
+    def write(path: Path, codec: str, n: int, rate: int, size=(64, 48), pix_fmt="yuv420p", step=8) -> Path:
+        with av.open(str(path), "w") as out:
+            stream = out.add_stream(codec, rate=rate)
+            stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+            for i in range(n):
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((*size[::-1], 3), step * i, np.uint8), format="rgb24")))
+            out.mux(stream.encode())
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

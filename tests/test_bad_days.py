@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -342,15 +341,10 @@ def test_a_prompt_longer_than_the_context_is_named_before_the_model_is_loaded(fi
 
 
 @pytest.mark.parametrize("encoding", ["interleaved", "native"])
-def test_a_prompt_is_as_long_as_was_said(tmp_path, encoding):
+def test_a_prompt_is_as_long_as_was_said(grey, tmp_path, encoding):
     "Lengths from clock and size are those of the decoded prompts; as many large frames as narrow ones, and a clip."
     for name, size, n in (("wide", (320, 180), 30), ("narrow", (64, 96), 14)):
-        with av.open(str(tmp_path / f"{name}.mp4"), "w") as out:
-            stream = out.add_stream("libx264", rate=3)
-            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-            for i in range(n):
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((*size[::-1], 3), 8 * i, np.uint8), format="rgb24")))
-            out.mux(stream.encode())
+        grey(tmp_path / f"{name}.mp4", "libx264", n, 3, size)
     samples = [
         Sample("a", "wide.mp4", 10.0, "the red circle", [[1, 2]]),
         Sample("b", "wide.mp4", 3.0, "a longer sentence about the blue cross", [[1, 2]], clip=[2.0, 5.0]),

@@ -133,15 +133,9 @@ def test_a_link_is_asked_about_and_cut(toy, tmp_path, capsys):
     assert found["answers"][0]["span"] == json.loads(vtg(capsys, "ground", toy[0], toy[1], "--json")[1])["answers"][0]["span"]
 
 
-def test_ground_decodes_with_what_the_environment_names(tmp_path, capsys, monkeypatch):
+def test_ground_decodes_with_what_the_environment_names(grey, tmp_path, capsys, monkeypatch):
     "decord cannot read a GIF; an unknown name is one line."
-    gif = tmp_path / "film.gif"
-    with av.open(str(gif), "w") as out:
-        stream = out.add_stream("gif", rate=4)
-        stream.width, stream.height, stream.pix_fmt = 56, 56, "rgb8"
-        for i in range(8):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((56, 56, 3), 30 * i, np.uint8), format="rgb24")))
-        out.mux(stream.encode())
+    gif = grey(tmp_path / "film.gif", "gif", 8, 4, (56, 56), "rgb8", step=30)
     code, _, err = vtg(capsys, "ground", gif, "the red circle")
     assert code == 2 and "backend 'pyav' can read it" in err
     monkeypatch.setenv("VTG_R1_BACKEND", "pyav")

@@ -337,17 +337,10 @@ def test_demo_follows_no_playlist(text, tmp_path):
         check_video(str(tmp_path / "a.mp4"), 60)
 
 
-def test_videos_that_browsers_do_not_play_are_copied_with_their_clock(world, tmp_path):
-    import av
+def test_videos_that_browsers_do_not_play_are_copied_with_their_clock(grey, world, tmp_path):
     import numpy as np
 
-    odd = tmp_path / "odd.mkv"
-    with av.open(str(odd), "w") as out:
-        stream = out.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(30):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * i, np.uint8), format="rgb24")))
-        out.mux(stream.encode())
+    odd = grey(tmp_path / "odd.mkv", "mpeg4", 30, 10)
     copy = preview(str(odd), tmp_path)
     assert copy != str(odd) and np.allclose(probe(copy).times, probe(odd).times, atol=2e-3)
     assert preview(str(odd), tmp_path) == copy

@@ -41,13 +41,15 @@ class Watch(TrainerCallback):
 
         return watched
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, **kwargs):  # as transformers calls it
+        "Keep the rows up to the step that training goes on from."
         self.path, self.tokens = Path(args.output_dir).parent / "completions.jsonl", state.num_input_tokens_seen
         before = [row for _, row in iter_jsonl(self.path) if isinstance(row, dict) and row["step"] <= state.global_step] if self.path.exists() else []
         if is_main():
             write_jsonl(self.path, before)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):  # as transformers calls it; `logs` are one step's
+        "Add what the step's rewards saw to its log, and keep the first rows."
         if "loss" not in logs:
             return
         rows = [row for part in from_all(self.rows) for row in part]
@@ -86,7 +88,8 @@ class PlateauStop(TrainerCallback):
     ):
         self.patience = patience
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):  # as transformers calls it; `logs` are one step's
+        "End training after a step from which on the reward has not risen."
         rewards = [h["reward"] for h in state.log_history if "reward" in h]
         if "loss" in logs and plateaued(rewards, self.patience):
             if is_main():
@@ -100,7 +103,8 @@ class LiveFigure(TrainerCallback):
     def __init__(self):
         self.last, self.handle = 0.0, None  # when it was drawn, seconds; what shows it
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):  # as transformers calls it
+        "Draw the log, where ten seconds have passed or training ends."
         import time
 
         import matplotlib.pyplot as plt
