@@ -29,7 +29,7 @@ from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_dif
 from vtg_r1.grid import grid_jobs, read_grid, results, run_jobs
 from vtg_r1.inputs import View
 from vtg_r1.prompts import response_text
-from vtg_r1.runs import RunError, check_parameters, known_parameters, read_manifest, resolve, sha256, write_json
+from vtg_r1.runs import RunError, check_parameters, check_values, known_parameters, read_manifest, resolve, sha256, write_json
 from vtg_r1.samples import Sample, SampleError, write_jsonl
 from vtg_r1.training import subsample
 from vtg_r1.verdicts import claim_arms, claim_record, contrast, holm, judge, paired, t_quantile
@@ -190,13 +190,15 @@ def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monk
 # the grid, its rules
 
 
-def test_every_row_of_the_claims_grid_has_parameters_that_its_notebook_knows():
+def test_every_row_of_the_claims_grid_has_parameters_that_its_notebook_takes():
     grid = read_grid(GRID)
     for quick in (False, True):
         laid = read_grid(GRID, quick)
         runnable = [name for name, row in laid["rows"].items() if "not_runnable" not in row]
         for job in grid_jobs(laid, runnable, [0]).values():
-            check_parameters(job.parameters, known_parameters(job.notebook))
+            known = known_parameters(job.notebook)
+            check_parameters(job.parameters, known)
+            check_values(job.parameters, known)
     assert set(grid["claims"]) == {"C1", "C2", "C3", "C4", "C5"}
     assert all(set(claim_arms(c)) <= set(grid_arms(grid)) for c in grid["claims"].values())
     assert all(row["arm"] in grid_arms(grid) for rows in grid["published"].values() for row in rows)

@@ -518,7 +518,7 @@ def check_values(
     given: dict,  # name → value
     known: dict,  # of `known_parameters`
 ) -> None:
-    "Raise `RunError` if a value is not of its default's kind, a negative number, or none of the words that its parameter takes."
+    "Raise `RunError` if a value is not of its default's kind, a count below 0, or none of the words that its parameter takes."
     for name, value in given.items():
         try:
             default = ast.literal_eval(known[name]["default"])
@@ -536,8 +536,8 @@ def _wanted(name: str, default, comment: str, value) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, (int, float)):
         whole = isinstance(default, int)
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf and (not whole or value == int(value))
-        return "" if ok else f"a {'whole number' if whole else 'number'} of at least 0"
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return "" if ok and (not whole or value >= 0 and value == int(value)) else "a whole number of at least 0" if whole else "a number"
     if name in _ONE_OF:
         words = list(dict.fromkeys([default, *re.findall(r'"([^"]*)"', comment)]))
         return "" if value in words else f"one of {', '.join(map(repr, words))}"
