@@ -208,10 +208,10 @@ def test_frames_of_one_time_are_cut(tmp_path):
 
 def test_a_cut_follows_no_list(tmp_path):
     "FFmpeg would open what a playlist names; ground's cut and the page's player open films alone."
-    from vtg_r1.decoders import _container
+    from vtg_r1.decoders import open_container
 
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:9,\nfilm.mp4\n")
-    with pytest.raises(av.FFmpegError), _container(tmp_path / "list.mp4"):
+    with pytest.raises(av.FFmpegError), open_container(tmp_path / "list.mp4"):
         pass
     with pytest.raises(VideoError, match="no video file|no readable video"):
         cut(tmp_path / "list.mp4", tmp_path / "c.mp4", [0, 1])

@@ -11,10 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vtg_r1 import rewards
-from vtg_r1.prompts import format_span, response_text
+from vtg_r1.prompts import completion_text, format_span, response_text
 from vtg_r1.rewards import (
     answer_reward,
-    completion_text,
     composite,
     format_reward,
     giou_reward,

@@ -10,8 +10,8 @@ import torch
 import transformers as tf
 from PIL import Image
 
-from vtg_r1.inference import _frames as frame_inputs
 from vtg_r1.inference import by_video, generate, model_inputs, predict, predict_to, prompt_text
+from vtg_r1.inference import processor_frames as frame_inputs
 from vtg_r1.inputs import View
 from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
 from vtg_r1.samples import Sample

@@ -9,7 +9,7 @@ import pytest
 from vtg_r1.grpo import advantages, grpo_trainer
 from vtg_r1.inputs import View, training_set
 from vtg_r1.models import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
-from vtg_r1.rewards import completion_text
+from vtg_r1.prompts import completion_text
 from vtg_r1.samples import SampleError, write_jsonl
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.toyworld import read_scripts, toy_teacher

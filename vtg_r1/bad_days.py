@@ -17,9 +17,10 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 
+from .checkpoints import last_checkpoint
 from .files import whole_folder
 from .inference import model_inputs, prompt_text
-from .inputs import View, _prompt, outline
+from .inputs import View, build_messages, outline
 from .models import model_path
 from .runs import RunError, is_main, processes, read_manifest, write_json
 from .samples import Sample, SampleError, iter_jsonl, write_jsonl
@@ -123,7 +124,7 @@ def at_most(
     "Tokens of the longest prompt at most, no video opened: every frame at the full budget, a token for each byte of text."
     each = max(view.pixels // 28**2, *(_picture_tokens(processor, size) for size in ((28, 28), fit_size(9999, 9999, view.pixels))))
     longest = max(samples, key=lambda s: len(repr((s.query, s.question, s.options)).encode()))
-    text = prompt_text(processor, dict(prompt=_prompt(longest, [9999.9] * view.frames, view)))
+    text = prompt_text(processor, dict(prompt=build_messages(longest, [9999.9] * view.frames, view)))
     return view.frames * (each + 16) + len(text.encode())  # 16: what a processor writes around each frame
 
 # %% ../nbs/parts/bad_days.ipynb #eaa753f0
@@ -262,8 +263,6 @@ class _Halting:
     def _halt(self, why: str, batches: list, **facts) -> None:
         "Keep the batch and end the run."
         from safetensors import SafetensorError
-
-        from vtg_r1.training import last_checkpoint
 
         step, (rank, world), last = self.state.global_step + 1, processes(), last_checkpoint(self.args.output_dir)
         folder = Path(self.args.output_dir).parent / "bad_batch"

@@ -8,8 +8,7 @@ import textwrap
 from pathlib import Path
 
 
-class UserError(Exception):
-    "Bad input: shown as one clear line, exit code 2."
+from .runs import UserError, given_parameters
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -271,52 +270,6 @@ def _run_stage(args, notebook: str, parameters: dict) -> int:
     else:
         print(folder)
     return 0
-
-
-STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benchmarks")
-
-
-def given_parameters(args, stage: str) -> dict:
-    "Parameters of -f files and -p pairs, in that order. Of a file in parts, one a stage, the stage's."
-    found: dict = {}
-    for name in args.file:
-        content = _read_yaml(name)
-        parts = content and set(content) <= set(STAGES)
-        if parts and stage not in content:
-            raise UserError(f"parameter file {name}: has parts for {', '.join(content)}, none for {stage}")
-        found |= {key: _number(value) for key, value in ((content[stage] or {}) if parts else content).items()}
-    return found | {name: _value(text) for name, text in args.parameter}
-
-
-def _read_yaml(name: str) -> dict:
-    import yaml
-
-    try:
-        with open(name, encoding="utf-8") as f:
-            content = yaml.safe_load(f)
-    except (OSError, yaml.YAMLError) as e:
-        raise UserError(f"parameter file {name}: {e}") from e
-    if not isinstance(content, dict):
-        raise UserError(f"parameter file {name}: must hold `name: value` lines, holds {type(content).__name__}")
-    return content
-
-
-def _value(text: str):
-    "A command-line value as YAML reads it; what YAML cannot read is text."
-    import yaml
-
-    try:
-        return _number(yaml.safe_load(text)) if text else ""
-    except yaml.YAMLError:
-        return text
-
-
-def _number(value):
-    "YAML reads `1e-6` as text; a parameter means the number."
-    try:
-        return float(value) if isinstance(value, str) and "e" in value.lower() else value
-    except ValueError:
-        return value
 
 
 def add_score(commands) -> None:
@@ -839,7 +792,7 @@ OPTIONAL = ("gradio", "openai", "vllm", "deepspeed", "bitsandbytes", "flash-attn
 def _env(args) -> int:
     import platform
 
-    from .runs import PACKAGES, _version
+    from .runs import PACKAGES, package_version
 
     names = sorted(
         n for n in os.environ if n.startswith(("VTG_R1_", "HF_", "TRANSFORMERS_", "CUDA_", "NCCL_", "OMP_")) and "TOKEN" not in n and "KEY" not in n
@@ -853,7 +806,7 @@ def _env(args) -> int:
         "processor": f"{platform.machine()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores",
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         **_devices(),
-        "packages": {name: version for name in (*PACKAGES, *OPTIONAL) if (version := _version(name)) or name in PACKAGES},
+        "packages": {name: version for name in (*PACKAGES, *OPTIONAL) if (version := package_version(name)) or name in PACKAGES},
         "set": names,
     }
     if args.json:

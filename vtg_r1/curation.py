@@ -23,7 +23,7 @@ import numpy as np
 from .datasets import iter_rows, read_dataset, video_id
 from .files import naming
 from .plots import draw_cases, draw_histogram, legend_of, looks_of, style
-from .prompts import _think_block, is_well_formed, response_text
+from .prompts import is_well_formed, response_text, think_block
 from .quality import probe_each
 from .runs import sha256, write_json
 from .samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_jsonl
@@ -328,7 +328,7 @@ def supervised(
     if target == "teacher":
         return sample
     span = Counter(map(tuple, sample.spans)).most_common(1)[0][0]  # the span most annotators gave
-    return replace(sample, teacher={**sample.teacher, "response": response_text(_think_block(sample.teacher["response"]), span)})
+    return replace(sample, teacher={**sample.teacher, "response": response_text(think_block(sample.teacher["response"]), span)})
 
 
 def _destinations(samples: Iterable[Sample], eps1: float, eps2: float, keep_coldstart_in_rl: bool, target: str) -> Iterator[tuple[str, Sample, str]]:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from .prompts import _seconds
-from .samples import MOST_BAD, Report, Sample, SampleError, _cut, _is_number, iter_jsonl, validate
+from .prompts import parse_seconds
+from .samples import MOST_BAD, Report, Sample, SampleError, is_number, iter_jsonl, shorten, validate
 
 # %% ../nbs/parts/datasets.ipynb #2fe70b62
 POLICIES = {
@@ -60,7 +60,7 @@ def _each(
             yield from ({"line": number, **row} for row in parse(record))
         except _SHAPE_ERRORS as e:
             bad += 1
-            problem = _cut(f"record {number}: {type(e).__name__}: {e}")
+            problem = shorten(f"record {number}: {type(e).__name__}: {e}")
             if bad > MOST_BAD:
                 raise SampleError(f"more than {MOST_BAD:,} records are not of this form, the last: {problem}", reason="wrong_file") from None
             yield {"qid": "", "line": number, "problem": problem}
@@ -121,7 +121,7 @@ def video_id(
 # %% ../nbs/parts/datasets.ipynb #b444523d
 def _row(vid, query, spans, duration=None, qid=None, video=None, **more) -> dict:
     "A row; without a dataset's own `qid`, `read_dataset` numbers it."
-    if duration is not None and not _is_number(duration):
+    if duration is not None and not is_number(duration):
         raise ValueError(f"duration {duration!r} is not a number of seconds")
     if spans is not None and not isinstance(spans, (list, tuple)):
         raise ValueError(f"spans {spans!r} is not a list of [start, end]")
@@ -339,7 +339,7 @@ def normalise_query(
 # %% ../nbs/parts/datasets.ipynb #aa7ac3e3
 def _pairs(row) -> list[list]:
     "The row's spans that are pairs of numbers."
-    ok = lambda s: isinstance(s, (list, tuple)) and len(s) == 2 and all(map(_is_number, s))
+    ok = lambda s: isinstance(s, (list, tuple)) and len(s) == 2 and all(map(is_number, s))
     return [s for s in row["spans"] or [] if ok(s)]
 
 
@@ -557,7 +557,7 @@ _TIME = re.compile(r"(?:\d+:)?(?:\d+:)?\d+(?:\.\d+)?")
 
 def _answer_spans(text: str) -> list[list[float]]:
     "The spans of an answer in words: its times (seconds or clock), paired in order."
-    times = [_seconds(t) for t in _TIME.findall(text)]
+    times = [parse_seconds(t) for t in _TIME.findall(text)]
     if len(times) % 2:
         raise ValueError(f"{text!r} holds an odd number of times")
     return [list(p) for p in zip(times[::2], times[1::2])]
@@ -650,7 +650,7 @@ def _plain_pickle(data: bytes):
         elif op.name == "STOP":
             return stack[-1]
         elif op.name not in ("PROTO", "FRAME"):
-            raise ValueError(f"{op.name} {_cut(repr(arg))}")
+            raise ValueError(f"{op.name} {shorten(repr(arg))}")
 
 
 def _load_pickle(path):
@@ -753,7 +753,7 @@ def _cell_number(name: str, value):
     text = value.strip()
     if text and (not _CELL_TIME.fullmatch(text) or _THOUSANDS.fullmatch(text)):
         raise ValueError(f"{name} is {text!r}: write seconds such as 3.5, or a clock time such as 1:05.5")
-    return _seconds(text.replace(",", ".")) if text else None
+    return parse_seconds(text.replace(",", ".")) if text else None
 
 
 def _alias(name: str, column: str | None, there) -> str | None:
@@ -766,7 +766,7 @@ def _table_row(r: dict, columns: dict):
     get = lambda name: r.get(columns[name]) if columns[name] else None
     for name in ("video", "query"):
         if columns[name] not in r:
-            raise KeyError(f"no column {columns[name]!r} for {name}; the row has {_cut(str(sorted(map(str, r))))}")
+            raise KeyError(f"no column {columns[name]!r} for {name}; the row has {shorten(str(sorted(map(str, r))))}")
     parsed = lambda v: json.loads(v) if isinstance(v, str) and v[:1] in ("[", "{") else v  # a csv cell that holds a list
     spans = parsed(get("spans"))
     if spans in (None, ""):
@@ -805,7 +805,8 @@ def _check_header(path, there: list[str], columns: dict, named: dict | None) -> 
     for name in ("video", "query", *times, *(named or {})):
         if columns[name] not in there:
             raise SampleError(
-                f"{path}: no column {columns[name]!r} for {name}; its first line, which names the columns, is {_cut(str(there))}", reason="wrong_file"
+                f"{path}: no column {columns[name]!r} for {name}; its first line, which names the columns, is {shorten(str(there))}",
+                reason="wrong_file",
             )
     if twice := [c for c in columns.values() if there.count(c) > 1]:
         raise SampleError(f"{path}: column {twice[0]!r} stands twice in its first line; rename one of the two", reason="wrong_file")
@@ -855,7 +856,7 @@ def _split_of(path) -> str:
 def _walk_durations(data: dict) -> Iterator[tuple[str, float]]:
     "(video, seconds) wherever a dict of videos gives them: plain numbers, `duration`, or HiREST's `v_duration` one level down."
     for key, value in data.items():
-        if _is_number(value):
+        if is_number(value):
             yield key, value
         elif isinstance(value, dict):
             seconds = value.get("duration", value.get("v_duration"))
@@ -875,7 +876,7 @@ def _durations(given, path) -> tuple[dict[str, float], str]:
             rows = {r["vid"]: r.get("duration") for _, r in iter_jsonl(file) if isinstance(r, dict) and isinstance(r.get("vid"), str)}
         else:
             rows = dict(_walk_durations(_json(file, dict)))
-        found |= {video_id(k): v for k, v in rows.items() if _is_number(v)}
+        found |= {video_id(k): v for k, v in rows.items() if is_number(v)}
     return found, str(given) if given else ", ".join(p.name for p in _charades_siblings(path))
 
 # %% ../nbs/parts/datasets.ipynb #79a9c5d2

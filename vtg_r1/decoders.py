@@ -30,7 +30,7 @@ class VideoError(Exception):
         return VideoError, (self.path, self.reason)
 
 # %% ../nbs/parts/decoders.ipynb #c27ff99e
-def _last_line(e: Exception) -> str:
+def last_line(e: Exception) -> str:
     lines = [line.strip() for line in str(e).splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(e).__name__
 
@@ -46,7 +46,7 @@ class Header(NamedTuple):
     offset: float  # seconds from the start of the file to the start of the picture, never negative
 
 
-def _container(path: Path):
+def open_container(path: Path):
     "The file, opened by PyAV, which follows no link that stands inside it."
     import av
 
@@ -60,14 +60,14 @@ def _quarter_turns(path: Path) -> int:
     "Quarter turns, counter-clockwise, between the stored picture and the shown one; players and decord turn it."
     import av
 
-    with _container(path) as container:
+    with open_container(path) as container:
         try:
-            return round(next(container.decode(_picture(container, path))).rotation / 90) % 4
+            return round(next(container.decode(picture_stream(container, path))).rotation / 90) % 4
         except (av.FFmpegError, ValueError, StopIteration):
             return 0  # what is wrong with the pictures shows when they are read
 
 
-def _picture(container, path: Path):
+def picture_stream(container, path: Path):
     "The stream that holds the picture."
     stream = container.streams.best("video")
     if stream is None:
@@ -90,8 +90,8 @@ def header(
         raise VideoError(path, "is not a file")
     try:
         str(path).encode()
-        with _container(path) as container:
-            stream = _picture(container, path)
+        with open_container(path) as container:
+            stream = picture_stream(container, path)
             start = float((stream.start_time or 0) * stream.time_base)
             offset = max(0.0, start - (container.start_time or 0) / av.time_base)
             width, height = stream.codec_context.width, stream.codec_context.height
@@ -101,9 +101,9 @@ def header(
     except UnicodeEncodeError:
         raise VideoError(path, "its name is not UTF-8: rename it") from None
     except av.ArgumentError as e:
-        raise VideoError(path, f"is no video file: a playlist, a picture, or of a kind not read here ({_last_line(e)})") from e
+        raise VideoError(path, f"is no video file: a playlist, a picture, or of a kind not read here ({last_line(e)})") from e
     except (av.FFmpegError, ValueError, OverflowError) as e:
-        raise VideoError(path, f"is no readable video ({_last_line(e)})") from e
+        raise VideoError(path, f"is no readable video ({last_line(e)})") from e
 
 # %% ../nbs/parts/decoders.ipynb #9b002290
 def _decord():
@@ -123,7 +123,7 @@ def _open(path: Path, **size):
     try:
         reader = decord.VideoReader(str(path), num_threads=1, **size)
     except (decord.DECORDError, RuntimeError, OSError) as e:
-        raise VideoError(path, f"decord cannot open it ({_last_line(e)})") from e
+        raise VideoError(path, f"decord cannot open it ({last_line(e)})") from e
     if not len(reader):
         raise VideoError(path, "holds no video frame")
     return reader
@@ -140,7 +140,7 @@ def _decord_frames(path: Path, picked: np.ndarray, width: int, height: int) -> n
     try:
         return reader.get_batch(picked.tolist()).asnumpy()
     except (_decord().DECORDError, RuntimeError) as e:
-        raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
+        raise VideoError(path, f"cannot be decoded ({last_line(e)})") from e
 
 # %% ../nbs/parts/decoders.ipynb #84b96438
 def _packets(path: Path) -> tuple[np.ndarray, np.ndarray, float, float]:
@@ -148,12 +148,12 @@ def _packets(path: Path) -> tuple[np.ndarray, np.ndarray, float, float]:
     import av
 
     try:
-        with _container(path) as container:
-            stream = _picture(container, path)
+        with open_container(path) as container:
+            stream = picture_stream(container, path)
             shown = sorted((p.pts, p.duration or 0, p.is_keyframe) for p in container.demux(stream) if p.pts is not None and not p.is_discard)
             tick = float(stream.time_base or 0)
     except (av.FFmpegError, ValueError, OverflowError) as e:
-        raise VideoError(path, f"PyAV cannot read it ({_last_line(e)})") from e
+        raise VideoError(path, f"PyAV cannot read it ({last_line(e)})") from e
     if not shown:
         raise VideoError(path, "holds no video frame with a time")
     return np.array([p for p, _, _ in shown]), np.array([p for p, _, key in shown if key]), tick, max(p + d for p, d, _ in shown)
@@ -166,8 +166,8 @@ def _pyav_clock(path: Path) -> tuple[np.ndarray, float]:
 # %% ../nbs/parts/decoders.ipynb #81666e73
 def _walk(path: Path, wanted: list[int], keys: np.ndarray, take: Callable) -> None:
     "Call `take(tick, frame)` for pictures on the way to the `wanted` ticks, ascending; jumps to the key frame before each that lies ahead."
-    with _container(path) as container:
-        stream = _picture(container, path)
+    with open_container(path) as container:
+        stream = picture_stream(container, path)
         frames, at = container.decode(stream), None
         for tick in wanted:
             before = int(np.searchsorted(keys, tick, side="right")) - 1
@@ -201,7 +201,7 @@ def _pyav_frames(path: Path, picked: np.ndarray, width: int, height: int) -> np.
             if missing := sorted(set(wanted) - set(got)):
                 _walk(path, missing, known, take)
     except (av.FFmpegError, ValueError, OverflowError) as e:
-        raise VideoError(path, f"cannot be decoded ({_last_line(e)})") from e
+        raise VideoError(path, f"cannot be decoded ({last_line(e)})") from e
     if missing := sorted(set(wanted) - set(got)):
         raise VideoError(path, f"PyAV finds no picture at {len(missing)} of {len(wanted)} of its times")
     return np.stack([got[t] for t in wanted])
@@ -216,7 +216,7 @@ def _torchcodec_frames(path: Path, picked: np.ndarray, width: int, height: int) 
         decoder = VideoDecoder(str(path), dimension_order="NCHW", num_ffmpeg_threads=1, seek_mode="exact")
         batch = decoder.get_frames_at([int(i) for i in picked])
     except (RuntimeError, ValueError, IndexError) as e:
-        raise VideoError(path, f"torchcodec cannot decode it ({_last_line(e)})") from e
+        raise VideoError(path, f"torchcodec cannot decode it ({last_line(e)})") from e
     if np.abs(batch.pts_seconds.numpy() - seconds).max() > 2e-3:
         raise VideoError(path, "torchcodec gives other pictures than those asked for")
     from torchvision.transforms.v2.functional import resize

@@ -48,7 +48,7 @@ def _unpack(key: str, data: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     return data[frames:].reshape(shape), data[48:frames].view(np.float64)
 
 # %% ../nbs/parts/frame_cache.ipynb #e514d16f
-def _identity(path: Path) -> tuple[int, ...]:
+def file_identity(path: Path) -> tuple[int, ...]:
     "What changes when a file changes: size, modification and change time (ns), inode."
     s = path.stat()
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
@@ -155,12 +155,12 @@ class FrameCache(_Entries):
         make: Callable[[], tuple[np.ndarray, np.ndarray]],  # decodes: frames (m, h, w, 3) uint8, times (m,) seconds
     ) -> tuple[np.ndarray, np.ndarray]:
         "The frames and times that `make` gives, from the folder where they are there; a missing video is an `OSError`."
-        before = _identity(Path(path))
+        before = file_identity(Path(path))
         key = _blake(repr((self._content(Path(path), before), how)).encode())
         if (found := self._read(key)) is not None:
             return found
         made = make()
-        if _identity(Path(path)) == before:
+        if file_identity(Path(path)) == before:
             self._keep(key, *made)  # else somebody replaced the video while it was read
         return made
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .decoders import BACKENDS, VideoError, _last_line
+from .decoders import BACKENDS, VideoError, last_line
 
 # %% ../nbs/parts/guard.ipynb #4b81a807
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _answer(job: dict, jobs: dict[str, Callable]) -> tuple[dict, list[np.ndarray
     except MemoryError:
         return {"error": "needs more memory than a decoder may take"}, []
     except Exception as e:
-        return {"error": f"an unexpected {type(e).__name__} ({_last_line(e)})"}, []  # whatever a library makes of a hostile file
+        return {"error": f"an unexpected {type(e).__name__} ({last_line(e)})"}, []  # whatever a library makes of a hostile file
 
 
 def _say(out, values: dict, arrays: list[np.ndarray] = ()) -> None:
@@ -95,7 +95,7 @@ def serve(
         _say(out, {**values, "arrays": [[a.dtype.str, a.shape] for a in arrays]}, arrays)
 
 # %% ../nbs/parts/guard.ipynb #cc8e2d52
-_SERVE = "from vtg_r1 import guard, video; guard.serve(video.JOBS, %r)"
+_SERVE = "from vtg_r1 import guard, jobs; guard.serve(jobs.JOBS, %r)"
 _GRACE = 60.0  # seconds for a child to start, and for its own alarm to end it
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",

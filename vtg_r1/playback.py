@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .decoders import VideoError, _container, _picture
+from .decoders import VideoError, open_container, picture_stream
 
 PLAYED = {"h264": ("mp4", "mov"), "vp8": ("webm",), "vp9": ("webm", "mp4"), "av1": ("webm", "mp4")}  # codec → containers that browsers play
 
@@ -67,8 +67,8 @@ def transcode(source, part: str) -> None:
 
 def main(path: str, copy: str) -> None:
     "In the child: a copy where one is needed."
-    with _container(Path(path)) as source:
-        _picture(source, Path(path))
+    with open_container(Path(path)) as source:
+        picture_stream(source, Path(path))
         if not playable(source):
             part = f"{copy}.{os.getpid()}.part"  # two requests may want the same copy
             transcode(source, part)

@@ -17,7 +17,7 @@ from textwrap import fill
 import numpy as np
 
 from .files import whole_file
-from .verdicts import t_quantile
+from .stats import t_quantile
 
 # %% ../nbs/parts/plots.ipynb #a10d8b9c
 @dataclass(frozen=True)

@@ -59,16 +59,16 @@ _LONGEST_TEXT = 100_000  # characters of a qid, query or video
 _LARGEST_RECORD = 2**21  # characters of all else in a record: far below what a line may have, so that what is written can be read
 
 
-def _cut(text: str, most: int = 300) -> str:
+def shorten(text: str, most: int = 300) -> str:
     "The start of a text that a stranger wrote: no message is as long as a file."
     return text if len(text) <= most else text[:most] + "…"
 
 
 def _fail(qid, field, problem, fix, reason="invalid") -> NoReturn:
-    raise SampleError(f"sample {_cut(repr(qid))}, field {_cut(repr(field))}: {_cut(problem)}; {fix}", field, reason)
+    raise SampleError(f"sample {shorten(repr(qid))}, field {shorten(repr(field))}: {shorten(problem)}; {fix}", field, reason)
 
 
-def _is_number(x):
+def is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
 
 
@@ -90,7 +90,7 @@ def _check_video(s: Sample):
 
 
 def _check_pair(s: Sample, name: str, pair):
-    if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair))):
+    if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_number, pair))):
         _fail(s.qid, name, f"{pair!r} is not [start, end]", "give two finite numbers in seconds", "malformed_span")
     start, end = pair
     if start > end:
@@ -147,7 +147,7 @@ def validate(
     "Check one sample against the record's contract; raise `SampleError` naming the field and the fix."
     _check_text(sample)
     _check_video(sample)
-    if not _is_number(sample.duration) or sample.duration <= 0:
+    if not is_number(sample.duration) or sample.duration <= 0:
         _fail(sample.qid, "duration", f"is {sample.duration!r}", "give seconds > 0", "missing_duration")
     _check_spans(sample)
     if sample.clip is not None:
@@ -212,7 +212,7 @@ class Report:
         line: int | None = None,  # of the file, from 1
     ) -> None:
         "Note one thing that was met."
-        self.findings.append(Finding(qid, reason, action, _cut(detail, 1000), line))
+        self.findings.append(Finding(qid, reason, action, shorten(detail, 1000), line))
 
     def counts(self) -> dict[str, int]:
         "Findings by `reason/action`, largest first."

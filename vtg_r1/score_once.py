@@ -143,7 +143,7 @@ def _layout(rows: list, width: int, fill=0):
     return out
 
 
-def _positions(model, seen) -> list:
+def prompt_positions(model, seen) -> list:
     "Positions (…, length) of each prompt, as `generate` itself would prepare them; once for prompts of the same layout."
     import torch
 
@@ -169,7 +169,7 @@ def prefill_once(
 
     mask = seen.inputs["attention_mask"].bool()
     ids = [row[m] for row, m in zip(seen.inputs["input_ids"], mask)]
-    positions = [row[..., m] for row, m in zip(_positions(model, seen), mask)]
+    positions = [row[..., m] for row, m in zip(prompt_positions(model, seen), mask)]
     found, continues = trunks([i.tolist() for i in ids], [k[m].tolist() for k, m in zip(seen.inputs["mm_token_type_ids"], mask)], seen.which)
     width = max(length for _, length in found)
 

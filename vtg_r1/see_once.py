@@ -27,8 +27,8 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from .inference import _frames as processor_frames
-from .score_once import SHAREABLE, _positions, cache_name, inputs_once
+from .inference import processor_frames
+from .score_once import SHAREABLE, cache_name, inputs_once, prompt_positions
 
 # %% ../nbs/parts/see_once.ipynb #c62e312e
 @dataclass
@@ -239,7 +239,7 @@ def read_prompts(
     real, grid = seen.inputs["attention_mask"].bool(), f"{seen.kind}_grid_thw"
     pixels = [{seen._pixel_name: patches, grid: thw} for patches, thw in zip(seen._patches, seen.grids)]
     ends = [int(kinds[m].nonzero().max()) + 1 for kinds, m in zip(seen.inputs["mm_token_type_ids"], real)]
-    ids, positions = [x[m] for x, m in zip(seen.inputs["input_ids"], real)], [p[-3:, m] for p, m in zip(_positions(model, seen), real)]
+    ids, positions = [x[m] for x, m in zip(seen.inputs["input_ids"], real)], [p[-3:, m] for p, m in zip(prompt_positions(model, seen), real)]
     return Prompts(ids, positions, [pixels[v] for v in videos], videos, ends)
 
 # %% ../nbs/parts/see_once.ipynb #c887c29d

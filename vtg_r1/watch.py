@@ -14,8 +14,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from .plots import draw_log
-from .prompts import parse_spans
-from .rewards import completion_text
+from .prompts import completion_text, parse_spans
 from .runs import from_all, is_main
 from .samples import append_jsonl, iter_jsonl, write_jsonl
 
