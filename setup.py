@@ -29,7 +29,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=find_packages(include=["vtg_r1", "vtg_r1.*"]),
+    packages=find_packages(include=["vtg_r1", "vtg_r1.*"], exclude=["vtg_r1.experiments"]),  # experiments are notebooks
     package_data={"vtg_r1": ["py.typed", "assets/**/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split() + ["decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],

@@ -14,7 +14,7 @@ REFERENCE = ROOT / "outputs/reference"
 project, author, copyright = "VTG-R1", "The VTG-R1 team", "2026, The VTG-R1 team"
 extensions = ["myst_nb"]
 root_doc = "nbs/index"
-BESIDE = [p for p in ("benchmarks/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY") if (ROOT / f"{p}.md").is_file()]
+BESIDE = [p for p in ("perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY") if (ROOT / f"{p}.md").is_file()]
 include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]
 exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
 
@@ -42,8 +42,16 @@ def navigation(index: dict) -> dict[str, list[str]]:
     "Pages by caption, in the order of the tree that the index shows."
     tree = next(text for c in index["cells"] if "\n  index.ipynb " in (text := "".join(c["source"])))
     stages = [name for name in re.findall(r"^  (\w+)\.ipynb ", tree, re.MULTILINE) if name != "index"]
-    parts = [name for names in re.findall(r"^    (\w+(?:, \w+)*) ", tree, re.MULTILINE) for name in names.split(", ")]
-    return {"Stages": [f"/nbs/{n}" for n in stages], "Parts": [f"/nbs/parts/{n}" for n in parts], "Beside the notebooks": [f"/{p}" for p in BESIDE]}
+    pages: dict[str, list[str]] = {"Stages": [f"/nbs/{n}" for n in stages]}
+    folder = caption = ""
+    for line in tree.splitlines():
+        if head := re.match(r"  (\w+)/  ", line):  # parts/, experiments/
+            folder = caption = head[1]
+        elif head := re.match(r"    (\w+)/$", line):  # a package of the parts
+            folder, caption = f"parts/{head[1]}", head[1]
+        elif names := re.match(r" {4,6}(\w+(?:, \w+)*)  ", line):
+            pages.setdefault(caption.capitalize(), []).extend(f"/nbs/{folder}/{n}" for n in names[1].split(", "))
+    return {**pages, "Beside the notebooks": [f"/{p}" for p in BESIDE]}
 
 
 def toctrees(index: dict) -> dict:
@@ -132,7 +140,7 @@ def on_source(app, docname: str, source: list[str]):
     "Prepare a notebook before it is parsed."
     if app.env.doc2path(docname).suffix == ".ipynb":
         name = docname.rsplit("/", 1)[-1]
-        source[0] = to_pages(json.dumps(published(json.loads(source[0]), reference_run(name), name)), "../" if "/parts/" in docname else "")
+        source[0] = to_pages(json.dumps(published(json.loads(source[0]), reference_run(name), name)), "../" * (docname.count("/") - 1))
 
 
 def mathml(display: str):

@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from vtg_r1.samples import load_samples
-from vtg_r1.toyworld import make_world
+from vtg_r1.core.samples import load_samples
+from vtg_r1.data.toyworld import make_world
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background job, whose programs would not hear Ctrl-C either
     signal.signal(signal.SIGINT, signal.default_int_handler)

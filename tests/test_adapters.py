@@ -6,13 +6,13 @@ import dataclasses
 import pytest
 import torch
 
+from vtg_r1.data.model_inputs import View
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
-from vtg_r1.inputs import View
-from vtg_r1.models import load_model, load_processor, lora_config
-from vtg_r1.runs import RunError, set_seed
+from vtg_r1.models.loading import load_model, load_processor, lora_config
+from vtg_r1.runs.run import RunError, set_seed
 from vtg_r1.sft import sft_trainer
-from vtg_r1.toyworld import read_scripts, toy_teacher
-from vtg_r1.training import fit, load_policy, merged_onto_base, save_trained
+from vtg_r1.train.trainer import fit, load_policy, merged_onto_base, save_trained
 
 SMALL = {"steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-2, "max_response": 16, "see_once": False}
 

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from vtg_r1.bad_days import fits_context, prompt_lengths, read_batch
+from vtg_r1.core.samples import Sample, SampleError, write_jsonl
+from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
-from vtg_r1.inference import model_inputs
-from vtg_r1.inputs import View, show
-from vtg_r1.models import TINY_PATH, build_tiny, load_model, load_processor
-from vtg_r1.runs import RunError, run_here, set_seed
-from vtg_r1.samples import Sample, SampleError, write_jsonl
+from vtg_r1.models.generation import model_inputs
+from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor
+from vtg_r1.runs.run import RunError, run_here, set_seed
 from vtg_r1.sft import sft_trainer, target_response
-from vtg_r1.toyworld import read_scripts, toy_teacher
-from vtg_r1.training import fit, is_complete
+from vtg_r1.train.nan_guard import fits_context, prompt_lengths, read_batch
+from vtg_r1.train.trainer import fit, is_complete
 
 STAGES = {"sft": "nbs/03_sft.ipynb", "difficulty": "nbs/04_difficulty.ipynb", "grpo": "nbs/05_grpo.ipynb", "curation": "nbs/01_curation.ipynb"}
 SMALL = {
@@ -188,7 +188,7 @@ def test_looking_changes_nothing(world, taught, tmp_path, kind, monkeypatch):
     found = []
     for name in ("with", "without"):
         if name == "without":
-            monkeypatch.setattr("vtg_r1.bad_days.halting", lambda trainer: trainer)
+            monkeypatch.setattr("vtg_r1.train.nan_guard.halting", lambda trainer: trainer)
         trainer = made(kind, *tiny(), taught, shown(world), tmp_path / name, **({} if kind == "sft" else {"steps": 2}))
         assert (type(trainer).__mro__[1].__name__ == "_HaltingSFT" if kind == "sft" else type(trainer).__mro__[1].__name__ == "_HaltingGRPO") == (
             name == "with"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.inference import vllm_backend
-from vtg_r1.inputs import View, show, training_set
-from vtg_r1.models import weights_key
-from vtg_r1.runs import RunError, run_notebook
-from vtg_r1.samples import Sample, load_samples
+from vtg_r1.core.samples import Sample, load_samples
+from vtg_r1.data.model_inputs import View, show, training_set
+from vtg_r1.models.generation import vllm_backend
+from vtg_r1.models.loading import weights_key
+from vtg_r1.runs.run import RunError, run_notebook
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "nbs/07_benchmarks.ipynb"
@@ -210,7 +210,7 @@ def test_real_videos(outputs, tmp_path):
 
 def queries_with_answers():
     "Three queries on two videos: hit exactly, half hit, not answered."
-    from vtg_r1.benchmarks import Prediction
+    from vtg_r1.data.official_benchmarks import Prediction
 
     samples = [
         Sample("a", "v.mp4", 20.0, "x", [[0.0, 4.0]]),
@@ -221,7 +221,7 @@ def queries_with_answers():
 
 
 def test_intervals_hold_their_values_and_count_videos():
-    from vtg_r1.evaluation import intervals
+    from vtg_r1.benchmarks import intervals
 
     samples, predictions = queries_with_answers()
     found = intervals(samples, predictions)
@@ -233,8 +233,8 @@ def test_intervals_hold_their_values_and_count_videos():
 
 
 def test_a_single_video_leaves_the_ends_out(tmp_path):
-    from vtg_r1.evaluation import bracket, interval_ends, intervals
-    from vtg_r1.runs import start_run
+    from vtg_r1.benchmarks import bracket, interval_ends, intervals
+    from vtg_r1.runs.run import start_run
 
     samples, predictions = queries_with_answers()
     assert set(interval_ends(intervals(samples, predictions))) == {
@@ -247,7 +247,7 @@ def test_a_single_video_leaves_the_ends_out(tmp_path):
 
 def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
     "A run of ours, measured on what it was trained on, and on what it was not."
-    from vtg_r1.toyworld import make_world
+    from vtg_r1.data.toyworld import make_world
 
     world = make_world(outputs / "world", videos=8, seed=3)
     given = {
@@ -273,8 +273,8 @@ def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
 
 
 def test_what_a_run_was_trained_on_is_unknown_where_it_kept_no_list(toy, tmp_path):
-    from vtg_r1.evaluation import seen_in_training, training_runs
-    from vtg_r1.runs import start_run
+    from vtg_r1.benchmarks import seen_in_training, training_runs
+    from vtg_r1.runs.run import start_run
 
     samples, old = load_samples(toy[2] / "samples.jsonl")[:4], start_run("sft", "old", {}, tmp_path)
     old.note(config={"video_root": str(toy[2] / "videos")})
@@ -294,7 +294,7 @@ def test_a_one_video_benchmark_finishes(toy, outputs, tmp_path):
 
 
 def test_the_shape_of_a_query_is_that_of_its_longest_span():
-    from vtg_r1.evaluation import shape_of
+    from vtg_r1.benchmarks import shape_of
 
     shape = shape_of(*queries_with_answers())
     assert [shape[k].tolist() for k in ("iou", "length", "centre")] == [[1, 0.5, 0], [0.2, 0.5, 0.5], [0.1, 0.25, 0.75]]
@@ -302,8 +302,8 @@ def test_the_shape_of_a_query_is_that_of_its_longest_span():
 
 
 def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_path):
-    from vtg_r1.evaluation import take_over
-    from vtg_r1.runs import start_run
+    from vtg_r1.benchmarks import take_over
+    from vtg_r1.runs.run import start_run
 
     old = start_run("benchmarks", "old", {"seed": 0, "frames": 8, "threads": 1}, tmp_path)
     new = start_run("benchmarks", "new", {"seed": 0, "frames": 8, "threads": 2}, tmp_path)
@@ -323,8 +323,8 @@ def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_pat
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):
-    from vtg_r1.benchmarks import Prediction
-    from vtg_r1.evaluation import case_of
+    from vtg_r1.benchmarks import case_of
+    from vtg_r1.data.official_benchmarks import Prediction
 
     case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), View(str(world / "videos"), frames=4))
     assert len(case["pictures"]) == len(case["times"]) > 3 and toy_samples[0].query in case["title"]

@@ -25,14 +25,14 @@ from vtg_r1.ablations import (
     wanted_arms,
 )
 from vtg_r1.cli import main
+from vtg_r1.core.prompts import response_text
+from vtg_r1.core.samples import Sample, SampleError, write_jsonl
+from vtg_r1.data.model_inputs import View
 from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
-from vtg_r1.grid import grid_jobs, read_grid, results, run_jobs
-from vtg_r1.inputs import View
-from vtg_r1.prompts import response_text
-from vtg_r1.runs import RunError, check_parameters, check_values, known_parameters, read_manifest, resolve, sha256, write_json
-from vtg_r1.samples import Sample, SampleError, write_jsonl
-from vtg_r1.training import subsample
-from vtg_r1.verdicts import claim_arms, claim_record, contrast, holm, judge, paired, t_quantile
+from vtg_r1.runs.experiment_grid import grid_jobs, read_grid, results, run_jobs
+from vtg_r1.runs.run import RunError, check_parameters, check_values, known_parameters, read_manifest, resolve, sha256, write_json
+from vtg_r1.runs.verdicts import claim_arms, claim_record, contrast, holm, judge, paired, t_quantile
+from vtg_r1.train.trainer import subsample
 
 GRID = "configs/claims.yaml"
 
@@ -170,7 +170,7 @@ def test_curves_of_a_run_are_smoothed_over_its_last_steps():
 
 
 def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monkeypatch):
-    monkeypatch.setattr("vtg_r1.runs.project_root", lambda: tmp_path)
+    monkeypatch.setattr("vtg_r1.runs.run.project_root", lambda: tmp_path)
     runs = tmp_path / "outputs" / "ablations"
     with pytest.raises(RunError, match="no finished full run"):
         latest()
@@ -492,7 +492,7 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
 
 def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):
     from vtg_r1.grpo import grpo_trainer
-    from vtg_r1.models import build_tiny
+    from vtg_r1.models.loading import build_tiny
 
     view = View(str(world / "videos"), 4, 28 * 28, "short")
     scored = [

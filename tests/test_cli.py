@@ -18,10 +18,10 @@ import pytest
 
 from vtg_r1 import cli
 from vtg_r1.cli import build_parser, main
-from vtg_r1.ground import Manner, cut, how_to_ask
-from vtg_r1.runs import start_run
-from vtg_r1.samples import load_samples
-from vtg_r1.video import VideoError, probe, read_frames
+from vtg_r1.core.samples import load_samples
+from vtg_r1.models.ground import Manner, cut, how_to_ask
+from vtg_r1.runs.run import start_run
+from vtg_r1.video.reader import VideoError, probe, read_frames
 
 COMMANDS = ["ground", "run", "score", "data check", "data convert", "data curate", "push", "demo", "view", "env"]
 
@@ -162,8 +162,8 @@ def test_a_hub_that_cannot_be_reached_is_one_line(toy):
 
 
 def test_a_run_is_asked_as_it_was_trained(tmp_path):
-    from vtg_r1.models import build_tiny
-    from vtg_r1.training import save_policy
+    from vtg_r1.models.loading import build_tiny
+    from vtg_r1.train.trainer import save_policy
 
     run = start_run("grpo", "mine", {"seed": 0, "max_response": 40}, tmp_path)
     with pytest.raises(FileNotFoundError, match="a run without a model"):
@@ -208,7 +208,7 @@ def test_frames_of_one_time_are_cut(tmp_path):
 
 def test_a_cut_follows_no_list(tmp_path):
     "FFmpeg would open what a playlist names; ground's cut and the page's player open films alone."
-    from vtg_r1.decoders import open_container
+    from vtg_r1.video.decoders import open_container
 
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:9,\nfilm.mp4\n")
     with pytest.raises(av.FFmpegError), open_container(tmp_path / "list.mp4"):
@@ -339,7 +339,7 @@ def test_convert_names_the_rows_it_leaves_out(tmp_path, capsys):
 def test_the_examples_of_run_name_parameters(capsys):
     "What the help of `run` shows is accepted: every -p is a parameter of its notebook, and a GRPO run on own data has its model and table."
     from vtg_r1.cli import given_parameters
-    from vtg_r1.runs import known_parameters, resolve
+    from vtg_r1.runs.run import known_parameters, resolve
 
     examples = vtg(capsys, "run", "--help")[1].split("examples:\n")[1].split("\n\n")[0].splitlines()
     for line in examples:
@@ -382,8 +382,8 @@ def test_convert_published_files(shared, name, path, tmp_path, capsys):
 @pytest.mark.slow
 def test_curate_makes_the_sets(world, toy_samples, tmp_path, capsys):
     "With answers that stand in the file, from samples; without a teacher it says what is missing."
-    from vtg_r1.samples import write_jsonl
-    from vtg_r1.toyworld import read_scripts, toy_teacher
+    from vtg_r1.core.samples import write_jsonl
+    from vtg_r1.data.toyworld import read_scripts, toy_teacher
 
     scripts = read_scripts(world)
     write_jsonl(tmp_path / "answered.jsonl", [{**s.to_dict(), "teacher": toy_teacher(s, scripts)} for s in toy_samples])
@@ -433,7 +433,7 @@ def test_env_says_what_a_bug_report_needs(capsys, monkeypatch):
 
 def test_env_knows_its_own_repository_alone(tmp_path):
     "The package, copied into a stranger's repository."
-    shutil.copytree(Path(cli.__file__).parent, tmp_path / "vtg_r1", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(cli.__file__).parents[1], tmp_path / "vtg_r1", ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.invalid"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
         subprocess.run([*git, *words], check=True)

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vtg_r1.core.prompts import parse_span
+from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
 from vtg_r1.curation import (
     allocate,
     answered,
@@ -30,9 +32,7 @@ from vtg_r1.curation import (
     write_files,
     write_sets,
 )
-from vtg_r1.prompts import parse_span
-from vtg_r1.quality import overlap_guard, probe_videos, source_id
-from vtg_r1.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
+from vtg_r1.data.validation import overlap_guard, probe_videos, source_id
 
 RESPONSE = "<think>it appears at 2, gone at 8.</think><time>[2, 8]</time>"
 
@@ -202,7 +202,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 def test_killed_and_resumed_files_are_identical():
     "The benchmark of the full 56K, small: three kills, byte equality, nothing asked twice."
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "benchmarks" / "curation.py"), "--pool", "1400"], capture_output=True, text=True
+        [sys.executable, str(Path(__file__).parents[1] / "perf" / "curation.py"), "--pool", "1400"], capture_output=True, text=True
     )
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -210,7 +210,7 @@ def test_killed_and_resumed_files_are_identical():
 
 
 def test_videos_missing_and_unreadable(tmp_path):
-    from vtg_r1.toyworld import make_world
+    from vtg_r1.data.toyworld import make_world
 
     world = make_world(tmp_path / "w", videos=3, seed=0)
     broken = world / "videos" / "train_00001.mp4"
@@ -228,7 +228,7 @@ def test_videos_missing_and_unreadable(tmp_path):
 
 
 def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
-    from vtg_r1.toyworld import World, make_world
+    from vtg_r1.data.toyworld import World, make_world
 
     world = make_world(tmp_path / "w", videos=1, seed=0, world=World(lengths=(15,), spacing=(1,)))
     turns = [{"from": "human", "value": "<image>\nWhen is it?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."}]
@@ -284,8 +284,8 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
     "Both thresholds and all three fates are in the one, frames and both spans in the other."
     import matplotlib.pyplot as plt
 
-    from vtg_r1.inputs import View
-    from vtg_r1.toyworld import read_scripts, toy_teacher
+    from vtg_r1.data.model_inputs import View
+    from vtg_r1.data.toyworld import read_scripts, toy_teacher
 
     scripts = read_scripts(world)
     annotated = [replace(s, teacher=toy_teacher(s, scripts, 0)) for s in toy_samples] + [replace(toy_samples[0], teacher=None)]
@@ -309,7 +309,7 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
 
 
 def run_stage(folder, **parameters):
-    from vtg_r1.runs import run_notebook
+    from vtg_r1.runs.run import run_notebook
 
     return run_notebook("nbs/01_curation.ipynb", {"outputs_dir": str(folder), "toy_videos": 8, **parameters}, progress=False)
 
@@ -357,8 +357,8 @@ def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
 def test_the_papers_configuration_names_known_parameters_and_datasets():
     import yaml
 
-    from vtg_r1.datasets import READERS
-    from vtg_r1.runs import check_parameters, known_parameters, project_root
+    from vtg_r1.data.readers import READERS
+    from vtg_r1.runs.run import check_parameters, known_parameters, project_root
 
     config = yaml.safe_load((project_root() / "configs" / "curation_paper.yaml").read_text())
     check_parameters(config, known_parameters(project_root() / "nbs" / "01_curation.ipynb"))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.inputs import View
-from vtg_r1.models import load_model, load_processor
-from vtg_r1.prompts import response_text
-from vtg_r1.runs import project_root, read_manifest, run_here
-from vtg_r1.samples import load_samples, write_jsonl
-from vtg_r1.toyworld import read_scripts, toy_teacher
+from vtg_r1.core.prompts import response_text
+from vtg_r1.core.samples import load_samples, write_jsonl
+from vtg_r1.data.model_inputs import View
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
+from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.runs.run import project_root, read_manifest, run_here
 
 pytestmark = pytest.mark.distributed
 CLEAN = multiprocessing.get_context("forkserver")
@@ -77,8 +77,8 @@ def train(rank, world_size, port, samples, view, folder):
     import torch
 
     from vtg_r1.grpo import grpo_trainer
-    from vtg_r1.runs import set_seed
-    from vtg_r1.training import fit
+    from vtg_r1.runs.run import set_seed
+    from vtg_r1.train.trainer import fit
 
     torch.set_num_threads(1)
     set_seed(0)

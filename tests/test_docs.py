@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from vtg_r1.ablations import published_table
-from vtg_r1.runs import project_root, write_json
-from vtg_r1.verdicts import claim_record
+from vtg_r1.runs.run import project_root, write_json
+from vtg_r1.runs.verdicts import claim_record
 
 ROOT = project_root()
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -22,7 +22,7 @@ PAGES = [
     *NOTEBOOKS,
     *(
         p
-        for p in (ROOT / n for n in ("README.md", "benchmarks/README.md", "outputs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))
+        for p in (ROOT / n for n in ("README.md", "perf/README.md", "outputs/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))
         if p.is_file()
     ),
 ]
@@ -65,7 +65,7 @@ def test_link_finder_finds():
 def test_every_notebook_has_its_line_in_the_tree():
     index = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
     navigation = load(ROOT / "docs/conf.py").navigation(index)
-    told = ["/nbs/index", *navigation["Stages"], *navigation["Parts"]]
+    told = ["/nbs/index", *(page for caption, pages in navigation.items() if caption != "Beside the notebooks" for page in pages)]
     there = ["/" + p.relative_to(ROOT).with_suffix("").as_posix() for p in NOTEBOOKS]
     assert sorted(told) == there, "the tree in nbs/index.ipynb and the notebooks in nbs/ differ"
 
@@ -80,7 +80,7 @@ def test_readme_is_the_index(tmp_path):
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
 def test_figures_have_one_look(page):
-    assert not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.plots.style()"
+    assert not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.core.plots.style()"
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_stage_pages_show_the_outputs_of_the_reference_run(site):
     page = (site / "nbs/05_grpo.html").read_text(encoding="utf-8")
     assert "outputs/reference/grpo/toy-s0" in page and page.count("<img") >= 3
     assert "#| export" not in page and "%|█" not in page
-    assert "before RL" in page and "<math" in (site / "nbs/parts/see_once.html").read_text(encoding="utf-8")
+    assert "before RL" in page and "<math" in (site / "nbs/parts/train/shared_prefix.html").read_text(encoding="utf-8")
 
 
 def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeypatch):

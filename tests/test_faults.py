@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtg_r1 import guard, runs
-from vtg_r1.files import DiskFull, append
-from vtg_r1.frame_cache import FrameCache, _make_room, _unpack
-from vtg_r1.guard import Guard, guarded
-from vtg_r1.inputs import View, show
-from vtg_r1.runs import RunError, project_root, read_manifest, run_folder, run_notebook, start_run
-from vtg_r1.samples import iter_jsonl, load_samples
-from vtg_r1.teacher import Log
-from vtg_r1.training import is_complete, last_checkpoint
-from vtg_r1.video import VideoError, probe
+from vtg_r1.core.atomic_files import DiskFull, append
+from vtg_r1.core.samples import iter_jsonl, load_samples
+from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.teacher import Log
+from vtg_r1.runs import run as runs
+from vtg_r1.runs.run import RunError, project_root, read_manifest, run_folder, run_notebook, start_run
+from vtg_r1.train.trainer import is_complete, last_checkpoint
+from vtg_r1.video import sandbox as guard
+from vtg_r1.video.cache import FrameCache, _make_room, _unpack
+from vtg_r1.video.reader import VideoError, probe
+from vtg_r1.video.sandbox import Guard, guarded
 
 YEAR_2040, YEAR_1970 = 2_208_988_800, 0
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, sys.path)])}
@@ -78,7 +79,7 @@ def halves(here: Path) -> list[Path]:
     return [p for p in here.rglob("*") if p.name.endswith(".part")]
 
 
-RUN = "from vtg_r1 import samples\nfrom vtg_r1.runs import Run\nrun = Run(here, {'stage': 'demo'})\n"
+RUN = "from vtg_r1.core import samples as samples\nfrom vtg_r1.runs.run import Run\nrun = Run(here, {'stage': 'demo'})\n"
 WHOLE = {  # writer; reader of the one version that stands there
     "manifest": (
         RUN + "def write(n): run.note(n=n, text=f'{n} ' * 200_000)",
@@ -93,7 +94,7 @@ WHOLE = {  # writer; reader of the one version that stands there
         lambda here: {row["n"] for row in rows_of(here / "predictions.jsonl", 10_000)},
     ),
     "samples": (
-        "from vtg_r1.samples import Sample, write_jsonl\ndef write(n): write_jsonl(here / 's.jsonl', [Sample(str(i), 'v.mp4', 9.0, f'{n}', [[1.0, 2.0]]) for i in range(300)])",
+        "from vtg_r1.core.samples import Sample, write_jsonl\ndef write(n): write_jsonl(here / 's.jsonl', [Sample(str(i), 'v.mp4', 9.0, f'{n}', [[1.0, 2.0]]) for i in range(300)])",
         lambda here: {s.query for s in load_samples(here / "s.jsonl")} if len(load_samples(here / "s.jsonl")) == 300 else None,
     ),
     "curated sets": (
@@ -101,11 +102,11 @@ WHOLE = {  # writer; reader of the one version that stands there
         lambda here: max(({row["n"] for row in rows_of(here / name, 400)} for name in ("a.jsonl", "b.jsonl")), key=len),
     ),
     "page": (
-        "from vtg_r1.review import Review\ndef write(n): Review(f'{n} ' * 1_000_000).save(here / 'page.html')",
+        "from vtg_r1.pages.review import Review\ndef write(n): Review(f'{n} ' * 1_000_000).save(here / 'page.html')",
         lambda here: same((here / "page.html").read_bytes(), 1_000_000),
     ),
     "model": (
-        "from vtg_r1.files import whole_folder\ndef write(n):\n    with whole_folder(here / 'model') as part:\n        for name in 'abcdefgh': (part / name).write_bytes(b'%d ' % n * 100_000)",
+        "from vtg_r1.core.atomic_files import whole_folder\ndef write(n):\n    with whole_folder(here / 'model') as part:\n        for name in 'abcdefgh': (part / name).write_bytes(b'%d ' % n * 100_000)",
         lambda here: set.union(*(same((standing(here) / name).read_bytes(), 100_000) for name in "abcdefgh")),
     ),
 }
@@ -153,8 +154,8 @@ def test_a_log_keeps_every_row_that_was_written_and_goes_on_behind_half_a_line(w
     path = tmp_path / "log.jsonl"
     row = "{'key': str(n), 'response': 'x' * 400_000, 'usage': {'prompt_tokens': 1, 'completion_tokens': 1}}"
     writer = {
-        "jsonl": f"from vtg_r1.samples import append_jsonl\ndef write(n): append_jsonl(here / 'log.jsonl', [{row}])",
-        "teacher": f"from vtg_r1.teacher import Log\nlog = []\ndef write(n):\n    if not log: log.append(Log(here / 'log.jsonl'))\n    log[0].add({row})",
+        "jsonl": f"from vtg_r1.core.samples import append_jsonl\ndef write(n): append_jsonl(here / 'log.jsonl', [{row}])",
+        "teacher": f"from vtg_r1.data.teacher import Log\nlog = []\ndef write(n):\n    if not log: log.append(Log(here / 'log.jsonl'))\n    log[0].add({row})",
     }[what]
     loop, rounds = kills(writer, tmp_path, 20), 0
     next(loop)
@@ -177,7 +178,7 @@ def test_a_log_keeps_every_row_that_was_written_and_goes_on_behind_half_a_line(w
 
 CACHE = """
 import numpy as np
-from vtg_r1.frame_cache import FrameCache
+from vtg_r1.video.cache import FrameCache
 cache = FrameCache(here)
 def write(n): cache._keep(f"{n % 4:032x}", np.full((32, 224, 224, 3), n % 251, np.uint8), np.full(32, float(n)))
 """
@@ -200,7 +201,7 @@ def test_a_cache_entry_is_whole_and_the_halves_of_the_killed_go_after_an_hour(tm
 
 CHECKPOINTS = """
 import shutil
-from vtg_r1.training import seal_checkpoint
+from vtg_r1.train.trainer import seal_checkpoint
 def write(n):
     new = here / f"checkpoint-{n}"
     if new.exists(): shutil.rmtree(new)
@@ -227,11 +228,11 @@ def test_the_newest_whole_checkpoint_is_found_whatever_was_being_written(tmp_pat
 
 
 WRITES = {  # who writes without `files`, and why that is well
-    "bad_days.py": ["save_file"],  # in a folder that is moved into place
+    "nan_guard.py": ["save_file"],  # in a folder that is moved into place
     "curation.py": ["open", "open"],  # a lock; its three files are moved into place together
-    "files.py": ["open", "open", "open"],
-    "grid.py": ["write_text", "open", "open"],  # what a job reads at once; a lock; what it prints
-    "runs.py": ["open"],  # /dev/null
+    "atomic_files.py": ["open", "open", "open"],
+    "experiment_grid.py": ["write_text", "open", "open"],  # what a job reads at once; a lock; what it prints
+    "run.py": ["open"],  # /dev/null
     "teacher.py": ["open"],  # the lock
     "toyworld.py": ["write_text"],  # in a folder that is moved into place
 }
@@ -239,7 +240,7 @@ WRITES = {  # who writes without `files`, and why that is well
 
 def test_every_other_write_of_the_package_is_whole():
     found = {}
-    for path in sorted((project_root() / "vtg_r1").glob("*.py")):
+    for path in sorted((project_root() / "vtg_r1").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
@@ -262,7 +263,7 @@ def test_every_other_write_of_the_package_is_whole():
 
 HOLDER = """
 import os, sys, time
-from vtg_r1 import runs
+from vtg_r1.runs import run as runs
 out = sys.argv[1]
 folder = runs.run_folder("small", "one", out)
 runs._make(folder)
@@ -325,7 +326,7 @@ def test_a_folder_removed_and_made_again_is_held_again(tmp_path):
     run = start_run("small", "one", {"seed": 0}, tmp_path)
     shutil.rmtree(run.path)
     start_run("small", "one", {"seed": 0}, tmp_path)
-    code = "import sys; from pathlib import Path; from vtg_r1.runs import running; print(running(Path(sys.argv[1])))"
+    code = "import sys; from pathlib import Path; from vtg_r1.runs.run import running; print(running(Path(sys.argv[1])))"
     assert subprocess.check_output([sys.executable, "-c", code, run.path], text=True, env=ENV).startswith(f"process {os.getpid()} on ")
     runs._let_go(run.path)
 
@@ -344,7 +345,7 @@ def test_who_wants_the_same_rollouts_waits_for_them(tmp_path, toy_samples):
 
     samples, path = toy_samples[:4], tmp_path / "rollouts.jsonl"
     path.write_text('{"qid": "' + samples[0].qid)  # killed in its first batch
-    code = "import sys, time; from vtg_r1.files import lock; held = lock(sys.argv[1]); print(1, flush=True); time.sleep(1)"
+    code = "import sys, time; from vtg_r1.core.atomic_files import lock; held = lock(sys.argv[1]); print(1, flush=True); time.sleep(1)"
     with subprocess.Popen([sys.executable, "-c", code, f"{path}.lock"], stdout=subprocess.PIPE, env=ENV) as other:
         other.stdout.readline()
         start = time.monotonic()
@@ -363,13 +364,13 @@ import numpy as np
 here, room, source = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 from safetensors.numpy import save_file
 from vtg_r1.curation import write_files
-from vtg_r1.files import DiskFull, whole_folder
-from vtg_r1.frame_cache import FrameCache
-from vtg_r1.plots import save_figure
-from vtg_r1.review import Review
-from vtg_r1.runs import Run, write_json
-from vtg_r1.samples import append_jsonl, write_jsonl
-from vtg_r1.teacher import Log
+from vtg_r1.core.atomic_files import DiskFull, whole_folder
+from vtg_r1.video.cache import FrameCache
+from vtg_r1.core.plots import save_figure
+from vtg_r1.pages.review import Review
+from vtg_r1.runs.run import Run, write_json
+from vtg_r1.core.samples import append_jsonl, write_jsonl
+from vtg_r1.data.teacher import Log
 
 def model(big):
     with whole_folder(here / "model") as part: save_file({"x": np.full(room if big else 8, 3.0)}, part / "model.safetensors")
@@ -520,7 +521,7 @@ def test_runs_without_a_name_never_share_a_folder(tmp_path):
 def test_durations_are_measured_by_a_clock_that_cannot_jump():
     "No real clock is set here, since all other tests run by it: no module asks the one that jumps, but where a file's time is compared with it."
     asked = {}
-    for path in sorted((project_root() / "vtg_r1").glob("*.py")):
+    for path in sorted((project_root() / "vtg_r1").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (
                 "time.time",
@@ -530,7 +531,7 @@ def test_durations_are_measured_by_a_clock_that_cannot_jump():
                 "datetime.utcnow",
             ):
                 asked.setdefault(path.name, []).append(ast.unparse(node.func))
-    assert asked == {"frame_cache.py": ["time.time_ns"] * 2, "runs.py": ["datetime.now"] * 2}
+    assert asked == {"cache.py": ["time.time_ns"] * 2, "run.py": ["datetime.now"] * 2}
 
 
 # ---- workers that die ----
@@ -538,7 +539,7 @@ def test_durations_are_measured_by_a_clock_that_cannot_jump():
 MISHAPS = """
 import os, signal, sys, time
 from pathlib import Path
-from vtg_r1 import guard
+from vtg_r1.video import sandbox as guard
 def tried(path):
     "How often it was tried before."
     with open(path, "a") as f: f.write("x")

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtg_r1.frame_cache import FrameCache, Recent, cache_gigabytes
-from vtg_r1.inputs import View, show
-from vtg_r1.video import VideoError, read_frames
+from vtg_r1.data.model_inputs import View, show
+from vtg_r1.video.cache import FrameCache, Recent, cache_gigabytes
+from vtg_r1.video.reader import VideoError, read_frames
 
 
 class Counted:
@@ -76,7 +76,7 @@ def test_the_content_is_read_once_for_a_file_that_stands(tmp_path, video, monkey
     os.utime(video, (1e9, 1e9))
     time.sleep(2.1)
     fetch(folder, make)
-    monkeypatch.setattr("vtg_r1.frame_cache._digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("vtg_r1.video.cache._digest", lambda path: pytest.fail("read again"))
     fetch(folder, make)
     next(folder.glob("*.id")).write_text("torn")
     with pytest.raises(pytest.fail.Exception):
@@ -128,7 +128,7 @@ def test_without_the_checksum_damage_would_pass(tmp_path, video, monkeypatch):
     make, folder = Counted(video), tmp_path / "c"
     first = fetch(folder, make)
     damage(entries(folder)[0], 2000, None)
-    monkeypatch.setattr("vtg_r1.frame_cache._checksum", lambda key, *pieces: entries(folder)[0].read_bytes()[:16])
+    monkeypatch.setattr("vtg_r1.video.cache._checksum", lambda key, *pieces: entries(folder)[0].read_bytes()[:16])
     assert not same(first, fetch(folder, make)) and make.calls == 1
 
 
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written_costs_time_not_the_run(tmp_path, video)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vtg_r1 import frame_cache
+from vtg_r1.video import cache as frame_cache
 def pieces():
     yield b"half of the new"
     os.kill(os.getpid(), signal.SIGKILL)
@@ -187,7 +187,7 @@ def test_killed_while_it_writes_leaves_the_old_entry_or_none(tmp_path, video):
 
 WORKER = """
 import random, sys, numpy as np
-from vtg_r1.frame_cache import FrameCache
+from vtg_r1.video.cache import FrameCache
 folder, video, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
 cache, pick = FrameCache(folder, 200e-6), random.Random(seed)
 for _ in range(300):
@@ -210,7 +210,7 @@ def test_read_frames_decodes_once_and_gives_the_same(tmp_path, world, toy_sample
         decoded = read_frames(path, 8, 784, clip)
         cached = [read_frames(path, 8, 784, clip, FrameCache(tmp_path / "c")) for _ in range(2)]
         assert all(same(decoded, c) for c in cached)
-    monkeypatch.setattr("vtg_r1.video._decode", lambda *a: pytest.fail("decoded again"))
+    monkeypatch.setattr("vtg_r1.video.reader._decode", lambda *a: pytest.fail("decoded again"))
     assert same(decoded, read_frames(path, 8, 784, (2, 6), FrameCache(tmp_path / "c")))
 
 

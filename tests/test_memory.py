@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from vtg_r1.runs import project_root
+from vtg_r1.runs.run import project_root
 
-sys.path.insert(0, str(project_root() / "benchmarks"))
+sys.path.insert(0, str(project_root() / "perf"))
 import memory  # noqa: E402
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtg_r1.metrics import (
+from vtg_r1.core.metrics import (
     AP_THRESHOLDS,
     THRESHOLDS,
     _in_batches,
@@ -20,8 +20,8 @@ from vtg_r1.metrics import (
     qa_metrics,
     recalls,
 )
+from vtg_r1.core.spans import best, tiou
 from vtg_r1.rewards import answer_reward
-from vtg_r1.spans import best, tiou
 
 second = st.integers(-20, 200).map(lambda t: t / 10)
 span = st.tuples(second, second).map(list)

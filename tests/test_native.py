@@ -7,17 +7,17 @@ import pytest
 import torch
 from test_score_once import qwen2_vl, qwen3_vl
 
+from vtg_r1.core.samples import Sample
+from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
-from vtg_r1.inference import model_inputs
-from vtg_r1.inputs import View, show
-from vtg_r1.models import build_tiny, load_model, load_processor
-from vtg_r1.native import native_collator
-from vtg_r1.runs import set_seed
-from vtg_r1.samples import Sample
+from vtg_r1.models.generation import model_inputs
+from vtg_r1.models.loading import build_tiny, load_model, load_processor
+from vtg_r1.runs.run import set_seed
 from vtg_r1.sft import sft_trainer
-from vtg_r1.toyworld import read_scripts, toy_teacher
-from vtg_r1.training import fit
-from vtg_r1.video import probe
+from vtg_r1.train.native_video import native_collator
+from vtg_r1.train.trainer import fit
+from vtg_r1.video.reader import probe
 
 RATES = {  # milliseconds at which the frames are shown
     "constant": [500 * i for i in range(12)],

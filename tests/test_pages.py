@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.models import TINY_PATH
-from vtg_r1.playback import preview
-from vtg_r1.review import byte_range, inside, read_review, review, review_server, save_review
-from vtg_r1.samples import SampleError, load_samples, write_jsonl
-from vtg_r1.toyworld import read_scripts, toy_teacher
-from vtg_r1.video import VideoError, probe
+from vtg_r1.core.samples import SampleError, load_samples, write_jsonl
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
+from vtg_r1.models.loading import TINY_PATH
+from vtg_r1.pages.browser_video import preview
+from vtg_r1.pages.review import byte_range, inside, read_review, review, review_server, save_review
+from vtg_r1.video.reader import VideoError, probe
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>{{value}}${1+1}"
@@ -83,8 +83,8 @@ def second_model(tmp_path_factory) -> str:
 def demo(second_model):
     "The running page: before RL the embedded model, after RL the changed one."
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
-    from vtg_r1.demo import load_policies, start, stop
-    from vtg_r1.ground import TINY_MANNER
+    from vtg_r1.models.ground import TINY_MANNER
+    from vtg_r1.pages.demo import load_policies, start, stop
 
     policies = load_policies([second_model, "tiny"])
     policies[0].manner = TINY_MANNER
@@ -184,8 +184,8 @@ def test_demo_answers_fifty_at_once(demo, world, toy_samples):
     "Each asks about a video of its own; each answer is the one that the model gives when it is asked alone."
     from gradio_client import Client, handle_file
 
-    from vtg_r1.ground import TINY_MANNER, ground
-    from vtg_r1.models import load_model, load_processor
+    from vtg_r1.models.ground import TINY_MANNER, ground
+    from vtg_r1.models.loading import load_model, load_processor
 
     model, processor = load_model("tiny"), load_processor("tiny")
     chosen = toy_samples[:10]
@@ -280,7 +280,7 @@ def test_demo_says_what_is_wrong_through_its_interface(demo, world):
 
 def test_demo_ends_an_upload_that_takes_too_long(demo):
     "The first bytes of an upload arrive, the others never do."
-    from vtg_r1.demo import PageGuard
+    from vtg_r1.pages.demo import PageGuard
 
     app = running_page().app
     head, sent = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n', []
@@ -317,8 +317,8 @@ def test_demo_ends_an_upload_that_takes_too_long(demo):
 def test_demo_tells_of_a_video_that_is_too_long(tmp_path):
     import numpy as np
 
-    from vtg_r1.demo import PageError, check_video
-    from vtg_r1.toyworld import write_video
+    from vtg_r1.data.toyworld import write_video
+    from vtg_r1.pages.demo import PageError, check_video
 
     write_video(tmp_path / "long.mp4", np.zeros((70, 56, 56, 3), np.uint8), 1)
     with pytest.raises(PageError, match=r"long.mp4 lasts 70 s; this page takes videos of up to 60 s"):
@@ -330,7 +330,7 @@ def test_demo_tells_of_a_video_that_is_too_long(tmp_path):
 )
 def test_demo_follows_no_playlist(text, tmp_path):
     "FFmpeg opens what a playlist names: files of this machine, whatever the upload is called."
-    from vtg_r1.demo import PageError, check_video
+    from vtg_r1.pages.demo import PageError, check_video
 
     (tmp_path / "a.mp4").write_text(text, encoding="utf-8")
     with pytest.raises(PageError, match=r"a.mp4 is a list of videos, not a video"):
@@ -611,7 +611,7 @@ def test_predictions_for_other_queries_are_told(reviewed, tmp_path, capsys):
 
 
 def test_an_unreadable_video_is_told_without_options_of_the_library():
-    from vtg_r1.demo import unreadable
+    from vtg_r1.pages.demo import unreadable
 
     said = VideoError("/private/a.gif", "decord cannot open it (x); backend 'pyav' can read it (View(backend=…) or VTG_R1_BACKEND)")
     assert str(unreadable(said)) == "This video cannot be read: a.gif decord cannot open it (x)."

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vtg_r1.plots import (
+from vtg_r1.core.plots import (
     ROLES,
     SERIES,
     draw_cases,
@@ -25,7 +25,7 @@ from vtg_r1.plots import (
     save_figure,
     style,
 )
-from vtg_r1.spans import tiou
+from vtg_r1.core.spans import tiou
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -40,7 +40,7 @@ def closed():
 
 FIGURES = """
 import sys
-from vtg_r1.plots import draw_timelines, draw_recall, draw_landscapes, save_figure
+from vtg_r1.core.plots import draw_timelines, draw_recall, draw_landscapes, save_figure
 rows = [dict(query="the red circle", duration=16.0, spans={"truth": [[1, 4]], "before RL": [], "after RL": [[1, 5]], "teacher": [[0, 4]]})]
 save_figure(draw_timelines(rows), sys.argv[1] + "/timelines")
 save_figure(draw_recall({"before": [0.1, 0.5], "after": [0.9, 1.0]}), sys.argv[1] + "/recall")

@@ -13,7 +13,7 @@ from trl import GRPOConfig, SFTConfig
 
 from vtg_r1.cli import build_parser, given_parameters, main
 from vtg_r1.grpo import grpo_arguments
-from vtg_r1.runs import known_parameters, project_root, resolve
+from vtg_r1.runs.run import known_parameters, project_root, resolve
 from vtg_r1.sft import sft_arguments
 
 PRESETS = ["paper_7b", "qwen3_vl", "single_gpu_lora", "toy"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtg_r1.prompts import (
+from vtg_r1.core.prompts import (
     LONGEST_ANSWER,
     QA_SYSTEM_PROMPT,
     SYSTEM_PROMPT,

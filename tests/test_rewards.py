@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vtg_r1 import rewards
-from vtg_r1.prompts import completion_text, format_span, response_text
+from vtg_r1.core.prompts import completion_text, format_span, response_text
+from vtg_r1.core.spans import union_tiou
 from vtg_r1.rewards import (
     answer_reward,
     composite,
@@ -29,7 +30,6 @@ from vtg_r1.rewards import (
     wasserstein_reward,
     with_options,
 )
-from vtg_r1.spans import union_tiou
 
 GROUNDING = [tiou_reward, tiou_timestamp_reward, giou_reward, segment_f1_reward, segment_giou_reward, wasserstein_reward]
 EVERY = [
@@ -179,7 +179,7 @@ def test_reasoning_that_a_parser_set_apart_is_paid(template, said):
     "As TRL parses with a tokenizer that has a template for it; an empty thought leaves no trace there."
     from trl import chat_template_utils
 
-    from vtg_r1.models import build_tokenizer
+    from vtg_r1.models.loading import build_tokenizer
 
     tokenizer = build_tokenizer()
     tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from vtg_r1.cli import UserError, given_parameters, main
-from vtg_r1.runs import (
+from vtg_r1.runs.run import (
     RunError,
     check_values,
     collect_parameters,
@@ -39,7 +39,7 @@ def stage(folder, *cells):
     return path
 
 
-START = "from vtg_r1.runs import *\nrun = start_run('small', run_name, collect_parameters(globals()), outputs_dir)"
+START = "from vtg_r1.runs.run import *\nrun = start_run('small', run_name, collect_parameters(globals()), outputs_dir)"
 
 
 def test_a_run_describes_itself(tmp_path):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from vtg_r1.samples import Sample, SampleError, from_dict, load_samples, read_samples, validate, write_jsonl
+from vtg_r1.core.samples import Sample, SampleError, from_dict, load_samples, read_samples, validate, write_jsonl
 
 GOOD = Sample("q1", "a/v.mp4", 30.0, "a person eats.", [[2.0, 9.5]])
 

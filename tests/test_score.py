@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtg_r1.benchmarks import BENCHMARKS, Prediction, compare, load_benchmark, published, score, trivial_predictions
 from vtg_r1.cli import main
-from vtg_r1.samples import Sample
-from vtg_r1.toyworld import write_video
+from vtg_r1.core.samples import Sample
+from vtg_r1.data.official_benchmarks import BENCHMARKS, Prediction, compare, load_benchmark, published, score, trivial_predictions
+from vtg_r1.data.toyworld import write_video
 
 HERE = Path(__file__).parent / "score"
 ANNOTATIONS = {
@@ -297,7 +297,7 @@ def test_a_hundred_thousand_predictions_in_two_seconds(tmp_path):
     rng = random.Random(0)
     lines = [f"v{i} {i % 50} {i % 50 + 5}.5##a person sits." for i in range(100_000)]
     (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines))
-    from vtg_r1.benchmarks import read_predictions
+    from vtg_r1.data.official_benchmarks import read_predictions
 
     samples, _ = load_benchmark("charades_sta", tmp_path / "charades_sta_test.txt")
     with open(tmp_path / "p.jsonl", "w") as f:

@@ -10,12 +10,12 @@ import torch
 import transformers as tf
 from PIL import Image
 
-from vtg_r1.inference import by_video, generate, model_inputs, predict, predict_to, prompt_text
-from vtg_r1.inference import processor_frames as frame_inputs
-from vtg_r1.inputs import View
-from vtg_r1.models import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
-from vtg_r1.samples import Sample
-from vtg_r1.score_once import cache_name, inputs_once, prefill_once, same_video, trunks
+from vtg_r1.core.samples import Sample
+from vtg_r1.data.model_inputs import View
+from vtg_r1.models.generation import by_video, generate, model_inputs, predict, predict_to, prompt_text
+from vtg_r1.models.generation import processor_frames as frame_inputs
+from vtg_r1.models.loading import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
+from vtg_r1.models.prefix_cache import cache_name, inputs_once, prefill_once, same_video, trunks
 
 QUERIES = (
     (0, "the red circle"),
@@ -274,7 +274,7 @@ def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkey
     model, processor = tiny
     shown = ask(videos)
     expected = generate(model, processor, shown, 6)
-    monkeypatch.setattr("vtg_r1.score_once.SHAREABLE", ())
+    monkeypatch.setattr("vtg_r1.models.prefix_cache.SHAREABLE", ())
     with pytest.warns(UserWarning, match="qwen2_5_vl models are asked prompt by prompt"):
         assert generate(model, processor, shown, 6) == expected
 

@@ -13,12 +13,12 @@ from PIL import Image
 from test_score_once import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
+from vtg_r1.data.model_inputs import View
 from vtg_r1.grpo import grpo_trainer
-from vtg_r1.inputs import View
-from vtg_r1.models import build_tiny, load_model, load_processor, lora_config
-from vtg_r1.runs import set_seed
-from vtg_r1.see_once import SeeOnceGRPOTrainer, plant, same_prompts
-from vtg_r1.training import common_arguments
+from vtg_r1.models.loading import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.runs.run import set_seed
+from vtg_r1.train.shared_prefix import SeeOnceGRPOTrainer, plant, same_prompts
+from vtg_r1.train.trainer import common_arguments
 
 TOLERANCE = 5e-6  # relative, float32
 G = 3
@@ -354,7 +354,7 @@ def test_native_video(toy_samples, world, tmp_path):
     C = batch["completion_ids"].shape[1]
     with torch.no_grad():
         once, _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, C)
-    from vtg_r1.inference import model_inputs
+    from vtg_r1.models.generation import model_inputs
 
     for i, r in enumerate(rows):
         whole = model_inputs(processor, [r], "cpu")

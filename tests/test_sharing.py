@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.models import build_tiny
-from vtg_r1.runs import start_run
-from vtg_r1.training import save_policy
+from vtg_r1.models.loading import build_tiny
+from vtg_r1.runs.run import start_run
+from vtg_r1.train.trainer import save_policy
 
 
 @pytest.fixture

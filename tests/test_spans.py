@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtg_r1.spans import best, clip, giou, intersection, iop, length, merge, tiou, union_tiou
+from vtg_r1.core.spans import best, clip, giou, intersection, iop, length, merge, tiou, union_tiou
 
 NAN, INF = float("nan"), float("inf")
 NOTHING = [[5, 5], [9, 3], [NAN, NAN], [NAN, 5], [3, NAN], [INF, INF]]  # zero-length, inverted, unreadable, at infinity

@@ -6,11 +6,11 @@ import math
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.prompts import response_text
-from vtg_r1.runs import read_manifest, resolve
-from vtg_r1.samples import iter_jsonl, load_samples, write_jsonl
-from vtg_r1.toyworld import make_world, read_scripts, toy_teacher
-from vtg_r1.training import find_videos, read_annotations
+from vtg_r1.core.prompts import response_text
+from vtg_r1.core.samples import iter_jsonl, load_samples, write_jsonl
+from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
+from vtg_r1.runs.run import read_manifest, resolve
+from vtg_r1.train.trainer import find_videos, read_annotations
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def test_a_training_run_keeps_what_it_trained_on(tuned, trained, curated):
 
 
 def test_manifests_say_which_policy_it_was(tuned, trained):
-    from vtg_r1.models import weights_key
+    from vtg_r1.models.loading import weights_key
 
     for folder in (tuned, trained):
         assert read_manifest(folder)["policy"] == {"path": "tiny", "key": weights_key("tiny")}

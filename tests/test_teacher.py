@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.datasets import read_dataset
-from vtg_r1.inputs import View
-from vtg_r1.models import model_path
-from vtg_r1.samples import load_samples
-from vtg_r1.teacher import Log, Teacher, TeacherError, annotate, request, with_teacher
-from vtg_r1.toyworld import make_world
+from vtg_r1.core.samples import load_samples
+from vtg_r1.data.model_inputs import View
+from vtg_r1.data.readers import read_dataset
+from vtg_r1.data.teacher import Log, Teacher, TeacherError, annotate, request, with_teacher
+from vtg_r1.data.toyworld import make_world
+from vtg_r1.models.loading import model_path
 
 pytest.importorskip("openai", reason="the teacher's extra is not installed: pip install 'vtg_r1[teacher]'")
 pytest.importorskip("uvicorn", reason="transformers' server is not installed: pip install 'transformers[serving]'")
@@ -142,11 +142,11 @@ def test_faults_are_survived_and_no_answer_is_paid_twice(world, teacher, proxy, 
 
 RUN = """
 import sys, json
-from vtg_r1.datasets import read_dataset
-from vtg_r1.inputs import View
-from vtg_r1.models import model_path
-from vtg_r1.samples import load_samples
-from vtg_r1.teacher import Teacher, annotate
+from vtg_r1.data.readers import read_dataset
+from vtg_r1.data.model_inputs import View
+from vtg_r1.models.loading import model_path
+from vtg_r1.core.samples import load_samples
+from vtg_r1.data.teacher import Teacher, annotate
 a = json.loads(sys.argv[1])
 annotate(load_samples(a["samples"])[:6], Teacher(**a["teacher"]), View(**a["view"]), a["log"], progress=False)
 """
@@ -264,7 +264,7 @@ def test_video_url_requests(world, teacher):
 
 def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
-    from vtg_r1.runs import run_notebook
+    from vtg_r1.runs.run import run_notebook
 
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
     facts = dict(

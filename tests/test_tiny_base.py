@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from vtg_r1.models import build_tiny, load_model, load_processor
-from vtg_r1.prompts import is_well_formed, parse_span
-from vtg_r1.thinking import by_level, lesson, lessons, teach
-from vtg_r1.tiny_base import (
+from vtg_r1.core.prompts import is_well_formed, parse_span
+from vtg_r1.data.toyworld import LEVELS, make_world, queries
+from vtg_r1.experiments.thinking import by_level, lesson, lessons, teach
+from vtg_r1.experiments.tiny_base import (
     BASE_WORLD,
     Clip,
     batches,
@@ -23,7 +23,7 @@ from vtg_r1.tiny_base import (
     what_at,
     when_loosely,
 )
-from vtg_r1.toyworld import LEVELS, make_world, queries
+from vtg_r1.models.loading import build_tiny, load_model, load_processor
 
 CIRCLE, CROSS = {"name": "red circle", "spans": [[3, 6], [9, 12]], "quarter": 0}, {"name": "blue cross", "spans": [[5, 9]], "quarter": 1}
 PLAY = {"seconds": 15, "step": 1, "events": [CIRCLE, CROSS]}

@@ -17,18 +17,20 @@ import pytest
 from torture.make_videos import encode, flipped, huge_picture, patched, rotated
 from torture.responses import RANGES, milliseconds, paid, pathological
 
-from vtg_r1 import guard, prompts, rewards
+from vtg_r1 import rewards
 from vtg_r1.cli import main
-from vtg_r1.decoders import BACKENDS, installed
-from vtg_r1.frame_cache import FrameCache
-from vtg_r1.guard import Guard
-from vtg_r1.inputs import View, show
-from vtg_r1.models import load_model
-from vtg_r1.quality import probe_each
-from vtg_r1.runs import project_root
-from vtg_r1.samples import LONGEST_LINE, MOST_BAD, Sample, SampleError, load_samples, read_samples
-from vtg_r1.training import find_videos
-from vtg_r1.video import VideoError, probe, read_frames
+from vtg_r1.core import prompts as prompts
+from vtg_r1.core.samples import LONGEST_LINE, MOST_BAD, Sample, SampleError, load_samples, read_samples
+from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.validation import probe_each
+from vtg_r1.models.loading import load_model
+from vtg_r1.runs.run import project_root
+from vtg_r1.train.trainer import find_videos
+from vtg_r1.video import sandbox as guard
+from vtg_r1.video.cache import FrameCache
+from vtg_r1.video.decoders import BACKENDS, installed
+from vtg_r1.video.reader import VideoError, probe, read_frames
+from vtg_r1.video.sandbox import Guard
 
 TESTS = Path(__file__).parent
 
@@ -87,7 +89,7 @@ def counting(good: Path, folder: Path) -> Path:
 
 def test_a_file_that_aborts_the_decoder_costs_one_exception(good, tmp_path):
     bad = counting(good, tmp_path)
-    code = "import sys; from vtg_r1.video import read_frames; read_frames(sys.argv[1], guard=None)"
+    code = "import sys; from vtg_r1.video.reader import read_frames; read_frames(sys.argv[1], guard=None)"
     assert subprocess.run([sys.executable, "-c", code, bad], check=False, capture_output=True).returncode < 0, (
         "decord no longer dies of this: find another file"
     )
@@ -110,7 +112,7 @@ def test_one_bad_file_does_not_end_the_check_of_a_folder(good, tmp_path):
 STALL = """
 import os, sys, time
 from pathlib import Path
-from vtg_r1 import guard
+from vtg_r1.video import sandbox as guard
 def held(path):
     Path(path).write_text(str(os.getpid()))
     time.sleep(600)
@@ -134,7 +136,7 @@ def test_limits_of_time_and_memory_and_what_a_decoder_prints(tmp_path, monkeypat
 ORPHAN = """
 import sys, os, signal, threading, time
 from pathlib import Path
-from vtg_r1 import guard
+from vtg_r1.video import sandbox as guard
 guard._SERVE = sys.argv[2]
 threading.Thread(target=lambda: guard.guarded(sys.argv[1], guard.Guard(4, 1.5), do="hold"), daemon=True).start()
 while not Path(sys.argv[1]).exists() or not Path(sys.argv[1]).read_text(): time.sleep(0.05)
@@ -174,7 +176,7 @@ def test_children_are_used_again_killed_ones_replaced_and_forks_have_their_own(g
 
 def test_modules_beside_the_videos_are_not_run(good, tmp_path):
     (tmp_path / "decord.py").write_text("raise SystemExit('run')")
-    code = f"from vtg_r1.video import probe; print(len(probe({str(good)!r})))"
+    code = f"from vtg_r1.video.reader import probe; print(len(probe({str(good)!r})))"
     out = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False
     )
@@ -368,8 +370,8 @@ def test_a_line_of_100_megabytes_is_passed_over_not_held(tmp_path):
     row = '{"qid": "%s", "video": "a.mp4", "duration": 9, "query": "q", "spans": [[1, 2]]}\n'
     with open(tmp_path / "s.jsonl", "w") as f:
         f.write(row % "a" + row % ("x" * 10**8) + row % "b" + "y" * 10**8)
-    code = "import sys; from vtg_r1.samples import read_samples; s, r = read_samples(sys.argv[1]); assert [x.qid for x in s] == ['a', 'b'] and r.read == 4, r; assert all('longer than' in f.detail for f in r.dropped)"
-    assert peak_megabytes(code, tmp_path / "s.jsonl") < peak_megabytes("import vtg_r1.samples") + 4 * LONGEST_LINE / 1e6
+    code = "import sys; from vtg_r1.core.samples import read_samples; s, r = read_samples(sys.argv[1]); assert [x.qid for x in s] == ['a', 'b'] and r.read == 4, r; assert all('longer than' in f.detail for f in r.dropped)"
+    assert peak_megabytes(code, tmp_path / "s.jsonl") < peak_megabytes("import vtg_r1.core.samples") + 4 * LONGEST_LINE / 1e6
 
 
 def test_a_line_as_long_as_allowed_is_read(tmp_path):
@@ -385,7 +387,7 @@ def test_a_file_of_nothing_but_bad_records_is_given_up(tmp_path):
     (tmp_path / "n.jsonl").write_bytes(b"1\n" * (MOST_BAD + 2))
     with pytest.raises(SampleError, match="more than 100,000 lines are no samples"):
         read_samples(tmp_path / "n.jsonl")
-    from vtg_r1.datasets import read_dataset
+    from vtg_r1.data.readers import read_dataset
 
     with pytest.raises(SampleError, match="more than 100,000 records are not of this form") as e:
         read_dataset("jsonl", tmp_path / "n.jsonl")
@@ -393,7 +395,7 @@ def test_a_file_of_nothing_but_bad_records_is_given_up(tmp_path):
 
 
 def test_messages_are_short_whatever_the_file_holds(tmp_path):
-    from vtg_r1.datasets import read_dataset
+    from vtg_r1.data.readers import read_dataset
 
     for content in (
         '{"qid": "%s", "video": "a"}' % ("x" * 10**6),
@@ -422,7 +424,7 @@ def test_messages_are_short_whatever_the_file_holds(tmp_path):
     ],
 )
 def test_a_sample_that_could_not_be_written_is_not_read(extra):
-    from vtg_r1.samples import from_dict
+    from vtg_r1.core.samples import from_dict
 
     good = {"qid": "a", "video": "a.mp4", "duration": 9, "query": "q", "spans": [[1, 2]]}
     assert from_dict(good).qid == "a"
@@ -431,7 +433,7 @@ def test_a_sample_that_could_not_be_written_is_not_read(extra):
 
 
 def test_readers_that_took_what_they_should_not(tmp_path):
-    from vtg_r1.datasets import read_dataset
+    from vtg_r1.data.readers import read_dataset
 
     cases = [
         ("hirest", "a.json", "3", "is a dict or list"),
@@ -462,7 +464,7 @@ def test_readers_that_took_what_they_should_not(tmp_path):
 def test_plain_pickles_are_read_without_the_unpickler(protocol):
     import pickle
 
-    from vtg_r1.datasets import _plain_pickle
+    from vtg_r1.data.readers import _plain_pickle
 
     name = "dog"
     data = {
@@ -573,9 +575,9 @@ def test_the_search_finds(bad):
     assert sins(bad)
 
 
-@pytest.mark.parametrize("path", sorted((project_root() / "vtg_r1").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((project_root() / "vtg_r1").rglob("*.py")), ids=lambda p: p.name)
 def test_the_package_runs_nothing_it_reads(path):
-    allowed = ["calls exec", "calls compile"] if path.name == "runs.py" else []  # the stage notebook that the user named, cell by cell
+    allowed = ["calls exec", "calls compile"] if path.name == "run.py" else []  # the stage notebook that the user named, cell by cell
     assert sins(path.read_text(encoding="utf-8")) == allowed
 
 
@@ -599,7 +601,7 @@ def test_a_model_whose_weights_are_a_pickle_is_refused(tmp_path):
 
     import torch
 
-    from vtg_r1.models import model_path
+    from vtg_r1.models.loading import model_path
 
     folder = shutil.copytree(model_path("tiny"), tmp_path / "m")
 

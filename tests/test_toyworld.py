@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from vtg_r1.samples import load_samples
-from vtg_r1.spans import tiou
-from vtg_r1.toyworld import COLOURS, LEVELS, NEW_PAIRINGS, REASONING, World, make_world, queries, read_scripts, script, toy_teacher
-from vtg_r1.video import read_frames
+from vtg_r1.core.samples import load_samples
+from vtg_r1.core.spans import tiou
+from vtg_r1.data.toyworld import COLOURS, LEVELS, NEW_PAIRINGS, REASONING, World, make_world, queries, read_scripts, script, toy_teacher
+from vtg_r1.video.reader import read_frames
 
 
 def test_same_seed_same_annotation_and_same_pictures(tmp_path):

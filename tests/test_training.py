@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
+from vtg_r1.core.prompts import completion_text
+from vtg_r1.core.samples import SampleError, write_jsonl
+from vtg_r1.data.model_inputs import View, training_set
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import advantages, grpo_trainer
-from vtg_r1.inputs import View, training_set
-from vtg_r1.models import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
-from vtg_r1.prompts import completion_text
-from vtg_r1.samples import SampleError, write_jsonl
+from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
 from vtg_r1.sft import sft_trainer, target_response
-from vtg_r1.toyworld import read_scripts, toy_teacher
-from vtg_r1.training import fit, read_annotations, save_policy
+from vtg_r1.train.trainer import fit, read_annotations, save_policy
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_advantages_use_the_population_deviation():
 
 
 def test_grpo_asks_what_evaluation_asks(toy_samples, view):
-    from vtg_r1.inputs import show
+    from vtg_r1.data.model_inputs import show
 
     row, shown = training_set(toy_samples, view)[0], show(toy_samples[0], view)
     assert row["prompt"] == shown["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(shown["images"]) == 16
@@ -78,9 +78,9 @@ def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samp
 
 
 def test_every_file_of_a_stage_stands_in_its_manifest(toy_samples, world, tmp_path, monkeypatch):
-    from vtg_r1 import training
     from vtg_r1.difficulty import stage_plan
-    from vtg_r1.runs import read_manifest, sha256, start_run
+    from vtg_r1.runs.run import read_manifest, sha256, start_run
+    from vtg_r1.train import trainer as training
 
     for name, (_, dials) in training.TOY_HELD_OUT.items():
         monkeypatch.setitem(training.TOY_HELD_OUT, name, (6, dials))
@@ -155,7 +155,7 @@ def test_a_file_without_a_usable_record_says_why(tmp_path):
 def test_all_weights_are_trained_in_float32_and_kept_as_they_were_read(taught, view, tmp_path):
     import torch
 
-    from vtg_r1.training import save_trained
+    from vtg_r1.train.trainer import save_trained
 
     processor = load_processor("tiny")
     recipe = dict(epochs=3, batch_size=4, micro_batch=4, learning_rate=1e-6, save_steps=2)  # a checkpoint notes its own precision

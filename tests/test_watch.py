@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from vtg_r1.watch import PlateauStop, plateaued
+from vtg_r1.train.callbacks import PlateauStop, plateaued
 
 RISING = [0.02 * step for step in range(40)]
 

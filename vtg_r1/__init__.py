@@ -9,14 +9,14 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PARTS = {  # part → its names that are shown here; never a part's own name, which importing that part would put in its place
-    "spans": ("tiou",),
-    "samples": ("Sample", "read_samples"),
-    "prompts": ("grounding_prompt", "parse_span", "parse_spans"),
+    "core.spans": ("tiou",),
+    "core.samples": ("Sample", "read_samples"),
+    "core.prompts": ("grounding_prompt", "parse_span", "parse_spans"),
     "rewards": ("tiou_reward", "format_reward", "paper_reward"),
-    "metrics": ("grounding_metrics",),
-    "datasets": ("read_dataset",),
-    "benchmarks": ("load_benchmark", "read_predictions", "score"),
-    "models": ("load_model", "load_processor"),
+    "core.metrics": ("grounding_metrics",),
+    "data.readers": ("read_dataset",),
+    "data.official_benchmarks": ("load_benchmark", "read_predictions", "score"),
+    "models.loading": ("load_model", "load_processor"),
 }
 _OF = {name: part for part, names in _PARTS.items() for name in names}
 __all__ = ["__version__", *_OF]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import whole_folder
-from .grid import references
-from .plots import looks_of, style
-from .runs import RunError, read_manifest, resolve
-from .samples import iter_jsonl
-from .verdicts import claim_arms, metric, paired
+from .core.atomic_files import whole_folder
+from .core.plots import looks_of, style
+from .core.samples import iter_jsonl
+from .runs.experiment_grid import references
+from .runs.run import RunError, read_manifest, resolve
+from .runs.verdicts import claim_arms, metric, paired
 
 # %% ../nbs/06_ablations.ipynb #ea673c2c
 def grid_arms(grid: dict) -> dict[str, dict]:  # name → {"row", "label", "score"?}

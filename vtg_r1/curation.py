@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import iter_rows, read_dataset, video_id
-from .files import naming
-from .plots import draw_cases, draw_histogram, legend_of, looks_of, style
-from .prompts import is_well_formed, response_text, think_block
-from .quality import probe_each
-from .runs import sha256, write_json
-from .samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_jsonl
+from .core.atomic_files import naming
+from .core.plots import draw_cases, draw_histogram, legend_of, looks_of, style
+from .core.prompts import is_well_formed, response_text, think_block
+from .core.samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_jsonl
+from .data.readers import iter_rows, read_dataset, video_id
+from .data.validation import probe_each
+from .runs.run import sha256, write_json
 
 # %% ../nbs/01_curation.ipynb #6b57d345
 def write_files(
@@ -109,7 +109,7 @@ def _digest(entry: dict) -> list[str]:
 # %% ../nbs/01_curation.ipynb #2b81164f
 def read_source(
     path: str | Path,  # a file, or what `load_dataset` takes
-    dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.datasets.READERS`
+    dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.data.readers.READERS`
     past_end: str = "clip",  # ends past the video: "clip", "keep" or "drop"
     **options,  # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are drawn
@@ -281,7 +281,7 @@ def answered(
     pool: Path,  # pool.jsonl
     kind: str,  # "simulated", "given", or "endpoint"
     seed: int = 0,  # of the simulated teacher
-    endpoint=None,  # (Teacher, View, log path) of `vtg_r1.teacher`
+    endpoint=None,  # (Teacher, View, log path) of `vtg_r1.data.teacher`
     world: Path | None = None,  # the simulated teacher's toy world
     reasoning: str = "medium",  # the simulated teacher's: "none", "short", "medium" or "long"
 ) -> Iterator[Sample]:  # in the pool's order
@@ -290,12 +290,12 @@ def answered(
     if kind == "given":
         return samples
     if kind == "simulated":
-        from vtg_r1.toyworld import read_scripts, toy_teacher
+        from vtg_r1.data.toyworld import read_scripts, toy_teacher
 
         scripts = read_scripts(world)
         return (replace(s, teacher=toy_teacher(s, scripts, seed, reasoning)) for s in samples)
     if kind == "endpoint":
-        from vtg_r1.teacher import with_teacher
+        from vtg_r1.data.teacher import with_teacher
 
         return with_teacher(samples, *endpoint)
     raise ValueError(f"teacher must be 'simulated', 'endpoint' or 'given', got {kind!r}")
@@ -535,10 +535,10 @@ def plot_filter(
 # %% ../nbs/01_curation.ipynb #c0d6bf84
 def plot_sample(
     sample: Sample,  # with `teacher`
-    view,  # a `vtg_r1.inputs.View`
+    view,  # a `vtg_r1.data.model_inputs.View`
 ):  # a matplotlib figure
     "Frames of a sample over time, the true moments and the teacher's below them."
-    from vtg_r1.video import read_frames, video_path
+    from vtg_r1.video.reader import read_frames, video_path
 
     pictures, times = read_frames(video_path(view.video_root, sample.video), 8, 128 * 28 * 28, sample.clip, backend=view.backend)
     said = [sample.teacher["span"]] if sample.teacher["span"] else []

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .bad_days import data_history, note_left_out
-from .files import Busy, lock
-from .inference import by_video
-from .prompts import parse_span
-from .runs import from_all, note_files, resolve
-from .samples import Sample, SampleError, append_jsonl, iter_jsonl, load_samples
-from .spans import tiou
+from .core.atomic_files import Busy, lock
+from .core.prompts import parse_span
+from .core.samples import Sample, SampleError, append_jsonl, iter_jsonl, load_samples
+from .core.spans import tiou
+from .models.generation import by_video
+from .runs.run import from_all, note_files, resolve
+from .train.nan_guard import data_history, note_left_out
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
 def difficulty(
@@ -55,7 +55,7 @@ def rollouts_to(
     "Rollouts of a policy on samples; a second call goes on where the first stopped."
     from tqdm import tqdm
 
-    from vtg_r1.runs import set_seed
+    from vtg_r1.runs.run import set_seed
 
     batches = list(by_video(samples, batch_size))  # a video is seen once for its queries and all their rollouts
     with _in_turn(path := Path(path)):

@@ -10,13 +10,13 @@ from copy import copy
 
 import numpy as np
 
-from .bad_days import in_range
+from .core.samples import Sample
+from .data.model_inputs import View, training_set
 from .difficulty import Plan
-from .inputs import View, training_set
 from .rewards import format_reward, tiou_reward
-from .runs import processes, stage_main
-from .samples import Sample
-from .training import common_arguments, in_float32
+from .runs.run import processes, stage_main
+from .train.nan_guard import in_range
+from .train.trainer import common_arguments, in_float32
 
 # %% ../nbs/05_grpo.ipynb #6ed5f805
 def advantages(
@@ -160,10 +160,10 @@ def grpo_trainer(
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig, GRPOTrainer
 
-    from vtg_r1.bad_days import halting
-    from vtg_r1.native import NativeGRPOTrainer
-    from vtg_r1.see_once import SeeOnceGRPOTrainer
-    from vtg_r1.watch import Watch
+    from vtg_r1.train.callbacks import Watch
+    from vtg_r1.train.nan_guard import halting
+    from vtg_r1.train.native_video import NativeGRPOTrainer
+    from vtg_r1.train.shared_prefix import SeeOnceGRPOTrainer
 
     config = GRPOConfig(**grpo_arguments(folder, world=processes()[1], **recipe))
     if config.use_vllm and view.encoding == "native":

@@ -13,8 +13,8 @@ from functools import partial, update_wrapper
 
 import numpy as np
 
-from .prompts import completion_text, is_well_formed, parse_answer, parse_spans
-from .spans import best, giou, length, plain_rows, tiou
+from .core.prompts import completion_text, is_well_formed, parse_answer, parse_spans
+from .core.spans import best, giou, length, plain_rows, tiou
 
 # %% ../nbs/02_rewards.ipynb #cc4000d4
 _NO_SPAN = [np.nan, np.nan]

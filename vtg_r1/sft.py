@@ -6,12 +6,12 @@
 __all__ = ['TARGETS', 'LEAST', 'POSITIVE', 'target_response', 'sft_arguments', 'sft_trainer']
 
 # %% ../nbs/03_sft.ipynb #7007bf39
-from .bad_days import in_range
-from .inputs import View, training_set
-from .prompts import is_well_formed, parse_span, response_text
-from .runs import processes, stage_main
-from .samples import Sample, SampleError
-from .training import common_arguments, in_float32
+from .core.prompts import is_well_formed, parse_span, response_text
+from .core.samples import Sample, SampleError
+from .data.model_inputs import View, training_set
+from .runs.run import processes, stage_main
+from .train.nan_guard import in_range
+from .train.trainer import common_arguments, in_float32
 
 # %% ../nbs/03_sft.ipynb #5473ca71
 def target_response(
@@ -86,8 +86,8 @@ def sft_trainer(
     "TRL's SFT trainer on the teacher's responses, loss on the response only."
     from trl import SFTConfig, SFTTrainer
 
-    from vtg_r1.bad_days import halting
-    from vtg_r1.native import native_collator
+    from vtg_r1.train.nan_guard import halting
+    from vtg_r1.train.native_video import native_collator
 
     if target not in TARGETS:
         raise ValueError(f"target must be one of {sorted(TARGETS)}, got {target!r}")

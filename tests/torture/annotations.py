@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vtg_r1.datasets import READERS, read_dataset
-from vtg_r1.quality import quality, quality_text
-from vtg_r1.samples import SampleError, from_dict, load_samples, read_samples, write_jsonl
+from vtg_r1.core.samples import SampleError, from_dict, load_samples, read_samples, write_jsonl
+from vtg_r1.data.readers import READERS, read_dataset
+from vtg_r1.data.validation import quality, quality_text
 
 LINE = {"qid": "a", "query": "a dog barks", "duration": 9.0, "vid": "v1", "relevant_windows": [[1, 2], [3, 4]]}
 CAPTIONS = {

@@ -6,8 +6,9 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from vtg_r1 import prompts, rewards
-from vtg_r1.metrics import grounding_metrics, mean_ap
+from vtg_r1 import rewards
+from vtg_r1.core import prompts as prompts
+from vtg_r1.core.metrics import grounding_metrics, mean_ap
 
 PIECES = [
     "<think>",

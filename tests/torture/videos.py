@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vtg_r1.decoders import installed
-from vtg_r1.guard import Guard
-from vtg_r1.video import VideoError, probe, read_frames
+from vtg_r1.video.decoders import installed
+from vtg_r1.video.reader import VideoError, probe, read_frames
+from vtg_r1.video.sandbox import Guard
 
 from .make_videos import make_variants
 
