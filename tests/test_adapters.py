@@ -6,11 +6,11 @@ import dataclasses
 import pytest
 import torch
 
+from vtg_r1.core.runtime import RunError, set_seed
 from vtg_r1.data.model_inputs import View
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
-from vtg_r1.runs.run import RunError, set_seed
 from vtg_r1.sft import sft_trainer
 from vtg_r1.train.trainer import fit, load_policy, merged_onto_base, save_trained
 

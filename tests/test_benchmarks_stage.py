@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from vtg_r1.core.runtime import RunError
 from vtg_r1.core.samples import Sample, load_samples
 from vtg_r1.data.model_inputs import View, show, training_set
 from vtg_r1.models.generation import vllm_backend
 from vtg_r1.models.loading import weights_key
-from vtg_r1.runs.run import RunError, run_notebook
+from vtg_r1.runs.execute import run_notebook
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "nbs/07_benchmarks.ipynb"

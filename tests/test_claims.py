@@ -25,13 +25,17 @@ from vtg_r1.ablations import (
     wanted_arms,
 )
 from vtg_r1.cli import main
+from vtg_r1.core.atomic_files import write_json
 from vtg_r1.core.prompts import response_text
+from vtg_r1.core.runtime import RunError, resolve, sha256
 from vtg_r1.core.samples import Sample, SampleError, write_jsonl
+from vtg_r1.core.stats import holm, t_quantile
 from vtg_r1.data.model_inputs import View
 from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
+from vtg_r1.runs.execute import check_parameters, check_values, known_parameters
 from vtg_r1.runs.experiment_grid import grid_jobs, read_grid, results, run_jobs
-from vtg_r1.runs.run import RunError, check_parameters, check_values, known_parameters, read_manifest, resolve, sha256, write_json
-from vtg_r1.runs.verdicts import claim_arms, claim_record, contrast, holm, judge, paired, t_quantile
+from vtg_r1.runs.run import read_manifest
+from vtg_r1.runs.verdicts import claim_arms, claim_record, contrast, judge, paired
 from vtg_r1.train.trainer import subsample
 
 GRID = "configs/claims.yaml"
@@ -170,7 +174,7 @@ def test_curves_of_a_run_are_smoothed_over_its_last_steps():
 
 
 def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monkeypatch):
-    monkeypatch.setattr("vtg_r1.runs.run.project_root", lambda: tmp_path)
+    monkeypatch.setattr("vtg_r1.runs.execute.project_root", lambda: tmp_path)
     runs = tmp_path / "outputs" / "ablations"
     with pytest.raises(RunError, match="no finished full run"):
         latest()

@@ -19,9 +19,11 @@ import pytest
 from vtg_r1 import cli
 from vtg_r1.cli import build_parser, main
 from vtg_r1.core.samples import load_samples
-from vtg_r1.models.ground import Manner, cut, how_to_ask
+from vtg_r1.models.ground import Manner, how_to_ask
 from vtg_r1.runs.run import start_run
-from vtg_r1.video.reader import VideoError, probe, read_frames
+from vtg_r1.video.cut import cut
+from vtg_r1.video.decoders import VideoError
+from vtg_r1.video.reader import probe, read_frames
 
 COMMANDS = ["ground", "run", "score", "data check", "data convert", "data curate", "push", "demo", "view", "env"]
 
@@ -338,8 +340,8 @@ def test_convert_names_the_rows_it_leaves_out(tmp_path, capsys):
 
 def test_the_examples_of_run_name_parameters(capsys):
     "What the help of `run` shows is accepted: every -p is a parameter of its notebook, and a GRPO run on own data has its model and table."
-    from vtg_r1.cli import given_parameters
-    from vtg_r1.runs.run import known_parameters, resolve
+    from vtg_r1.core.runtime import resolve
+    from vtg_r1.runs.execute import given_parameters, known_parameters
 
     examples = vtg(capsys, "run", "--help")[1].split("examples:\n")[1].split("\n\n")[0].splitlines()
     for line in examples:

@@ -201,9 +201,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 
 def test_killed_and_resumed_files_are_identical():
     "The benchmark of the full 56K, small: three kills, byte equality, nothing asked twice."
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "perf" / "curation.py"), "--pool", "1400"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(Path(__file__).parents[1] / "perf" / "curation.py"), "--pool", "1400"], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert found["identical"] and found["asked_twice"] == 0 and found["pool"] == 1400 and len(found["kills"]) == 3
@@ -309,7 +307,7 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
 
 
 def run_stage(folder, **parameters):
-    from vtg_r1.runs.run import run_notebook
+    from vtg_r1.runs.execute import run_notebook
 
     return run_notebook("nbs/01_curation.ipynb", {"outputs_dir": str(folder), "toy_videos": 8, **parameters}, progress=False)
 
@@ -357,8 +355,9 @@ def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
 def test_the_papers_configuration_names_known_parameters_and_datasets():
     import yaml
 
+    from vtg_r1.core.runtime import project_root
     from vtg_r1.data.readers import READERS
-    from vtg_r1.runs.run import check_parameters, known_parameters, project_root
+    from vtg_r1.runs.execute import check_parameters, known_parameters
 
     config = yaml.safe_load((project_root() / "configs" / "curation_paper.yaml").read_text())
     check_parameters(config, known_parameters(project_root() / "nbs" / "01_curation.ipynb"))

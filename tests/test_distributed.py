@@ -11,11 +11,13 @@ import pytest
 
 from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
+from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.model_inputs import View
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.models.loading import load_model, load_processor
-from vtg_r1.runs.run import project_root, read_manifest, run_here
+from vtg_r1.runs.execute import run_here
+from vtg_r1.runs.run import read_manifest
 
 pytestmark = pytest.mark.distributed
 CLEAN = multiprocessing.get_context("forkserver")
@@ -76,8 +78,8 @@ def train(rank, world_size, port, samples, view, folder):
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
     import torch
 
+    from vtg_r1.core.runtime import set_seed
     from vtg_r1.grpo import grpo_trainer
-    from vtg_r1.runs.run import set_seed
     from vtg_r1.train.trainer import fit
 
     torch.set_num_threads(1)

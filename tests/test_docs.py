@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from vtg_r1.ablations import published_table
-from vtg_r1.runs.run import project_root, write_json
+from vtg_r1.core.atomic_files import write_json
+from vtg_r1.core.runtime import project_root
 from vtg_r1.runs.verdicts import claim_record
 
 ROOT = project_root()

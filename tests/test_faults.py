@@ -18,15 +18,18 @@ import numpy as np
 import pytest
 
 from vtg_r1.core.atomic_files import DiskFull, append
+from vtg_r1.core.runtime import RunError, project_root
 from vtg_r1.core.samples import iter_jsonl, load_samples
 from vtg_r1.data.model_inputs import View, show
 from vtg_r1.data.teacher import Log
 from vtg_r1.runs import run as runs
-from vtg_r1.runs.run import RunError, project_root, read_manifest, run_folder, run_notebook, start_run
-from vtg_r1.train.trainer import is_complete, last_checkpoint
+from vtg_r1.runs.execute import run_notebook
+from vtg_r1.runs.run import read_manifest, run_folder, start_run
+from vtg_r1.train.checkpoints import is_complete, last_checkpoint
 from vtg_r1.video import sandbox as guard
 from vtg_r1.video.cache import FrameCache, _make_room, _unpack
-from vtg_r1.video.reader import VideoError, probe
+from vtg_r1.video.decoders import VideoError
+from vtg_r1.video.reader import probe
 from vtg_r1.video.sandbox import Guard, guarded
 
 YEAR_2040, YEAR_1970 = 2_208_988_800, 0
@@ -201,7 +204,7 @@ def test_a_cache_entry_is_whole_and_the_halves_of_the_killed_go_after_an_hour(tm
 
 CHECKPOINTS = """
 import shutil
-from vtg_r1.train.trainer import seal_checkpoint
+from vtg_r1.train.checkpoints import seal_checkpoint
 def write(n):
     new = here / f"checkpoint-{n}"
     if new.exists(): shutil.rmtree(new)
@@ -368,7 +371,8 @@ from vtg_r1.core.atomic_files import DiskFull, whole_folder
 from vtg_r1.video.cache import FrameCache
 from vtg_r1.core.plots import save_figure
 from vtg_r1.pages.review import Review
-from vtg_r1.runs.run import Run, write_json
+from vtg_r1.core.atomic_files import write_json
+from vtg_r1.runs.run import Run
 from vtg_r1.core.samples import append_jsonl, write_jsonl
 from vtg_r1.data.teacher import Log
 

@@ -12,7 +12,8 @@ import pytest
 
 from vtg_r1.data.model_inputs import View, show
 from vtg_r1.video.cache import FrameCache, Recent, cache_gigabytes
-from vtg_r1.video.reader import VideoError, read_frames
+from vtg_r1.video.decoders import VideoError
+from vtg_r1.video.reader import read_frames
 
 
 class Counted:

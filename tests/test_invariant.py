@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vtg_r1.core.prompts import response_text
+from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import View
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.loading import build_tiny
-from vtg_r1.runs.run import set_seed
 from vtg_r1.train.trainer import fit
 from vtg_r1.video.reader import read_frames
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.runs.run import project_root
+from vtg_r1.core.runtime import project_root
 
 PACKAGE = project_root() / "vtg_r1"
 STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benchmarks")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vtg_r1.runs.run import project_root
+from vtg_r1.core.runtime import project_root
 
 sys.path.insert(0, str(project_root() / "perf"))
 import memory  # noqa: E402

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from vtg_r1.core.atomic_files import write_json
+from vtg_r1.core.runtime import RunError
 from vtg_r1.models.loading import TINY, TINY_PATH, made_by, note_policy, weights_key
-from vtg_r1.runs.run import RunError, read_manifest, start_run, write_json
+from vtg_r1.runs.run import read_manifest, start_run
 
 
 @pytest.fixture

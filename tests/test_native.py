@@ -7,13 +7,13 @@ import pytest
 import torch
 from test_score_once import qwen2_vl, qwen3_vl
 
+from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import View, show
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.generation import model_inputs
 from vtg_r1.models.loading import build_tiny, load_model, load_processor
-from vtg_r1.runs.run import set_seed
 from vtg_r1.sft import sft_trainer
 from vtg_r1.train.native_video import native_collator
 from vtg_r1.train.trainer import fit

@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from vtg_r1.cli import build_parser, main
+from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.core.samples import iter_jsonl, load_samples
-from vtg_r1.runs.run import known_parameters, project_root, read_manifest, resolve
+from vtg_r1.runs.execute import known_parameters
+from vtg_r1.runs.run import read_manifest
 
 PAGE = project_root() / "nbs/own_data.ipynb"
 FEW = {"03_sft": "steps 2", "05_grpo": "steps 2 -p prompts_per_step 2 -p generations 4 -p micro_batch 8"}

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import vtg_r1
-from vtg_r1.runs.run import project_root
+from vtg_r1.core.runtime import project_root
 
 LIGHT = [
     "vtg_r1",

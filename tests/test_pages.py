@@ -23,7 +23,8 @@ from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.models.loading import TINY_PATH
 from vtg_r1.pages.browser_video import preview
 from vtg_r1.pages.review import byte_range, inside, read_review, review, review_server, save_review
-from vtg_r1.video.reader import VideoError, probe
+from vtg_r1.video.decoders import VideoError
+from vtg_r1.video.reader import probe
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>{{value}}${1+1}"

@@ -11,9 +11,10 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from trl import GRPOConfig, SFTConfig
 
-from vtg_r1.cli import build_parser, given_parameters, main
+from vtg_r1.cli import build_parser, main
+from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.grpo import grpo_arguments
-from vtg_r1.runs.run import known_parameters, project_root, resolve
+from vtg_r1.runs.execute import given_parameters, known_parameters
 from vtg_r1.sft import sft_arguments
 
 PRESETS = ["paper_7b", "qwen3_vl", "single_gpu_lora", "toy"]

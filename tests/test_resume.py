@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.difficulty import make_plan
-from vtg_r1.runs.run import project_root, read_manifest, run_here
-from vtg_r1.train.trainer import is_complete, last_checkpoint
+from vtg_r1.runs.execute import run_here
+from vtg_r1.runs.run import read_manifest
+from vtg_r1.train.checkpoints import is_complete, last_checkpoint
 
 pytestmark = pytest.mark.resume
 KILLS = int(os.environ.get("VTG_R1_KILLS", 1))

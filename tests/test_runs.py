@@ -10,20 +10,10 @@ import sys
 import nbformat
 import pytest
 
-from vtg_r1.cli import UserError, given_parameters, main
-from vtg_r1.runs.run import (
-    RunError,
-    check_values,
-    collect_parameters,
-    known_parameters,
-    note_files,
-    project_root,
-    read_manifest,
-    sha256,
-    stage_name,
-    start_run,
-    upstream,
-)
+from vtg_r1.cli import main
+from vtg_r1.core.runtime import RunError, UserError, project_root, sha256
+from vtg_r1.runs.execute import check_values, collect_parameters, given_parameters, known_parameters, stage_name, upstream
+from vtg_r1.runs.run import note_files, read_manifest, start_run
 
 ROOT = project_root()
 STAGES = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))

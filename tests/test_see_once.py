@@ -13,10 +13,10 @@ from PIL import Image
 from test_score_once import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
+from vtg_r1.core.runtime import set_seed
 from vtg_r1.data.model_inputs import View
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.loading import build_tiny, load_model, load_processor, lora_config
-from vtg_r1.runs.run import set_seed
 from vtg_r1.train.shared_prefix import SeeOnceGRPOTrainer, plant, same_prompts
 from vtg_r1.train.trainer import common_arguments
 

@@ -264,7 +264,7 @@ def test_video_url_requests(world, teacher):
 
 def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
-    from vtg_r1.runs.run import run_notebook
+    from vtg_r1.runs.execute import run_notebook
 
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
     facts = dict(

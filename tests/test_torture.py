@@ -20,16 +20,16 @@ from torture.responses import RANGES, milliseconds, paid, pathological
 from vtg_r1 import rewards
 from vtg_r1.cli import main
 from vtg_r1.core import prompts as prompts
+from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import LONGEST_LINE, MOST_BAD, Sample, SampleError, load_samples, read_samples
 from vtg_r1.data.model_inputs import View, show
 from vtg_r1.data.validation import probe_each
 from vtg_r1.models.loading import load_model
-from vtg_r1.runs.run import project_root
 from vtg_r1.train.trainer import find_videos
 from vtg_r1.video import sandbox as guard
 from vtg_r1.video.cache import FrameCache
-from vtg_r1.video.decoders import BACKENDS, installed
-from vtg_r1.video.reader import VideoError, probe, read_frames
+from vtg_r1.video.decoders import BACKENDS, VideoError, installed
+from vtg_r1.video.reader import probe, read_frames
 from vtg_r1.video.sandbox import Guard
 
 TESTS = Path(__file__).parent

@@ -78,8 +78,9 @@ def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samp
 
 
 def test_every_file_of_a_stage_stands_in_its_manifest(toy_samples, world, tmp_path, monkeypatch):
+    from vtg_r1.core.runtime import sha256
     from vtg_r1.difficulty import stage_plan
-    from vtg_r1.runs.run import read_manifest, sha256, start_run
+    from vtg_r1.runs.run import read_manifest, start_run
     from vtg_r1.train import trainer as training
 
     for name, (_, dials) in training.TOY_HELD_OUT.items():

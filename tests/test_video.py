@@ -7,7 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from vtg_r1.video.reader import VideoError, fit_size, pick_frames, probe, read_frames
+from vtg_r1.video.decoders import VideoError
+from vtg_r1.video.reader import fit_size, pick_frames, probe, read_frames
 
 
 def write(path, milliseconds, audio_from=None, size=(64, 48)):

@@ -14,9 +14,10 @@ import numpy as np
 
 from .core.atomic_files import whole_folder
 from .core.plots import looks_of, style
+from .core.runtime import RunError, resolve
 from .core.samples import iter_jsonl
 from .runs.experiment_grid import references
-from .runs.run import RunError, read_manifest, resolve
+from .runs.run import read_manifest
 from .runs.verdicts import claim_arms, metric, paired
 
 # %% ../nbs/06_ablations.ipynb #ea673c2c

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from .core.metrics import THRESHOLDS, bootstrap_ci
+from .core.runtime import RunError, resolve
 from .core.samples import Sample, iter_jsonl
 from .core.spans import length
 from .data.model_inputs import View
 from .data.official_benchmarks import Prediction, per_query
-from .runs.run import Run, RunError, read_manifest, resolve
+from .runs.run import Run, read_manifest
 from .video.reader import read_frames, video_path
 
 # %% ../nbs/07_benchmarks.ipynb #e6e09b94

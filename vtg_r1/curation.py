@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.atomic_files import naming
+from .core.atomic_files import naming, write_json
 from .core.plots import draw_cases, draw_histogram, legend_of, looks_of, style
 from .core.prompts import is_well_formed, response_text, think_block
+from .core.runtime import sha256
 from .core.samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_jsonl
 from .data.readers import iter_rows, read_dataset, video_id
 from .data.validation import probe_each
-from .runs.run import sha256, write_json
 
 # %% ../nbs/01_curation.ipynb #6b57d345
 def write_files(

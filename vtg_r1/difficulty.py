@@ -18,10 +18,11 @@ import numpy as np
 
 from .core.atomic_files import Busy, lock
 from .core.prompts import parse_span
+from .core.runtime import from_all, resolve
 from .core.samples import Sample, SampleError, append_jsonl, iter_jsonl, load_samples
 from .core.spans import tiou
 from .models.generation import by_video
-from .runs.run import from_all, note_files, resolve
+from .runs.run import note_files
 from .train.nan_guard import data_history, note_left_out
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
@@ -55,7 +56,7 @@ def rollouts_to(
     "Rollouts of a policy on samples; a second call goes on where the first stopped."
     from tqdm import tqdm
 
-    from vtg_r1.runs.run import set_seed
+    from vtg_r1.core.runtime import set_seed
 
     batches = list(by_video(samples, batch_size))  # a video is seen once for its queries and all their rollouts
     with _in_turn(path := Path(path)):

@@ -10,11 +10,12 @@ from copy import copy
 
 import numpy as np
 
+from .core.runtime import processes
 from .core.samples import Sample
 from .data.model_inputs import View, training_set
 from .difficulty import Plan
 from .rewards import format_reward, tiou_reward
-from .runs.run import processes, stage_main
+from .runs.execute import stage_main
 from .train.nan_guard import in_range
 from .train.trainer import common_arguments, in_float32
 

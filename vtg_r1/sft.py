@@ -7,9 +7,10 @@ __all__ = ['TARGETS', 'LEAST', 'POSITIVE', 'target_response', 'sft_arguments', '
 
 # %% ../nbs/03_sft.ipynb #7007bf39
 from .core.prompts import is_well_formed, parse_span, response_text
+from .core.runtime import processes
 from .core.samples import Sample, SampleError
 from .data.model_inputs import View, training_set
-from .runs.run import processes, stage_main
+from .runs.execute import stage_main
 from .train.nan_guard import in_range
 from .train.trainer import common_arguments, in_float32
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vtg_r1.video.decoders import installed
-from vtg_r1.video.reader import VideoError, probe, read_frames
+from vtg_r1.video.decoders import VideoError, installed
+from vtg_r1.video.reader import probe, read_frames
 from vtg_r1.video.sandbox import Guard
 
 from .make_videos import make_variants

@@ -8,7 +8,8 @@ import textwrap
 from pathlib import Path
 
 
-from ..runs.run import UserError, given_parameters
+from ..core.runtime import UserError
+from ..runs.execute import given_parameters
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -99,8 +100,10 @@ vtg-r1 ground match.mp4 "a goal" --model Qwen/Qwen2.5-VL-7B-Instruct --clip goal
 def _ground(args) -> int:
     from dataclasses import asdict, replace
 
-    from ..models.ground import Manner, cut, ground, how_to_ask
-    from ..video.reader import VideoError, probe
+    from ..models.ground import Manner, ground, how_to_ask
+    from ..video.cut import cut
+    from ..video.decoders import VideoError
+    from ..video.reader import probe
 
     quiet_libraries()
     if empty := [i for i, query in enumerate(args.queries, 1) if not query.strip()]:
@@ -231,7 +234,7 @@ def _parameter_options(p: argparse.ArgumentParser) -> None:
 
 def run(args) -> int:
     "Handler of `vtg-r1 run`."
-    from ..runs.run import stage_name
+    from ..runs.execute import stage_name
 
     return _run_stage(args, args.notebook, given_parameters(args, stage_name(args.notebook)))
 
@@ -242,7 +245,9 @@ def _run_stage(args, notebook: str, parameters: dict) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     from ..core.atomic_files import DiskFull
-    from ..runs.run import RunError, read_manifest, run_notebook
+    from ..core.runtime import RunError
+    from ..runs.execute import run_notebook
+    from ..runs.run import read_manifest
 
     if not isinstance(name := parameters.get("run_name", ""), str):
         raise UserError(
@@ -561,7 +566,7 @@ vtg-r1 data curate --annotations answered.jsonl --videos my_videos --teacher giv
 
 
 def _data_curate(args) -> int:
-    from ..runs.run import project_root
+    from ..core.runtime import project_root
 
     for what in (args.annotations, args.videos):
         if not Path(what).exists():
@@ -616,7 +621,7 @@ def _push(args) -> int:
     from httpx import HTTPError
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    from ..runs.run import RunError, resolve
+    from ..core.runtime import RunError, resolve
     from ..pages.hub import push
 
     try:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.prompts import grounding_prompt, qa_prompt
+from ..core.runtime import resolve
 from ..core.samples import Sample
-from ..runs.run import resolve
 from ..video.cache import FrameCache, Recent, cache_folder, cache_gigabytes, file_identity
 from ..video.decoders import BACKENDS, default_backend
 from ..video.reader import fit_size, pick_frames, probe, read_frames, video_path

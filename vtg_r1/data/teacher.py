@@ -21,11 +21,12 @@ from urllib.parse import quote
 
 from ..core.atomic_files import append
 from ..core.prompts import grounding_prompt, parse_span
+from ..core.runtime import on_sigterm
 from ..core.samples import Sample
 from ..core.spans import tiou
 from .model_inputs import View, show
-from ..runs.run import on_sigterm
-from ..video.reader import VideoError, jpeg_uri
+from ..video.decoders import VideoError
+from ..video.reader import jpeg_uri
 
 # %% ../../nbs/parts/data/teacher.ipynb #96978196
 class TeacherError(RuntimeError):

@@ -53,8 +53,8 @@ def lengths(
 # %% ../../nbs/parts/data/validation.ipynb #7a2e921f
 def _probe_one(root: str | Path, video: str) -> tuple[float | None, str]:
     "Duration in seconds, or None and why it cannot be read."
-    from vtg_r1.video.decoders import default_backend
-    from vtg_r1.video.reader import VideoError, probe, video_path
+    from vtg_r1.video.decoders import VideoError, default_backend
+    from vtg_r1.video.reader import probe, video_path
 
     try:
         return probe(video_path(root, video), default_backend()).duration, ""

@@ -17,7 +17,7 @@ from ..core.samples import Sample, append_jsonl, iter_jsonl, write_jsonl
 from ..data.model_inputs import View, show
 from .loading import load_processor, model_path
 from .prefix_cache import inputs_once, prefill_once, same_video, shareable
-from ..video.reader import VideoError
+from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/generation.ipynb #009b44fb
 def processor_frames(

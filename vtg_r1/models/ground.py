@@ -19,7 +19,8 @@ from ..data.model_inputs import View
 from .generation import predict
 from .loading import TINY, model_path
 from ..runs.run import read_manifest
-from ..video.reader import VideoError, probe
+from ..video.decoders import VideoError
+from ..video.reader import probe
 
 # %% ../../nbs/parts/models/ground.ipynb #a2e7c7cf
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from ..runs.run import RunError, is_main, project_root, read_manifest, sha256
+from ..core.runtime import RunError, is_main, project_root, sha256
+from ..runs.run import read_manifest
 
 # %% ../../nbs/parts/models/loading.ipynb #ba114d5e
 TINY = "tiny"

@@ -20,7 +20,8 @@ from ..core.prompts import answer_block, format_time
 from ..core.samples import load_samples
 from ..core.spans import tiou
 from ..data.toyworld import World, make_world
-from ..video.reader import VideoError, jpeg_uri, probe, read_frames
+from ..video.decoders import VideoError
+from ..video.reader import jpeg_uri, probe, read_frames
 
 ASSETS = Path(__file__).parents[1] / "assets" / "pages"
 LONGEST_QUERY, MOST_QUERIES = 300, 8  # characters; sentences asked at once, which is what `predict` reads a video once for

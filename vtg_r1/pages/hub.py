@@ -9,7 +9,8 @@ __all__ = ['finished_run', 'files_to_push', 'card', 'push']
 import json
 from pathlib import Path
 
-from ..runs.run import RunError, read_manifest
+from ..core.runtime import RunError
+from ..runs.run import read_manifest
 
 # %% ../../nbs/parts/pages/hub.ipynb #714cd075
 _MODEL_FILES, _DATA_FILES = (".safetensors", ".json", ".txt", ".jinja", ".model"), (".jsonl",)

@@ -25,7 +25,8 @@ from ..core.atomic_files import whole_file
 from ..core.samples import Sample, SampleError, from_dict, iter_jsonl
 from ..core.spans import best
 from ..data.official_benchmarks import PredictionError, read_prediction
-from ..video.reader import VideoError, jpeg_uri, read_frames, video_path
+from ..video.decoders import VideoError
+from ..video.reader import jpeg_uri, read_frames, video_path
 
 # %% ../../nbs/parts/pages/review.ipynb #bc600ce5
 def _prediction(row: dict, where: str) -> dict:

@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .run import RunError, read_manifest, resolve, run_folder, running, stage_name
+from ..core.runtime import RunError, resolve
+from .execute import stage_name
+from .run import read_manifest, run_folder, running
 
 # %% ../../nbs/parts/runs/experiment_grid.ipynb #60bbb771
 _ROW_KEYS = {"stage", "once", "after", "label", "not_runnable"}  # the rest of a row are parameters of its stage

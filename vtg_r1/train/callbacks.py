@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 
 from ..core.plots import draw_log
 from ..core.prompts import completion_text, parse_spans
+from ..core.runtime import from_all, is_main
 from ..core.samples import append_jsonl, iter_jsonl, write_jsonl
-from ..runs.run import from_all, is_main
 
 # %% ../../nbs/parts/train/callbacks.ipynb #1f9ac8d4
 class Watch(TrainerCallback):

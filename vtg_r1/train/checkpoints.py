@@ -9,7 +9,7 @@ __all__ = ['seal_checkpoint', 'is_complete', 'last_checkpoint']
 import json
 from pathlib import Path
 
-from ..runs.run import write_json
+from ..core.atomic_files import write_json
 
 # %% ../../nbs/parts/train/checkpoints.ipynb #c2a1a0ae
 def seal_checkpoint(

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ..core.prompts import answer_block, is_well_formed, thought
+from ..core.runtime import from_all, from_main, is_main, processes
 from ..core.samples import Sample, iter_jsonl, write_jsonl
 from ..data.model_inputs import View
 from ..models.generation import evaluate, predict
-from ..runs.run import from_all, from_main, is_main, processes
 
 # %% ../../nbs/parts/train/evaluation.ipynb #d77fc7a7
 def response_facts(

@@ -17,14 +17,16 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 
-from ..core.atomic_files import whole_folder
+from ..core.atomic_files import whole_folder, write_json
+from ..core.runtime import RunError, is_main, processes
 from ..core.samples import Sample, SampleError, iter_jsonl, write_jsonl
 from ..data.model_inputs import View, build_messages, outline
 from ..models.generation import model_inputs, prompt_text
 from ..models.loading import model_path
-from ..runs.run import RunError, is_main, processes, read_manifest, write_json
+from ..runs.run import read_manifest
 from .checkpoints import last_checkpoint
-from ..video.reader import VideoError, fit_size
+from ..video.decoders import VideoError
+from ..video.reader import fit_size
 
 # %% ../../nbs/parts/train/nan_guard.ipynb #7d2a94b1
 def in_range(

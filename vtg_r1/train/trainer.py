@@ -18,27 +18,16 @@ from pathlib import Path
 
 from ..core.atomic_files import whole_folder
 from ..core.prompts import thought
+from ..core.runtime import RunError, from_main, is_main, on_sigterm, project_root, resolve
 from ..core.samples import Report, Sample, SampleError, append_jsonl, load_samples, write_jsonl
 from ..data.validation import video_file
-from vtg_r1.runs.run import (
-    Run,
-    RunError,
-    from_main,
-    is_main,
-    launch_stage,
-    note_files,
-    on_sigterm,
-    project_root,
-    read_manifest,
-    resolve,
-    run_folder,
-    stage_name,
-    upstream,
-)
+from ..runs.execute import launch_stage, stage_name, upstream
+from ..runs.run import Run, note_files, read_manifest, run_folder
 from .checkpoints import is_complete, last_checkpoint, seal_checkpoint
 from .evaluation import HeldOut, spread_out
 from .nan_guard import curated_away, lookout, note_left_out
-from ..video.reader import VideoError, video_path
+from ..video.decoders import VideoError
+from ..video.reader import video_path
 
 # %% ../../nbs/parts/train/trainer.ipynb #bed4aa55
 def read_annotations(
