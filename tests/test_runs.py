@@ -29,7 +29,7 @@ def stage(folder, *cells):
     return path
 
 
-START = "from vtg_r1.runs.run import *\nrun = start_run('small', run_name, collect_parameters(globals()), outputs_dir)"
+START = "from vtg_r1.runs.execute import collect_parameters\nfrom vtg_r1.runs.run import *\nrun = start_run('small', run_name, collect_parameters(globals()), outputs_dir)"
 
 
 def test_a_run_describes_itself(tmp_path):
