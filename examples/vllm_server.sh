@@ -6,5 +6,5 @@ model=$1 annotations=$2 videos=$3
 CUDA_VISIBLE_DEVICES=7 trl vllm-serve --model "$model" --host 127.0.0.1 --port 8000 &
 trap 'kill %1' EXIT
 CUDA_VISIBLE_DEVICES=0,1,2,3,4,5,6 accelerate launch --config_file configs/accelerate/ddp.yaml --num_processes 7 -m vtg_r1.grpo --params configs/single_gpu_lora.yaml \
-  -p model "$model" -p annotations "$annotations" -p video_root "$videos" -p encoding interleaved \
-  -p vllm server -p vllm_server 127.0.0.1:8000 -p prompts_per_step 7 -p micro_batch 8
+  -p model "$model" -p annotations "$annotations" -p video_root "$videos" -p time_encoding interleaved \
+  -p vllm server -p vllm_server 127.0.0.1:8000 -p prompts_per_step 7 -p per_device_batch_size 8

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from vtg_r1.core.samples import Sample, write_jsonl
-from vtg_r1.curation import SETS, answered, collect, dataset_card, draw, iter_samples, work_folder, write_sets
-from vtg_r1.data.model_inputs import View
+from vtg_r1.curation import SETS, answered, collect, dataset_card, iter_samples, sample_pool, work_folder, write_sets
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.teacher import Log, Teacher, request_key
 from vtg_r1.data.toyworld import toy_teacher
 
@@ -34,7 +34,7 @@ PAPER = {
     "grounded_videollm": 16_000,
 }  # candidates (paper, section 3)
 POOL = 56_000  # 40,000 of the first five, 16,000 of the last
-TEACHER, VIEW = Teacher("synthetic", "http://localhost/v1", key_env=""), View("videos")
+TEACHER, VIEW = Teacher("synthetic", "http://localhost/v1", key_env=""), VideoInputConfig("videos")
 
 
 def make_sources(folder: Path, scale: float, seed: int) -> None:
@@ -76,14 +76,14 @@ def curate(folder: Path, scale: float, seed: int) -> dict:
     ]
     work = work_folder(folder / "work", entries, quotas=quotas, seed=seed)
     collected = collect(entries, work)
-    drawn = draw(work, quotas, seed)
+    drawn = sample_pool(work, quotas, seed)
     with Log(folder / "answers.jsonl") as log:
         for s in iter_samples(work / "pool.jsonl"):
             if (key := request_key(s, TEACHER, VIEW)) not in log.answered:
                 log.add(
                     {"key": key, "qid": s.qid, **toy_teacher(s, {s.qid: story(s)}, seed), "usage": {"prompt_tokens": 9000, "completion_tokens": 600}}
                 )
-    counts = write_sets(answered(work / "pool.jsonl", "endpoint", endpoint=(TEACHER, VIEW, folder / "answers.jsonl")), work / "refused.jsonl", out)
+    counts = write_sets(answered(work / "pool.jsonl", "endpoint", endpoint=(TEACHER, VIEW, folder / "answers.jsonl")), work / "excluded.jsonl", out)
     (out / "README.md").write_text(dataset_card(out, drawn, collected, {"seed": seed}), encoding="utf-8")
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **counts}
 

@@ -1,9 +1,9 @@
 """Peak memory and time of a GRPO or SFT step of Qwen2.5-VL-shaped models with random weights: what a preset takes of a card, without fetching a checkpoint.
 
-    python perf/memory.py --size 3b --frames 64 --generations 8 --response 1024 --lora 16      # LoRA on one GPU
-    python perf/memory.py --size 3b --frames 64 --generations 8 --response 1024                # all weights
-    python perf/memory.py --size 7b --frames 64 --generations 8 --response 1024 --lora 16 --attention flash_attention_2
-    python perf/memory.py --size tiny --frames 4 --generations 4 --response 16 --steps 2       # on a CPU, to try the script
+    python perf/memory.py --size 3b --frames 64 --num-generations 8 --response 1024 --lora 16      # LoRA on one GPU
+    python perf/memory.py --size 3b --frames 64 --num-generations 8 --response 1024                # all weights
+    python perf/memory.py --size 7b --frames 64 --num-generations 8 --response 1024 --lora 16 --attention flash_attention_2
+    python perf/memory.py --size tiny --frames 4 --num-generations 4 --response 16 --steps 2       # on a CPU, to try the script
 
 It trains through the project's own trainers on a video of noise. Random weights never end a response, so every one is as long as it may be: this is the upper end. The first step is left out of
 the time. Prints one JSON line, and one row for the table in perf/README.md. Out of memory is a result too, and is printed as one.
@@ -104,7 +104,7 @@ def noise_video(folder: Path, frames: int, pixels: int) -> None:
 def trainer_of(args, folder: Path):
     from vtg_r1.core.prompts import response_text
     from vtg_r1.core.samples import Sample
-    from vtg_r1.data.model_inputs import View
+    from vtg_r1.data.model_inputs import VideoInputConfig
     from vtg_r1.grpo import grpo_trainer
     from vtg_r1.models.loading import lora_config
     from vtg_r1.sft import sft_trainer
@@ -116,11 +116,11 @@ def trainer_of(args, folder: Path):
         Sample(f"q{i}", "v.mp4", float(args.frames), f"something {i}", [[1.0, 2.0]], teacher=teacher)
         for i in range(max(args.prompts, 2) * args.steps)
     ]
-    view, lora = View(str(folder), args.frames, args.pixels, "full", args.encoding), lora_config(args.lora) if args.lora else None
+    view, lora = VideoInputConfig(str(folder), args.frames, args.pixels, "full", args.time_encoding), lora_config(args.lora) if args.lora else None
     how = {"gradient_checkpointing": not args.no_checkpointing, "learning_rate": 1e-6}
     if args.stage == "sft":
-        return sft_trainer(model, processor, samples, view, folder, lora, steps=args.steps, batch_size=args.prompts, micro_batch=1, **how)
-    micro = args.micro_batch or args.generations
+        return sft_trainer(model, processor, samples, view, folder, lora, steps=args.steps, batch_size=args.prompts, per_device_batch_size=1, **how)
+    micro = args.per_device_batch_size or args.num_generations
     return grpo_trainer(
         model,
         processor,
@@ -131,9 +131,9 @@ def trainer_of(args, folder: Path):
         not args.stock,
         steps=args.steps,
         prompts_per_step=args.prompts,
-        generations=args.generations,
-        micro_batch=micro,
-        max_response=args.response,
+        num_generations=args.num_generations,
+        per_device_batch_size=micro,
+        max_completion_length=args.response,
         **how,
     )
 
@@ -192,13 +192,13 @@ def measure(args) -> dict:
     if len(ends) > 1:
         found["step_seconds"] = round(median(np.diff(ends)), 3)
         found["rollout_seconds"] = round(median(rollouts[1:]), 3) if rollouts else None
-        found["per_second"] = round(args.prompts * (args.generations if args.stage == "grpo" else 1) / found["step_seconds"], 3)
+        found["per_second"] = round(args.prompts * (args.num_generations if args.stage == "grpo" else 1) / found["step_seconds"], 3)
     return found
 
 
 def row(found: dict) -> str:
     "The found numbers as a row of the table in perf/README.md."
-    what = f"{found['size']}, {found['stage']}, {'LoRA ' + str(found['lora']) if found['lora'] else 'all weights'}, {found['frames']} frames of {found['pixels']} pixels, G {found['generations']}, responses {found['response']}, {found['encoding']}"
+    what = f"{found['size']}, {found['stage']}, {'LoRA ' + str(found['lora']) if found['lora'] else 'all weights'}, {found['frames']} frames of {found['pixels']} pixels, G {found['num_generations']}, responses {found['response']}, {found['encoding']}"
     numbers = (
         [found["error"]] * 3
         if found["error"]
@@ -218,13 +218,13 @@ def main(argv=None) -> dict:
     p.add_argument("--frames", type=int, default=64)
     p.add_argument("--pixels", type=int, default=128 * 28 * 28, help="a frame")
     p.add_argument("--prompts", type=int, default=1, help="queries (SFT: samples) a step")
-    p.add_argument("--generations", type=int, default=8, help="G")
+    p.add_argument("--num-generations", type=int, default=8, help="G")
     p.add_argument("--micro-batch", type=int, default=0, help="responses a forward pass; G by default")
     p.add_argument("--response", type=int, default=1024, help="tokens")
     p.add_argument("--lora", type=int, default=0, help="rank; 0 trains all weights")
     p.add_argument("--steps", type=int, default=4)
-    p.add_argument("--encoding", choices=("native", "interleaved"), default="native")
-    p.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2; see_once brings its own for the language model")
+    p.add_argument("--time-encoding", choices=("native", "interleaved"), default="native")
+    p.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2; share_prefix brings its own for the language model")
     p.add_argument("--stock", action="store_true", help="TRL's own trainer, every prompt once a response")
     p.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
     found = measure(p.parse_args(argv))

@@ -78,10 +78,10 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from vtg_r1.train.shared_prefix import SeeOnceGRPOTrainer
+    from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
     from vtg_r1.train.trainer import common_arguments
 
-    kind = SeeOnceGRPOTrainer if once else GRPOTrainer
+    kind = SharedPrefixGRPOTrainer if once else GRPOTrainer
 
     class Trainer(kind):
         def _generate_single_turn(self, *args, **kwargs):

@@ -68,7 +68,7 @@ def ours(path: str, folder: str):
     from vtg_r1.video.cache import FrameCache
 
     video._probe_here.cache_clear()
-    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), guard=None)
+    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), limits=None)
 
 
 def cold(path: str):
@@ -157,8 +157,8 @@ def answer(variant: str, model, processor, shown: list[dict], c: int) -> list[st
     from vtg_r1.models.generation import generate
 
     if variant == "one by one":
-        return [text for s in shown for text in generate(model, processor, [s], c, see_once=False)]
-    return generate(model, processor, shown, c, see_once=variant == "see once")
+        return [text for s in shown for text in generate(model, processor, [s], c, share_prefix=False)]
+    return generate(model, processor, shown, c, share_prefix=variant == "see once")
 
 
 VARIANTS = ("one by one", "batched", "see once")

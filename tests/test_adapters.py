@@ -7,19 +7,27 @@ import pytest
 import torch
 
 from vtg_r1.core.runtime import RunError, set_seed
-from vtg_r1.data.model_inputs import View
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
 from vtg_r1.sft import sft_trainer
 from vtg_r1.train.trainer import fit, load_policy, merged_onto_base, save_trained
 
-SMALL = {"steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-2, "max_response": 16, "see_once": False}
+SMALL = {
+    "steps": 2,
+    "prompts_per_step": 2,
+    "num_generations": 4,
+    "per_device_batch_size": 4,
+    "learning_rate": 1e-2,
+    "max_completion_length": 16,
+    "share_prefix": False,
+}
 
 
 @pytest.fixture(scope="module")
 def view(world):
-    return View(str(world / "videos"), 8, 28 * 28, "short")
+    return VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,7 @@ def cold(world, toy_samples, view, tmp_path_factory):
     taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
     base = copy.deepcopy(model.state_dict())
-    trainer = sft_trainer(model, processor, taught, view, folder, lora_config(4), epochs=2, batch_size=4, micro_batch=4, learning_rate=1e-2)
+    trainer = sft_trainer(model, processor, taught, view, folder, lora_config(4), epochs=2, batch_size=4, per_device_batch_size=4, learning_rate=1e-2)
     fit(trainer, "cold start", {})
     save_trained(trainer, processor, folder / "model")
     return folder / "model", base

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from vtg_r1.core.runtime import RunError, set_seed
 from vtg_r1.core.samples import Sample, SampleError, write_jsonl
-from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.generation import model_inputs
@@ -23,13 +23,13 @@ from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_proces
 from vtg_r1.runs.execute import run_here
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.train.checkpoints import is_complete
-from vtg_r1.train.nan_guard import fits_context, prompt_lengths, read_batch
+from vtg_r1.train.nan_guard import check_context_length, prompt_lengths, read_batch
 from vtg_r1.train.trainer import fit
 
 STAGES = {"sft": "nbs/03_sft.ipynb", "difficulty": "nbs/04_difficulty.ipynb", "grpo": "nbs/05_grpo.ipynb", "curation": "nbs/01_curation.ipynb"}
 SMALL = {
-    "sft": {"epochs": 2.0, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3},
-    "grpo": {"steps": 3, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3, "max_response": 24},
+    "sft": {"epochs": 2.0, "batch_size": 4, "per_device_batch_size": 2, "learning_rate": 1e-3},
+    "grpo": {"steps": 3, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 4, "learning_rate": 1e-3, "max_completion_length": 24},
 }
 
 
@@ -39,8 +39,8 @@ def taught(world, toy_samples):
     return [replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:8]]
 
 
-def shown(world, encoding="interleaved") -> View:
-    return View(str(world / "videos"), 8, 28 * 28, "short", encoding)
+def shown(world, encoding="interleaved") -> VideoInputConfig:
+    return VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short", encoding)
 
 
 def made(kind: str, model, processor, taught, view, folder, **recipe):
@@ -49,7 +49,7 @@ def made(kind: str, model, processor, taught, view, folder, **recipe):
     set_seed(0)
     if kind == "sft":
         return sft_trainer(model, processor, taught, view, folder, **{**SMALL["sft"], **recipe})
-    return grpo_trainer(model, processor, taught, view, folder, see_once=kind == "grpo", **{**SMALL["grpo"], **recipe})
+    return grpo_trainer(model, processor, taught, view, folder, share_prefix=kind == "grpo", **{**SMALL["grpo"], **recipe})
 
 
 def tiny():
@@ -85,14 +85,14 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_update(world, taught, 
     trainer.add_callback(keep)
     trainer.add_callback(cell)
     with pytest.raises(
-        RunError, match=r"^step 2: the loss of micro-batch 2 of 2 is nan\. Nothing was updated; its (8|4) rows.*bad_batch.*checkpoint-1 is untouched"
+        RunError, match=r"^step 2: the loss of micro-batch 2 of 2 is nan\. Nothing was updated; its (8|4) rows.*nan_batch.*checkpoint-1 is untouched"
     ):
         fit(trainer, "", {})
     assert is_complete(keep.folder) and contents(keep.folder) == keep.held and not (tmp_path / "checkpoints/checkpoint-2").exists()
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
-    about, rows, inputs = read_batch(tmp_path / "bad_batch")
+    about, rows, inputs = read_batch(tmp_path / "nan_batch")
     assert about["step"] == 2 and [x == "nan" for x in about["losses"]] == [False, True] and len(inputs) == 2
-    assert {p.suffix for p in (tmp_path / "bad_batch").iterdir()} == {".json", ".jsonl", ".safetensors"}
+    assert {p.suffix for p in (tmp_path / "nan_batch").iterdir()} == {".json", ".jsonl", ".safetensors"}
     assert {r["qid"] for r in rows} <= {s.qid for s in taught} and [r["micro_batch"] for r in rows] == [0] * (len(rows) // 2) + [1] * (len(rows) // 2)
     check = the_samples if kind == "sft" else the_rollouts
     check(rows, inputs, taught, tiny()[0], trainer)
@@ -141,7 +141,7 @@ def test_a_gradient_that_is_no_number_is_seen_behind_finite_losses(world, taught
     before = weight.detach().clone()
     with pytest.raises(RunError, match="step 1: every loss is finite, but the norm of the gradient is (nan|inf)"):
         fit(trainer, "", {})
-    assert torch.equal(weight, before) and all(map(math.isfinite, read_batch(tmp_path / "bad_batch")[0]["losses"]))
+    assert torch.equal(weight, before) and all(map(math.isfinite, read_batch(tmp_path / "nan_batch")[0]["losses"]))
 
 
 def test_a_bad_model_on_disk_cannot_be_trained(world, taught, infinite, tmp_path):
@@ -155,11 +155,11 @@ def test_a_policy_that_cannot_be_sampled_leaves_its_frames(world, taught, infini
     trainer = made(kind, load_model(infinite, device="cpu"), load_processor(infinite), taught, shown(world), tmp_path)
     with pytest.raises(RunError, match="step 1: the policy's probabilities are no numbers.*probability tensor"):
         fit(trainer, "", {})
-    about, rows, (inputs,) = read_batch(tmp_path / "bad_batch")
+    about, rows, (inputs,) = read_batch(tmp_path / "nan_batch")
     assert len(rows) == 2 and about["step"] == 1
     for row in rows:
         sample = next(s for s in taught if s.qid == row["qid"])
-        want = show(sample, shown(world))
+        want = build_prompt(sample, shown(world))
         np.testing.assert_array_equal(inputs[f"frames/{row['qid']}"], np.stack([np.asarray(i) for i in want["images"]]))
         assert row["prompt"] == want["prompt"]
 
@@ -168,7 +168,7 @@ def test_an_absurd_learning_rate_is_caught_where_it_shows(world, taught, tmp_pat
     trainer = made("sft", *tiny(), taught, shown(world), tmp_path, learning_rate=1e38)
     with pytest.raises(RunError, match=r"step [23]: .* (nan|inf).*lower learning_rate"):
         fit(trainer, "", {})
-    assert read_batch(tmp_path / "bad_batch")[0]["step"] > 1
+    assert read_batch(tmp_path / "nan_batch")[0]["step"] > 1
 
 
 def test_a_batch_that_cannot_be_written_is_still_named(world, taught, infinite, tmp_path):
@@ -181,7 +181,7 @@ def test_a_batch_that_cannot_be_written_is_still_named(world, taught, infinite, 
             fit(trainer, "", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not (tmp_path / "bad_batch/about.json").exists()  # which is written last
+    assert not (tmp_path / "nan_batch/about.json").exists()  # which is written last
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo", "stock"])
@@ -190,35 +190,35 @@ def test_looking_changes_nothing(world, taught, tmp_path, kind, monkeypatch):
     found = []
     for name in ("with", "without"):
         if name == "without":
-            monkeypatch.setattr("vtg_r1.train.nan_guard.halting", lambda trainer: trainer)
+            monkeypatch.setattr("vtg_r1.train.nan_guard.with_nan_guard", lambda trainer: trainer)
         trainer = made(kind, *tiny(), taught, shown(world), tmp_path / name, **({} if kind == "sft" else {"steps": 2}))
-        assert (type(trainer).__mro__[1].__name__ == "_HaltingSFT" if kind == "sft" else type(trainer).__mro__[1].__name__ == "_HaltingGRPO") == (
+        assert (type(trainer).__mro__[1].__name__ == "_NaNGuardSFT" if kind == "sft" else type(trainer).__mro__[1].__name__ == "_NaNGuardGRPO") == (
             name == "with"
         )
         log = [{k: v for k, v in h.items() if k not in ("step_time", "tokens_per_second")} for h in fit(trainer, "", {})]
         found.append((log, {n: p.numpy(force=True).tobytes() for n, p in trainer.model.named_parameters()}))
-    assert found[0] == found[1] and len(found[0][0]) >= 2 and not (tmp_path / "with/bad_batch").exists()
+    assert found[0] == found[1] and len(found[0][0]) >= 2 and not (tmp_path / "with/nan_batch").exists()
 
 
 def test_steps_without_signal_are_named_and_end_the_run(world, taught, tmp_path):
     "A model that knows nothing is never paid, and never ends a response."
-    trainer = made("grpo", *build_tiny(0), taught, shown(world), tmp_path, steps=6, max_response=6)
+    trainer = made("grpo", *build_tiny(0), taught, shown(world), tmp_path, steps=6, max_completion_length=6)
     with pytest.warns(UserWarning) as told:
-        log = fit(trainer, "", {}, flat_patience=4)
+        log = fit(trainer, "", {}, zero_std_patience=4)
     said = [str(w.message) for w in told]
     assert len(log) == 4 and all(h["frac_reward_zero_std"] == 1 and h["reward"] == 0 for h in log)
     assert any(s.startswith("step 1: the rewards of every group are equal (mean 0)") for s in said)
     assert any(s.startswith("step 4: no group had unequal rewards for 4 steps (mean 0)") for s in said)
-    assert any("step 1: 100 % of the responses were cut at max_completion_length = 6 tokens (the parameter max_response)" in s for s in said)
+    assert any("step 1: 100 % of the responses were cut at max_completion_length = 6 tokens (the parameter max_completion_length)" in s for s in said)
     assert any(s.startswith("4 of 4 steps had equal rewards in every group, 4 of them in a row") for s in said)
     assert any(s.startswith("4 of 4 steps: 90 % of the responses or more were cut") for s in said)
 
 
-@pytest.mark.parametrize("recipe", [{"flat_patience": 0}, {"entropy": 1e-3}])
+@pytest.mark.parametrize("recipe", [{"zero_std_patience": 0}, {"entropy_coef": 1e-3}])
 def test_a_run_without_signal_goes_on_where_it_may(world, taught, tmp_path, recipe):
     "By the parameter, or because an entropy bonus moves the policy all the same."
-    patience = {"flat_patience": recipe.pop("flat_patience", 2)}
-    trainer = made("grpo", *build_tiny(0), taught, shown(world), tmp_path, steps=4, max_response=6, **recipe)
+    patience = {"zero_std_patience": recipe.pop("zero_std_patience", 2)}
+    trainer = made("grpo", *build_tiny(0), taught, shown(world), tmp_path, steps=4, max_completion_length=6, **recipe)
     with pytest.warns(UserWarning, match="4 of 4 steps had equal rewards"):
         assert len(fit(trainer, "", {}, **patience)) == 4
 
@@ -232,7 +232,7 @@ def files(world, taught, tmp_path_factory):
     write_jsonl(home / "empty.jsonl", [])
     given = {
         "annotations": str(home / "train.jsonl"),
-        "heldout": str(home / "train.jsonl"),
+        "eval_annotations": str(home / "train.jsonl"),
         "video_root": str(world / "videos"),
         "outputs_dir": str(home),
     }
@@ -241,7 +241,7 @@ def files(world, taught, tmp_path_factory):
 
 def stage(name: str, files, run_name: str, **parameters):
     "A stage's notebook in this process, with those of the common parameters that it has."
-    common = {k: v for k, v in files[1].items() if name != "difficulty" or k != "heldout"}
+    common = {k: v for k, v in files[1].items() if name != "difficulty" or k != "eval_annotations"}
     return run_here(STAGES[name], {**common, "run_name": run_name, **parameters})
 
 
@@ -256,9 +256,12 @@ def few(files, name, run_name, **parameters) -> str:
 @pytest.mark.parametrize(
     "name, bad",
     [
-        *(("sft", bad) for bad in ({"steps": -1}, {"epochs": 0.0}, {"batch_size": 0}, {"micro_batch": 0}, {"learning_rate": -1e-6})),
-        *(("grpo", bad) for bad in ({"steps": 0}, {"steps": -5}, {"prompts_per_step": 0}, {"micro_batch": 0}, {"generations": 1}, {"beta": -0.1})),
-        *(("grpo", bad) for bad in ({"temperature": 0.0}, {"max_response": 0}, {"learning_rate": 0.0}, {"save_steps": -1})),
+        *(("sft", bad) for bad in ({"steps": -1}, {"epochs": 0.0}, {"batch_size": 0}, {"per_device_batch_size": 0}, {"learning_rate": -1e-6})),
+        *(
+            ("grpo", bad)
+            for bad in ({"steps": 0}, {"steps": -5}, {"prompts_per_step": 0}, {"per_device_batch_size": 0}, {"num_generations": 1}, {"beta": -0.1})
+        ),
+        *(("grpo", bad) for bad in ({"temperature": 0.0}, {"max_completion_length": 0}, {"learning_rate": 0.0}, {"save_steps": -1})),
     ],
     ids=str,
 )
@@ -273,20 +276,22 @@ def test_a_plan_that_is_none_is_refused_before_anything_is_read(files, world, ta
 
 def test_fewer_samples_than_a_batch(files):
     for name, field in (("sft", "batch_size"), ("grpo", "prompts_per_step")):
-        said = few(files, name, "few", **{field: 64}, limit=5)
-        assert f"train.jsonl (limit and match left out 3): 5 samples are left to train on, and an update takes {field} = 64" in said
+        said = few(files, name, "few", **{field: 64}, max_train_samples=5)
+        assert (
+            f"train.jsonl (max_train_samples and match_size_to excluded 3): 5 samples are left to train on, and an update takes {field} = 64" in said
+        )
 
 
 def test_held_out_videos_are_counted(files, taught):
     videos = sorted(p.name for p in Path(files[1]["video_root"]).glob("*.mp4"))
     write_jsonl(files[0] / "wide.jsonl", [replace(taught[0], qid=v, video=v) for v in [*videos[:8], "not-there.mp4"]])
-    said = few(files, "sft", "split", heldout="", annotations=str(files[0] / "wide.jsonl"), missing_videos="skip")
-    assert "wide.jsonl (missing_videos 'skip' left out 1, heldout '' (every fourth video) left out 2): 6 samples are left" in said
+    said = few(files, "sft", "split", eval_annotations="", annotations=str(files[0] / "wide.jsonl"), missing_videos="skip")
+    assert "wide.jsonl (missing_videos 'skip' excluded 1, eval_annotations '' (every fourth video) excluded 2): 6 samples are left" in said
 
 
 def test_a_strategy_that_keeps_nothing_names_the_file(files):
-    said = few(files, "grpo", "hard", annotations=str(files[0] / "hard.jsonl"), strategy="keep_between", limit=6)
-    assert "hard.jsonl (limit and match left out 2): strategy 'keep_between' keeps none of 6 samples" in said
+    said = few(files, "grpo", "hard", annotations=str(files[0] / "hard.jsonl"), strategy="difficulty_range", max_train_samples=6)
+    assert "hard.jsonl (max_train_samples and match_size_to excluded 2): strategy 'difficulty_range' keeps none of 6 samples" in said
 
 
 @pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
@@ -296,15 +301,17 @@ def test_an_empty_file_is_named(files, name):
 
 def test_thresholds_that_let_nothing_through_are_named_where_they_act_and_where_it_shows(world, taught, files):
     sources = [{"path": files[1]["annotations"]}]
-    common = {"sources": sources, "video_root": files[1]["video_root"], "outputs_dir": str(files[0]), "teacher": "given"}
+    common = {"sources": sources, "video_root": files[1]["video_root"], "outputs_dir": str(files[0]), "teacher": "precomputed"}
     rows = [replace(s, teacher={**s.teacher, "iou": 0.5, "span": s.spans[0]}) for s in taught]
     write_jsonl(files[0] / "half.jsonl", rows)
     with pytest.warns(
-        UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(eps1 = 0.9, eps2 = 0.4.*turned away 8 as only in rl.jsonl"
+        UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(sft_min_iou = 0.9, rl_min_iou = 0.4.*turned away 8 as only in rl.jsonl"
     ):
-        folder = run_here(STAGES["curation"], {**common, "sources": [{"path": str(files[0] / "half.jsonl")}], "run_name": "strict", "eps1": 0.9})
+        folder = run_here(
+            STAGES["curation"], {**common, "sources": [{"path": str(files[0] / "half.jsonl")}], "run_name": "strict", "sft_min_iou": 0.9}
+        )
     said = few(files, "sft", "strict", annotations=str(folder / "coldstart.jsonl"))
-    assert "coldstart.jsonl: holds no samples; 01_curation (eps1 = 0.9" in said and "8 as only in rl.jsonl" in said
+    assert "coldstart.jsonl: holds no samples; 01_curation (sft_min_iou = 0.9" in said and "8 as only in rl.jsonl" in said
 
 
 def test_sources_of_which_nothing_is_left(files, tmp_path):
@@ -312,7 +319,7 @@ def test_sources_of_which_nothing_is_left(files, tmp_path):
         "sources": [{"path": files[1]["annotations"]}],
         "video_root": str(tmp_path),
         "outputs_dir": str(tmp_path),
-        "teacher": "given",
+        "teacher": "precomputed",
         "run_name": "gone",
     }
     with pytest.raises(SampleError, match=r"train.jsonl: none of 8 records is left \(8 video\)"):
@@ -333,7 +340,7 @@ def narrow(tmp_path_factory):
 @pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
 def test_a_prompt_longer_than_the_context_is_named_before_the_model_is_loaded(files, narrow, name):
     size = {"sft": {"batch_size": 8}, "grpo": {"prompts_per_step": 8}}.get(name, {})
-    said = few(files, name, "long", model=narrow, max_response=32, **size)
+    said = few(files, name, "long", model=narrow, max_completion_length=32, **size)
     assert (
         "do not fit into the context of 64 tokens" in said
         and "max_position_embeddings" in said
@@ -352,9 +359,9 @@ def test_a_prompt_is_as_long_as_was_said(grey, tmp_path, encoding):
         Sample("b", "wide.mp4", 3.0, "a longer sentence about the blue cross", [[1, 2]], clip=[2.0, 5.0]),
         Sample("c", "narrow.mp4", 4.6, "the cross", [[0, 1]]),
     ]
-    view, processor = View(str(tmp_path), 12, 20 * 28 * 28, "full", encoding, cache=""), load_processor("tiny")
+    view, processor = VideoInputConfig(str(tmp_path), 12, 20 * 28 * 28, "full", encoding, cache=""), load_processor("tiny")
     told = {s.qid: n for s, n, _ in prompt_lengths(processor, samples, view)}
-    assert told == {s.qid: model_inputs(processor, [show(s, view)], "cpu")["input_ids"].shape[1] for s in samples} and told["a"] > 100
-    fits_context("tiny", processor, samples, view, 4096 - max(told.values()))
+    assert told == {s.qid: model_inputs(processor, [build_prompt(s, view)], "cpu")["input_ids"].shape[1] for s in samples} and told["a"] > 100
+    check_context_length("tiny", processor, samples, view, 4096 - max(told.values()))
     with pytest.raises(SampleError, match=f"sample '{max(told, key=told.get)}'.* prompt of {max(told.values())} tokens"):
-        fits_context("tiny", processor, samples, view, 4097 - max(told.values()))
+        check_context_length("tiny", processor, samples, view, 4097 - max(told.values()))

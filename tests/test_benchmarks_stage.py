@@ -11,9 +11,9 @@ import pytest
 
 from vtg_r1.core.runtime import RunError
 from vtg_r1.core.samples import Sample, load_samples
-from vtg_r1.data.model_inputs import View, show, training_set
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
 from vtg_r1.models.generation import vllm_backend
-from vtg_r1.models.loading import weights_key
+from vtg_r1.models.loading import model_fingerprint
 from vtg_r1.runs.execute import run_notebook
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ def outputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def toy(outputs):
-    folder, metrics = run(outputs, "toy", limit=48)
+    folder, metrics = run(outputs, "toy", eval_limit=48)
     return folder, metrics, outputs / "toyworld" / "held-out-in-domain"
 
 
@@ -59,7 +59,7 @@ def test_toy_world(toy):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "finished" and metrics["n"] == 48 == len(rows_of(folder)) and metrics["failed"] == 0
     assert manifest["inputs"]["annotations"]["path"].endswith("held-out-in-domain/samples.jsonl")
-    assert manifest["policy"] == {"path": "tiny", "key": weights_key("tiny")}
+    assert manifest["policy"] == {"path": "tiny", "key": model_fingerprint("tiny")}
     assert manifest["config"]["sampling"]["repetition_penalty"] == 1.0
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
@@ -136,7 +136,12 @@ def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
     ]
     (tmp_path / "rextime_val.json").write_text(json.dumps(rows))
     folder, metrics = run(
-        outputs, "native", encoding="native", benchmark="rextime", annotations=str(tmp_path / "rextime_val.json"), video_root=str(toy[2] / "videos")
+        outputs,
+        "native",
+        time_encoding="native",
+        benchmark="rextime",
+        annotations=str(tmp_path / "rextime_val.json"),
+        video_root=str(toy[2] / "videos"),
     )
     assert metrics["n"] == 6 and metrics["failed"] == 0 and 0 <= metrics["Acc@IoU"] <= metrics["Acc@QA"]
     assert {"qid", "pred", "response", "answer"} == set(rows_of(folder)[0]) and all(isinstance(r["response"], str) for r in rows_of(folder))
@@ -153,12 +158,12 @@ def test_grounded_qa_prompt_and_native_training_set(toy):
     videos = toy[2]
     sample = load_samples(videos / "samples.jsonl")[0]
     question = Sample(**{**sample.to_dict(), "question": "which shape comes first?", "options": ["circle", "square"], "answer": "A"})
-    view = View(str(videos / "videos"), 4, 784, "short", options=True)
-    assert "(B) square" in show(question, view)["prompt"][0]["content"][0]["text"]
-    assert show(sample, view)["prompt"][0]["content"][0]["text"] == sample.query
-    assert {"video", "fps", "spans"} <= set(training_set([sample], View(str(videos / "videos"), 4, 784, "short", "native"))[0])
-    with pytest.raises(ValueError, match="encoding must be"):
-        View("x", encoding="both")
+    view = VideoInputConfig(str(videos / "videos"), 4, 784, "short", options=True)
+    assert "(B) square" in build_prompt(question, view)["prompt"][0]["content"][0]["text"]
+    assert build_prompt(sample, view)["prompt"][0]["content"][0]["text"] == sample.query
+    assert {"video", "fps", "spans"} <= set(training_set([sample], VideoInputConfig(str(videos / "videos"), 4, 784, "short", "native"))[0])
+    with pytest.raises(ValueError, match="time_encoding must be"):
+        VideoInputConfig("x", time_encoding="both")
 
 
 def test_vllm_interface(toy, monkeypatch):
@@ -178,8 +183,8 @@ def test_vllm_interface(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=lambda **k: k))
     for encoding, token in (("interleaved", "<|image_pad|>"), ("native", "<|video_pad|>")):
         seen.clear()
-        view = View(str(videos / "videos"), 6, 784, "short", encoding)
-        assert vllm_backend("tiny", view, 9)([show(sample, view)] * 2) == ["<time>[1, 2]</time>"] * 2
+        view = VideoInputConfig(str(videos / "videos"), 6, 784, "short", encoding)
+        assert vllm_backend("tiny", view, 9)([build_prompt(sample, view)] * 2) == ["<time>[1, 2]</time>"] * 2
         data = seen[0]["multi_modal_data"]
         count = len(data["image"]) if encoding == "interleaved" else len(data["video"])
         assert seen[0]["prompt"].count(token) == count
@@ -204,7 +209,7 @@ def test_real_videos(outputs, tmp_path):
         benchmark="charades_sta",
         annotations=str(tmp_path / "charades_sta_test.txt"),
         video_root=str(data / "videos"),
-        max_response=16,
+        max_completion_length=16,
     )
     assert metrics["n"] == len(lines) == 8 and metrics["failed"] == 0
 
@@ -254,22 +259,30 @@ def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
     given = {
         "annotations": str(world / "samples.jsonl"),
         "video_root": str(world / "videos"),
-        "heldout": str(world / "samples.jsonl"),
-        "test_limit": 2,
+        "eval_annotations": str(world / "samples.jsonl"),
+        "eval_limit": 2,
     }
-    few = {"model": "tiny", "steps": 1, "prompts_per_step": 2, "generations": 2, "micro_batch": 4, "max_response": 4, "evaluate_before": False}
+    few = {
+        "model": "tiny",
+        "steps": 1,
+        "prompts_per_step": 2,
+        "num_generations": 2,
+        "per_device_batch_size": 4,
+        "max_completion_length": 4,
+        "eval_before_training": False,
+    }
     trained = run_notebook(
-        "nbs/05_grpo.ipynb", {"run_name": "g", "outputs_dir": str(outputs), "threads": 1, "limit": 6, **given, **few}, progress=False
+        "nbs/05_grpo.ipynb", {"run_name": "g", "outputs_dir": str(outputs), "threads": 1, "max_train_samples": 6, **given, **few}, progress=False
     )
-    used = {row["video"] for row in (json.loads(line) for line in (trained / "trained_on.jsonl").read_text().splitlines())}
+    used = {row["video"] for row in (json.loads(line) for line in (trained / "train_samples.jsonl").read_text().splitlines())}
     samples = load_samples(world / "samples.jsonl")
-    about = dict(benchmark="samples", annotations=str(world / "samples.jsonl"), video_root=str(world / "videos"), max_response=4)
+    about = dict(benchmark="samples", annotations=str(world / "samples.jsonl"), video_root=str(world / "videos"), max_completion_length=4)
     folder, metrics = run(outputs, "seen", model=str(trained / "model"), **about)
     assert 0 < metrics["seen_in_training"] == sum(s.video in used for s in samples) < len(samples)
     assert (
         f"{metrics['seen_in_training']} of {len(samples)} queries are about videos it was trained on" in (folder / "07_benchmarks.ipynb").read_text()
     )
-    _, other = run(outputs, "unseen", model=str(trained / "model"), limit=4, max_response=4)
+    _, other = run(outputs, "unseen", model=str(trained / "model"), eval_limit=4, max_completion_length=4)
     assert other["seen_in_training"] == 0 and "seen_in_training" not in toy[1]  # the embedded model is no run
 
 
@@ -280,7 +293,7 @@ def test_what_a_run_was_trained_on_is_unknown_where_it_kept_no_list(toy, tmp_pat
     samples, old = load_samples(toy[2] / "samples.jsonl")[:4], start_run("sft", "old", {}, tmp_path)
     old.note(config={"video_root": str(toy[2] / "videos")})
     assert seen_in_training(samples, toy[2] / "videos", training_runs(old.path)) is None and training_runs(None) == []
-    old.save_rows("trained_on.jsonl", [dict(qid=s.qid, video=s.video, query=s.query) for s in samples[:1]])
+    old.save_rows("train_samples.jsonl", [dict(qid=s.qid, video=s.video, query=s.query) for s in samples[:1]])
     assert seen_in_training(samples[:1], "/copied/elsewhere", [old.path]) == 1  # by its record
 
 
@@ -303,30 +316,30 @@ def test_the_shape_of_a_query_is_that_of_its_longest_span():
 
 
 def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_path):
-    from vtg_r1.benchmarks import take_over
+    from vtg_r1.benchmarks import resume_predictions
     from vtg_r1.runs.run import start_run
 
     old = start_run("benchmarks", "old", {"seed": 0, "frames": 8, "threads": 1}, tmp_path)
     new = start_run("benchmarks", "new", {"seed": 0, "frames": 8, "threads": 2}, tmp_path)
-    assert not take_over("", new, {"frames": 8}).exists()
+    assert not resume_predictions("", new, {"frames": 8}).exists()
     with pytest.raises(RunError, match="no predictions.jsonl"):
-        take_over(old.path, new, {"frames": 8})
+        resume_predictions(old.path, new, {"frames": 8})
     (old.path / "predictions.jsonl").write_text("{}\n")
     with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"):
-        take_over(old.path, new, {"seed": 0, "frames": 16})
-    assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
+        resume_predictions(old.path, new, {"seed": 0, "frames": 16})
+    assert resume_predictions(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
     old.note(policy={"path": "m", "key": "trained on Monday"})
     new.note(policy={"path": "m", "key": "trained on Tuesday"})
     with pytest.raises(RunError, match="weights have changed"):
-        take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2})
+        resume_predictions(old.path, new, {"seed": 0, "frames": 8, "threads": 2})
     new.note(policy={"path": "m2", "key": "trained on Monday"})
-    assert take_over(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).is_file()
+    assert resume_predictions(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).is_file()
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):
     from vtg_r1.benchmarks import case_of
     from vtg_r1.data.official_benchmarks import Prediction
 
-    case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), View(str(world / "videos"), frames=4))
+    case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), VideoInputConfig(str(world / "videos"), frames=4))
     assert len(case["pictures"]) == len(case["times"]) > 3 and toy_samples[0].query in case["title"]
     assert case["spans"] == {"truth": toy_samples[0].spans, "predicted": [[1.0, 2.0]]}

@@ -30,8 +30,8 @@ from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import RunError, resolve, sha256
 from vtg_r1.core.samples import Sample, SampleError, write_jsonl
 from vtg_r1.core.stats import holm, t_quantile
-from vtg_r1.data.model_inputs import View
-from vtg_r1.difficulty import STRATEGIES, Plan, make_plan, rollouts_to, with_difficulty
+from vtg_r1.data.model_inputs import VideoInputConfig
+from vtg_r1.difficulty import STRATEGIES, CurriculumSampler, make_curriculum, resumable_rollouts, with_difficulty
 from vtg_r1.runs.execute import check_parameters, check_values, known_parameters
 from vtg_r1.runs.experiment_grid import grid_jobs, read_grid, results, run_jobs
 from vtg_r1.runs.run import read_manifest
@@ -48,16 +48,16 @@ GRID = "configs/claims.yaml"
 def tiny(tmp_path_factory):
     "Base, cold start, R1 and R1-Zero: one seed, two steps, eight held-out queries of each set."
     outputs = tmp_path_factory.mktemp("outputs")
-    sft = {"steps": 2, "batch_size": 4, "micro_batch": 4, "test_limit": 8, "max_response": 16}
+    sft = {"steps": 2, "batch_size": 4, "per_device_batch_size": 4, "eval_limit": 8, "max_completion_length": 16}
     grpo = {
         "steps": 2,
         "prompts_per_step": 2,
-        "generations": 4,
-        "micro_batch": 8,
-        "test_limit": 8,
-        "watch_every": 1,
-        "watch_limit": 4,
-        "max_response": 16,
+        "num_generations": 4,
+        "per_device_batch_size": 8,
+        "eval_limit": 8,
+        "eval_steps": 1,
+        "eval_subset": 4,
+        "max_completion_length": 16,
     }
     given = {
         "outputs_dir": str(outputs),
@@ -93,14 +93,24 @@ def test_runs_of_arms_note_more_than_a_score(tiny):
     jobs = grid_jobs(read_grid(GRID, overrides=read_manifest(tiny[0] / "ablations/one")["parameters"]["overrides"]), ["r1"], [0], str(tiny[0]))
     assert all(job.finished for job in jobs.values())
     m = json.loads((jobs["r1", 0].folder / "metrics.json").read_text())
-    levels = {"after/mIoU/direct", "after/mIoU/ordinal", "after/reasons/ordinal"}
+    levels = {"final/mIoU/direct", "final/mIoU/ordinal", "final/thinking_rate/ordinal"}
     assert (
-        levels | {"after/mIoU", "after/length", "after/reasons", "after/format", "zero_variance", "after/ood-pairings/mIoU", "samples_seen"} <= set(m)
-        and "before/mIoU" not in m
+        levels
+        | {
+            "final/mIoU",
+            "final/completion_length",
+            "final/thinking_rate",
+            "final/format_rate",
+            "frac_reward_zero_std",
+            "final/ood-pairings/mIoU",
+            "samples_seen",
+        }
+        <= set(m)
+        and "initial/mIoU" not in m
     )
     sft = json.loads((jobs["sft", 0].folder / "metrics.json").read_text())
-    assert sft["before/mIoU"] is not None and sft["steps"] == 2 and sft["samples_seen"] == 8
-    watched = [json.loads(line) for line in (jobs["r1", 0].folder / "watched.jsonl").read_text().splitlines()]
+    assert sft["initial/mIoU"] is not None and sft["steps"] == 2 and sft["samples_seen"] == 8
+    watched = [json.loads(line) for line in (jobs["r1", 0].folder / "eval_log.jsonl").read_text().splitlines()]
     assert [w["step"] for w in watched] == [0, 1, 2] and "mIoU" in watched[0]
 
 
@@ -151,13 +161,13 @@ def test_figures_of_the_committed_claims_show_every_effect_and_seed(committed):
     folder, grid, scored = committed
     arms, claims = grid_arms(grid), json.loads((folder / "claims.json").read_text())
     names = [label.get_text() for label in draw_effects(claims).axes[0].get_yticklabels()]
-    assert names == [f"{c['claim'][:2]}  {e['name']}" for c in claims for e in [*c["effects"], *c.get("beside", [])]]
+    assert names == [f"{c['claim'][:2]}  {e['name']}" for c in claims for e in [*c["effects"], *c.get("secondary", [])]]
     paths = paths_of(grid, list(scored))
     panels = draw_paths(scored, arms, paths).axes
     assert [ax.get_title() for ax in panels] == list(paths) and all(path[0] == "base" for path in paths.values())
     for ax, path in zip(panels, paths.values(), strict=True):
         ends = [line.get_ydata()[-1] for line in ax.lines]  # a line a seed, then their mean
-        assert ends[:-1] == pytest.approx([scored[path[-1]][s]["after/mIoU"] for s in grid["seeds"]]) and ends[-1] == pytest.approx(
+        assert ends[:-1] == pytest.approx([scored[path[-1]][s]["final/mIoU"] for s in grid["seeds"]]) and ends[-1] == pytest.approx(
             np.mean(ends[:-1])
         )
     levels = by_level(scored, arms, "mIoU")
@@ -168,7 +178,7 @@ def test_figures_of_the_committed_claims_show_every_effect_and_seed(committed):
 def test_curves_of_a_run_are_smoothed_over_its_last_steps():
     rows = curve_rows("R1", 0, resolve("outputs/reference/grpo/toy-s0"))
     reward = [r["value"] for r in rows if r["curve"] == "reward"]
-    assert {r["curve"] for r in rows} >= {"reward", "length", "no signal"} and len(reward) == max(r["step"] for r in rows)
+    assert {r["curve"] for r in rows} >= {"reward", "completion_length", "frac_reward_zero_std"} and len(reward) == max(r["step"] for r in rows)
     smoothed = [r["value"] for r in smooth(rows[::-1]) if r["curve"] == "reward"]
     assert smoothed == pytest.approx([np.mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))])
 
@@ -185,7 +195,7 @@ def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monk
         ("d", "failed", False, "2026-01-04"),
     ]:
         (runs / name).mkdir(parents=True)
-        write_json(runs / name / "manifest.json", {"status": status, "quick": quick, "ended": ended, "runs": {}})
+        write_json(runs / name / "manifest.json", {"status": status, "smoke": quick, "ended": ended, "runs": {}})
     assert latest().name == "b"
     with pytest.raises(RunError, match="not a finished run"):
         keep_reference(runs / "d", tmp_path / "kept")
@@ -211,7 +221,7 @@ def test_every_row_of_the_claims_grid_has_parameters_that_its_notebook_takes():
 def test_claims_without_their_arms_are_left_out_and_untestable_ones_stay():
     grid = read_grid(GRID)
     assert set(judged_claims(grid, ["base", "sft", "r1"])) - {n for n, c in grid["claims"].items() if c.get("untestable")} == {"C1", "C5"}
-    assert not judged_claims(grid, ["base", "sft", "r1"])["C1"]["beside"][1:]  # a control that was not run is not shown
+    assert not judged_claims(grid, ["base", "sft", "r1"])["C1"]["secondary"][1:]  # a control that was not run is not shown
     grid["claims"]["C2"]["untestable"] = "a reason"
     assert "C2" in judged_claims(grid, [])
     with pytest.raises(RunError, match="no such arm: r2"):
@@ -230,7 +240,7 @@ stages:
   sft: {notebook: nbs/03_sft.ipynb}
   grpo: {notebook: nbs/05_grpo.ipynb, steps: 3}
 rows:
-  data: {stage: curation, once: true}
+  data: {stage: curation, shared_across_seeds: true}
   sft: {stage: sft, annotations: $data/coldstart.jsonl}
   r1: {stage: grpo, model: $sft/model}
   zero: {stage: grpo, model: tiny}
@@ -283,12 +293,12 @@ def test_a_failed_run_stops_what_needs_it_and_nothing_else_and_is_made_again(job
 def test_a_row_made_once_is_one_run_and_decides_nothing(tmp_path):
     "However many seeds the others have: its one number again under each of them would read as certainty."
     (tmp_path / "grid.yaml").write_text(
-        TABLE.replace("zero: {stage: grpo, model: tiny}", "zero: {stage: grpo, model: tiny, once: true, label: Zero}")
+        TABLE.replace("zero: {stage: grpo, model: tiny}", "zero: {stage: grpo, model: tiny, shared_across_seeds: true, label: Zero}")
     )
     jobs = grid_jobs(read_grid(tmp_path / "grid.yaml"), ["r1", "zero"], [3, 4, 5], str(tmp_path / "out"))
     for (row, seed), job in jobs.items():
         job.folder.mkdir(parents=True)
-        write_json(job.folder / "metrics.json", {"after/mIoU": 90.0 if row == "r1" else 50.0, "n": 8})
+        write_json(job.folder / "metrics.json", {"final/mIoU": 90.0 if row == "r1" else 50.0, "n": 8})
     scored = {a: found for a, found in results(jobs).items() if a in ("r1", "zero")}
     arms = {"r1": {"label": "R1"}, "zero": {"label": "Zero"}}
     assert set(scored["zero"]) == {3} and set(scored["r1"]) == {3, 4, 5}
@@ -314,7 +324,9 @@ def test_two_grids_in_one_folder_are_one_too_many(jobs, tmp_path):
 
 
 def test_a_run_is_named_after_all_that_decides_it(jobs, tmp_path):
-    (tmp_path / "other.yaml").write_text(TABLE.replace("{stage: curation, once: true}", "{stage: curation, once: true, eps1: 0.5}"))
+    (tmp_path / "other.yaml").write_text(
+        TABLE.replace("{stage: curation, shared_across_seeds: true}", "{stage: curation, shared_across_seeds: true, sft_min_iou: 0.5}")
+    )
     other = grid_jobs(read_grid(tmp_path / "other.yaml"), ["r1", "zero"], [0, 1], str(tmp_path / "out"))
     same = {k for k in jobs if jobs[k].name == other[k].name}
     assert same == {("zero", 0), ("zero", 1)}  # another data set is another cold start and another R1, and the same R1-Zero of this table
@@ -330,7 +342,10 @@ def test_a_grid_with_a_slip_is_refused_by_row(tmp_path, change, said):
 @pytest.mark.parametrize(
     "change,said",
     [
-        (("{stage: curation, once: true}", "{stage: curation, once: true, after: $r1}"), r"\$data → \$r1 → \$sft → \$data"),
+        (
+            ("{stage: curation, shared_across_seeds: true}", "{stage: curation, shared_across_seeds: true, depends_on: $r1}"),
+            r"\$data → \$r1 → \$sft → \$data",
+        ),
         (("model: tiny", "model: $zero/model"), r"\$zero → \$zero"),
     ],
 )
@@ -374,8 +389,8 @@ def test_noise_is_called_supported_as_rarely_as_promised():
 def test_an_interval_around_zero_does_not_show_that_nothing_happens():
     noisy, quiet = [0.2, -0.15, 0.1, -0.18, 0.04], [0.001, -0.002, 0.002, 0.0, -0.001]
     assert (
-        judge([paired(noisy, null=0.02)], [{"below": 0.02}]) == "not supported"
-        and judge([paired(quiet, null=0.02)], [{"below": 0.02}]) == "supported"
+        judge([paired(noisy, null=0.02)], [{"equivalence_margin": 0.02}]) == "not supported"
+        and judge([paired(quiet, null=0.02)], [{"equivalence_margin": 0.02}]) == "supported"
     )
 
 
@@ -386,8 +401,8 @@ def test_holm_is_the_textbooks():
 def test_pairing_takes_out_what_arms_of_a_seed_share():
     rng = np.random.default_rng(1)
     shared = rng.normal(0, 10, 5)
-    scored = {arm: {s: {"after/mIoU": 50 + shared[s] + add + rng.normal(0, 0.3)} for s in range(5)} for arm, add in (("a", 2.0), ("b", 0.0))}
-    one = {"a": "after/mIoU", "b": "after/mIoU"}
+    scored = {arm: {s: {"final/mIoU": 50 + shared[s] + add + rng.normal(0, 0.3)} for s in range(5)} for arm, add in (("a", 2.0), ("b", 0.0))}
+    one = {"a": "final/mIoU", "b": "final/mIoU"}
     assert paired(contrast(scored, {"a": 1, "b": -1}, one)).ci95[0] > 0
     swapped = {**scored, "b": {s: scored["b"][(s + 1) % 5] for s in range(5)}}  # control: unpaired, the shared part swamps it
     assert paired(contrast(swapped, {"a": 1, "b": -1}, one)).ci95[0] < 0
@@ -395,12 +410,12 @@ def test_pairing_takes_out_what_arms_of_a_seed_share():
 
 def test_a_claim_whose_ground_is_missing_is_untestable():
     arms = {a: {"row": a, "label": a} for a in ("long", "short", "none")}
-    scored = {a: {s: {"after/mIoU": value + s % 2} for s in range(5)} for a, value in (("long", 60.0), ("short", 50.0), ("none", 70.0))}
-    scored["long"][0]["after/mIoU"] += 0.5
+    scored = {a: {s: {"final/mIoU": value + s % 2} for s in range(5)} for a, value in (("long", 60.0), ("short", 50.0), ("none", 70.0))}
+    scored["long"][0]["final/mIoU"] += 0.5
     claim = {"text": "longer is better", "effects": [{"name": "long over short", "contrast": {"long": 1, "short": -1}}]}
     assert claim_record("C4", claim, scored, arms)["verdict"] == "supported"
     needs = {"name": "thinking helps", "contrast": {"long": 1, "none": -1}}
-    found = claim_record("C4", {**claim, "needs": needs}, scored, arms)
+    found = claim_record("C4", {**claim, "precondition": needs}, scored, arms)
     assert found["verdict"] == "untestable here" and "thinking helps" in found["note"] and found["arms"] == ["long", "short", "none"]
 
 
@@ -440,11 +455,11 @@ def test_a_matched_set_has_the_size_and_the_mix_and_depends_on_the_seed():
 def test_every_strategy_gives_a_plan_of_the_samples_it_was_given(strategy):
     rng = np.random.default_rng(0)
     pool = [sample(i, teacher=rng.random(), ious=np.clip(rng.normal(m, 0.1, 8), 0, 1)) for i, m in enumerate(np.linspace(0, 1, 40))]
-    plan = make_plan(pool, strategy, seed=3)
-    assert 0 < len(plan.samples) <= 40 and {s.qid for s in plan.samples} <= {s.qid for s in pool}
-    assert [s.qid for s in make_plan(pool, strategy, seed=3).samples] == [s.qid for s in plan.samples]
-    order = plan.passes(4, seed=1)
-    seen = [next(order) for _ in range(len(plan.samples) - len(plan.samples) % 4)]
+    curriculum = make_curriculum(pool, strategy, seed=3)
+    assert 0 < len(curriculum.samples) <= 40 and {s.qid for s in curriculum.samples} <= {s.qid for s in pool}
+    assert [s.qid for s in make_curriculum(pool, strategy, seed=3).samples] == [s.qid for s in curriculum.samples]
+    order = curriculum.epochs(4, seed=1)
+    seen = [next(order) for _ in range(len(curriculum.samples) - len(curriculum.samples) % 4)]
     assert len(seen) == len(set(seen))  # a pass meets each sample once at most
 
 
@@ -452,18 +467,18 @@ def test_strategies_that_ask_whom_nobody_asked_say_so():
     bare = [dataclasses.replace(sample(0), teacher=None, difficulty=None)]
     for strategy, missing in (("teacher_threshold", "'teacher'"), ("gaussian", "'difficulty'"), ("easy_to_hard", "'difficulty'")):
         with pytest.raises(SampleError, match=missing):
-            make_plan(bare, strategy)
+            make_curriculum(bare, strategy)
     with pytest.raises(SampleError, match="keeps none"):
-        make_plan([sample(0, teacher=0.1)], "teacher_threshold")
+        make_curriculum([sample(0, teacher=0.1)], "teacher_threshold")
 
 
 def test_dropping_reacts_to_the_last_group_and_forgives():
-    plan = Plan([sample(i) for i in range(4)], stays=STRATEGIES["drop_both"][1])
-    order = plan.passes(1)
+    curriculum = CurriculumSampler([sample(i) for i in range(4)], keep_fn=STRATEGIES["drop_all_wrong_and_correct"][1])
+    order = curriculum.epochs(1)
     assert sorted(next(order) for _ in range(4)) == [0, 1, 2, 3]
-    plan.seen |= {"q0": [0.9, 1.0], "q1": [0.0, 0.0], "q2": [0.5, 0.1]}
+    curriculum.last_rewards |= {"q0": [0.9, 1.0], "q1": [0.0, 0.0], "q2": [0.5, 0.1]}
     assert sorted(next(order) for _ in range(2)) == [2, 3]
-    plan.seen["q0"] = [0.1, 0.2]  # it was unlearned
+    curriculum.last_rewards["q0"] = [0.1, 0.2]  # it was unlearned
     assert sorted(next(order) for _ in range(3)) == [0, 2, 3]
 
 
@@ -485,26 +500,37 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
         return [f"<time>[{random.random()}, 9]</time>" for _ in range(3 * len(batch))]
 
     pool, calls, stop = [sample(i) for i in range(7)], [], None
-    whole = rollouts_to(tmp_path / "a.jsonl", ask, pool, 2, seed=5, progress=False)
+    whole = resumable_rollouts(tmp_path / "a.jsonl", ask, pool, 2, seed=5, progress=False)
     calls, stop = [], 2
     with pytest.raises(KeyboardInterrupt):
-        rollouts_to(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False)
+        resumable_rollouts(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False)
     calls, stop = [], None
-    assert rollouts_to(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False) == whole and calls == [2, 1]
-    assert rollouts_to(tmp_path / "c.jsonl", ask, pool, 2, seed=6, progress=False) != whole
+    assert resumable_rollouts(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False) == whole and calls == [2, 1]
+    assert resumable_rollouts(tmp_path / "c.jsonl", ask, pool, 2, seed=6, progress=False) != whole
 
 
 def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):
     from vtg_r1.grpo import grpo_trainer
     from vtg_r1.models.loading import build_tiny
 
-    view = View(str(world / "videos"), 4, 28 * 28, "short")
+    view = VideoInputConfig(str(world / "videos"), 4, 28 * 28, "short")
     scored = [
         dataclasses.replace(s, difficulty={"policy": "p", "ious": [i / 20] * 2, "mean_iou": i / 20, "pass_rate": 0})
         for i, s in enumerate(toy_samples[:6])
     ]
     model, processor = build_tiny()
-    plan = make_plan(scored, "easy_to_hard")
-    trainer = grpo_trainer(model, processor, plan.samples, view, tmp_path, steps=3, prompts_per_step=2, generations=2, micro_batch=4, plan=plan)
+    curriculum = make_curriculum(scored, "easy_to_hard")
+    trainer = grpo_trainer(
+        model,
+        processor,
+        curriculum.samples,
+        view,
+        tmp_path,
+        steps=3,
+        prompts_per_step=2,
+        num_generations=2,
+        per_device_batch_size=4,
+        curriculum=curriculum,
+    )
     qids = [row["qid"] for batch in trainer.get_train_dataloader() for row in batch]
     assert qids == [s.qid for s in reversed(scored) for _ in range(2)]

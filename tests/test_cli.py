@@ -19,7 +19,7 @@ import pytest
 from vtg_r1 import cli
 from vtg_r1.cli import build_parser, main
 from vtg_r1.core.samples import load_samples
-from vtg_r1.models.ground import Manner, how_to_ask
+from vtg_r1.models.ground import InferenceConfig, resolve_model
 from vtg_r1.runs.run import start_run
 from vtg_r1.video.cut import cut
 from vtg_r1.video.decoders import VideoError
@@ -167,13 +167,13 @@ def test_a_run_is_asked_as_it_was_trained(tmp_path):
     from vtg_r1.models.loading import build_tiny
     from vtg_r1.train.trainer import save_policy
 
-    run = start_run("grpo", "mine", {"seed": 0, "max_response": 40}, tmp_path)
+    run = start_run("grpo", "mine", {"seed": 0, "max_completion_length": 40}, tmp_path)
     with pytest.raises(FileNotFoundError, match="a run without a model"):
-        how_to_ask(str(run.path))
+        resolve_model(str(run.path))
     save_policy(*build_tiny(0), run.path / "model")
-    run.note(config={"view": {"video_root": "v", "frames": 12, "pixels": 1568, "style": "short", "encoding": "native"}})
-    expected = (str(run.path / "model"), Manner(12, 1568, "short", "native", 40))
-    assert how_to_ask(str(run.path)) == how_to_ask(str(run.path / "model")) == expected
+    run.note(config={"view": {"video_root": "v", "frames": 12, "pixels": 1568, "style": "short", "time_encoding": "native"}})
+    expected = (str(run.path / "model"), InferenceConfig(12, 1568, "short", "native", 40))
+    assert resolve_model(str(run.path)) == resolve_model(str(run.path / "model")) == expected
 
 
 def test_a_cut_shows_what_the_video_shows(toy, tmp_path):
@@ -258,7 +258,7 @@ def test_convert_measures_durations_and_holds_videos_out(world, toy_samples, tmp
         world / "videos",
         "--out",
         train,
-        "--held-out",
+        "--eval-annotations",
         held,
         "--json",
     )
@@ -298,8 +298,8 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
     before, out = mine.read_bytes(), tmp_path / "s.jsonl"
     for args, said in [
         (("--out", tmp_path / "link.csv"), "--out"),
-        (("--out", out, "--held-out", mine), "--held-out"),
-        (("--out", out, "--held-out", tmp_path / "." / "s.jsonl"), "of --out too"),
+        (("--out", out, "--eval-annotations", mine), "--eval-annotations"),
+        (("--out", out, "--eval-annotations", tmp_path / "." / "s.jsonl"), "of --out too"),
     ]:
         code, _, err = vtg(capsys, "data", "convert", "--dataset", "csv", "--annotations", mine, "--videos", world / "videos", *args)
         assert code == 2 and err.count("\n") == 1 and said in err
@@ -366,7 +366,7 @@ def test_curate_asks_as_the_paper_and_for_the_key_first(world, tmp_path, capsys,
         8,
         100352,
     )
-    assert vtg(capsys, *given, "--teacher", "given")[0] == 0 and "frames" not in seen[-1]
+    assert vtg(capsys, *given, "--teacher", "precomputed")[0] == 0 and "frames" not in seen[-1]
 
 
 @pytest.mark.shared
@@ -405,7 +405,7 @@ def test_curate_makes_the_sets(world, toy_samples, tmp_path, capsys):
     )
     code, _, err = vtg(capsys, *given)
     assert code == 2 and "--teacher-model" in err
-    code, out, _ = vtg(capsys, *given, "--teacher", "given", "--json")
+    code, out, _ = vtg(capsys, *given, "--teacher", "precomputed", "--json")
     made = json.loads(out)
     assert (
         code == 0

@@ -15,19 +15,19 @@ from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, w
 from vtg_r1.curation import (
     allocate,
     answered,
+    assign_split,
     check_videos,
     collect,
     dataset_card,
-    draw,
     filter_facts,
+    folder_lock,
     iter_samples,
-    only_one,
     plot_filter,
     plot_sample,
-    route,
+    sample_pool,
     split_by_teacher,
-    supervised,
     table1,
+    to_sft_sample,
     work_folder,
     write_files,
     write_sets,
@@ -65,31 +65,31 @@ def sample(qid="q", iou=0.9, span=(2.0, 8.0), response=RESPONSE, **more):
     ],
 )
 def test_route(s, cold, rl, reason):
-    assert route(s) == (cold, rl, reason)
+    assert assign_split(s) == (cold, rl, reason)
 
 
 def test_route_parameters():
-    assert route(sample(iou=0.9), keep_coldstart_in_rl=False) == (True, False, "")
-    assert route(sample(iou=0.5), keep_coldstart_in_rl=False)[1]
-    assert route(sample(iou=0.0), eps1=-1, eps2=0)[:2] == (True, True)  # the unfiltered arms: R1-U, and RL without a filter
+    assert assign_split(sample(iou=0.9), keep_coldstart_in_rl=False) == (True, False, "")
+    assert assign_split(sample(iou=0.5), keep_coldstart_in_rl=False)[1]
+    assert assign_split(sample(iou=0.0), sft_min_iou=-1, rl_min_iou=0)[:2] == (True, True)  # the unfiltered arms: R1-U, and RL without a filter
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=20), st.floats(0, 1), st.floats(0, 1), st.booleans())
-def test_every_sample_goes_somewhere(ious, eps1, eps2, keep):
+def test_every_sample_goes_somewhere(ious, sft_min_iou, rl_min_iou, keep):
     samples = [sample(str(i), iou, (2.0, 8.0) if ok else None, RESPONSE if ok else "no") for i, (iou, ok) in enumerate(ious)]
-    cold, rl, rejected = split_by_teacher(samples, eps1, eps2, keep)
-    assert {s.qid for s in cold} | {s.qid for s in rl} | {s.qid for s, _ in rejected} == {s.qid for s in samples}
-    assert all(s.teacher["iou"] > eps1 for s in cold) and all(s.teacher["iou"] >= eps2 for s in rl) and all(why for _, why in rejected)
+    cold, rl, filtered = split_by_teacher(samples, sft_min_iou, rl_min_iou, keep)
+    assert {s.qid for s in cold} | {s.qid for s in rl} | {s.qid for s, _ in filtered} == {s.qid for s in samples}
+    assert all(s.teacher["iou"] > sft_min_iou for s in cold) and all(s.teacher["iou"] >= rl_min_iou for s in rl) and all(why for _, why in filtered)
     if not keep:
         assert not {s.qid for s in cold} & {s.qid for s in rl}
 
 
 def test_supervised_targets():
     s = sample(spans=[[1.0, 5.0], [2.0, 8.5], [2.0, 8.5]])
-    assert supervised(s) is s and parse_span(supervised(s, "ground_truth").teacher["response"]) == [2.0, 8.5]
-    with pytest.raises(ValueError, match="target"):
-        supervised(s, "both")
+    assert to_sft_sample(s) is s and parse_span(to_sft_sample(s, "ground_truth").teacher["response"]) == [2.0, 8.5]
+    with pytest.raises(ValueError, match="label_source"):
+        to_sft_sample(s, "both")
 
 
 @settings(max_examples=200, deadline=None)
@@ -117,7 +117,7 @@ def test_pipeline_counts_and_card(tmp_path):
     (tmp_path / "bench.json").write_text(json.dumps({"a1": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["something else"]}}))
     guard = overlap_guard([("activitynet", tmp_path / "bench.json", None)])
     collected = collect(entries, work, guard, {"b0.mp4": {"seconds": None, "reason": "holds no video frame"}})
-    drawn = draw(work, [{"task": "instance", "sources": ["a", "b"], "total": 20}])
+    drawn = sample_pool(work, [{"task": "instance", "sources": ["a", "b"], "total": 20}])
     pool = list(iter_samples(work / "pool.jsonl"))
     assert (
         drawn["sources"] == {"a": {"task": "instance", "candidates": 27, "pool": 14}, "b": {"task": "instance", "candidates": 6, "pool": 6}}
@@ -125,11 +125,11 @@ def test_pipeline_counts_and_card(tmp_path):
     )
     out = tmp_path / "out"
     out.mkdir()
-    counts = write_sets(answered(work / "pool.jsonl", "given"), work / "refused.jsonl", out)
+    counts = write_sets(answered(work / "pool.jsonl", "precomputed"), work / "excluded.jsonl", out)
     total = table1(out, drawn)[-1]
-    assert (total["refused"], total["pool"], total["cold start"], total["RL"]) == (17, 20, counts["coldstart.jsonl"], counts["rl.jsonl"])
-    assert total["rejected"] + total["RL"] == 20 and counts["rejected.jsonl"] == total["rejected"] + 17
-    assert {r["reason"] for _, r in iter_jsonl(out / "rejected.jsonl")} == {"overlap", "video", "low_iou"}
+    assert (total["excluded"], total["pool"], total["cold start"], total["RL"]) == (17, 20, counts["coldstart.jsonl"], counts["rl.jsonl"])
+    assert total["filtered"] + total["RL"] == 20 and counts["filtered.jsonl"] == total["filtered"] + 17
+    assert {r["reason"] for _, r in iter_jsonl(out / "filtered.jsonl")} == {"overlap", "video", "low_iou"}
     assert load_samples(out / "rl.jsonl") and load_samples(out / "coldstart.jsonl")
     card = dataset_card(out, drawn, collected, {"seed": 0})
     assert "malformed_line/dropped" in card and str(tmp_path) not in card
@@ -143,7 +143,7 @@ def test_draw_is_stable_and_seeded(tmp_path):
         folder.mkdir()
         entries = make(folder, a=n)
         collect(entries, folder)
-        draw(folder, [{"sources": ["a"], "total": 30}], seed)
+        sample_pool(folder, [{"sources": ["a"], "total": 30}], seed)
         drawn[seed] = {s.qid for s in iter_samples(folder / "pool.jsonl")}
     assert len(drawn[0]) == len(drawn[1]) == 30 and drawn[0] != drawn[1]
 
@@ -168,7 +168,7 @@ def test_a_hugging_face_source_is_streamed(tmp_path):
 def test_bad_quotas(quotas, tmp_path):
     collect(make(tmp_path, a=4), tmp_path)
     with pytest.raises(SampleError):
-        draw(tmp_path, quotas)
+        sample_pool(tmp_path, quotas)
 
 
 def test_equal_qids_of_two_sources_stay_apart(tmp_path):
@@ -194,8 +194,8 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyError):
         write_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "b.jsonl").exists()
-    with only_one(tmp_path), pytest.raises(SampleError, match="another process"):
-        with only_one(tmp_path):
+    with folder_lock(tmp_path), pytest.raises(SampleError, match="another process"):
+        with folder_lock(tmp_path):
             pass
 
 
@@ -226,9 +226,9 @@ def test_videos_missing_and_unreadable(tmp_path):
 
 
 def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
-    from vtg_r1.data.toyworld import World, make_world
+    from vtg_r1.data.toyworld import ToyWorldConfig, make_world
 
-    world = make_world(tmp_path / "w", videos=1, seed=0, world=World(lengths=(15,), spacing=(1,)))
+    world = make_world(tmp_path / "w", videos=1, seed=0, world=ToyWorldConfig(lengths=(15,), spacing=(1,)))
     turns = [{"from": "human", "value": "<image>\nWhen is it?"}, {"from": "gpt", "value": "From <1.0> to <4.0>."}]
     (tmp_path / "g.json").write_text(
         json.dumps([{"question_id": "7", "video_id": "train_00000", "video_file": "train_00000.mp4", "conversation": turns}])
@@ -282,22 +282,22 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
     "Both thresholds and all three fates are in the one, frames and both spans in the other."
     import matplotlib.pyplot as plt
 
-    from vtg_r1.data.model_inputs import View
+    from vtg_r1.data.model_inputs import VideoInputConfig
     from vtg_r1.data.toyworld import read_scripts, toy_teacher
 
     scripts = read_scripts(world)
     annotated = [replace(s, teacher=toy_teacher(s, scripts, 0)) for s in toy_samples] + [replace(toy_samples[0], teacher=None)]
     facts = filter_facts(annotated)
-    assert len(facts) == len(annotated) and facts[-1]["set"] == "rejected" and facts[-1]["words"] == facts[-1]["teacher tIoU"] == 0
+    assert len(facts) == len(annotated) and facts[-1]["set"] == "filtered" and facts[-1]["words"] == facts[-1]["teacher tIoU"] == 0
     fig = plot_filter(facts)
     assert [ax.get_xlabel() for ax in fig.axes] == [
         "teacher tIoU with the ground truth",
         "length of the moment (s)",
         "words in the teacher's response",
     ]
-    assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "rejected"}
+    assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "filtered"}
     shown = next(s for s in annotated if s.teacher["span"])
-    strip, line = plot_sample(shown, View(str(world / "videos"), frames=4)).axes
+    strip, line = plot_sample(shown, VideoInputConfig(str(world / "videos"), frames=4)).axes
     assert (
         shown.query in strip.get_title().replace("\n", " ")
         and strip.images
@@ -318,7 +318,7 @@ def test_stage_on_the_toy_world(tmp_path):
     manifest, metrics = (json.loads((run / f"{n}.json").read_text()) for n in ("manifest", "metrics"))
     assert manifest["status"] == "finished" and (Path.cwd() / manifest["config"]["video_root"]).is_dir()
     assert metrics["coldstart"] == len(load_samples(run / "coldstart.jsonl")) and metrics["rl"] == len(load_samples(run / "rl.jsonl"))
-    assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "rejected_sample.png"}
+    assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "filtered_sample.png"}
     again = run_stage(tmp_path, run_name="b", keep_coldstart_in_rl=False)
     assert len(list((tmp_path / "curation-work").iterdir())) == 2  # of the videos and of the samples: other thresholds, the same work
     assert (again / "coldstart.jsonl").read_bytes() == (run / "coldstart.jsonl").read_bytes()
@@ -331,11 +331,11 @@ def test_a_video_that_is_found_later_is_used_later(tmp_path):
     hidden = next((tmp_path / "toyworld").glob("*/videos/train_00003.mp4"))
     hidden.rename(tmp_path / "elsewhere.mp4")
     without = run_stage(tmp_path, run_name="b")
-    refused = [r for _, r in iter_jsonl(without / "rejected.jsonl") if r["reason"] == "video"]
+    refused = [r for _, r in iter_jsonl(without / "filtered.jsonl") if r["reason"] == "video"]
     assert refused and {r["sample"]["video"] for r in refused} == {"train_00003.mp4"}
     (tmp_path / "elsewhere.mp4").rename(hidden)
     again = run_stage(tmp_path, run_name="c")
-    assert all((again / n).read_bytes() == (run / n).read_bytes() for n in ("coldstart.jsonl", "rl.jsonl", "rejected.jsonl"))
+    assert all((again / n).read_bytes() == (run / n).read_bytes() for n in ("coldstart.jsonl", "rl.jsonl", "filtered.jsonl"))
 
 
 @pytest.mark.slow

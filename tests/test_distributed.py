@@ -13,7 +13,7 @@ from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
-from vtg_r1.data.model_inputs import View
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.models.loading import load_model, load_processor
 from vtg_r1.runs.execute import run_here
@@ -34,13 +34,15 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     write_jsonl(tmp_path / "s.jsonl", samples)
     given = {
         "annotations": str(tmp_path / "s.jsonl"),
-        "heldout": str(tmp_path / "s.jsonl"),
+        "eval_annotations": str(tmp_path / "s.jsonl"),
         "video_root": str(world / "videos"),
         "outputs_dir": str(tmp_path),
     }
-    given |= {"epochs": 2.0, "batch_size": 4, "micro_batch": 2, "learning_rate": 1e-3, "max_response": 24, "threads": 1}
+    given |= {"epochs": 2.0, "batch_size": 4, "per_device_batch_size": 2, "learning_rate": 1e-3, "max_completion_length": 24, "threads": 1}
     pairs = [
-        x for key, value in {**given, "run_name": "two", "launch": "configs/accelerate/two_cpu.yaml"}.items() for x in ("-p", key, json.dumps(value))
+        x
+        for key, value in {**given, "run_name": "two", "accelerate_config": "configs/accelerate/two_cpu.yaml"}.items()
+        for x in ("-p", key, json.dumps(value))
     ]
     assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
     alone = CLEAN.Process(target=run_here, args=(str(project_root() / "nbs/03_sft.ipynb"), {**given, "run_name": "one"}))
@@ -86,14 +88,24 @@ def train(rank, world_size, port, samples, view, folder):
     set_seed(0)
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
     trainer = grpo_trainer(
-        model, processor, samples, view, folder, steps=3, prompts_per_step=2, generations=4, micro_batch=2, learning_rate=1e-3, see_once=False
+        model,
+        processor,
+        samples,
+        view,
+        folder,
+        steps=3,
+        prompts_per_step=2,
+        num_generations=4,
+        per_device_batch_size=2,
+        learning_rate=1e-3,
+        share_prefix=False,
     )
     trainer.rollout_func = fixed_rollouts
     fit(trainer, "GRPO", {})
 
 
 def test_grpo_on_the_same_responses_equals_one_process(world, toy_samples, tmp_path):
-    view = View(str(world / "videos"), 8, 28 * 28, "short")
+    view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short")
     for name, n in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
         with socket.socket() as s:

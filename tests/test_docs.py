@@ -109,11 +109,11 @@ def test_index_tells_the_claims_as_the_grid_found_them(index, tmp_path):
     folder.mkdir(parents=True)
     arms = {"sft": {"label": "SFT only"}, "r1": {"label": "R1"}}
     scored = {
-        "sft": {s: {"after/mIoU": 50.0 + s, "after/ood-a/mIoU": 40.0} for s in range(5)},
-        "r1": {s: {"after/mIoU": 70.0 + 2 * s, "after/ood-a/mIoU": 45.0} for s in range(5)},
+        "sft": {s: {"final/mIoU": 50.0 + s, "final/ood-a/mIoU": 40.0} for s in range(5)},
+        "r1": {s: {"final/mIoU": 70.0 + 2 * s, "final/ood-a/mIoU": 45.0} for s in range(5)},
     }
     claims = {
-        "C1": {"text": "RL lifts", "effects": [{"name": "in domain", "contrast": {"r1": 1, "sft": -1}, "at_least": 0.05}]},
+        "C1": {"text": "RL lifts", "effects": [{"name": "in domain", "contrast": {"r1": 1, "sft": -1}, "min_effect": 0.05}]},
         "C4": {"text": "Longer helps", "untestable": "no need", "effects": []},
     }
     write_json(folder / "claims.json", [claim_record(name, claim, scored, arms) for name, claim in claims.items()])
@@ -138,7 +138,7 @@ def test_index_shows_what_is_committed(index):
     ]
     assert shown == [index.score_table().data, index.claims_table().data, index.screen().data], "run `make readme`"
     found = json.loads((ROOT / "outputs/reference/grpo/toy-s0/metrics.json").read_text())
-    assert f"| after RL | {found['after/mIoU']:.1f} |" in shown[0] and f"n = {found['n']} held-out" in shown[0]
+    assert f"| after RL | {found['final/mIoU']:.1f} |" in shown[0] and f"n = {found['n']} held-out" in shown[0]
 
 
 class Page(HTMLParser):

@@ -20,7 +20,7 @@ import pytest
 from vtg_r1.core.atomic_files import DiskFull, append
 from vtg_r1.core.runtime import RunError, project_root
 from vtg_r1.core.samples import iter_jsonl, load_samples
-from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.teacher import Log
 from vtg_r1.runs import run as runs
 from vtg_r1.runs.execute import run_notebook
@@ -30,7 +30,7 @@ from vtg_r1.video import sandbox as guard
 from vtg_r1.video.cache import FrameCache, _make_room, _unpack
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import probe
-from vtg_r1.video.sandbox import Guard, guarded
+from vtg_r1.video.sandbox import ResourceLimits, run_sandboxed
 
 YEAR_2040, YEAR_1970 = 2_208_988_800, 0
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, sys.path)])}
@@ -109,7 +109,7 @@ WHOLE = {  # writer; reader of the one version that stands there
         lambda here: same((here / "page.html").read_bytes(), 1_000_000),
     ),
     "model": (
-        "from vtg_r1.core.atomic_files import whole_folder\ndef write(n):\n    with whole_folder(here / 'model') as part:\n        for name in 'abcdefgh': (part / name).write_bytes(b'%d ' % n * 100_000)",
+        "from vtg_r1.core.atomic_files import atomic_dir\ndef write(n):\n    with atomic_dir(here / 'model') as part:\n        for name in 'abcdefgh': (part / name).write_bytes(b'%d ' % n * 100_000)",
         lambda here: set.union(*(same((standing(here) / name).read_bytes(), 100_000) for name in "abcdefgh")),
     ),
 }
@@ -304,7 +304,9 @@ def test_the_second_on_a_run_folder_is_refused_and_the_lock_dies_with_its_proces
                 run_notebook(notebook, {"run_name": "one", "outputs_dir": str(tmp_path), "resume": resume})
         with pytest.raises(RunError, match=said):
             runs.launch_stage(
-                notebook, {"run_name": "one", "outputs_dir": str(tmp_path), "launch": "configs/accelerate/two_cpu.yaml", "resume": True}, folder
+                notebook,
+                {"run_name": "one", "outputs_dir": str(tmp_path), "accelerate_config": "configs/accelerate/two_cpu.yaml", "resume": True},
+                folder,
             )
         with pytest.raises(RunError, match=said):  # the first command's kernel is not there yet
             (folder / ".lock").rename(folder / ".lock.kept")
@@ -344,7 +346,7 @@ def test_a_manifest_that_is_no_json_is_not_overwritten(tmp_path):
 
 
 def test_who_wants_the_same_rollouts_waits_for_them(tmp_path, toy_samples):
-    from vtg_r1.difficulty import rollouts_to
+    from vtg_r1.difficulty import resumable_rollouts
 
     samples, path = toy_samples[:4], tmp_path / "rollouts.jsonl"
     path.write_text('{"qid": "' + samples[0].qid)  # killed in its first batch
@@ -352,10 +354,10 @@ def test_who_wants_the_same_rollouts_waits_for_them(tmp_path, toy_samples):
     with subprocess.Popen([sys.executable, "-c", code, f"{path}.lock"], stdout=subprocess.PIPE, env=ENV) as other:
         other.stdout.readline()
         start = time.monotonic()
-        found = rollouts_to(path, lambda batch: [f"{s.qid} {k}" for s in batch for k in range(2)], samples, 2, progress=False)
+        found = resumable_rollouts(path, lambda batch: [f"{s.qid} {k}" for s in batch for k in range(2)], samples, 2, progress=False)
         assert time.monotonic() - start > 0.5 and other.poll() is not None
     assert found == {s.qid: [f"{s.qid} 0", f"{s.qid} 1"] for s in samples}
-    assert rollouts_to(path, lambda batch: pytest.fail("asked again"), samples, 2, progress=False) == found
+    assert resumable_rollouts(path, lambda batch: pytest.fail("asked again"), samples, 2, progress=False) == found
 
 
 # ---- a full disk ----
@@ -367,7 +369,7 @@ import numpy as np
 here, room, source = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 from safetensors.numpy import save_file
 from vtg_r1.curation import write_files
-from vtg_r1.core.atomic_files import DiskFull, whole_folder
+from vtg_r1.core.atomic_files import DiskFull, atomic_dir
 from vtg_r1.video.cache import FrameCache
 from vtg_r1.core.plots import save_figure
 from vtg_r1.pages.review import Review
@@ -377,7 +379,7 @@ from vtg_r1.core.samples import append_jsonl, write_jsonl
 from vtg_r1.data.teacher import Log
 
 def model(big):
-    with whole_folder(here / "model") as part: save_file({"x": np.full(room if big else 8, 3.0)}, part / "model.safetensors")
+    with atomic_dir(here / "model") as part: save_file({"x": np.full(room if big else 8, 3.0)}, part / "model.safetensors")
 
 def figure(big):
     import matplotlib.pyplot as plt
@@ -565,17 +567,17 @@ guard.serve({"ok": ok, **{f"{k} once": after(w, False) for k, w in what.items()}
 def mishaps(monkeypatch):
     guard._stop_all()
     monkeypatch.setattr(guard, "_SERVE", MISHAPS)
-    yield Guard(seconds=0.6)
+    yield ResourceLimits(seconds=0.6)
     guard._stop_all()
 
 
 @pytest.mark.parametrize("what, used", [("killed", False), ("killed", True), ("stalls", False), ("stalls", True), ("stops", True)])
 def test_a_child_that_ends_for_no_fault_of_the_file_costs_nothing_but_time(what, used, mishaps, tmp_path, monkeypatch):
     if used:
-        guarded(tmp_path / "other", mishaps, do="ok")
+        run_sandboxed(tmp_path / "other", mishaps, do="ok")
     if what == "stops":  # it does not hear its alarm, and is ended from here
         monkeypatch.setattr(guard, "_GRACE", 3.0)
-    assert guarded(tmp_path / "v", mishaps, do=f"{what} once")[0]["tries"] == 2
+    assert run_sandboxed(tmp_path / "v", mishaps, do=f"{what} once")[0]["tries"] == 2
 
 
 @pytest.mark.parametrize(
@@ -590,15 +592,15 @@ def test_a_child_that_ends_for_no_fault_of_the_file_costs_nothing_but_time(what,
 def test_what_ends_it_again_is_one_error_and_never_a_hang(what, tries, said, mishaps, tmp_path):
     start = time.monotonic()
     with pytest.raises(VideoError, match=said):
-        guarded(tmp_path / "v", mishaps, do=what)
+        run_sandboxed(tmp_path / "v", mishaps, do=what)
     assert (tmp_path / "v").stat().st_size == tries and time.monotonic() - start < 20
 
 
 def test_a_data_loaders_worker_that_is_killed_ends_the_epoch_with_its_number(world, toy_samples):
     from torch.utils.data import DataLoader
 
-    view = View(str(world / "videos"), 4, 784, "short", cache="")
-    loader = DataLoader(toy_samples * 50, batch_size=None, num_workers=1, collate_fn=lambda s: (os.getpid(), len(show(s, view)["images"])))
+    view = VideoInputConfig(str(world / "videos"), 4, 784, "short", cache="")
+    loader = DataLoader(toy_samples * 50, batch_size=None, num_workers=1, collate_fn=lambda s: (os.getpid(), len(build_prompt(s, view)["images"])))
     start, killed = time.monotonic(), None
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid.*exited unexpectedly|killed by signal: Killed") as e:
         for pid, frames in loader:

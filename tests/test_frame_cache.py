@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtg_r1.data.model_inputs import View, show
-from vtg_r1.video.cache import FrameCache, Recent, cache_gigabytes
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
+from vtg_r1.video.cache import FrameCache, LRUCache, cache_gigabytes
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import read_frames
 
@@ -228,12 +228,12 @@ def test_errors_are_the_same_with_a_cache(tmp_path):
 
 def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, monkeypatch):
     for folder in ("", str(tmp_path / "mine")):
-        show(toy_samples[0], View(str(world / "videos"), 5, 784, "short", cache=folder))
+        build_prompt(toy_samples[0], VideoInputConfig(str(world / "videos"), 5, 784, "short", cache=folder))
     assert not entries(tmp_path / "mine")  # in memory already: the second view asked for the same frames
-    show(toy_samples[0], View(str(world / "videos"), 6, 784, "short", cache=str(tmp_path / "mine")))
+    build_prompt(toy_samples[0], VideoInputConfig(str(world / "videos"), 6, 784, "short", cache=str(tmp_path / "mine")))
     assert len(entries(tmp_path / "mine")) == 1
     monkeypatch.setenv("VTG_R1_CACHE", str(tmp_path / "env"))
-    show(toy_samples[0], View(str(world / "videos"), 7, 784, "short"))
+    build_prompt(toy_samples[0], VideoInputConfig(str(world / "videos"), 7, 784, "short"))
     assert len(entries(tmp_path / "env")) == 1
     monkeypatch.setenv("VTG_R1_CACHE_GB", "much")
     with pytest.raises(ValueError, match="VTG_R1_CACHE_GB must be a number"):
@@ -241,7 +241,7 @@ def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, mon
 
 
 def test_recent_is_bounded_in_bytes():
-    recent = Recent(100)
+    recent = LRUCache(100)
     for k in range(10):
         recent.get(k, lambda: (k, 30))
     assert recent.total == 90 and recent.get(9, lambda: pytest.fail("made again")) == 9

@@ -10,7 +10,7 @@ import torch
 from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
-from vtg_r1.data.model_inputs import View
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.loading import build_tiny
 from vtg_r1.train.trainer import fit
@@ -51,8 +51,8 @@ def test_three_steps_are_what_they_were(still_video, tmp_path):
     set_seed(0)
     torch.set_num_threads(1)
     model, processor = build_tiny(0)
-    how = {"steps": 3, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3, "see_once": False}
-    trainer = grpo_trainer(model, processor, samples, View(str(still_video), 8, 28 * 28, "short"), tmp_path, **how)
+    how = {"steps": 3, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 4, "learning_rate": 1e-3, "share_prefix": False}
+    trainer = grpo_trainer(model, processor, samples, VideoInputConfig(str(still_video), 8, 28 * 28, "short"), tmp_path, **how)
     trainer.rollout_func = given_responses
     log = fit(trainer, "GRPO", {})
     found = [[row["loss"], row["grad_norm"], row["reward"]] for row in log]

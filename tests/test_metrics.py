@@ -20,7 +20,7 @@ from vtg_r1.core.metrics import (
     qa_metrics,
     recalls,
 )
-from vtg_r1.core.spans import best, tiou
+from vtg_r1.core.spans import best_over_gts, tiou
 from vtg_r1.rewards import answer_reward
 
 second = st.integers(-20, 200).map(lambda t: t / 10)
@@ -110,7 +110,7 @@ def test_queries_without_truth_and_mismatched_lengths_are_errors():
     with pytest.raises(ValueError, match="query 1 has no true span"):
         grounding_metrics([[0, 1], [0, 1]], [[[0, 1]], []])
     with pytest.raises(ValueError, match="2 predictions, 1 rows"):
-        best([[0, 1], [0, 1]], [[[0, 1]]])
+        best_over_gts([[0, 1], [0, 1]], [[[0, 1]]])
     with pytest.raises(ValueError, match="^no queries to score$"):
         grounding_metrics([], [])
     with pytest.raises(ValueError):

@@ -7,7 +7,7 @@ import pytest
 
 from vtg_r1.core.atomic_files import write_json
 from vtg_r1.core.runtime import RunError
-from vtg_r1.models.loading import TINY, TINY_PATH, made_by, note_policy, weights_key
+from vtg_r1.models.loading import TINY, TINY_PATH, model_fingerprint, producing_run, record_policy
 from vtg_r1.runs.run import read_manifest, start_run
 
 
@@ -20,17 +20,17 @@ def folder(tmp_path):
     "name", ["model.safetensors", "model-00002-of-00003.safetensors", "adapter_model.safetensors", "config.json", "chat_template.jinja"]
 )
 def test_each_file_that_decides_counts(folder, name):
-    before = weights_key(str(folder))
-    assert before == weights_key(TINY)
+    before = model_fingerprint(str(folder))
+    assert before == model_fingerprint(TINY)
     with open(folder / name, "ab") as f:
         f.write(b" ")
-    assert weights_key(str(folder)) != before
+    assert model_fingerprint(str(folder)) != before
 
 
 def test_what_decides_nothing_does_not_count(folder):
     (folder / "README.md").write_text("trained on a Tuesday")
     (folder / "checkpoint-8").mkdir()
-    assert weights_key(str(folder)) == weights_key(TINY)
+    assert model_fingerprint(str(folder)) == model_fingerprint(TINY)
 
 
 def test_an_adapter_is_another_policy_on_another_base(folder, tmp_path):
@@ -38,35 +38,35 @@ def test_an_adapter_is_another_policy_on_another_base(folder, tmp_path):
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_bytes(b"an update")
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
-    before = weights_key(str(adapter))
+    before = model_fingerprint(str(adapter))
     (folder / "model.safetensors").write_bytes(b"retrained")
-    assert weights_key(str(adapter)) != before
+    assert model_fingerprint(str(adapter)) != before
 
 
 def test_a_hub_id_is_known_by_its_commit(tmp_path, monkeypatch):
     import huggingface_hub.constants as hub
 
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
-    assert hub.HF_HUB_CACHE == str(tmp_path) and weights_key("some/model") == "some/model"
+    assert hub.HF_HUB_CACHE == str(tmp_path) and model_fingerprint("some/model") == "some/model"
     there = tmp_path / "models--some--model"
     (there / "snapshots" / "c0ffee").mkdir(parents=True)
     (there / "snapshots" / "c0ffee" / "config.json").write_text("{}")
     (there / "refs").mkdir()
     (there / "refs" / "main").write_text("c0ffee")
-    assert weights_key("some/model") == "some/model@c0ffee"
+    assert model_fingerprint("some/model") == "some/model@c0ffee"
 
 
 def test_a_policy_is_noted_with_the_run_that_made_it_and_may_not_change_under_a_run(folder, tmp_path):
     ours = tmp_path / "grpo" / "mine"
     shutil.copytree(folder, ours / "model")
     write_json(ours / "manifest.json", {"stage": "grpo", "status": "finished"})
-    assert made_by(str(ours / "model")) == ours and made_by(str(folder)) is None and made_by("some/hub-id") is None
+    assert producing_run(str(ours / "model")) == ours and producing_run(str(folder)) is None and producing_run("some/hub-id") is None
     run = start_run("sft", "a", {"seed": 0}, tmp_path)
-    note_policy(run, str(ours / "model"))
+    record_policy(run, str(ours / "model"))
     noted = read_manifest(run.path)["policy"]
-    assert noted["key"] == weights_key(TINY) and noted["run"].endswith("grpo/mine") and noted["path"].endswith("grpo/mine/model")
+    assert noted["key"] == model_fingerprint(TINY) and noted["run"].endswith("grpo/mine") and noted["path"].endswith("grpo/mine/model")
     again = start_run("sft", "a", {"seed": 0}, tmp_path, resume=True)
-    note_policy(again, str(folder))  # the same weights at another place
+    record_policy(again, str(folder))  # the same weights at another place
     (folder / "model.safetensors").write_bytes(b"trained anew")
     with pytest.raises(RunError, match="has changed since this run began"):
-        note_policy(again, str(folder))
+        record_policy(again, str(folder))

@@ -9,7 +9,7 @@ from test_score_once import qwen2_vl, qwen3_vl
 
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
-from vtg_r1.data.model_inputs import View, show
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.generation import model_inputs
@@ -52,7 +52,7 @@ def which(image) -> int:
 @pytest.mark.parametrize("frames", [6, 64])
 def test_interleaved_writes_the_second_at_which_the_frame_is_shown(videos, name, frames):
     path = videos / f"{name}.mp4"
-    shown = show(Sample("q", path.name, 13.0, "x", [[0, 1]]), View(str(videos), frames, 28 * 28, "full"))
+    shown = build_prompt(Sample("q", path.name, 13.0, "x", [[0, 1]]), VideoInputConfig(str(videos), frames, 28 * 28, "full"))
     blocks = shown["prompt"][1]["content"]
     seconds = [float(said["text"]) for said, image in zip(blocks, blocks[1:]) if image["type"] == "image"]
     times = probe(path).times
@@ -66,7 +66,7 @@ def test_interleaved_writes_the_second_at_which_the_frame_is_shown(videos, name,
 def test_native_positions_say_the_second_at_which_the_frame_is_on_display(videos, name, frames):
     path = videos / f"{name}.mp4"
     model, processor = build_tiny(0)
-    shown = show(Sample("q", path.name, 13.0, "x", [[0, 1]]), View(str(videos), frames, 28 * 28, "full", "native"))
+    shown = build_prompt(Sample("q", path.name, 13.0, "x", [[0, 1]]), VideoInputConfig(str(videos), frames, 28 * 28, "full", "native"))
     batch = model_inputs(processor, [shown], "cpu")
     second = float(batch["second_per_grid_ts"][0])
     assert second == pytest.approx(processor.video_processor.temporal_patch_size / shown["fps"])  # the processor's own reading of the clock
@@ -88,7 +88,7 @@ def test_native_positions_say_the_second_at_which_the_frame_is_on_display(videos
 
 @pytest.fixture(scope="module")
 def native(world):
-    return View(str(world / "videos"), 8, 28 * 28, "short", "native")
+    return VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short", "native")
 
 
 def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, native, tmp_path):
@@ -96,11 +96,11 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     scripts = read_scripts(world)
     taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
     model, processor = build_tiny(0)
-    trainer = sft_trainer(model, processor, taught, native, tmp_path, epochs=6, batch_size=4, micro_batch=2, learning_rate=3e-3)
+    trainer = sft_trainer(model, processor, taught, native, tmp_path, epochs=6, batch_size=4, per_device_batch_size=2, learning_rate=3e-3)
     batch = native_collator(processor)([trainer.train_dataset[0], trainer.train_dataset[3]])
     learned = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert learned == [taught[i].teacher["response"] + "<|im_end|>" for i in (0, 3)]
-    asked = model_inputs(processor, [show(taught[i], native) for i in (0, 3)], "cpu")
+    asked = model_inputs(processor, [build_prompt(taught[i], native) for i in (0, 3)], "cpu")
     for key in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"):
         assert torch.equal(batch[key], asked[key])  # what evaluation shows
     before = {n: p.clone() for n, p in model.named_parameters()}
@@ -121,7 +121,9 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
         set_seed(0)
         model, processor = family()
         before = {n: p.clone() for n, p in model.named_parameters()}
-        how = dict(steps=2, prompts_per_step=2, generations=4, micro_batch=4, learning_rate=1e-3, max_response=24, see_once=once)
+        how = dict(
+            steps=2, prompts_per_step=2, num_generations=4, per_device_batch_size=4, learning_rate=1e-3, max_completion_length=24, share_prefix=once
+        )
         trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), **how)
         trainer.reward_funcs = [
             lambda completion_ids, **kwargs: [float(sum(ids) % 7) for ids in completion_ids],
@@ -137,13 +139,13 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
 @pytest.mark.parametrize("once", [False, True])
 def test_vllm_takes_no_native_video(once, toy_samples, native, tmp_path):
     "Said before an engine is looked for."
-    how = dict(prompts_per_step=2, generations=4, micro_batch=4, see_once=once, vllm="colocate")
-    with pytest.raises(ValueError, match="encoding 'interleaved' with vllm"):
+    how = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4, share_prefix=once, vllm="colocate")
+    with pytest.raises(ValueError, match="time_encoding 'interleaved' with vllm"):
         grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, **how)
 
 
 def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, tmp_path):
-    how = dict(prompts_per_step=2, generations=4, micro_batch=4)
+    how = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
     trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, **how)
     trainer.use_vllm = True
     del trainer.generation_config  # which TRL makes for the model's own rollouts only

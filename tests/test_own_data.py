@@ -22,7 +22,7 @@ from vtg_r1.runs.execute import known_parameters
 from vtg_r1.runs.run import read_manifest
 
 PAGE = project_root() / "nbs/own_data.ipynb"
-FEW = {"03_sft": "steps 2", "05_grpo": "steps 2 -p prompts_per_step 2 -p generations 4 -p micro_batch 8"}
+FEW = {"03_sft": "steps 2", "05_grpo": "steps 2 -p prompts_per_step 2 -p num_generations 4 -p per_device_batch_size 8"}
 
 
 def cells() -> list[str]:
@@ -41,7 +41,7 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
     "A cell of the page in bash, its outputs/ in a folder of the test's own, its runs short."
     for stage, few in FEW.items():
         command = command.replace(
-            f"nbs/{stage}.ipynb ", f"nbs/{stage}.ipynb -p outputs_dir outputs/ -p threads 1 -p figures false -p test_limit 4 -p {few} "
+            f"nbs/{stage}.ipynb ", f"nbs/{stage}.ipynb -p outputs_dir outputs/ -p threads 1 -p figures false -p eval_limit 4 -p {few} "
         )
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = command.removeprefix("%%bash\n").replace("outputs/", f"{folder}/")
@@ -90,7 +90,7 @@ def test_both_runs_trained_adapters_and_never_saw_what_is_held_out(walked):
         )
         assert told["status"] == manifest["status"] == "finished" and manifest["parameters"]["lora_rank"] == 16 and told["metrics"]["steps"] == 2
         assert (
-            told["metrics"]["trained_on"] == len(load_samples(folder / "own_data/train.jsonl"))
+            told["metrics"]["train_samples"] == len(load_samples(folder / "own_data/train.jsonl"))
             and (folder / stage / "mine/model/model.safetensors").is_file()
         )
     assert read_manifest(folder / "sft/mine")["parameters"]["target"] == "exact_span"
@@ -99,14 +99,14 @@ def test_both_runs_trained_adapters_and_never_saw_what_is_held_out(walked):
 
 
 def test_the_score_is_the_runs_own(walked, capsys):
-    "test_limit leaves four held-out queries; of those the command has to say what the run said."
+    "eval_limit leaves four held-out queries; of those the command has to say what the run said."
     folder, said = walked
     run = json.loads((folder / "grpo/mine/metrics.json").read_text())
     of_table = json.loads(said["score --benchmark"].splitlines()[-1])
     assert (
         of_table["n"] == 4
-        and of_table["mIoU"] == pytest.approx(run["after/mIoU"], abs=1e-3)
-        and of_table["R1@0.5"] == pytest.approx(run["after/R1@0.5"], abs=1e-3)
+        and of_table["mIoU"] == pytest.approx(run["final/mIoU"], abs=1e-3)
+        and of_table["R1@0.5"] == pytest.approx(run["final/R1@0.5"], abs=1e-3)
     )
     assert (
         main(
@@ -135,7 +135,7 @@ def test_the_cut_is_there(walked):
 def test_the_table_itself_can_be_trained_on(walked):
     "GRPO reads the table without a detour, durations and all."
     folder, _ = walked
-    command = "vtg-r1 run nbs/05_grpo.ipynb -f configs/own_data.yaml -f configs/own_data_tiny.yaml -p run_name table -p model tiny -p dataset csv -p annotations outputs/own_data/mine.csv -p video_root outputs/own_data/videos -p evaluate_before false"
+    command = "vtg-r1 run nbs/05_grpo.ipynb -f configs/own_data.yaml -f configs/own_data_tiny.yaml -p run_name table -p model tiny -p dataset csv -p annotations outputs/own_data/mine.csv -p video_root outputs/own_data/videos -p eval_before_training false"
     done = shell(command, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((folder / "grpo/table/metrics.json").read_text())["n"] == 4

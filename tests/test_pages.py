@@ -84,11 +84,11 @@ def second_model(tmp_path_factory) -> str:
 def demo(second_model):
     "The running page: before RL the embedded model, after RL the changed one."
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
-    from vtg_r1.models.ground import TINY_MANNER
+    from vtg_r1.models.ground import TINY_INFERENCE
     from vtg_r1.pages.demo import load_policies, start, stop
 
     policies = load_policies([second_model, "tiny"])
-    policies[0].manner = TINY_MANNER
+    policies[0].manner = TINY_INFERENCE
     page, folder, address = start(policies, max_mb=1, max_minutes=1)
     yield address.rstrip("/")
     stop(page, folder)
@@ -185,12 +185,12 @@ def test_demo_answers_fifty_at_once(demo, world, toy_samples):
     "Each asks about a video of its own; each answer is the one that the model gives when it is asked alone."
     from gradio_client import Client, handle_file
 
-    from vtg_r1.models.ground import TINY_MANNER, ground
+    from vtg_r1.models.ground import TINY_INFERENCE, ground
     from vtg_r1.models.loading import load_model, load_processor
 
     model, processor = load_model("tiny"), load_processor("tiny")
     chosen = toy_samples[:10]
-    alone = [ground(model, processor, world / "videos" / s.video, [s.query], TINY_MANNER)[0].span for s in chosen]
+    alone = [ground(model, processor, world / "videos" / s.video, [s.query], TINY_INFERENCE)[0].span for s in chosen]
     assert len({str(a) for a in alone}) > 3
     client = Client(demo, verbose=False, httpx_kwargs={"timeout": 120})
     files = {s.video: handle_file(str(world / "videos" / s.video)) for s in chosen}
@@ -614,7 +614,7 @@ def test_predictions_for_other_queries_are_told(reviewed, tmp_path, capsys):
 def test_an_unreadable_video_is_told_without_options_of_the_library():
     from vtg_r1.pages.demo import unreadable
 
-    said = VideoError("/private/a.gif", "decord cannot open it (x); backend 'pyav' can read it (View(backend=…) or VTG_R1_BACKEND)")
+    said = VideoError("/private/a.gif", "decord cannot open it (x); backend 'pyav' can read it (VideoInputConfig(backend=…) or VTG_R1_BACKEND)")
     assert str(unreadable(said)) == "This video cannot be read: a.gif decord cannot open it (x)."
 
 

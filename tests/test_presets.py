@@ -37,7 +37,7 @@ def test_every_value_has_a_source_and_a_parameter(preset):
     assert set(content) == set(NOTEBOOKS)
     for stage, values in content.items():
         assert set(values) <= set(known_parameters(resolve(NOTEBOOKS[stage]))), stage
-        assert not (launch := values.get("launch")) or resolve(launch).is_file()
+        assert not (launch := values.get("accelerate_config")) or resolve(launch).is_file()
     for line in text.splitlines():
         if re.match(r"  \w+:", line):
             assert re.search(r"# .*(paper|code|ours|own|all)", line), f"{preset}: no source: {line}"

@@ -12,7 +12,6 @@ from vtg_r1.core.prompts import (
     QA_SYSTEM_PROMPT,
     SYSTEM_PROMPT,
     _question_text,
-    answer_block,
     format_span,
     format_time,
     grounding_prompt,
@@ -22,7 +21,8 @@ from vtg_r1.core.prompts import (
     parse_spans,
     qa_prompt,
     response_text,
-    thought,
+    tag_text,
+    think_text,
 )
 
 seconds = st.integers(0, 36_000_0).map(lambda tenths: tenths / 10)
@@ -104,7 +104,7 @@ def test_never_raises_and_never_invents(response):
     assert all(len(span) == 2 and all(map(math.isfinite, span)) for span in strict + lenient)
     assert strict == [] or lenient == strict
     assert (parse_span(response) is not None) == bool(strict)
-    if answer_block(response) is None:
+    if tag_text(response) is None:
         assert strict == []
     for reading in ("strict", "lenient"):
         letter = parse_answer(response, reading)
@@ -201,7 +201,7 @@ def test_unknown_reading_is_an_error():
     ],
 )
 def test_answer_block(response, tag, text):
-    assert answer_block(response, tag) == text and (tag != "time" or answer_block(response) == text)
+    assert tag_text(response, tag) == text and (tag != "time" or tag_text(response) == text)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_answer_block(response, tag, text):
     ],
 )
 def test_the_thought_of_a_response(response, reasoning):
-    assert thought(response) == reasoning
+    assert think_text(response) == reasoning
 
 
 def test_an_answer_may_be_a_thousand_characters_long():

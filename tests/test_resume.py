@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
-from vtg_r1.difficulty import make_plan
+from vtg_r1.difficulty import make_curriculum
 from vtg_r1.runs.execute import run_here
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.train.checkpoints import is_complete, last_checkpoint
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.resume
 KILLS = int(os.environ.get("VTG_R1_KILLS", 1))
 STEPS = 6
 STAGES = {
-    "sft": ("nbs/03_sft.ipynb", {"epochs": 2.0, "batch_size": 2, "micro_batch": 2, "learning_rate": 1e-3}),
+    "sft": ("nbs/03_sft.ipynb", {"epochs": 2.0, "batch_size": 2, "per_device_batch_size": 2, "learning_rate": 1e-3}),
     "grpo": (
         "nbs/05_grpo.ipynb",
-        {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "generations": 4, "micro_batch": 4, "learning_rate": 1e-3},
+        {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 4, "learning_rate": 1e-3},
     ),
 }
-DIFFICULTY = {"model": "tiny", "rollouts": 4, "batch_size": 1, "max_response": 24, "figures": False, "threads": 1}
+DIFFICULTY = {"model": "tiny", "num_rollouts": 4, "batch_size": 1, "max_completion_length": 24, "figures": False, "threads": 1}
 CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
 CLEAN.set_forkserver_preload(
     ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "seaborn", "papermill"]
@@ -50,11 +50,11 @@ def setting(tmp_path_factory):
     write_jsonl(home / "held.jsonl", taught[6:])
     common = {
         "annotations": str(home / "train.jsonl"),
-        "heldout": str(home / "held.jsonl"),
+        "eval_annotations": str(home / "held.jsonl"),
         "video_root": str(world / "videos"),
         "outputs_dir": str(home),
     }
-    return home, {**common, "save_steps": 2, "threads": 1, "max_response": 24}
+    return home, {**common, "save_steps": 2, "threads": 1, "max_completion_length": 24}
 
 
 def _stage(stage, params, out, limit):
@@ -238,28 +238,28 @@ def test_a_place_one_may_not_write_to(setting):
     assert returncode(process) == 1 and "outputs_dir must name a folder one may write to" in (setting[0] / "sft-nowhere.txt").read_text()
 
 
-def draw(plan, start: int, end: int) -> list[int]:
+def draw(curriculum, start: int, end: int) -> list[int]:
     "Queries start … end of a plan in updates of two; of every query seen, one with an even number is solved, and an odd one is not."
-    passes, drawn = plan.passes(2), []
+    passes, drawn = curriculum.epochs(2), []
     for n in range(end):
         i = next(passes)
         if n >= start:
             drawn.append(i)
-            plan.seen[plan.samples[i].qid] = [1.0] if i % 2 == 0 else [0.1]
+            curriculum.last_rewards[curriculum.samples[i].qid] = [1.0] if i % 2 == 0 else [0.1]
     return drawn
 
 
 def test_a_plan_that_drops_solved_queries_is_taken_up_in_its_order(toy_samples):
     "What a checkpoint keeps of a plan: what was seen, and who was in the passes so far."
-    whole = make_plan(toy_samples[:8], "drop_solved")
+    whole = make_curriculum(toy_samples[:8], "drop_all_correct")
     order = draw(whole, 0, 24)
-    assert any(len(live) < 8 for live in whole.lives)
-    first = make_plan(toy_samples[:8], "drop_solved")
+    assert any(len(live) < 8 for live in whole.active_sets)
+    first = make_curriculum(toy_samples[:8], "drop_all_correct")
     assert draw(first, 0, 10) == order[:10]
-    kept = json.loads(json.dumps({"seen": first.seen, "lives": first.lives}))
-    again = make_plan(toy_samples[:8], "drop_solved")
-    again.seen, again.again = kept["seen"], kept["lives"]
+    kept = json.loads(json.dumps({"last_rewards": first.last_rewards, "active_sets": first.active_sets}))
+    again = make_curriculum(toy_samples[:8], "drop_all_correct")
+    again.last_rewards, again.replay = kept["last_rewards"], kept["active_sets"]
     assert draw(again, 10, 24) == order[10:]
-    forgetful = make_plan(toy_samples[:8], "drop_solved")
-    forgetful.seen = kept["seen"]
+    forgetful = make_curriculum(toy_samples[:8], "drop_all_correct")
+    forgetful.last_rewards = kept["last_rewards"]
     assert draw(forgetful, 10, 24) != order[10:]

@@ -40,7 +40,7 @@ EVERY = [
     repetition_penalty,
     paper_reward,
     paper_qa_reward,
-    with_options(tiou_reward, several="union"),
+    with_options(tiou_reward, multi_gt="union"),
 ]
 COLUMNS = {
     "spans": [[[3.0, 9.0]], [[3.0, 9.0], [20.0, 26.0]], [[0.0, 1.5]]],
@@ -95,8 +95,8 @@ def test_exact_is_most_and_unreadable_least(reward):
         (tiou_reward, [[6, 9]], [[3, 9]], 0.5),
         (tiou_reward, [[6, 9], [3, 9]], [[3, 9]], 0.5),  # the first answer counts
         (tiou_reward, [[20, 26]], [[3, 9], [20, 26]], 1.0),  # the true span hit best
-        (with_options(tiou_reward, several="union"), [[20, 26]], [[3, 9], [20, 26]], 0.5),
-        (with_options(tiou_reward, several="union"), [[3, 7], [5, 9]], [[3, 9]], 1.0),
+        (with_options(tiou_reward, multi_gt="union"), [[20, 26]], [[3, 9], [20, 26]], 0.5),
+        (with_options(tiou_reward, multi_gt="union"), [[3, 7], [5, 9]], [[3, 9]], 1.0),
         (tiou_timestamp_reward, [[6, 9]], [[3, 9]], 0.5 * (1 - 3 / 30)),
         (tiou_timestamp_reward, [[0, 90]], [[3, 9]], 0.0),  # an end further off than the video is long
         (giou_reward, [[12, 15]], [[3, 9]], -3 / 12),
@@ -105,15 +105,15 @@ def test_exact_is_most_and_unreadable_least(reward):
         (segment_giou_reward, [[20, 26], [3, 9]], [[3, 9], [20, 26]], 1.0),  # paired in order of time
         (segment_f1_reward, [[3, 9], [9, 3]], [[3, 9]], 0.0),
         (tiou_reward, [[0, 0.25]], [[0, 0.5]], 0.5),  # half a second counts as much as half a minute
-        (with_options(tiou_reward, several="union"), [[0, 0.25]], [[0, 0.5]], 0.5),
+        (with_options(tiou_reward, multi_gt="union"), [[0, 0.25]], [[0, 0.5]], 0.5),
         (tiou_timestamp_reward, [[0, 0.25]], [[0, 0.5]], 0.5 * (1 - 0.25 / 30)),
         (giou_reward, [[0, 0.25]], [[0.75, 1.0]], -0.5),
         (segment_f1_reward, [[0, 0.25]], [[0, 0.5]], 2 / 3),
         (segment_giou_reward, [[0, 0.25]], [[0, 0.5]], 0.75),
         (segment_giou_reward, [[3, 9], [20, 26]], [[3, 9]], 0.5),  # one too many
         (wasserstein_reward, [[0, 0.25]], [[0, 0.5]], math.exp(-3 * 0.125 / 0.5)),
-        (with_options(tiou_reward, several="union"), [[9, 3], [3, 9]], [[3, 9]], 1.0),  # what has no length covers nothing
-        (with_options(tiou_reward, several="union"), [[3, 9]], [[9, 3], [3, 9]], 1.0),
+        (with_options(tiou_reward, multi_gt="union"), [[9, 3], [3, 9]], [[3, 9]], 1.0),  # what has no length covers nothing
+        (with_options(tiou_reward, multi_gt="union"), [[3, 9]], [[9, 3], [3, 9]], 1.0),
         (segment_f1_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),  # an unsound span spoils the answer
         (segment_giou_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),
         (wasserstein_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),
@@ -132,7 +132,7 @@ def test_by_hand(reward, spans, truth, value):
 
 
 @pytest.mark.parametrize(
-    "reward", [*GROUNDING, with_options(tiou_reward, several="union")], ids=lambda r: f"{r.__name__}{getattr(r, 'keywords', '')}"
+    "reward", [*GROUNDING, with_options(tiou_reward, multi_gt="union")], ids=lambda r: f"{r.__name__}{getattr(r, 'keywords', '')}"
 )
 def test_rows_do_not_touch_each_other(reward):
     "A batch pays what its rows are paid alone, wherever the unreadable ones, the unsound ones and those without truth stand."
@@ -210,7 +210,7 @@ def test_multi_span_rewards_against_a_fine_grid(rows):
         f1, iou = 2 * (a & b).sum() / (a.sum() + b.sum()), (a & b).sum() / (a | b).sum()
         w1 = 0.01 * np.abs(np.cumsum(a) / a.sum() - np.cumsum(b) / b.sum()).sum()
         assert segment_f1_reward(texts, truth)[k] == pytest.approx(f1)
-        assert tiou_reward(texts, truth, several="union")[k] == pytest.approx(iou) == pytest.approx(union_tiou(p, g))
+        assert tiou_reward(texts, truth, multi_gt="union")[k] == pytest.approx(iou) == pytest.approx(union_tiou(p, g))
         assert wasserstein_reward(texts, truth, beta=1)[k] == pytest.approx(math.exp(-w1 / (0.01 * (a | b).sum())), abs=0.01)
 
 
@@ -221,7 +221,7 @@ def test_wasserstein_is_exact_where_the_difference_changes_sign():
 
 def test_unknown_ways_are_errors():
     with pytest.raises(ValueError, match="best"):
-        tiou_reward(SAID, COLUMNS["spans"], several="all")
+        tiou_reward(SAID, COLUMNS["spans"], multi_gt="all")
     with pytest.raises(ValueError):
         tiou_reward(SAID, COLUMNS["spans"][:2])
     with pytest.raises(TypeError, match="spans"):
@@ -232,7 +232,7 @@ def test_unknown_ways_are_errors():
 
 @pytest.mark.parametrize(
     "reward",
-    [*GROUNDING, with_options(tiou_reward, several="union"), format_reward, answer_reward, paper_reward],
+    [*GROUNDING, with_options(tiou_reward, multi_gt="union"), format_reward, answer_reward, paper_reward],
     ids=lambda r: f"{r.__name__}{getattr(r, 'keywords', '')}",
 )
 @pytest.mark.parametrize("completions, rows", [(3, 2), (2, 3)])
@@ -248,7 +248,7 @@ def test_another_number_of_rows_is_named():
 
 
 def test_a_reward_with_options_is_that_reward_under_its_name():
-    union = with_options(tiou_reward, several="union")
+    union = with_options(tiou_reward, multi_gt="union")
     assert union([answer([20, 26])], spans=[[[3, 9], [20, 26]]]) == [0.5] and union.__name__ == "tiou_reward" and union.__doc__ == tiou_reward.__doc__
 
 
@@ -270,7 +270,7 @@ def test_composite_weighs_logs_and_passes_none():
         and logged["silent/format_reward"] == pytest.approx(1 / 3)
     )
     with pytest.raises(ValueError):  # two parts of one name would be one in the log
-        composite({tiou_reward: 0.5, with_options(tiou_reward, several="union"): 0.5})(SAID, **COLUMNS)
+        composite({tiou_reward: 0.5, with_options(tiou_reward, multi_gt="union"): 0.5})(SAID, **COLUMNS)
 
 
 def test_paper_weights():
@@ -291,21 +291,23 @@ def test_guards():
     assert repetition_penalty(["a b A b a b", "a b c"], n=2) == [pytest.approx(-3 / 5), 0]
 
 
-def slow_signal(reward, truth, duration, offset, spread, generations, groups, seed):
+def slow_signal(reward, truth, duration, offset, spread, num_generations, groups, seed):
     "`group_signal` one group at a time."
-    noise = np.random.default_rng(seed).standard_normal((groups, generations, 2))
+    noise = np.random.default_rng(seed).standard_normal((groups, num_generations, 2))
     deviations, upward = [], []
     for group in noise:
         spans = [[min(max(t, 0), duration) for t in sorted(x + offset + spread * z for x, z in zip(truth, pair))] for pair in group]
-        paid = reward([f"<time>[{s:.2f}, {e:.2f}]</time>" for s, e in spans], spans=[[truth]] * generations, duration=[duration] * generations)
+        paid = reward(
+            [f"<time>[{s:.2f}, {e:.2f}]</time>" for s, e in spans], spans=[[truth]] * num_generations, duration=[duration] * num_generations
+        )
         near = [-abs(s - truth[0]) - abs(e - truth[1]) for s, e in spans]
         deviations.append(np.std(paid))
         upward.append(np.corrcoef(paid, near)[0, 1] if np.std(paid) > 1e-9 else 0)
-    return {"deviation": np.mean(deviations), "flat": np.mean(np.array(deviations) < 1e-9), "upward": np.mean(upward)}
+    return {"deviation": np.mean(deviations), "frac_reward_zero_std": np.mean(np.array(deviations) < 1e-9), "upward": np.mean(upward)}
 
 
 @pytest.mark.parametrize(
-    "reward, truth, duration, offset, spread, generations, groups, seed",
+    "reward, truth, duration, offset, spread, num_generations, groups, seed",
     [
         (tiou_reward, [12, 18], 30, 0, 1.5, 8, 20, 0),
         (tiou_reward, [12, 18], 30, -8, 1.5, 4, 20, 0),  # so far off that most groups say nothing
@@ -315,18 +317,18 @@ def slow_signal(reward, truth, duration, offset, spread, generations, groups, se
     ],
     ids=lambda x: getattr(x, "__name__", str(x)),
 )
-def test_group_signal_against_a_slow_one(reward, truth, duration, offset, spread, generations, groups, seed):
-    fast = group_signal(reward, truth, duration, offset, spread, generations, groups, seed)
-    assert fast == pytest.approx(slow_signal(reward, truth, duration, offset, spread, generations, groups, seed), abs=1e-9) and {
+def test_group_signal_against_a_slow_one(reward, truth, duration, offset, spread, num_generations, groups, seed):
+    fast = group_signal(reward, truth, duration, offset, spread, num_generations, groups, seed)
+    assert fast == pytest.approx(slow_signal(reward, truth, duration, offset, spread, num_generations, groups, seed), abs=1e-9) and {
         type(v) for v in fast.values()
     } == {float}
 
 
 def test_group_signal():
-    assert 0.5 < group_signal(tiou_reward, [12, 18], 30, -8, generations=4, groups=20)["flat"] < 1
+    assert 0.5 < group_signal(tiou_reward, [12, 18], 30, -8, num_generations=4, groups=20)["frac_reward_zero_std"] < 1
     near, far = (group_signal(tiou_reward, [12, 18], 30, offset, groups=50) for offset in (0, -12))
-    assert near["flat"] == 0 and near["upward"] > 0.8 and far["flat"] > 0.9
-    assert group_signal(tiou_reward, [12, 18], 30, 3) == group_signal(tiou_reward, [12, 18], 30, 3, spread=1.5, generations=8, groups=400, seed=0)
+    assert near["frac_reward_zero_std"] == 0 and near["upward"] > 0.8 and far["frac_reward_zero_std"] > 0.9
+    assert group_signal(tiou_reward, [12, 18], 30, 3) == group_signal(tiou_reward, [12, 18], 30, 3, spread=1.5, num_generations=8, groups=400, seed=0)
 
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)

@@ -12,8 +12,8 @@ import pytest
 
 from vtg_r1.cli import main
 from vtg_r1.core.runtime import RunError, UserError, project_root, sha256
-from vtg_r1.runs.execute import check_values, collect_parameters, given_parameters, known_parameters, stage_name, upstream
-from vtg_r1.runs.run import note_files, read_manifest, start_run
+from vtg_r1.runs.execute import check_values, collect_parameters, ensure_run, given_parameters, known_parameters, stage_name
+from vtg_r1.runs.run import read_manifest, record_files, start_run
 
 ROOT = project_root()
 STAGES = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
@@ -50,12 +50,14 @@ def test_each_table_of_a_folder_is_an_input_of_its_own(tmp_path):
     for name in ("test.csv", "more/gsub.json", "video.mp4"):
         (tmp_path / "annotations" / name).write_text(name)
     run = start_run("demo", "a", {"seed": 0}, tmp_path)
-    note_files(run, tmp_path / "annotations", "annotations")
-    note_files(run, tmp_path / "annotations" / "test.csv", "prior")
-    note_files(run, "some/hub-id", "heldout")
+    record_files(run, tmp_path / "annotations", "annotations")
+    record_files(run, tmp_path / "annotations" / "test.csv", "train_annotations")
+    record_files(run, "some/hub-id", "eval_annotations")
     inputs = read_manifest(run.path)["inputs"]
-    assert set(inputs) == {"annotations/test.csv", "annotations/more/gsub.json", "prior"}
-    assert inputs["prior"] == inputs["annotations/test.csv"] and inputs["prior"]["sha256"] == sha256(tmp_path / "annotations" / "test.csv")
+    assert set(inputs) == {"annotations/test.csv", "annotations/more/gsub.json", "train_annotations"}
+    assert inputs["train_annotations"] == inputs["annotations/test.csv"] and inputs["train_annotations"]["sha256"] == sha256(
+        tmp_path / "annotations" / "test.csv"
+    )
 
 
 def test_an_existing_run_is_refused_and_left_alone(tmp_path):
@@ -119,7 +121,7 @@ def test_command_reports_the_failing_cell(tmp_path, capsys):
     assert "ValueError: the frame is upside down" in capsys.readouterr().err
     assert read_manifest(tmp_path / "small" / "bad")["status"] == "failed"
     with pytest.raises(RunError, match="is failed"):
-        upstream(str(path), {"run_name": "bad", "outputs_dir": str(tmp_path)})
+        ensure_run(str(path), {"run_name": "bad", "outputs_dir": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
@@ -145,15 +147,15 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
         ("05_grpo", "learning_rate", "fast", "parameter 'learning_rate' is 'fast': give a number"),
         ("05_grpo", "temperature", ".nan", "give a number"),
         ("05_grpo", "resume", "maybe", "parameter 'resume' is 'maybe': give true or false"),
-        ("05_grpo", "encoding", "foo", "parameter 'encoding' is 'foo': give one of 'interleaved', 'native'"),
+        ("05_grpo", "time_encoding", "foo", "parameter 'time_encoding' is 'foo': give one of 'interleaved', 'native'"),
         ("05_grpo", "missing_videos", "ignore", "give one of 'error', 'skip'"),
         ("05_grpo", "quantize", "8bit", "give one of '', '4bit'"),
         ("05_grpo", "vllm", "yes", "give one of '', 'colocate', 'server'"),
         ("05_grpo", "video_root", "2024", "parameter 'video_root' is 2024: give text"),
         ("05_grpo", "strategy_options", "easy", "give a dict"),
-        ("03_sft", "target", "foo", "give one of 'response', 'teacher_span', 'exact_span'"),
-        ("01_curation", "target", "foo", "give one of 'teacher', 'ground_truth'"),
-        ("01_curation", "teacher", "me", "give one of 'simulated', 'endpoint', 'given'"),
+        ("03_sft", "sft_target", "foo", "give one of 'response', 'teacher_span', 'exact_span'"),
+        ("01_curation", "label_source", "foo", "give one of 'teacher', 'ground_truth'"),
+        ("01_curation", "teacher", "me", "give one of 'simulated', 'endpoint', 'precomputed'"),
         ("01_curation", "teacher_reasoning", "deep", "give one of 'medium', 'none', 'short', 'long'"),
         ("07_benchmarks", "backend", "tgi", "give one of 'transformers', 'vllm'"),
         ("07_benchmarks", "prompt_style", "terse", "give one of 'short', 'full'"),
@@ -181,7 +183,9 @@ def test_defaults_and_presets_are_values_that_are_taken():
             with contextlib.suppress(UserError):  # a preset without a part for this stage
                 given = given_parameters(args, stage_name(path))
                 check_values({name: value for name, value in given.items() if name in known}, known)
-    check_values({"annotations": [{"path": "a"}], "heldout": None, "epochs": 2, "limit": 1e3}, known_parameters(ROOT / "nbs/03_sft.ipynb"))
+    check_values(
+        {"annotations": [{"path": "a"}], "eval_annotations": None, "epochs": 2, "max_train_samples": 1e3}, known_parameters(ROOT / "nbs/03_sft.ipynb")
+    )
 
 
 def test_missing_notebook(capsys):
@@ -194,7 +198,7 @@ def test_missing_notebook(capsys):
 
 def test_an_installed_package_says_where_the_notebooks_are(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in (["run", "nbs/05_grpo.ipynb"], ["data", "curate", "--annotations", ".", "--videos", ".", "--teacher", "given"]):
+    for words in (["run", "nbs/05_grpo.ipynb"], ["data", "curate", "--annotations", ".", "--videos", ".", "--teacher", "precomputed"]):
         assert main(words) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "not part of the installed package: run this in a checkout" in line

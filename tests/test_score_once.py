@@ -11,11 +11,11 @@ import transformers as tf
 from PIL import Image
 
 from vtg_r1.core.samples import Sample
-from vtg_r1.data.model_inputs import View
-from vtg_r1.models.generation import by_video, generate, model_inputs, predict, predict_to, prompt_text
+from vtg_r1.data.model_inputs import VideoInputConfig
+from vtg_r1.models.generation import by_video, generate, model_inputs, predict, prompt_text, resumable_predict
 from vtg_r1.models.generation import processor_frames as frame_inputs
 from vtg_r1.models.loading import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
-from vtg_r1.models.prefix_cache import cache_name, inputs_once, prefill_once, same_video, trunks
+from vtg_r1.models.prefix_cache import cache_name, prefill_shared, prefixes, same_video, shared_video_inputs
 
 QUERIES = (
     (0, "the red circle"),
@@ -121,7 +121,7 @@ def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
 
 
 def seen(processor, shown, which=None):
-    return inputs_once(processor, [prompt_text(processor, s) for s in shown], frame_inputs(shown), which or same_video(shown), "cpu")
+    return shared_video_inputs(processor, [prompt_text(processor, s) for s in shown], frame_inputs(shown), which or same_video(shown), "cpu")
 
 
 def usual_logits(model, processor, shown):
@@ -138,7 +138,7 @@ def shared_logits(model, start):
 
 def prefilled(model, seen, **how):
     with torch.inference_mode():
-        return prefill_once(model, seen, **how)
+        return prefill_shared(model, seen, **how)
 
 
 def far(a, b):
@@ -153,8 +153,8 @@ def test_logits_and_tokens_are_those_of_asking_one_by_one(family, videos, style,
     model, processor = family
     shown = ask(videos, style, encoding)
     assert far(shared_logits(model, prefilled(model, seen(processor, shown))), usual_logits(model, processor, shown)) < 1e-5
-    alone = [text for s in shown for text in generate(model, processor, [s], 12, see_once=False)]
-    assert generate(model, processor, shown, 12) == alone == generate(model, processor, shown, 12, see_once=False)
+    alone = [text for s in shown for text in generate(model, processor, [s], 12, share_prefix=False)]
+    assert generate(model, processor, shown, 12) == alone == generate(model, processor, shown, 12, share_prefix=False)
     assert len(set(alone)) > 1
 
 
@@ -162,23 +162,23 @@ def test_logits_and_tokens_are_those_of_asking_one_by_one(family, videos, style,
 def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, encoding):
     model, processor = tiny
     shown, said = ask(videos, style, encoding), []
-    for see_once, prompts, samples in (
+    for share_prefix, prompts, samples in (
         (True, shown, 4),
         (False, [s for s in shown for _ in range(4)], 1),
     ):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
         torch.manual_seed(3)
-        said.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, see_once=see_once))
+        said.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, share_prefix=share_prefix))
     assert said[0] == said[1] and len(said[0]) == 4 * len(shown) and len(set(said[0])) > len(shown)
 
 
-@pytest.mark.parametrize("see_once", [True, False])
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_checkpoints_own_sampling_habits_are_not_asked(tiny, videos, see_once, temperature):
+def test_a_checkpoints_own_sampling_habits_are_not_asked(tiny, videos, share_prefix, temperature):
     (model, processor), shown = tiny, ask(videos)
 
     def said():
         torch.manual_seed(3)
-        return generate(model, processor, shown, 12, temperature=temperature, see_once=see_once)
+        return generate(model, processor, shown, 12, temperature=temperature, share_prefix=share_prefix)
 
     usual, own = said(), model.generation_config
     for habit in (dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)):
@@ -265,7 +265,7 @@ def test_an_adapter_answers_as_it_does_alone(videos):
             torch.nn.init.normal_(p, std=0.3)
     shown = ask(videos)
     with_adapter = generate(model, processor, shown, 10)
-    assert with_adapter == generate(model, processor, shown, 10, see_once=False)
+    assert with_adapter == generate(model, processor, shown, 10, share_prefix=False)
     with model.disable_adapter():
         assert generate(model, processor, shown, 10) != with_adapter
 
@@ -280,10 +280,10 @@ def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkey
 
 
 def test_a_trunk_never_takes_the_last_token():
-    assert trunks([[1, 2, 3]], [[0, 1, 0]], [0]) == ([(0, 2)], [0])
-    assert trunks([[1, 2, 3], [1, 2, 3]], [[0, 1, 0]] * 2, [0, 0]) == ([(0, 2)], [0, 0])
-    assert trunks([[1, 2, 3], [1, 2, 3, 4]], [[0, 1, 0], [0, 1, 0, 0]], [0, 0]) == ([(0, 2)], [0, 0])
-    assert trunks([[1, 9, 9, 2], [1, 9, 9, 9, 2]], [[0, 1, 1, 0], [0, 1, 1, 1, 0]], [0, 0]) == ([(0, 3), (1, 4)], [0, 1])
+    assert prefixes([[1, 2, 3]], [[0, 1, 0]], [0]) == ([(0, 2)], [0])
+    assert prefixes([[1, 2, 3], [1, 2, 3]], [[0, 1, 0]] * 2, [0, 0]) == ([(0, 2)], [0, 0])
+    assert prefixes([[1, 2, 3], [1, 2, 3, 4]], [[0, 1, 0], [0, 1, 0, 0]], [0, 0]) == ([(0, 2)], [0, 0])
+    assert prefixes([[1, 9, 9, 2], [1, 9, 9, 9, 2]], [[0, 1, 1, 0], [0, 1, 1, 1, 0]], [0, 0]) == ([(0, 3), (1, 4)], [0, 1])
 
 
 # ---- samples in any order ----
@@ -305,10 +305,10 @@ def test_predictions_come_in_the_order_of_the_samples(tmp_path, tiny, world, toy
     model, processor = tiny
     few = [s for s in toy_samples if s.video in sorted({s.video for s in toy_samples})[:4]]
     samples = [few[i] for i in np.random.default_rng(0).permutation(len(few))]
-    view = View(str(world / "videos"), 8, 784, "full")
+    view = VideoInputConfig(str(world / "videos"), 8, 784, "full")
     rows = predict(model, processor, samples, view, 6, 8)
     assert [r["qid"] for r in rows] == [s.qid for s in samples]
-    assert rows == predict(model, processor, samples, view, 6, 8, see_once=False)
+    assert rows == predict(model, processor, samples, view, 6, 8, share_prefix=False)
     file = tmp_path / "p.jsonl"
-    assert predict_to(file, partial(generate, model, processor, max_new_tokens=8), samples, view, 6) == rows
+    assert resumable_predict(file, partial(generate, model, processor, max_completion_length=8), samples, view, 6) == rows
     assert [json.loads(line) for line in file.read_text().splitlines()] == rows

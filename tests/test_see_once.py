@@ -14,10 +14,10 @@ from test_score_once import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.core.runtime import set_seed
-from vtg_r1.data.model_inputs import View
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.loading import build_tiny, load_model, load_processor, lora_config
-from vtg_r1.train.shared_prefix import SeeOnceGRPOTrainer, plant, same_prompts
+from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, build_tree, same_prompts
 from vtg_r1.train.trainer import common_arguments
 
 TOLERANCE = 5e-6  # relative, float32
@@ -142,7 +142,7 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
     rows = ROWS[how.pop("rows")]
     if how.pop("lora", False):
         how["lora"] = lora_config(4)
-    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and torch.equal(once["mask"], stock["mask"])
     assert distance(once, stock) < TOLERANCE
 
@@ -150,7 +150,7 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
 @pytest.mark.parametrize("how", [{}, dict(beta=0.1, num_iterations=2)], ids=["policy", "reference and old policy"])
 def test_an_update_in_which_every_response_was_cut_off(tiny, tmp_path, how):
     rows, found = ROWS["two queries on one video"], []
-    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
         trainer = trainer_of(kind, tiny, tmp_path, rows, mask_truncated_completions=True, **how)
         trainer.eos_token_ids = [trainer._tokenizer.eos_token_id]
         trainer.generation_config.suppress_tokens += [trainer._tokenizer.eos_token_id, trainer._tokenizer.pad_token_id]  # none ends
@@ -166,7 +166,7 @@ def test_an_update_in_which_some_were_cut_off(tiny, tmp_path, cut):
         batch["completion_mask"][cut] = 0
 
     rows = ROWS["mixed videos, ragged prompts"]
-    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows), rows, spoil) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    stock, once = (step(trainer_of(kind, tiny, tmp_path, rows), rows, spoil) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer))
     assert distance(once, stock) < TOLERANCE
 
 
@@ -175,7 +175,7 @@ def test_other_generations(family, tmp_path):
     for part in family():
         part.save_pretrained(tmp_path)
     rows = ROWS["two queries on one video"]
-    stock, once = (step(trainer_of(trainer, tmp_path, tmp_path / "t", rows), rows) for trainer in (GRPOTrainer, SeeOnceGRPOTrainer))
+    stock, once = (step(trainer_of(trainer, tmp_path, tmp_path / "t", rows), rows) for trainer in (GRPOTrainer, SharedPrefixGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and distance(once, stock) < TOLERANCE
 
 
@@ -196,7 +196,7 @@ def test_a_spoiled_tree_shows(tiny, tmp_path, spoil):
     rows = ROWS["equal words about two videos"]
     stock, spoiled = (
         step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows),
-        step(trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows), rows, spoil),
+        step(trainer_of(SharedPrefixGRPOTrainer, tiny, tmp_path, rows), rows, spoil),
     )
     assert distance(spoiled, stock) > 1e-2
 
@@ -219,7 +219,7 @@ RUNS = {
 @pytest.mark.parametrize("how", RUNS.values(), ids=RUNS)
 def test_a_run_ends_where_stocks_ends(tiny, tmp_path, how):
     rows = ROWS["two queries on one video"]
-    (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SeeOnceGRPOTrainer))
+    (stock, losses), (once, same) = (run(kind, tiny, tmp_path, rows, **how) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer))
     start = {f".{name}": p for name, p in trainer_of(GRPOTrainer, tiny, tmp_path, rows).model.named_parameters()}
     assert (
         max(float((once[k] - stock[k]).norm() / (stock[k] - start[k]).norm()) for k in stock) < 5e-3
@@ -313,9 +313,9 @@ def test_a_server_s_responses_return_to_their_prompts(tiny, tmp_path):
 
 
 def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
-    def fit(see_once):
+    def fit(share_prefix):
         set_seed(0)
-        view = View(str(world / "videos"), 16, 28 * 28, "short")
+        view = VideoInputConfig(str(world / "videos"), 16, 28 * 28, "short")
         trainer = grpo_trainer(
             load_model("tiny"),
             load_processor("tiny"),
@@ -324,13 +324,13 @@ def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
             tmp_path,
             steps=4,
             prompts_per_step=4,
-            generations=4,
-            micro_batch=8,
+            num_generations=4,
+            per_device_batch_size=8,
             learning_rate=3e-4,
-            max_response=24,
-            see_once=see_once,
+            max_completion_length=24,
+            share_prefix=share_prefix,
         )
-        assert isinstance(trainer, SeeOnceGRPOTrainer) == see_once
+        assert isinstance(trainer, SharedPrefixGRPOTrainer) == share_prefix
         trainer.train()
         return trainer.state.log_history[:-1]
 
@@ -344,8 +344,10 @@ def test_native_video(toy_samples, world, tmp_path):
     "Stock TRL has no native video, so the peer is the model's own pass over whole sequences, one by one."
     set_seed(0)
     model, processor = build_tiny(0)
-    view = View(str(world / "videos"), 8, 28 * 28, "full", "native")
-    trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G, max_response=6)
+    view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
+    trainer = grpo_trainer(
+        model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=6
+    )
     rows = [trainer.train_dataset[i] for i in (0, 1) for _ in range(G)]
     trainer.model.train()
     batch = trainer._generate_and_score_completions(rows)
@@ -373,14 +375,14 @@ def test_native_video(toy_samples, world, tmp_path):
 def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_path):
     model, processor = build_tiny(0)
     model.config.text_config.attention_dropout = 0.1
-    with pytest.raises(ValueError, match="because dropout .*see_once=False"), pytest.warns(UserWarning):
-        view = View(str(world / "videos"), 8, 28 * 28, "full", "native")
-        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, generations=G, micro_batch=2 * G)
+    with pytest.raises(ValueError, match="because dropout .*share_prefix=False"), pytest.warns(UserWarning):
+        view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
+        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
     rows, counts = ROWS["two queries on one video"], {}
-    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
         trainer, encoded, cut = trainer_of(kind, tiny, tmp_path, rows), [], []
         trainer.model.model.visual.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
         images = trainer.processing_class.image_processor
@@ -393,14 +395,14 @@ def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
         images.__class__ = Counting
         step(trainer, rows)
         counts[kind] = (sum(cut), sum(encoded))
-    assert counts[SeeOnceGRPOTrainer] == (4 + 5, 2 * 4 * (4 + 5))  # two videos, for rollout and update
+    assert counts[SharedPrefixGRPOTrainer] == (4 + 5, 2 * 4 * (4 + 5))  # two videos, for rollout and update
     assert counts[GRPOTrainer] == (2 * G * (4 + 4 + 5), 2 * 4 * G * (4 + 4 + 5))
 
 
 def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
     "Evaluation batches and resumed epochs hand rows over as they come."
     rows = ROWS["mixed videos, ragged prompts"]
-    trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
+    trainer = trainer_of(SharedPrefixGRPOTrainer, tiny, tmp_path, rows)
     trainer.model.eval()
     trainer.num_generations_eval = 1
     picked = [rows[i] for i in (1, 0, 1, 1)]
@@ -430,8 +432,8 @@ def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
         Dataset.from_dict({"prompt": ["x"] * 3}),
     )
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
-        trainer = SeeOnceGRPOTrainer(model, [spread], args, train_dataset=data, processing_class=processor)
-    assert model.config.text_config._attn_implementation == "sdpa" and trainer.stock
+        trainer = SharedPrefixGRPOTrainer(model, [spread], args, train_dataset=data, processing_class=processor)
+    assert model.config.text_config._attn_implementation == "sdpa" and trainer.fallback_reason
 
 
 @pytest.mark.parametrize(
@@ -449,13 +451,13 @@ def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
 )
 def test_a_run_that_generates_otherwise_stays_stock(tiny, tmp_path, given, says):
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
-        trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, ROWS["equal words about two videos"], **given)
+        trainer_of(SharedPrefixGRPOTrainer, tiny, tmp_path, ROWS["equal words about two videos"], **given)
 
 
 @pytest.mark.parametrize("setting", [dict(use_cache=False), dict(repetition_penalty=1.2)], ids=str)
 def test_generation_settings_of_the_model_count(tiny, tmp_path, setting):
     rows, found = ROWS["equal words about two videos"], []
-    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
         model = load_model(str(tiny))
         model.generation_config.update(**setting)
         model.save_pretrained(tmp_path / "model")
@@ -466,14 +468,14 @@ def test_generation_settings_of_the_model_count(tiny, tmp_path, setting):
 
 def test_stock_is_stock(tiny, tmp_path):
     rows = ROWS["mixed videos, ragged prompts"]
-    trainer = trainer_of(SeeOnceGRPOTrainer, tiny, tmp_path, rows)
-    trainer.stock = "a test wants it"
+    trainer = trainer_of(SharedPrefixGRPOTrainer, tiny, tmp_path, rows)
+    trainer.fallback_reason = "a test wants it"
     assert distance(step(trainer, rows), step(trainer_of(GRPOTrainer, tiny, tmp_path, rows), rows)) == 0
     assert "prompts" not in trainer._prepare_inputs([r for r in rows for _ in range(G)])
 
 
 def test_a_row_without_frames_is_named():
-    with pytest.raises(ValueError, match="see_once=False"):
+    with pytest.raises(ValueError, match="share_prefix=False"):
         same_prompts([{"prompt": "when?"}])
 
 
@@ -490,7 +492,7 @@ def test_prompts_are_told_apart_by_what_they_show():
 
 
 def test_a_tree_holds_no_padding():
-    tree = plant([[3, 2], [1, 0], [4, 2, 3]], [None, [0, 1], [0, 0, 1]])
+    tree = build_tree([[3, 2], [1, 0], [4, 2, 3]], [None, [0, 1], [0, 0, 1]])
     assert tree[-1].end == 15 and sorted(torch.cat([level.at[level.real] for level in tree]).tolist()) == list(range(15))
     assert tree[1].mask.shape == (2, 1, 1, 4) and tree[1].mask[1, 0, 0].tolist() == [True, True, False, True]
 
@@ -499,10 +501,10 @@ def test_vision_is_bfloat16_wherever_the_run_is(tiny, tmp_path, monkeypatch):
     "Stock samples, by transformers' version, with a float32 vision tower and learns with a bfloat16 one."
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # put back afterwards: the trainer's arguments set it
     rows, seen = ROWS["equal words about two videos"], {}
-    for kind in (GRPOTrainer, SeeOnceGRPOTrainer):
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
         trainer = trainer_of(kind, tiny, tmp_path, rows, bf16=True)
         types = seen[kind] = []
         trainer.model.model.visual.blocks[0].attn.qkv.register_forward_hook(lambda module, args, out: types.append(out.dtype))
         trainer.train()
-    assert seen[SeeOnceGRPOTrainer] == [torch.bfloat16, torch.bfloat16] and seen[GRPOTrainer][1] == torch.bfloat16
+    assert seen[SharedPrefixGRPOTrainer] == [torch.bfloat16, torch.bfloat16] and seen[GRPOTrainer][1] == torch.bfloat16
     assert seen[GRPOTrainer][0] in (torch.float32, torch.bfloat16)  # transformers 5.24 encodes pictures before the forward pass, 5.17 in it

@@ -22,7 +22,7 @@ def run(tmp_path):
     save_policy(*build_tiny(0), run.path / "model")
     (run.path / "model/optimizer.pt").write_bytes(b"pickle")
     (run.path / "model/.secret").write_text("token")
-    run.save_metrics({"after/mIoU": 41.25, "n": 12, "seed": 3})
+    run.save_metrics({"final/mIoU": 41.25, "n": 12, "seed": 3})
     run.finish()
     return run
 
@@ -35,7 +35,7 @@ def test_a_dry_run_shows_exactly_what_would_go(run, capsys):
     assert sent == there - {"optimizer.pt", ".secret"} | {"README.md"} and "model.safetensors" in sent
     assert {line.split()[1] for line in out.splitlines() if line.strip().startswith("stays")} == {"optimizer.pt", ".secret"}
     for said in (
-        "| after/mIoU | 41.25 |",
+        "| final/mIoU | 41.25 |",
         "seed 3",
         "base_model: Qwen/Qwen2.5-VL-3B-Instruct",
         "| annotations | rl.jsonl |",

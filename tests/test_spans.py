@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtg_r1.core.spans import best, clip, giou, intersection, iop, length, merge, tiou, union_tiou
+from vtg_r1.core.spans import best_over_gts, clip, giou, intersection, iop, length, merge, tiou, union_tiou
 
 NAN, INF = float("nan"), float("inf")
 NOTHING = [[5, 5], [9, 3], [NAN, NAN], [NAN, 5], [3, NAN], [INF, INF]]  # zero-length, inverted, unreadable, at infinity
@@ -153,18 +153,18 @@ def test_union_tiou(preds, gts, overlap):
 def test_best_of_several_true_spans():
     preds = [[3, 9], [NAN, NAN], [0, 10], [6, 9]]
     gts = [[[20, 30], [3, 9]], [[0, 1]], [], [[3, 9], [0, 4], [6, 8]]]
-    assert np.array_equal(best(preds, gts), [1, 0, NAN, 2 / 3], equal_nan=True)
-    assert np.array_equal(best(preds, gts, iop), [1, 0, NAN, 1], equal_nan=True)
-    assert np.array_equal(best(preds, gts, lambda p, g: list(giou(p, g))), [1, -1, NAN, 2 / 3], equal_nan=True)
-    assert np.isnan(best(preds, [[], [], [], []])).all() and best(np.zeros((0, 2)), []).shape == (0,)
+    assert np.array_equal(best_over_gts(preds, gts), [1, 0, NAN, 2 / 3], equal_nan=True)
+    assert np.array_equal(best_over_gts(preds, gts, iop), [1, 0, NAN, 1], equal_nan=True)
+    assert np.array_equal(best_over_gts(preds, gts, lambda p, g: list(giou(p, g))), [1, -1, NAN, 2 / 3], equal_nan=True)
+    assert np.isnan(best_over_gts(preds, [[], [], [], []])).all() and best_over_gts(np.zeros((0, 2)), []).shape == (0,)
 
 
 def test_best_scores_every_pair_once_as_float64():
     seen = []
-    best([[0, 1], [2, 3]], [[[4, 5], [6, 7]], [[8, 9]]], lambda p, g: seen.extend([p, g]) or tiou(p, g))
+    best_over_gts([[0, 1], [2, 3]], [[[4, 5], [6, 7]], [[8, 9]]], lambda p, g: seen.extend([p, g]) or tiou(p, g))
     assert [a.tolist() for a in seen] == [[[0, 1], [0, 1], [2, 3]], [[4, 5], [6, 7], [8, 9]]] and {a.dtype for a in seen} == {np.dtype(np.float64)}
     with pytest.raises(ValueError, match="^1 predictions, 2 rows of true spans: give one row a prediction$"):
-        best([[0, 1]], [[[0, 1]], [[0, 1]]])
+        best_over_gts([[0, 1]], [[[0, 1]], [[0, 1]]])
 
 
 @pytest.mark.parametrize(

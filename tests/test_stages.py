@@ -40,7 +40,7 @@ class Chain:
 
 
 SMALL = {"threads": 1, "seed": 0}
-RL = {**SMALL, "model": "tiny", "steps": 2, "prompts_per_step": 2, "generations": 4, "micro_batch": 8, "max_response": 16}
+RL = {**SMALL, "model": "tiny", "steps": 2, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 8, "max_completion_length": 16}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def tuned(chain, curated):
         video_root=root,
         epochs=1.0,
         batch_size=4,
-        micro_batch=4,
-        max_response=16,
+        per_device_batch_size=4,
+        max_completion_length=16,
         **SMALL,
     )
 
@@ -82,13 +82,16 @@ def test_curation_splits_by_the_teachers_iou(curated):
 def test_sft_learns_from_the_curated_file(tuned):
     m = Chain.metrics(tuned)
     assert (
-        m["trained_on"] > 0 and 0 <= m["after/mIoU"] <= 100 and (tuned / "model/model.safetensors").is_file() and (tuned / "figs/loss.png").is_file()
+        m["train_samples"] > 0
+        and 0 <= m["final/mIoU"] <= 100
+        and (tuned / "model/model.safetensors").is_file()
+        and (tuned / "figs/loss.png").is_file()
     )
 
 
 def test_grpo_leaves_what_the_architecture_promises(trained):
     m = Chain.metrics(trained)
-    assert {"before/mIoU", "after/mIoU", "before/R1@0.5", "after/R1@0.3", "after/R1@0.7", "n", "seed"} <= set(m)
+    assert {"initial/mIoU", "final/mIoU", "initial/R1@0.5", "final/R1@0.3", "final/R1@0.7", "n", "seed"} <= set(m)
     rows = [row for _, row in iter_jsonl(trained / "predictions.jsonl")]
     assert len(rows) == m["n"] and all(set(r) >= {"qid", "pred", "response"} for r in rows)
     manifest = read_manifest(trained)
@@ -102,17 +105,17 @@ def test_grpo_leaves_what_the_architecture_promises(trained):
 
 def test_a_training_run_keeps_what_it_trained_on(tuned, trained, curated):
     for folder in (tuned, trained):
-        rows = [row for _, row in iter_jsonl(folder / "trained_on.jsonl")]
-        assert len(rows) == Chain.metrics(folder)["trained_on"] and all(set(r) == {"qid", "video", "query"} for r in rows)
+        rows = [row for _, row in iter_jsonl(folder / "train_samples.jsonl")]
+        assert len(rows) == Chain.metrics(folder)["train_samples"] and all(set(r) == {"qid", "video", "query"} for r in rows)
     cold = {s.qid for s in load_samples(curated / "coldstart.jsonl")}
-    assert {row["qid"] for _, row in iter_jsonl(tuned / "trained_on.jsonl")} <= cold
+    assert {row["qid"] for _, row in iter_jsonl(tuned / "train_samples.jsonl")} <= cold
 
 
 def test_manifests_say_which_policy_it_was(tuned, trained):
-    from vtg_r1.models.loading import weights_key
+    from vtg_r1.models.loading import model_fingerprint
 
     for folder in (tuned, trained):
-        assert read_manifest(folder)["policy"] == {"path": "tiny", "key": weights_key("tiny")}
+        assert read_manifest(folder)["policy"] == {"path": "tiny", "key": model_fingerprint("tiny")}
 
 
 def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
@@ -129,8 +132,8 @@ def test_difficulty_scores_every_sample(chain, tuned):
         annotations=str(chain.world / "samples.jsonl"),
         video_root=chain.videos,
         model=str(tuned / "model"),
-        limit=6,
-        rollouts=3,
+        max_samples=6,
+        num_rollouts=3,
         **SMALL,
     )
     samples = load_samples(scored / "rl_scored.jsonl")
@@ -148,7 +151,7 @@ def real(shared):
     train = [("charades_sta", "charades_sta/charades_sta_test.txt"), ("activitynet", "activitynet_captions/val_2.json")]
     return {
         "annotations": [{"path": str(folder / path), "dataset": name} for name, path in train],
-        "heldout": [{"path": str(folder / "nextgqa"), "dataset": "nextgqa", "split": "val"}],
+        "eval_annotations": [{"path": str(folder / "nextgqa"), "dataset": "nextgqa", "split": "val"}],
         "video_root": str(shared / "data/videos"),
         "missing_videos": "skip",
     }
@@ -160,13 +163,19 @@ def schooled(chain, real):
     samples = find_videos(read_annotations(real["annotations"]), real["video_root"], "skip")
     rows = [{**s.to_dict(), "teacher": {"response": response_text("it is seen.", [round(t) for t in s.spans[0]])}} for s in samples]
     write_jsonl(chain.outputs / "real.jsonl", rows)
-    given = {"annotations": str(chain.outputs / "real.jsonl"), "heldout": str(chain.outputs / "real.jsonl"), "video_root": real["video_root"]}
-    return chain.run("03_sft", "real", **given, epochs=25.0, learning_rate=2e-3, batch_size=11, micro_batch=11, max_response=32, **SMALL)
+    given = {
+        "annotations": str(chain.outputs / "real.jsonl"),
+        "eval_annotations": str(chain.outputs / "real.jsonl"),
+        "video_root": real["video_root"],
+    }
+    return chain.run(
+        "03_sft", "real", **given, epochs=25.0, learning_rate=2e-3, batch_size=11, per_device_batch_size=11, max_completion_length=32, **SMALL
+    )
 
 
 @pytest.mark.shared
 def test_grpo_on_real_annotations_and_videos(chain, real, schooled):
-    how = {**RL, "model": str(schooled / "model"), "prompts_per_step": 4, "micro_batch": 16, "max_response": 32}
+    how = {**RL, "model": str(schooled / "model"), "prompts_per_step": 4, "per_device_batch_size": 16, "max_completion_length": 32}
     folder = chain.run("05_grpo", "real", **real, **how)
     log = [row for _, row in iter_jsonl(folder / "log.jsonl")]
     assert len(log) == 2 and all(math.isfinite(row["loss"]) for row in log) and read_manifest(folder)["decode"]["videos"] == 3

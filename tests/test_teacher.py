@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from vtg_r1.core.samples import load_samples
-from vtg_r1.data.model_inputs import View
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.readers import read_dataset
 from vtg_r1.data.teacher import Log, Teacher, TeacherError, annotate, request, with_teacher
 from vtg_r1.data.toyworld import make_world
@@ -39,7 +39,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = make_world(tmp_path_factory.mktemp("world") / "w", videos=3, seed=0)
-    return load_samples(folder / "samples.jsonl"), View(str(folder / "videos"), frames=4, pixels=28 * 28, style="short")
+    return load_samples(folder / "samples.jsonl"), VideoInputConfig(str(folder / "videos"), frames=4, pixels=28 * 28, style="short")
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +143,12 @@ def test_faults_are_survived_and_no_answer_is_paid_twice(world, teacher, proxy, 
 RUN = """
 import sys, json
 from vtg_r1.data.readers import read_dataset
-from vtg_r1.data.model_inputs import View
+from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.models.loading import model_path
 from vtg_r1.core.samples import load_samples
 from vtg_r1.data.teacher import Teacher, annotate
 a = json.loads(sys.argv[1])
-annotate(load_samples(a["samples"])[:6], Teacher(**a["teacher"]), View(**a["view"]), a["log"], progress=False)
+annotate(load_samples(a["samples"])[:6], Teacher(**a["teacher"]), VideoInputConfig(**a["view"]), a["log"], progress=False)
 """
 
 
@@ -181,7 +181,7 @@ def test_real_clips(teacher, proxy, tmp_path):
     ]
     assert len(samples) == 11
     proxy.faults = {2: "429", 5: "truncated"}
-    view = View(str(data / "videos"), frames=4, pixels=56 * 56, style="short")
+    view = VideoInputConfig(str(data / "videos"), frames=4, pixels=56 * 56, style="short")
     tally = annotate(samples, replace(teacher, concurrency=2, timeout=30.0), view, tmp_path / "log.jsonl", progress=False)
     assert tally.sent + tally.known == 11 and not tally.failed  # a sentence that stands twice for one video is asked once
     found = list(with_teacher(samples, teacher, view, tmp_path / "log.jsonl"))
@@ -206,7 +206,7 @@ def test_budgets_stop_the_run_before_they_are_broken(world, teacher, proxy, tmp_
     with Log(tmp_path / "log.jsonl") as log:
         spent = log.tokens_in + log.tokens_out
     assert "budget" in tally.stopped and one < spent <= careful.budget_tokens and tally.sent + tally.known == len(proxy.paid) < 6
-    priced = replace(teacher, price_in=1000.0, price_out=1000.0, budget_money=0.0001)
+    priced = replace(teacher, input_price_per_mtok=1000.0, output_price_per_mtok=1000.0, budget_money=0.0001)
     assert (
         "budget" in annotate(samples, priced, view, tmp_path / "other.jsonl", progress=False).stopped and not (tmp_path / "other.jsonl").read_text()
     )
@@ -277,9 +277,9 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
         teacher_max_length=32,
         frames=16,
         prompt_style="short",
-        eps2=0.0,
-        price_in=1.0,
-        price_out=10.0,
+        rl_min_iou=0.0,
+        input_price_per_mtok=1.0,
+        output_price_per_mtok=10.0,
         budget_money=1.0,
     )
     run = run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "a"}, progress=False)

@@ -7,7 +7,7 @@ import pytest
 
 from vtg_r1.core.samples import load_samples
 from vtg_r1.core.spans import tiou
-from vtg_r1.data.toyworld import COLOURS, LEVELS, NEW_PAIRINGS, REASONING, World, make_world, queries, read_scripts, script, toy_teacher
+from vtg_r1.data.toyworld import COLOURS, LEVELS, NEW_PAIRINGS, REASONING, ToyWorldConfig, make_world, queries, read_scripts, script, toy_teacher
 from vtg_r1.video.reader import read_frames
 
 
@@ -38,7 +38,7 @@ def visible(play: dict, name: str) -> set[float]:
 def test_every_sentence_is_true_of_its_span_and_of_no_other():
     rng, seen = np.random.default_rng(0), set()
     for _ in range(200):
-        play = script(rng, World(objects=(2, 4), spacing=(1, 2)))
+        play = script(rng, ToyWorldConfig(objects=(2, 4), spacing=(1, 2)))
         spans = {e["name"]: e["spans"] for e in play["events"]}
         for q in queries(play):
             seen.add(q["level"])
@@ -58,12 +58,12 @@ def test_every_sentence_is_true_of_its_span_and_of_no_other():
 
 def test_new_pairings_are_only_where_they_belong():
     for pairings, expected in (("seen", {False}), ("new", {True}), ("all", {True, False})):
-        plays = [script(np.random.default_rng(i), World(pairings=pairings)) for i in range(30)]
+        plays = [script(np.random.default_rng(i), ToyWorldConfig(pairings=pairings)) for i in range(30)]
         assert {tuple(e["name"].split()) in NEW_PAIRINGS for p in plays for e in p["events"]} == expected
 
 
 def test_wrong_labels_are_as_many_as_asked_for_and_really_wrong(tmp_path):
-    world = make_world(tmp_path / "w", 60, 2, world=World(mislabelled=0.3, size=28))
+    world = make_world(tmp_path / "w", 60, 2, world=ToyWorldConfig(label_noise=0.3, size=28))
     scripts = read_scripts(world)
     agree = np.array([tiou(s.spans[0], scripts[s.qid][0]["span"]) for s in load_samples(world / "samples.jsonl")])
     assert set(np.unique(agree >= 0.25)) == {False, True} and (agree[agree >= 0.25] == 1).all()
@@ -72,7 +72,7 @@ def test_wrong_labels_are_as_many_as_asked_for_and_really_wrong(tmp_path):
 
 def test_dials_are_kept():
     with pytest.raises(TypeError):
-        World(colour=3)
+        ToyWorldConfig(colour=3)
 
 
 def test_another_world_is_not_overwritten(world):

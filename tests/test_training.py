@@ -8,7 +8,7 @@ import pytest
 
 from vtg_r1.core.prompts import completion_text
 from vtg_r1.core.samples import SampleError, write_jsonl
-from vtg_r1.data.model_inputs import View, training_set
+from vtg_r1.data.model_inputs import VideoInputConfig, training_set
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import advantages, grpo_trainer
 from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
@@ -18,7 +18,7 @@ from vtg_r1.train.trainer import fit, read_annotations, save_policy
 
 @pytest.fixture(scope="module")
 def view(world):
-    return View(str(world / "videos"), 16, 28 * 28, "short")
+    return VideoInputConfig(str(world / "videos"), 16, 28 * 28, "short")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def taught(world, toy_samples):
 
 def test_sft_loss_is_on_the_response_alone(taught, view, tmp_path):
     model, processor = build_tiny()
-    trainer = sft_trainer(model, processor, taught[:4], view, tmp_path, batch_size=4, micro_batch=4)
+    trainer = sft_trainer(model, processor, taught[:4], view, tmp_path, batch_size=4, per_device_batch_size=4)
     batch = next(iter(trainer.get_train_dataloader()))
     learned = {processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]}
     assert learned == {target_response(s) + "<|im_end|>" for s in taught[:4]}
@@ -47,9 +47,9 @@ def test_advantages_use_the_population_deviation():
 
 
 def test_grpo_asks_what_evaluation_asks(toy_samples, view):
-    from vtg_r1.data.model_inputs import show
+    from vtg_r1.data.model_inputs import build_prompt
 
-    row, shown = training_set(toy_samples, view)[0], show(toy_samples[0], view)
+    row, shown = training_set(toy_samples, view)[0], build_prompt(toy_samples[0], view)
     assert row["prompt"] == shown["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(shown["images"]) == 16
 
 
@@ -62,7 +62,7 @@ def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samp
     processor.tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
     good = "<think>red circle</think><time>[1, 2]</time>"
     said = [good, f"red{good}", f"<think>red</think>{good}", "<think>red circle"]
-    how = {"steps": 1, "prompts_per_step": 1, "generations": 4, "micro_batch": 4, "see_once": False}
+    how = {"steps": 1, "prompts_per_step": 1, "num_generations": 4, "per_device_batch_size": 4, "share_prefix": False}
     trainer, heard = grpo_trainer(model, processor, toy_samples, view, tmp_path, **how), []
 
     def rollout(prompts, trainer):
@@ -79,31 +79,37 @@ def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samp
 
 def test_every_file_of_a_stage_stands_in_its_manifest(toy_samples, world, tmp_path, monkeypatch):
     from vtg_r1.core.runtime import sha256
-    from vtg_r1.difficulty import stage_plan
+    from vtg_r1.difficulty import build_curriculum
     from vtg_r1.runs.run import read_manifest, start_run
     from vtg_r1.train import trainer as training
 
-    for name, (_, dials) in training.TOY_HELD_OUT.items():
-        monkeypatch.setitem(training.TOY_HELD_OUT, name, (6, dials))
+    for name, (_, dials) in training.TOY_EVAL_SETS.items():
+        monkeypatch.setitem(training.TOY_EVAL_SETS, name, (6, dials))
     run = start_run("grpo", "a", {"seed": 0}, tmp_path)
     file, scored = world / "samples.jsonl", tmp_path / "difficulty" / "d" / "rl_scored.jsonl"
-    data = training.stage_data(run, str(file), "rl.jsonl", heldout="toy", video_root=str(world / "videos"), outputs=str(tmp_path))
+    data = training.stage_data(run, str(file), "rl.jsonl", eval_annotations="toy", video_root=str(world / "videos"), outputs=str(tmp_path))
     scored.parent.mkdir(parents=True)
     write_jsonl(scored, [dataclasses.replace(s, difficulty=dict(policy="p", ious=[0.5], mean_iou=0.5, pass_rate=1.0)) for s in data.train])
-    stage_plan(run, data.train, "keep_between", {}, difficulty=str(scored.parent))
+    build_curriculum(run, data.train, "difficulty_range", {}, difficulty=str(scored.parent))
     inputs, held = read_manifest(run.path)["inputs"], tmp_path / "toyworld"
-    assert set(inputs) == {"annotations", "heldout", "difficulty", *(f"heldout_ood-{n}" for n in training.TOY_HELD_OUT if n != "in-domain")}
-    for role, path in (("annotations", file), ("heldout", held / "held-out-in-domain/samples.jsonl"), ("difficulty", scored)):
+    assert set(inputs) == {
+        "annotations",
+        "eval_annotations",
+        "difficulty",
+        *(f"eval_annotations_ood-{n}" for n in training.TOY_EVAL_SETS if n != "in-domain"),
+    }
+    for role, path in (("annotations", file), ("eval_annotations", held / "held-out-in-domain/samples.jsonl"), ("difficulty", scored)):
         assert inputs[role]["sha256"] == sha256(path)
 
 
 @pytest.mark.parametrize(
-    "change,said", [({"micro_batch": 3}, "must divide"), ({"prompts_per_step": 500, "micro_batch": 8}, "fewer than prompts_per_step")]
+    "change,said",
+    [({"per_device_batch_size": 3}, "must divide"), ({"prompts_per_step": 500, "per_device_batch_size": 8}, "fewer than prompts_per_step")],
 )
 def test_impossible_batches_are_named(toy_samples, view, tmp_path, change, said):
     model, processor = build_tiny()
     with pytest.raises(ValueError, match=said):
-        grpo_trainer(model, processor, toy_samples, view, tmp_path, **{"prompts_per_step": 4, "micro_batch": 8, **change})
+        grpo_trainer(model, processor, toy_samples, view, tmp_path, **{"prompts_per_step": 4, "per_device_batch_size": 8, **change})
 
 
 def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_path):
@@ -119,10 +125,10 @@ def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_pa
         tmp_path / "t",
         steps=2,
         prompts_per_step=2,
-        generations=4,
-        micro_batch=8,
+        num_generations=4,
+        per_device_batch_size=8,
         learning_rate=1e-2,
-        max_response=16,
+        max_completion_length=16,
         lora=lora_config(4),
     )
     assert {n.split(".")[-3] for n, p in trainer.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
@@ -159,7 +165,7 @@ def test_all_weights_are_trained_in_float32_and_kept_as_they_were_read(taught, v
     from vtg_r1.train.trainer import save_trained
 
     processor = load_processor("tiny")
-    recipe = dict(epochs=3, batch_size=4, micro_batch=4, learning_rate=1e-6, save_steps=2)  # a checkpoint notes its own precision
+    recipe = dict(epochs=3, batch_size=4, per_device_batch_size=4, learning_rate=1e-6, save_steps=2)  # a checkpoint notes its own precision
     trainer = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path, **recipe)
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}

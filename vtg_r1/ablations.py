@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.atomic_files import whole_folder
+from .core.atomic_files import atomic_dir
 from .core.plots import looks_of, style
 from .core.runtime import RunError, resolve
 from .core.samples import iter_jsonl
@@ -45,9 +45,9 @@ def judged_claims(
 ) -> dict[str, dict]:  # claim → its entry in the grid
     "The claims whose effects can be computed, and those that are declared untestable; what stands beside is kept where its arms were run."
     there = lambda specs: [e for e in specs if set(e["contrast"]) <= set(arms)]
-    decided = lambda claim: [*claim["effects"], *([claim["needs"]] if "needs" in claim else [])]
+    decided = lambda claim: [*claim["effects"], *([claim["precondition"]] if "precondition" in claim else [])]
     found = {name: claim for name, claim in grid["claims"].items() if claim.get("untestable") or there(decided(claim)) == decided(claim)}
-    return {name: {**claim, "beside": there(claim.get("beside", []))} for name, claim in found.items()}
+    return {name: {**claim, "secondary": there(claim.get("secondary", []))} for name, claim in found.items()}
 
 # %% ../nbs/06_ablations.ipynb #d6d3b903
 SHOWN = {
@@ -55,24 +55,24 @@ SHOWN = {
     "R1@0.5": "R1@0.5",
     "R1@0.7": "R1@0.7",
     "ood": "mIoU out of domain",
-    "reasons": "reasons",
-    "length": "tokens",
-    "format": "format",
-    "zero_variance": "no signal",
+    "thinking_rate": "thinking rate",
+    "completion_length": "tokens",
+    "format_rate": "format",
+    "frac_reward_zero_std": "zero-std groups",
     "samples_seen": "samples seen",
 }
 
 
 def arm_scores(
     metrics: dict[str, float],  # of a run
-    score: str = "after",  # or "before"
+    score: str = "final",  # or "initial"
 ) -> dict[str, float]:  # keys of SHOWN that the run has
     "The numbers of a run that tables show, percent."
     found = {k: metrics[f"{score}/{k}"] for k in SHOWN if f"{score}/{k}" in metrics}
     ood = [v for k, v in metrics.items() if k.startswith(f"{score}/ood-") and k.endswith("/mIoU")]
     if ood:
         found["ood"] = float(np.mean(ood))
-    return found | ({k: metrics[k] for k in ("zero_variance", "samples_seen") if k in metrics} if score == "after" else {})
+    return found | ({k: metrics[k] for k in ("frac_reward_zero_std", "samples_seen") if k in metrics} if score == "final" else {})
 
 
 def spread(
@@ -103,7 +103,7 @@ def arm_table(
 
     rows = {}
     for name, by_seed in scored.items():
-        found = [arm_scores(m, arms[name].get("score", "after")) for m in by_seed.values()]
+        found = [arm_scores(m, arms[name].get("score", "final")) for m in by_seed.values()]
         rows[row_label(name, scored, arms)] = {
             SHOWN[k]: spread([f[k] for f in found], 0 if k == "samples_seen" else 1) for k in SHOWN if all(k in f for f in found)
         }
@@ -112,13 +112,13 @@ def arm_table(
 # %% ../nbs/06_ablations.ipynb #15b14421
 @style()
 def draw_effects(
-    claims: list[dict],  # of claims.json, with "beside"
+    claims: list[dict],  # of claims.json, with "secondary"
     about: str = "",  # what the numbers stand on, e.g. "n = 347 queries, 5 seeds"
 ):  # a matplotlib figure
     "A forest plot of the effects of all claims."
     import matplotlib.pyplot as plt
 
-    rows = [(c["claim"][:2], e, kind) for c in claims for kind in ("effects", "beside") for e in c.get(kind, [])]
+    rows = [(c["claim"][:2], e, kind) for c in claims for kind in ("effects", "secondary") for e in c.get(kind, [])]
     fig, ax = plt.subplots(figsize=(7.5, 0.36 * len(rows) + 1.2))
     for y, (_, e, kind) in enumerate(rows):
         colour = "#2c66a8" if kind == "effects" else "#8a8a8a"
@@ -153,7 +153,7 @@ def draw_paths(
     fig, axes = plt.subplots(1, len(paths), figsize=(2.6 * len(paths) + 0.6, 3.2), sharey=True, squeeze=False)
     for ax, (name, path), look in zip(axes[0], paths.items(), looks_of(list(paths)).values()):
         seeds = sorted(set.intersection(*(set(scored[a]) for a in path)))
-        lines = np.array([[100 * metric(scored[a][s], f"{arms[a].get('score', 'after')}/mIoU") for a in path] for s in seeds])
+        lines = np.array([[100 * metric(scored[a][s], f"{arms[a].get('score', 'final')}/mIoU") for a in path] for s in seeds])
         ax.plot(lines.T, "-", color=look.colour, alpha=0.4, lw=0.8)
         ax.plot(lines.mean(0), "o-", color=look.colour, lw=2)
         ax.set(title=name, xticks=range(len(path)), xlim=(-0.3, len(path) - 0.7))
@@ -194,8 +194,8 @@ def _here(arm: str, first: str, scored: dict, arms: dict) -> dict:
     "In- and out-of-domain mIoU of an arm, and its paired distance from the table's first."
     if arm not in scored:
         return {}
-    here = {s: arm_scores(m, arms[arm].get("score", "after")) for s, m in scored[arm].items()}
-    then = {s: arm_scores(m, arms[first].get("score", "after")) for s, m in scored.get(first, {}).items()}
+    here = {s: arm_scores(m, arms[arm].get("score", "final")) for s, m in scored[arm].items()}
+    then = {s: arm_scores(m, arms[first].get("score", "final")) for s, m in scored.get(first, {}).items()}
     cells = {
         "here": [v["mIoU"] for v in here.values()],
         "here, out of domain": [v["ood"] for v in here.values() if "ood" in v],
@@ -210,20 +210,20 @@ def curve_rows(
     folder: Path,  # a finished run of 05_grpo
 ) -> list[dict]:  # {"arm", "seed", "step", "curve", "value"}
     "Reward, response length and groups without signal at each step, and held-out scores where the run looked."
-    keys = {"reward": "reward", "completions/mean_length": "length", "frac_reward_zero_std": "no signal"}
+    keys = {"reward": "reward", "completions/mean_length": "completion_length", "frac_reward_zero_std": "frac_reward_zero_std"}
     rows = [
         dict(arm=arm, seed=seed, step=h["step"], curve=name, value=h[key])
         for _, h in iter_jsonl(folder / "log.jsonl")
         for key, name in keys.items()
         if key in h
     ]
-    if not (folder / "watched.jsonl").exists():
+    if not (folder / "eval_log.jsonl").exists():
         return rows
     return rows + [
         dict(arm=arm, seed=seed, step=h["step"], curve=k, value=v)
-        for _, h in iter_jsonl(folder / "watched.jsonl")
+        for _, h in iter_jsonl(folder / "eval_log.jsonl")
         for k, v in h.items()
-        if k.split("/")[0] in ("mIoU", "reasons")
+        if k.split("/")[0] in ("mIoU", "thinking_rate")
     ]
 
 
@@ -241,14 +241,14 @@ def smooth(
 def by_level(
     scored: dict[str, dict[int, dict]],  # arm → seed → metrics
     arms: dict[str, dict],  # of `grid_arms`
-    what: str,  # "mIoU" or "reasons"
+    what: str,  # "mIoU" or "thinking_rate"
 ):  # a pandas DataFrame: arms × levels and sets
     "A held-out number by level of the in-domain set and by out-of-domain set, mean over seeds, percent."
     import pandas as pd
 
     rows = {}
     for name, by_seed in scored.items():
-        side, found = arms[name].get("score", "after"), {}
+        side, found = arms[name].get("score", "final"), {}
         for m in by_seed.values():
             for k, v in m.items():
                 parts = k.split("/")
@@ -270,7 +270,7 @@ def keep_reference(
     manifest = read_manifest(folder)
     if manifest.get("status") != "finished":
         raise RunError(f"{folder}: not a finished run (status {manifest.get('status')})")
-    with whole_folder(to) as part:
+    with atomic_dir(to) as part:
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns("logs", ".*"), dirs_exist_ok=True)
         for path in manifest["runs"].values():
             kept = part / "runs" / Path(path).parent.name / Path(path).name
@@ -285,7 +285,7 @@ def latest() -> Path:
     found = [
         p.parent
         for p in resolve("outputs/ablations").glob("*/manifest.json")
-        if (m := read_manifest(p.parent)).get("status") == "finished" and m.get("quick") is False
+        if (m := read_manifest(p.parent)).get("status") == "finished" and m.get("smoke") is False
     ]
     if not found:
         raise RunError(f"{resolve('outputs/ablations')}: no finished full run; make one with `make claims`")

@@ -14,7 +14,7 @@ from functools import partial, update_wrapper
 import numpy as np
 
 from .core.prompts import completion_text, is_well_formed, parse_answer, parse_spans
-from .core.spans import best, giou, length, plain_rows, tiou
+from .core.spans import best_over_gts, giou, length, plain_rows, tiou
 
 # %% ../nbs/02_rewards.ipynb #cc4000d4
 _NO_SPAN = [np.nan, np.nan]
@@ -86,15 +86,15 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def tiou_reward(
     completions: Sequence,  # n strings or message lists
     spans: Sequence,  # n lists of true [start, end], seconds
-    several: str = "best",  # rows with several true spans: "best" pays for the one hit best, "union" for all together
+    multi_gt: str = "best",  # rows with several true spans: "best" pays for the one hit best, "union" for all together
     **kwargs,  # other columns, unused
 ) -> list[float | None]:  # in [0, 1]; None where a row has no true span
     "Temporal IoU of the answer with the truth (paper, r_tIoU); 0 when no span can be read."
     answers, true = _answers(completions), _truth(completions, spans)
-    if several == "best":
-        return _listed(best(_first(answers), true), true)
-    if several != "union":
-        raise ValueError(f"several must be 'best' or 'union', got {several!r}")
+    if multi_gt == "best":
+        return _listed(best_over_gts(_first(answers), true), true)
+    if multi_gt != "union":
+        raise ValueError(f"multi_gt must be 'best' or 'union', got {multi_gt!r}")
     said, there, both = _covered(answers, true)
     return _listed(_divide(both, said + there - both), true)
 
@@ -103,7 +103,7 @@ def with_options(
     reward: Callable,  # a reward function
     **options,  # parameters of it to fix
 ) -> Callable:  # with the same name, which TRL logs
-    "A reward with some of its parameters set: `with_options(tiou_reward, several='union')`."
+    "A reward with some of its parameters set: `with_options(tiou_reward, multi_gt='union')`."
     return update_wrapper(partial(reward, **options), reward)
 
 # %% ../nbs/02_rewards.ipynb #acfdf68a
@@ -141,7 +141,7 @@ def tiou_timestamp_reward(
         return tiou(p, g) * np.prod(np.maximum(1 - np.abs(np.nan_to_num(p) - g), 0), axis=-1)
 
     relative = [[[t / float(d) for t in span] for span in row] for row, d in zip(true, duration, strict=True)]
-    return _listed(best(_first(answers) / seconds[:, None], relative, score), true)
+    return _listed(best_over_gts(_first(answers) / seconds[:, None], relative, score), true)
 
 # %% ../nbs/02_rewards.ipynb #af53435b
 def giou_reward(
@@ -151,7 +151,7 @@ def giou_reward(
 ) -> list[float | None]:  # in [-1, 1]; None where a row has no true span
     "Generalised IoU with the true span nearest in that sense; −1 when no span can be read."
     answers, true = _answers(completions), _truth(completions, spans)
-    return _listed(best(_first(answers), true, giou), true)
+    return _listed(best_over_gts(_first(answers), true, giou), true)
 
 # %% ../nbs/02_rewards.ipynb #a825dc9a
 def _sound(answers: list) -> list:
@@ -278,17 +278,19 @@ def group_signal(
     duration: float,  # of the video, seconds
     offset: float,  # of the policy's guess from the truth, seconds
     spread: float = 1.5,  # deviation of start and end around the guess, seconds
-    generations: int = 8,  # G (paper: 8)
+    num_generations: int = 8,  # G (paper: 8)
     groups: int = 400,  # simulated
     seed: int = 0,  # of the answers
-) -> dict[str, float]:  # "deviation": mean within-group deviation; "flat": share of groups without any; "upward": correlation of reward with nearness
+) -> dict[
+    str, float
+]:  # "deviation": mean within-group deviation; "frac_reward_zero_std": share of groups without any; "upward": correlation of reward with nearness
     "What groups of answers around a guess tell GRPO, by simulation."
     rng = np.random.default_rng(seed)
-    spans = np.clip(np.sort(np.asarray(truth) + offset + spread * rng.standard_normal((groups * generations, 2)), axis=1), 0, duration)
+    spans = np.clip(np.sort(np.asarray(truth) + offset + spread * rng.standard_normal((groups * num_generations, 2)), axis=1), 0, duration)
     texts = [f"<think></think><time>[{s:.2f}, {e:.2f}]</time>" for s, e in spans]
-    paid = np.array(reward(texts, spans=[[list(truth)]] * len(texts), duration=[duration] * len(texts))).reshape(groups, generations)
-    nearness = -np.abs(spans - np.asarray(truth)).sum(1).reshape(groups, generations)
+    paid = np.array(reward(texts, spans=[[list(truth)]] * len(texts), duration=[duration] * len(texts))).reshape(groups, num_generations)
+    nearness = -np.abs(spans - np.asarray(truth)).sum(1).reshape(groups, num_generations)
     a, b = paid - paid.mean(1, keepdims=True), nearness - nearness.mean(1, keepdims=True)
     norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     along = np.divide((a * b).sum(1), norm, out=np.zeros(groups), where=norm > 1e-12)
-    return {"deviation": float(paid.std(1).mean()), "flat": float((paid.std(1) < 1e-9).mean()), "upward": float(along.mean())}
+    return {"deviation": float(paid.std(1).mean()), "frac_reward_zero_std": float((paid.std(1) < 1e-9).mean()), "upward": float(along.mean())}

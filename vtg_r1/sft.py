@@ -7,12 +7,12 @@ __all__ = ['TARGETS', 'LEAST', 'POSITIVE', 'target_response', 'sft_arguments', '
 
 # %% ../nbs/03_sft.ipynb #7007bf39
 from .core.prompts import is_well_formed, parse_span, response_text
-from .core.runtime import processes
+from .core.runtime import process_index_and_count
 from .core.samples import Sample, SampleError
-from .data.model_inputs import View, training_set
+from .data.model_inputs import VideoInputConfig, training_set
 from .runs.execute import stage_main
 from .train.nan_guard import in_range
-from .train.trainer import common_arguments, in_float32
+from .train.trainer import common_arguments, to_float32
 
 # %% ../nbs/03_sft.ipynb #5473ca71
 def target_response(
@@ -40,7 +40,7 @@ TARGETS = {  # name → sample → the response to imitate
 }
 
 # %% ../nbs/03_sft.ipynb #3e980981
-LEAST = dict(steps=0, batch_size=1, micro_batch=1, save_steps=0, max_response=1, eval_batch=1)  # parameter → its least value
+LEAST = dict(steps=0, batch_size=1, per_device_batch_size=1, save_steps=0, max_completion_length=1, eval_batch_size=1)  # parameter → its least value
 POSITIVE = ("epochs", "learning_rate")
 
 
@@ -50,7 +50,7 @@ def sft_arguments(
     epochs: float = 1.0,  # paper: 1
     learning_rate: float = 1e-6,  # paper: 1e-6
     batch_size: int = 8,  # samples an update (paper: 8)
-    micro_batch: int = 1,  # samples a forward pass, in each process
+    per_device_batch_size: int = 1,  # samples a forward pass, in each process
     gradient_checkpointing: bool = False,  # less memory, more time
     steps: int = 0,  # updates; 0 counts by epochs
     save_steps: int = 0,  # steps between checkpoints; 0 for none
@@ -59,15 +59,15 @@ def sft_arguments(
 ) -> dict:  # keyword arguments of a trl SFTConfig
     "The paper's cold start in TRL's words."
     in_range(locals(), LEAST, POSITIVE)
-    if batch_size % (micro_batch * world):
-        raise ValueError(f"batch_size {batch_size} must be a multiple of micro_batch · processes = {micro_batch * world}")
+    if batch_size % (per_device_batch_size * world):
+        raise ValueError(f"batch_size {batch_size} must be a multiple of per_device_batch_size · processes = {per_device_batch_size * world}")
     return dict(
         **common_arguments(folder, seed, gradient_checkpointing, save_steps, report_to),
         num_train_epochs=epochs,
         max_steps=steps or -1,
         learning_rate=learning_rate,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=batch_size // (micro_batch * world),
+        per_device_train_batch_size=per_device_batch_size,
+        gradient_accumulation_steps=batch_size // (per_device_batch_size * world),
         max_length=None,
         warmup_steps=0.05,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -78,26 +78,26 @@ def sft_trainer(
     model,  # of transformers
     processor,  # of transformers
     samples: list[Sample],  # with teacher responses
-    view: View,  # how the model sees a video
+    view: VideoInputConfig,  # how the model sees a video
     folder,  # where the trainer may write
     lora=None,  # a peft config, or None for all weights
-    target: str = "response",  # a name of TARGETS
+    sft_target: str = "response",  # a name of TARGETS
     **recipe,  # of `sft_arguments`
 ):  # a trl SFTTrainer
     "TRL's SFT trainer on the teacher's responses, loss on the response only."
     from trl import SFTConfig, SFTTrainer
 
-    from vtg_r1.train.nan_guard import halting
+    from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.native_video import native_collator
 
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {sorted(TARGETS)}, got {target!r}")
-    config = SFTConfig(**sft_arguments(folder, world=processes()[1], **recipe))
-    collate = native_collator(processor) if view.encoding == "native" else None
-    return halting(SFTTrainer)(
-        model if lora else in_float32(model),
+    if sft_target not in TARGETS:
+        raise ValueError(f"sft_target must be one of {sorted(TARGETS)}, got {sft_target!r}")
+    config = SFTConfig(**sft_arguments(folder, world=process_index_and_count()[1], **recipe))
+    collate = native_collator(processor) if view.time_encoding == "native" else None
+    return with_nan_guard(SFTTrainer)(
+        model if lora else to_float32(model),
         config,
-        train_dataset=training_set(samples, view, TARGETS[target]),
+        train_dataset=training_set(samples, view, TARGETS[sft_target]),
         processing_class=processor,
         peft_config=lora,
         data_collator=collate,

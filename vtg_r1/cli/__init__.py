@@ -89,18 +89,18 @@ vtg-r1 ground match.mp4 "a goal" --model Qwen/Qwen2.5-VL-7B-Instruct --clip goal
     p.add_argument("--pixels", type=int, metavar="N", help="budget a frame; default: as the model was trained, else 100352")
     p.add_argument("--style", choices=("full", "short"), help="prompt; default: as the model was trained, else full, the paper's")
     p.add_argument(
-        "--encoding",
+        "--time-encoding",
         choices=("interleaved", "native"),
         help="timestamps as text, or the model's own video input; default: as the model was trained, else interleaved",
     )
-    p.add_argument("--max-response", type=int, metavar="TOKENS", help="default: as the model was trained, else 2048")
+    p.add_argument("--max-completion-length", type=int, metavar="TOKENS", help="default: as the model was trained, else 2048")
     p.add_argument("--device", metavar="NAME", help="cuda, cpu, …; default: the GPU where there is one")
 
 
 def _ground(args) -> int:
     from dataclasses import asdict, replace
 
-    from ..models.ground import Manner, ground, how_to_ask
+    from ..models.ground import InferenceConfig, ground, resolve_model
     from ..video.cut import cut
     from ..video.decoders import VideoError
     from ..video.reader import probe
@@ -108,15 +108,15 @@ def _ground(args) -> int:
     quiet_libraries()
     if empty := [i for i, query in enumerate(args.queries, 1) if not query.strip()]:
         raise UserError(f"query {empty[0]} is empty: say in words what to look for")
-    for name in ("frames", "pixels", "max_response"):
+    for name in ("frames", "pixels", "max_completion_length"):
         if (value := getattr(args, name)) is not None and value < (784 if name == "pixels" else 1):
             raise UserError(f"--{name.replace('_', '-')} {value}: too few")
     try:
         info, outs = probe(args.video), _numbered(args.clip, len(args.queries))
         _check_clips(args, outs)
-        model, manner = how_to_ask(args.model)
-        given = {name: value for name in Manner.__dataclass_fields__ if (value := getattr(args, name)) is not None}
-        answers = ground(*_load(model, args.device), args.video, args.queries, replace(manner, **given))
+        model, config = resolve_model(args.model)
+        given = {name: value for name in InferenceConfig.__dataclass_fields__ if (value := getattr(args, name)) is not None}
+        answers = ground(*_load(model, args.device), args.video, args.queries, replace(config, **given))
         clips = [str(cut(args.video, out, a.span)) if out and a.span else None for a, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
@@ -460,7 +460,7 @@ def add_convert(actions) -> None:
         _data_convert,
         "turn an annotation file into samples.jsonl",
         """
-vtg-r1 data convert --dataset csv --annotations mine.csv --videos my_videos --out train.jsonl --held-out heldout.jsonl
+vtg-r1 data convert --dataset csv --annotations mine.csv --videos my_videos --out train.jsonl --eval-annotations heldout.jsonl
 vtg-r1 data convert --dataset activitynet --annotations train.json --out samples.jsonl
 """,
         about="Read any known annotation file and write this project's samples, one JSON object a line. Every row that is left out, clipped or swapped is counted on stderr.",
@@ -472,7 +472,7 @@ vtg-r1 data convert --dataset activitynet --annotations train.json --out samples
         help="open every video below this folder: durations that the file lacks are measured, samples whose video is missing or unreadable are left out",
     )
     p.add_argument("--out", required=True, metavar="FILE", help="samples, JSON lines; replaced where it exists")
-    p.add_argument("--held-out", metavar="FILE", help="every fourth video's samples go there instead")
+    p.add_argument("--eval-annotations", metavar="FILE", help="every fourth video's samples go there instead")
 
 
 def _data_convert(args) -> int:
@@ -481,7 +481,7 @@ def _data_convert(args) -> int:
     from ..core.samples import SampleError, write_jsonl
     from ..train.trainer import hold_out_videos
 
-    _check_apart({"--annotations": args.annotations, "--out": args.out, "--held-out": args.held_out})
+    _check_apart({"--annotations": args.annotations, "--out": args.out, "--eval-annotations": args.eval_annotations})
     how = {name: getattr(args, name) for name in TRAINABLE} | _column_options(args, args.dataset)
     try:
         if args.videos:
@@ -496,8 +496,8 @@ def _data_convert(args) -> int:
                 f"{args.annotations}: none of its {report.read} records can be used"
                 + (f", e.g. {report.dropped[0].reason}: {report.dropped[0].detail}" if report.dropped else "")
             )
-        kept, held = hold_out_videos(samples) if args.held_out else (samples, [])
-        written = {args.out: write_jsonl(args.out, kept)} | ({args.held_out: write_jsonl(args.held_out, held)} if args.held_out else {})
+        kept, held = hold_out_videos(samples) if args.eval_annotations else (samples, [])
+        written = {args.out: write_jsonl(args.out, kept)} | ({args.eval_annotations: write_jsonl(args.eval_annotations, held)} if args.eval_annotations else {})
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     if args.json:
@@ -540,18 +540,18 @@ def add_curate(actions) -> None:
         "have a teacher answer, and make coldstart.jsonl and rl.jsonl",
         """
 vtg-r1 data curate --annotations train.jsonl --videos my_videos --teacher-model qwen --teacher-url http://localhost:8000/v1 -p teacher_key_env ""
-vtg-r1 data curate --annotations answered.jsonl --videos my_videos --teacher given -p eps1 0.7 -p run_name mine
+vtg-r1 data curate --annotations answered.jsonl --videos my_videos --teacher precomputed -p sft_min_iou 0.7 -p run_name mine
 """,
         "a cell failed, stderr names it; what the teacher has answered is kept",
         "Run the curation stage (nbs/01_curation.ipynb) on one annotation file and print its run folder, which holds coldstart.jsonl, rl.jsonl and a data card. A teacher sees 64 frames of up to 100352 pixels, as the paper's does. Several sources, quotas, budgets: its parameters, by -p and -f.",
     )
     p.add_argument("--dataset", default="samples", choices=("samples", *READERS), metavar="NAME", help="samples (default), " + ", ".join(READERS))
-    p.add_argument("--annotations", required=True, metavar="PATH", help="the file; of samples for --teacher given, their teacher's answers in it")
+    p.add_argument("--annotations", required=True, metavar="PATH", help="the file; of samples for --teacher precomputed, their teacher's answers in it")
     p.add_argument("--columns", metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")
     p.add_argument("--videos", required=True, metavar="DIR", help="folder of the videos")
     p.add_argument(
         "--teacher",
-        choices=("endpoint", "given"),
+        choices=("endpoint", "precomputed"),
         default="endpoint",
         help="an OpenAI-compatible server (default), or the answers that stand in the file",
     )
@@ -572,7 +572,7 @@ def _data_curate(args) -> int:
         if not Path(what).exists():
             raise UserError(f"{what}: no such file or folder")
     if args.teacher == "endpoint" and not (args.teacher_model and args.teacher_url):
-        raise UserError("who is to answer? Give --teacher-model and --teacher-url, or --teacher given")
+        raise UserError("who is to answer? Give --teacher-model and --teacher-url, or --teacher precomputed")
     from_root = lambda path: os.path.relpath(path, project_root())
     source = {"path": from_root(args.annotations), "dataset": args.dataset} | _column_options(args, args.dataset)
     chosen = {

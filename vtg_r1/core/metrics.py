@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .spans import best, iop, plain_rows, tiou
+from .spans import best_over_gts, iop, plain_rows, tiou
 
 # %% ../../nbs/parts/core/metrics.ipynb #08e8449d
 def _prediction_array(
@@ -53,10 +53,10 @@ def overlaps(
     spans = _prediction_array(preds, qids)
     if not len(spans):
         raise ValueError("no queries to score")
-    iou = best(spans, gts)
+    iou = best_over_gts(spans, gts)
     if np.isnan(iou).any():
         raise ValueError(f"{_query(int(np.isnan(iou).argmax()), qids)} has no true span: leave it out or give one")
-    return iou, best(spans, gts, lambda p, g: iop(p, g, zero_length_iop))
+    return iou, best_over_gts(spans, gts, lambda p, g: iop(p, g, zero_length_iop))
 
 # %% ../../nbs/parts/core/metrics.ipynb #c60cf8d0
 THRESHOLDS = (0.3, 0.5, 0.7)  # the paper's, for R1@m

@@ -16,7 +16,7 @@ from textwrap import fill
 
 import numpy as np
 
-from .atomic_files import whole_file
+from .atomic_files import atomic_write
 from .stats import t_quantile
 
 # %% ../../nbs/parts/core/plots.ipynb #a10d8b9c
@@ -122,7 +122,7 @@ def save_figure(
     path.parent.mkdir(parents=True, exist_ok=True)
     with style():
         for kind, how in (("svg", dict(metadata={"Date": None, "Creator": None})), ("png", dict(dpi=dpi, metadata={"Software": None}))):
-            with whole_file(path.with_name(f"{path.name}.{kind}"), "wb", sync=False) as f:
+            with atomic_write(path.with_name(f"{path.name}.{kind}"), "wb", sync=False) as f:
                 figure.savefig(f, format=kind, bbox_inches="tight", **how)
     return path.with_name(path.name + ".png")
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LONGEST_ANSWER', 'READINGS', 'format_time', 'format_span',
-           'grounding_prompt', 'response_text', 'qa_prompt', 'completion_text', 'answer_block', 'think_block',
-           'thought', 'parse_seconds', 'parse_spans', 'parse_span', 'parse_answer', 'is_well_formed']
+           'grounding_prompt', 'response_text', 'qa_prompt', 'completion_text', 'tag_text', 'think_block', 'think_text',
+           'parse_seconds', 'parse_spans', 'parse_span', 'parse_answer', 'is_well_formed']
 
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
 import math
@@ -109,7 +109,7 @@ _THINK_TAG = re.compile(r"<(/?)think>", re.I | re.A)
 _BLOCKS = {tag: re.compile(rf"<{tag}>([^<]*)</{tag}>", re.I | re.A) for tag in ("time", "answer")}
 
 
-def answer_block(
+def tag_text(
     response: str,  # the model's whole response
     tag: str = "time",  # or "answer", the option letter of grounded QA
 ) -> str | None:  # the text inside the block, or None
@@ -129,7 +129,7 @@ def think_block(response: str) -> str:
     return inside if closed else ""
 
 
-def thought(
+def think_text(
     response: str | None,  # the model's whole response
 ) -> str:  # without outer white space; "" where there is no closed block or nothing in it
     "The reasoning of a response: what stands in its `<think>` block."
@@ -186,7 +186,7 @@ def parse_spans(
         raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
     if not isinstance(response, str):
         return []
-    block = answer_block(response)
+    block = tag_text(response)
     spans = _read_spans(block) if block else []
     return spans or (_first_two_numbers(response) if reading == "lenient" else [])
 
@@ -213,7 +213,7 @@ def parse_answer(
         raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
     if not isinstance(response, str):
         return None
-    found = _LETTER.match(answer_block(response, "answer") or "")
+    found = _LETTER.match(tag_text(response, "answer") or "")
     if reading == "lenient":
         found = found or next(filter(None, (p.search(response) for p in _LENIENT_LETTER)), None)
     return found[1].upper() if found else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from .atomic_files import append, whole_file
+from .atomic_files import append, atomic_write
 
 # %% ../../nbs/parts/core/samples.ipynb #e1c3c47e
 class SampleError(ValueError):
@@ -291,7 +291,7 @@ def write_jsonl(
     "Write one JSON object a line, atomically: the file is the old one or the new one, never half."
     path, n = Path(path), 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as f:
+    with atomic_write(path) as f:
         for n, row in enumerate(rows, 1):
             f.write(_line(row.to_dict() if isinstance(row, Sample) else row, allow_nan=False))
     return n

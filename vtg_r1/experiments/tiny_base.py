@@ -17,7 +17,7 @@ import numpy as np
 from ..core.metrics import grounding_metrics
 from ..core.prompts import format_span, grounding_prompt, parse_span
 from ..core.samples import iter_jsonl
-from ..data.toyworld import LEVELS, World, appearances, queries
+from ..data.toyworld import LEVELS, ToyWorldConfig, appearances, queries
 from ..video.reader import read_frames
 
 # %% ../../nbs/experiments/tiny_base.ipynb #97c29c00
@@ -76,7 +76,7 @@ class Clip:
     queries: list[dict]  # every sentence about them with one answer
 
 
-BASE_WORLD = World(spacing=(1, 1, 1, 2), pairings="all", levels=LEVELS)  # the base has seen everything, as large models have
+BASE_WORLD = ToyWorldConfig(spacing=(1, 1, 1, 2), pairings="all", levels=LEVELS)  # the base has seen everything, as large models have
 
 
 def load_clips(
@@ -222,7 +222,7 @@ def ask(
     processor,  # of transformers
     clips: list[Clip],  # one a question
     questions: list[str],  # one a clip
-    max_new_tokens: int = 40,  # length of an answer
+    max_completion_length: int = 40,  # length of an answer
 ) -> list[str]:  # greedy answers
     "Answers to one question about each clip."
     import torch
@@ -235,7 +235,7 @@ def ask(
             mm_token_type_ids=(batch.input_ids == processor.image_token_id).int(),
             pixel_values=torch.cat([c.patches for c in clips]),
             image_grid_thw=torch.tensor([[1, 2, 2]] * sum(len(c.times) for c in clips)),
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_completion_length,
             do_sample=False,
         )
     return processor.tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)

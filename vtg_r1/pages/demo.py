@@ -13,13 +13,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..models.ground import Manner, control_words, ground, how_to_ask
+from ..models.ground import InferenceConfig, control_words, ground, resolve_model
 from ..models.loading import TINY, load_model, load_processor
 from ..pages.browser_video import digest, preview
-from ..core.prompts import answer_block, format_time
+from ..core.prompts import tag_text, format_time
 from ..core.samples import load_samples
 from ..core.spans import tiou
-from ..data.toyworld import World, make_world
+from ..data.toyworld import ToyWorldConfig, make_world
 from ..video.decoders import VideoError
 from ..video.reader import jpeg_uri, probe, read_frames
 
@@ -36,14 +36,14 @@ class PageError(Exception):
 
 
 @dataclass
-class Policy:
+class LoadedModel:
     "A model, and how it is asked."
 
     label: str  # on the page: "before RL", "after RL", or the model's name
     name: str  # as given
     model: object
     processor: object
-    manner: Manner
+    config: InferenceConfig
 
 
 def load(name: str) -> tuple:  # (model, processor)
@@ -51,13 +51,13 @@ def load(name: str) -> tuple:  # (model, processor)
     return load_model(name), load_processor(name)
 
 
-def load_policies(names: list[str], load=load) -> list[Policy]:  # as `how_to_ask` takes them; a function from a name to model and processor
+def load_policies(names: list[str], load=load) -> list[LoadedModel]:  # as `resolve_model` takes them; a function from a name to model and processor
     "One model, or two: before and after RL. A run folder stands for the model in it."
     if not 1 <= len(names) <= 2:
         raise ValueError(f"the page shows one model, or two (before and after RL); got {len(names)}")
     labels = [Path(names[0]).name] if len(names) == 1 else ["before RL", "after RL"]
-    asked = [how_to_ask(name) for name in names]
-    return [Policy(label, name, *load(path), manner) for label, name, (path, manner) in zip(labels, names, asked)]
+    asked = [resolve_model(name) for name in names]
+    return [LoadedModel(label, name, *load(path), config) for label, name, (path, config) in zip(labels, names, asked)]
 
 
 # --- questions and answers ---
@@ -104,11 +104,13 @@ def _words(e: Exception) -> str:
     return str(unreadable(e) if isinstance(e, VideoError) else e)
 
 
-def answer(policies: list[Policy], path: str, queries: list[str], truths: dict[str, list]) -> list[dict]:  # truths: sentence → [start, end], seconds
+def answer(
+    policies: list[LoadedModel], path: str, queries: list[str], truths: dict[str, list]
+) -> list[dict]:  # truths: sentence → [start, end], seconds
     "One row a sentence: {query, truth or None, answers: one {model, span or None, response, tiou or None} a model}. A model reads the video once for all of them."
     rows = [{"query": q, "truth": truths.get(q), "answers": []} for q in queries]
     for policy in policies:
-        said = ground(policy.model, policy.processor, path, queries, policy.manner)
+        said = ground(policy.model, policy.processor, path, queries, policy.config)
         for row, a in zip(rows, said):
             score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
             row["answers"].append({"model": policy.label, "span": a.span, "response": a.response, "tiou": score})
@@ -173,7 +175,7 @@ def _answer_html(row: dict, said: dict, duration: float, number: int, shown: boo
     if row["truth"]:
         true = f"{format_time(row['truth'][0])}–{format_time(row['truth'][1])} s"
         verdict += f' <span class="aside">truth {true}, IoU {said["tiou"] or 0:.2f}</span>'
-    closed = answer_block(said["response"]) is not None
+    closed = tag_text(said["response"]) is not None
     return (
         f'<div class="said" data-model="{number}"{"" if shown else " hidden"}><p class="verdict">{verdict}</p><div class="track">{mark}{found}<i class="now"></i></div>'
         f"<details><summary>Reasoning</summary><pre>{_text(said['response'] or '(it said nothing)')}</pre>"
@@ -233,7 +235,7 @@ def make_examples(folder: Path) -> list[Example]:
     "Toy videos that no model was trained on, made on the spot."
     from PIL import Image
 
-    world = make_world(folder, 4, 77, "toy", World(size=336))
+    world = make_world(folder, 4, 77, "toy", ToyWorldConfig(size=336))
     of = {}
     for s in load_samples(world / "samples.jsonl"):
         of.setdefault(s.video, []).append(s)
@@ -250,12 +252,12 @@ def make_examples(folder: Path) -> list[Example]:
 # --- the page ---
 
 
-class Desk:
+class DemoApp:
     "What the page's buttons do."
 
-    def __init__(self, policies: list[Policy], examples: list[Example], folder: Path, longest: float):
+    def __init__(self, policies: list[LoadedModel], examples: list[Example], folder: Path, longest: float):
         self.policies, self.examples, self.folder, self.longest = policies, examples, folder, longest
-        self.frames = policies[-1].manner.frames
+        self.frames = policies[-1].config.frames
         self.known = {digest(e.path): e.truths for e in examples}
         self.special = sorted({word for p in policies for word in control_words(p.processor)})
 
@@ -293,7 +295,7 @@ def _no_addresses(block):
     return block
 
 
-def _question_side(desk: Desk) -> tuple:  # file, gallery, queries, button
+def _question_side(desk: DemoApp) -> tuple:  # file, gallery, queries, button
     "Where a video is dropped or picked, and a question typed."
     import gradio as gr
 
@@ -324,7 +326,7 @@ def _question_side(desk: Desk) -> tuple:  # file, gallery, queries, button
     return file, gallery, queries, gr.Button("Find it", variant="primary", elem_id="ask")
 
 
-def build(desk: Desk):  # a gr.Blocks
+def build(desk: DemoApp):  # a gr.Blocks
     "The page."
     import gradio as gr
 
@@ -419,7 +421,7 @@ def theme():
     )
 
 
-def serve(policies: list[Policy], ready=print, **how) -> None:  # `ready` is a function of the address
+def serve(policies: list[LoadedModel], ready=print, **how) -> None:  # `ready` is a function of the address
     "Serve the page until interrupted; `ready` is told its address, the rest is as `start` takes it."
     page, folder, address = start(policies, **how)
     try:
@@ -430,7 +432,7 @@ def serve(policies: list[Policy], ready=print, **how) -> None:  # `ready` is a f
 
 
 def start(
-    policies: list[Policy],
+    policies: list[LoadedModel],
     host: str = "127.0.0.1",  # address to listen on
     port: int | None = None,  # None takes a free one
     max_mb: int = 200,  # of an upload, 2²⁰ bytes
@@ -448,7 +450,7 @@ def start(
     known = ["127.0.0.1", "localhost"] if host in ("127.0.0.1", "localhost") else ["*"]
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=known), Middleware(PageGuard, seconds=120)]
     try:
-        desk = Desk(policies, make_examples(files / "toyworld"), files, max_minutes * 60)
+        desk = DemoApp(policies, make_examples(files / "toyworld"), files, max_minutes * 60)
         page = build(desk).queue(max_size=64)
         _, address, _ = page.launch(
             server_name=host,

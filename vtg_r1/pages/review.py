@@ -21,9 +21,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..core.atomic_files import whole_file
+from ..core.atomic_files import atomic_write
 from ..core.samples import Sample, SampleError, from_dict, iter_jsonl
-from ..core.spans import best
+from ..core.spans import best_over_gts
 from ..data.official_benchmarks import PredictionError, read_prediction
 from ..video.decoders import VideoError
 from ..video.reader import jpeg_uri, read_frames, video_path
@@ -113,7 +113,7 @@ def _ious(said: dict, spans: list) -> float | None:
     if not spans:
         return None
     first = said["spans"][0] if said["spans"] else (np.nan, np.nan)
-    return round(float(best([first], [spans])[0]), 4)
+    return round(float(best_over_gts([first], [spans])[0]), 4)
 
 
 def review_rows(
@@ -247,7 +247,7 @@ class Review:
         path: str | Path,  # the HTML file
     ) -> Path:
         "Write the page; it opens without a server."
-        with whole_file(path) as f:
+        with atomic_write(path) as f:
             f.write(self.page)
         return Path(path)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'assigned_names', 'check_parameters', 'collect_parameters', 'stage_name', 'known_parameters', 'check_values',
-           'run_notebook', 'run_here', 'launch_stage', 'given_parameters', 'stage_main', 'upstream']
+           'run_notebook', 'run_here', 'launch_stage', 'given_parameters', 'stage_main', 'ensure_run']
 
 # %% ../../nbs/parts/runs/execute.ipynb #04fef422
 import ast
@@ -19,8 +19,8 @@ import sys
 from collections import deque
 from pathlib import Path
 
-from ..core.atomic_files import Busy, DiskFull, lock, naming, whole_file, write_json
-from ..core.runtime import RunError, UserError, is_main, on_sigterm, project_root, resolve
+from ..core.atomic_files import DiskFull, LockHeld, atomic_write, lock, naming, write_json
+from ..core.runtime import RunError, UserError, is_main_process, on_sigterm, project_root, resolve
 from .run import make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, running
 
 # %% ../../nbs/parts/runs/execute.ipynb #aa518ca3
@@ -94,7 +94,18 @@ def known_parameters(
     return found
 
 # %% ../../nbs/parts/runs/execute.ipynb #922088a2
-_ONE_OF = ("backend", "encoding", "missing_videos", "prompt_style", "quantize", "target", "teacher", "teacher_reasoning", "vllm")
+_ONE_OF = (
+    "backend",
+    "label_source",
+    "missing_videos",
+    "prompt_style",
+    "quantize",
+    "sft_target",
+    "teacher",
+    "teacher_reasoning",
+    "time_encoding",
+    "vllm",
+)
 
 
 def check_values(
@@ -137,7 +148,7 @@ def _collapse_progress(path: str | Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _merged(cell.outputs)
-    with whole_file(path) as f:
+    with atomic_write(path) as f:
         nbformat.write(notebook, f)
 
 
@@ -160,7 +171,7 @@ def _closing(folder: Path, executed: Path):
     "Mark the run failed if what is inside began it and fails; tidy the executed notebook either way."
     try:
         held = lock(folder / ".notebook.lock")  # the run's own lock is its kernel's, which is not there yet
-    except Busy as e:
+    except LockHeld as e:
         raise RunError(f"{folder} is being run by {e.holder}: wait for its end, or give another run_name") from e
     before = _began(folder)
     try:
@@ -214,7 +225,7 @@ def run_notebook(
     folder = run_folder(stage_name(notebook), parameters.get("run_name", ""), outputs)
     refuse_run(folder, parameters.get("resume", False))
     make_folder(folder)
-    if parameters.get("launch"):
+    if parameters.get("accelerate_config"):
         return launch_stage(notebook, {**parameters, "run_name": folder.name}, folder)
     streams = dict(stdout_file=sys.stderr, stderr_file=sys.stderr) if progress else {}
     with _closing(folder, folder / notebook.name), _passing_on_sigterm(folder):
@@ -243,7 +254,7 @@ def run_here(
     refuse_secrets(parameters)
     check_values(parameters, known)
     os.environ.setdefault("MPLBACKEND", "agg")
-    if not is_main():
+    if not is_main_process():
         sys.stdout, os.environ["TQDM_DISABLE"] = open(os.devnull, "w"), "1"
     namespace = {"__name__": "__main__", "In": []}
     try:
@@ -278,13 +289,13 @@ def _execute(name: str, source: str, namespace: dict) -> None:
 # %% ../../nbs/parts/runs/execute.ipynb #e1c3d302
 def launch_stage(
     notebook: str | Path,  # of a stage
-    parameters: dict,  # with launch, an accelerate configuration file, and run_name
+    parameters: dict,  # with accelerate_config, an accelerate configuration file, and run_name
     folder: Path,  # the run's
 ) -> Path:  # the same folder
     "Run a stage in the processes of `accelerate launch`; its output passes through."
-    config = resolve(parameters["launch"])
+    config = resolve(parameters["accelerate_config"])
     if not config.is_file():
-        raise RunError(f"launch {parameters['launch']!r}: no such accelerate configuration; see configs/accelerate")
+        raise RunError(f"accelerate_config {parameters['accelerate_config']!r}: no such accelerate configuration; see configs/accelerate")
     refuse_run(folder, parameters.get("resume", False))
     write_json(folder / "parameters.json", parameters)
     command = [
@@ -302,7 +313,7 @@ def launch_stage(
         with subprocess.Popen(command, cwd=project_root(), stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as p:
             tail = _echo(p.stdout)
         if p.returncode:
-            raise RunError(f"{notebook} failed under {parameters['launch']}:\n{tail}")
+            raise RunError(f"{notebook} failed under {parameters['accelerate_config']}:\n{tail}")
     return folder
 
 # %% ../../nbs/parts/runs/execute.ipynb #75a049b6
@@ -358,7 +369,9 @@ def stage_main(
     "`python -m vtg_r1.STAGE --params FILE`, alone or under a launcher."
     import argparse
 
-    parser = argparse.ArgumentParser(description=f"Run {notebook} in this process, whatever `launch` says; under `accelerate launch` in several.")
+    parser = argparse.ArgumentParser(
+        description=f"Run {notebook} in this process, whatever `accelerate_config` says; under `accelerate launch` in several."
+    )
     parser.add_argument("--params", dest="file", action="append", default=[], metavar="FILE", help="YAML file of parameters; later files and -p win")
     parser.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML"
@@ -366,7 +379,7 @@ def stage_main(
     print(run_here(notebook, given_parameters(parser.parse_args(), stage_name(notebook))))
 
 # %% ../../nbs/parts/runs/execute.ipynb #e75712d0
-def upstream(
+def ensure_run(
     notebook: str,  # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
     parameters: dict,  # of that stage; run_name names the run
 ) -> Path:  # folder of the finished run

@@ -25,23 +25,23 @@ from .execute import stage_name
 from .run import read_manifest, run_folder, running
 
 # %% ../../nbs/parts/runs/experiment_grid.ipynb #60bbb771
-_ROW_KEYS = {"stage", "once", "after", "label", "not_runnable"}  # the rest of a row are parameters of its stage
+_ROW_KEYS = {"stage", "shared_across_seeds", "depends_on", "label", "not_runnable"}  # the rest of a row are parameters of its stage
 
 
 def read_grid(
     path: str | Path,  # YAML; relative paths count from the project root
-    quick: bool = False,  # lay the file's `quick` part over it
+    smoke: bool = False,  # lay the file's `smoke` part over it
     overrides: dict | None = None,  # stage → parameters, which win over the rows too
 ) -> dict:  # {"stages", "rows", "seeds", "overrides", …}
     "A grid file, checked."
     import yaml
 
     grid = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
-    short = grid.pop("quick", {})
-    for part in ("stages", "rows") if quick else ():
+    short = grid.pop("smoke", {})
+    for part in ("stages", "rows") if smoke else ():
         for name, extra in short.get(part, {}).items():
             grid[part][name] = {**grid[part][name], **extra}
-    grid |= {"overrides": overrides or {}, **({k: v for k, v in short.items() if k not in ("stages", "rows")} if quick else {})}
+    grid |= {"overrides": overrides or {}, **({k: v for k, v in short.items() if k not in ("stages", "rows")} if smoke else {})}
     if strange := set(grid["overrides"]) - set(grid["stages"]):
         raise RunError(f"{path}: overrides: no such stage {sorted(strange)}; it has {sorted(grid['stages'])}")
     for name, row in grid["rows"].items():
@@ -127,16 +127,16 @@ def _job(grid: dict, name: str, seed: int, outputs: str, made: dict) -> Job:
     row = grid["rows"][name]
     if "not_runnable" in row:
         raise RunError(f"row {name!r} cannot be run here: {row['not_runnable']}")
-    if (key := (name, None if row.get("once") else seed)) in made:
+    if (key := (name, None if row.get("shared_across_seeds") else seed)) in made:
         return made[key]
     needs = {n: _job(grid, n, seed, outputs, made) for n in dict.fromkeys(references(row))}
     stage = dict(grid["stages"][row["stage"]])
     notebook = stage.pop("notebook")
     own = {k: v for k, v in row.items() if k not in _ROW_KEYS}
     folders = {n: f"{outputs}/{stage_name(j.notebook)}/{j.name}" for n, j in needs.items()}
-    given = {**({} if row.get("once") else {"seed": seed}), **stage, **filled(own, folders), **grid["overrides"].get(row["stage"], {})}
+    given = {**({} if row.get("shared_across_seeds") else {"seed": seed}), **stage, **filled(own, folders), **grid["overrides"].get(row["stage"], {})}
     digest = hashlib.sha256(json.dumps([notebook, given], sort_keys=True).encode()).hexdigest()[:8]
-    run_name = "-".join([name, *([] if row.get("once") else [f"s{seed}"]), digest])
+    run_name = "-".join([name, *([] if row.get("shared_across_seeds") else [f"s{seed}"]), digest])
     made[key] = Job(
         name, seed, row["stage"], notebook, {**given, "run_name": run_name, "outputs_dir": outputs}, tuple(j.name for j in needs.values())
     )
@@ -163,7 +163,7 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPE
 
 
 @contextmanager
-def _alone(folder: Path):
+def _folder_lock(folder: Path):
     "Hold an outputs folder: two grids would remove each other's unfinished runs."
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".grid.lock", "w") as f:
@@ -290,7 +290,7 @@ def run_jobs(
     logs.mkdir(parents=True, exist_ok=True)
     if not jobs:
         return
-    with _alone(resolve(jobs[0].parameters["outputs_dir"])) as lock:
+    with _folder_lock(resolve(jobs[0].parameters["outputs_dir"])) as lock:
         pool, told = _Pool(jobs, logs, start), 0.0
         for job in pool.waiting:  # an unfinished one is removed and made again
             if holder := running(job.folder):

@@ -186,11 +186,38 @@ def parameter_fields(
     return {f.name: f for group in parameter_groups(cls).values() for f in group}
 
 # %% ../../nbs/parts/runs/parameters.ipynb #3f29215f
-RENAMED: dict[str, str | tuple[str, ...]] = {  # old name → new name, or candidates
+RENAMED: dict[str, str | tuple[str, ...]] = {  # name in 0.1 → name now, or one name per stage
+    "compare_with": "baseline_predictions",
+    "decode_first": "precache_videos",
+    "encoding": "time_encoding",
+    "entropy": "entropy_coef",
+    "eps1": "sft_min_iou",
+    "eps2": "rl_min_iou",
+    "eval_batch": "eval_batch_size",
+    "evaluate_before": "eval_before_training",
+    "flat_patience": "zero_std_patience",
+    "generations": "num_generations",
     "heldout": "eval_annotations",
+    "launch": "accelerate_config",
+    "limit": ("max_train_samples", "max_samples", "eval_limit"),
+    "match": "match_size_to",
+    "match_by": "stratify_by",
+    "max_new_tokens": "max_completion_length",
     "max_response": "max_completion_length",
+    "micro_batch": "per_device_batch_size",
+    "open_videos": "validate_videos",
+    "patience": "early_stopping_patience",
+    "price_in": "input_price_per_mtok",
+    "price_out": "output_price_per_mtok",
+    "prior": "train_annotations",
+    "quick": "smoke",
+    "rollouts": "num_rollouts",
     "see_once": "share_prefix",
     "target": ("label_source", "sft_target"),
+    "test_limit": "eval_limit",
+    "toy_mislabelled": "toy_label_noise",
+    "watch_every": "eval_steps",
+    "watch_limit": "eval_subset",
 }
 
 

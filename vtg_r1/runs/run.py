@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'package_version', 'git_state', 'device_name', 'refuse_secrets', 'now', 'Run', 'run_folder', 'make_folder',
-           'start_run', 'refuse_run', 'running', 'read_manifest', 'note_files']
+           'start_run', 'refuse_run', 'running', 'read_manifest', 'record_files']
 
 # %% ../../nbs/parts/runs/run.ipynb #1aeb9dbc
 import atexit
@@ -23,9 +23,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from ..core.atomic_files import Busy, lock, write_json
+from ..core.atomic_files import LockHeld, lock, write_json
 from ..core.plots import save_figure
-from ..core.runtime import RunError, from_main, is_main, project_root, resolve, sha256
+from ..core.runtime import RunError, broadcast_object, is_main_process, project_root, resolve, sha256
 from ..core.samples import write_jsonl
 
 # %% ../../nbs/parts/runs/run.ipynb #8156ec8a
@@ -97,7 +97,7 @@ class Run:
         self.path, self.manifest, self._began = path, manifest, time.monotonic()
 
     def _save(self):
-        if is_main():
+        if is_main_process():
             write_json(self.path / "manifest.json", self.manifest)
 
     def add_input(
@@ -129,7 +129,7 @@ class Run:
         bad = {k: v for k, v in metrics.items() if not (v is None or isinstance(v, (int, float)))}
         if bad:
             raise RunError(f"metrics are numbers, got {bad}")
-        if is_main():
+        if is_main_process():
             write_json(self.path / "metrics.json", metrics)
         return self.path / "metrics.json"
 
@@ -139,7 +139,7 @@ class Run:
         rows: list[dict],  # what JSON can hold
     ) -> Path:
         "Write JSON lines."
-        if is_main():
+        if is_main_process():
             write_jsonl(self.path / name, rows)
         return self.path / name
 
@@ -150,7 +150,7 @@ class Run:
     ) -> Path:  # of the PNG
         "Save a matplotlib figure as figs/name.png and figs/name.svg."
         path = self.path / "figs" / name
-        return save_figure(figure, path) if is_main() else path.with_name(f"{name}.png")
+        return save_figure(figure, path) if is_main_process() else path.with_name(f"{name}.png")
 
     def finish(
         self,
@@ -158,7 +158,7 @@ class Run:
     ):
         "Close the run; its checkpoints, kept to go on from, are removed."
         self.note(status=status, ended=now(), seconds=round(time.monotonic() - self._began, 1))
-        if is_main() and status == "finished":
+        if is_main_process() and status == "finished":
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
             (self.path / ".lock").unlink(missing_ok=True)
         _let_go(self.path)
@@ -210,9 +210,9 @@ def start_run(
     "Make a run folder with its manifest; an existing run is refused or resumed, never overwritten. Several processes share the first one's."
     _quiet()
     refuse_secrets(parameters)
-    path = run_folder(stage, from_main(run_folder(stage, name, outputs).name if is_main() else None), outputs)
-    if not is_main():
-        from_main(None)  # waits until the folder is there
+    path = run_folder(stage, broadcast_object(run_folder(stage, name, outputs).name if is_main_process() else None), outputs)
+    if not is_main_process():
+        broadcast_object(None)  # waits until the folder is there
         return Run(path, read_manifest(path))
     about = dict(
         status="running",
@@ -239,7 +239,7 @@ def start_run(
     )
     run = Run(path, manifest)
     run._save()
-    from_main(None)
+    broadcast_object(None)
     return run
 
 # %% ../../nbs/parts/runs/run.ipynb #9cdab384
@@ -284,7 +284,7 @@ def _hold(path: Path) -> None:
         return
     try:
         _HELD[path] = lock(path / ".lock")
-    except Busy as e:
+    except LockHeld as e:
         raise RunError(f"{path} is being run by {e.holder}: wait for its end, or give another run_name") from e
 
 # %% ../../nbs/parts/runs/run.ipynb #c465d9a4
@@ -312,7 +312,7 @@ def running(
         return ""
     try:
         lock(path / ".lock", patience).close()
-    except Busy as e:
+    except LockHeld as e:
         return e.holder
     except OSError:
         return ""  # a folder one may only read
@@ -329,7 +329,7 @@ def read_manifest(
         return {}
 
 # %% ../../nbs/parts/runs/run.ipynb #5a3c5e02
-def note_files(
+def record_files(
     run: Run,  # whose manifest it is
     path: str | Path,  # a file, a folder, or what is not here, such as a hub id; relative ones count from the project root
     role: str,  # name of the input in the manifest

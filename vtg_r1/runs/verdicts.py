@@ -47,7 +47,7 @@ def paired(
 # %% ../../nbs/parts/runs/verdicts.ipynb #3bb7012e
 def metric(
     metrics: dict[str, float],  # of a run, percent
-    pattern: str,  # e.g. "after/mIoU", "after/ood-*/mIoU"
+    pattern: str,  # e.g. "final/mIoU", "final/ood-*/mIoU"
 ) -> float:  # a fraction of 1
     "One number of a run, or the mean of those that a pattern fits."
     found = [v for k, v in metrics.items() if fnmatch(k, pattern) and k.count("/") == pattern.count("/")]
@@ -68,7 +68,7 @@ def contrast(
 # %% ../../nbs/parts/runs/verdicts.ipynb #8364ddcb
 def judge(
     effects: list[Effect],  # of one claim
-    rules: list[dict],  # of each: {} or {"at_least": 0.05} or {"below": 0.02}
+    rules: list[dict],  # of each: {} or {"min_effect": 0.05} or {"equivalence_margin": 0.02}
     alpha: float = 0.05,  # level of the corrected p
 ) -> str:  # "supported", "not supported", "mixed", "untestable here"
     "Fill `p_holm` and `holds` of a claim's effects, and say what follows."
@@ -76,21 +76,21 @@ def judge(
         return "untestable here"
     for e, rule, p in zip(effects, rules, holm([e.p for e in effects])):
         e.p_holm = p
-        inside = e.ci95[1] < rule["below"] if "below" in rule else e.ci95[0] > 0 and e.mean >= rule.get("at_least", 0.0)
+        inside = e.ci95[1] < rule["equivalence_margin"] if "equivalence_margin" in rule else e.ci95[0] > 0 and e.mean >= rule.get("min_effect", 0.0)
         e.holds = inside and p < alpha
     held = [e.holds for e in effects]
     return "supported" if all(held) else "mixed" if any(held) else "not supported"
 
 # %% ../../nbs/parts/runs/verdicts.ipynb #85e84731
 def effect_of(
-    spec: dict,  # {"name", "contrast", "metric"?, "at_least"? or "below"?}
+    spec: dict,  # {"name", "contrast", "metric"?, "min_effect"? or "equivalence_margin"?}
     scored: dict[str, dict[int, dict[str, float]]],  # arm → seed → metrics
     arms: dict,  # arm → {"row", "label", "score"?}; "score" is "after" where it is not given
 ) -> Effect:
     "One effect of a claim."
-    given = spec.get("metric", "after/mIoU")
-    patterns = {a: given.replace("after/", f"{arms[a].get('score', 'after')}/", 1) for a in spec["contrast"]}
-    return paired(contrast(scored, spec["contrast"], patterns), spec["name"], spec.get("below", 0.0))
+    given = spec.get("metric", "final/mIoU")
+    patterns = {a: given.replace("final/", f"{arms[a].get('score', 'final')}/", 1) for a in spec["contrast"]}
+    return paired(contrast(scored, spec["contrast"], patterns), spec["name"], spec.get("equivalence_margin", 0.0))
 
 
 def claim_record(
@@ -118,12 +118,12 @@ def claim_record(
     effects = [effect_of(spec, scored, arms) for spec in claim["effects"]]
     verdict = judge(effects, claim["effects"], alpha)
     note = "; ".join(
-        f"{e.name}: {_shown(e)}" + (f" (p against an effect of {100 * spec['below']:g} points)" if "below" in spec else "")
+        f"{e.name}: {_shown(e)}" + (f" (p against an effect of {100 * spec['equivalence_margin']:g} points)" if "equivalence_margin" in spec else "")
         for e, spec in zip(effects, claim["effects"])
     )
     if any(e.p is None for e in effects):
         note = "one seed gives no interval. " + note
-    if needs := claim.get("needs"):
+    if needs := claim.get("precondition"):
         need = effect_of(needs, scored, arms)
         if judge([need], [needs], alpha) != "supported":
             verdict, note = "untestable here", f"it needs that {needs['name']}, and here: {_shown(need)}. " + note
@@ -144,7 +144,7 @@ def claim_arms(
     claim: dict,  # of the grid file
 ) -> list[str]:
     "The arms that a claim is about, with its controls."
-    specs = [*claim.get("effects", []), *([claim["needs"]] if "needs" in claim else [])]
+    specs = [*claim.get("effects", []), *([claim["precondition"]] if "precondition" in claim else [])]
     return list(dict.fromkeys([a for spec in specs for a in spec["contrast"]] + claim.get("controls", [])))
 
 

@@ -53,7 +53,7 @@ class NativeGRPOTrainer(GRPOTrainer):
     ):
         super().__init__(model, *args, **kwargs)
         if self.use_vllm:
-            raise ValueError("TRL's vLLM client takes images, not native video: use encoding 'interleaved' with vllm")
+            raise ValueError("TRL's vLLM client takes images, not native video: use time_encoding 'interleaved' with vllm")
         tokens = [self.model.config.image_token_id, self.model.config.video_token_id]
         self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = tokens  # a sampled one would have no pixels
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .decoders import VideoError, open_container, picture_stream
 from .reader import probe
-from .sandbox import Guard, guarded
+from .sandbox import ResourceLimits, run_sandboxed
 
 # %% ../../nbs/parts/video/cut.ipynb #c0cc863f
 _TICKS = 90_000  # of a cut's clock, a second
@@ -133,7 +133,7 @@ def cut(
     video: str | Path,  # any that can be decoded
     out: str | Path,  # an mp4, replaced where it exists; its folder is made
     span: Sequence[float],  # [start, end], seconds
-    guard: Guard = Guard(seconds=3600),  # what decoder and encoder may take: a long stretch takes its time
+    limits: ResourceLimits = ResourceLimits(seconds=3600),  # what decoder and encoder may take: a long stretch takes its time
 ) -> Path:
     "Cut a stretch out of a video, exactly; raises `VideoError`."
     info, (start, end), out = probe(video), span, Path(out)
@@ -144,7 +144,7 @@ def cut(
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        guarded(video, guard, do="cut", part=os.path.abspath(part), span=[float(start), float(end)])
+        run_sandboxed(video, limits, do="cut", part=os.path.abspath(part), span=[float(start), float(end)])
         os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from .cache import FrameCache, file_identity
 from .decoders import BACKENDS, VideoError, backend_version, default_backend, header, installed
-from .sandbox import Guard, guarded
+from .sandbox import ResourceLimits, run_sandboxed
 
 # %% ../../nbs/parts/video/reader.ipynb #8538957e
 def video_path(
@@ -36,19 +36,19 @@ def video_path(
     raise VideoError(path, f"leads outside the video root, to {real}: name a folder that links may lead to in VTG_R1_VIDEO_LINKS")
 
 # %% ../../nbs/parts/video/reader.ipynb #5d1f60ac
-def _with_hint(path: Path, backend: str, guard: Guard, **job) -> tuple[dict, list[np.ndarray]]:
+def _with_hint(path: Path, backend: str, limits: ResourceLimits, **job) -> tuple[dict, list[np.ndarray]]:
     "A child's answer; the error where there is none names the backends that have one."
     try:
-        return guarded(path, guard, backend=backend, **job)
+        return run_sandboxed(path, limits, backend=backend, **job)
     except VideoError as e:
-        others = [name for name in installed() if name != backend and _can(name, path, guard, job)]
-        hint = f"; backend {others[0]!r} can read it (View(backend=…) or VTG_R1_BACKEND)" if others else ""
+        others = [name for name in installed() if name != backend and _can(name, path, limits, job)]
+        hint = f"; backend {others[0]!r} can read it (VideoInputConfig(backend=…) or VTG_R1_BACKEND)" if others else ""
         raise VideoError(path, e.reason + hint) from None
 
 
-def _can(backend: str, path: Path, guard: Guard, job: dict) -> bool:
+def _can(backend: str, path: Path, limits: ResourceLimits, job: dict) -> bool:
     try:
-        return bool(guarded(path, Guard(min(30.0, guard.seconds), guard.gigabytes), backend=backend, **job))
+        return bool(run_sandboxed(path, ResourceLimits(min(30.0, limits.seconds), limits.gigabytes), backend=backend, **job))
     except VideoError:
         return False
 
@@ -88,9 +88,9 @@ def _probe_here(path: Path, changed: tuple[int, ...], backend: str) -> VideoInfo
 
 # %% ../../nbs/parts/video/reader.ipynb #a7e64d77
 @lru_cache(maxsize=4096)
-def _probe_there(path: Path, changed: tuple[int, ...], backend: str, guard: Guard) -> VideoInfo:
+def _probe_there(path: Path, changed: tuple[int, ...], backend: str, limits: ResourceLimits) -> VideoInfo:
     "Probe in a child process."
-    said, (times,) = _with_hint(path, backend, guard, do="probe")
+    said, (times,) = _with_hint(path, backend, limits, do="probe")
     times.setflags(write=False)
     return VideoInfo(str(path), said["width"], said["height"], times, said["duration"])
 
@@ -106,13 +106,13 @@ def _changed(path: Path) -> tuple[int, ...]:
 def probe(
     path: str | Path,  # a video
     backend: str | None = None,  # "decord", "pyav", "torchcodec"; None is `default_backend()`
-    guard: Guard | None = Guard(),  # what a decoder may take; None decodes in this process
+    limits: ResourceLimits | None = ResourceLimits(),  # what a decoder may take; None decodes in this process
 ) -> VideoInfo:
     "Read a video's size, frame times and duration; the answer is remembered until the file changes. Raises `VideoError`."
     path, backend = Path(path), backend or default_backend()
     backend_version(backend)
     changed = _changed(path)
-    return _probe_here(path, changed, backend) if guard is None else _probe_there(path, changed, backend, guard)
+    return _probe_here(path, changed, backend) if limits is None else _probe_there(path, changed, backend, limits)
 
 # %% ../../nbs/parts/video/reader.ipynb #601c7d74
 def pick_frames(
@@ -157,7 +157,7 @@ def read_frames(
     clip: tuple[float, float] | None = None,  # [start, end] of the video to read, seconds
     cache: FrameCache | None = None,  # keeps decoded frames; None decodes
     backend: str | None = None,  # "decord", "pyav", "torchcodec"; None is `default_backend()`
-    guard: Guard | None = Guard(),  # what a decoder may take; None decodes in this process
+    limits: ResourceLimits | None = ResourceLimits(),  # what a decoder may take; None decodes in this process
 ) -> tuple[np.ndarray, np.ndarray]:  # frames (m, h, w, 3) uint8 RGB; times (m,) seconds from the start of the video or clip
     "Evenly spaced frames of a video and the presentation time of each; raises `VideoError`."
     if n < 1:
@@ -167,7 +167,7 @@ def read_frames(
     version = backend_version(backend)
 
     def decode():
-        return _decode(path, int(n), int(max_pixels), clip, backend, guard)
+        return _decode(path, int(n), int(max_pixels), clip, backend, limits)
 
     if cache is None or not path.is_file():
         return decode()  # a pipe would be waited for; decoding says what is wrong with it
@@ -178,13 +178,13 @@ def read_frames(
 
 
 def _decode(
-    path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None, backend: str, guard: Guard | None
+    path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None, backend: str, limits: ResourceLimits | None
 ) -> tuple[np.ndarray, np.ndarray]:
     "Decode in this process, or have a child do it."
     _changed(path)
-    if guard is None:
+    if limits is None:
         return decode_here(path, n, max_pixels, clip, backend)
-    return tuple(_with_hint(path, backend, guard, do="read", n=n, max_pixels=max_pixels, clip=clip)[1])
+    return tuple(_with_hint(path, backend, limits, do="read", n=n, max_pixels=max_pixels, clip=clip)[1])
 
 
 def decode_here(path: Path, n: int, max_pixels: int, clip: tuple[float, float] | None, backend: str) -> tuple[np.ndarray, np.ndarray]:
