@@ -184,7 +184,7 @@ def test_curves_of_a_run_are_smoothed_over_its_last_steps():
 
 
 def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monkeypatch):
-    monkeypatch.setattr("vtg_r1.runs.execute.project_root", lambda: tmp_path)
+    monkeypatch.setattr("vtg_r1.core.runtime.project_root", lambda: tmp_path)
     runs = tmp_path / "outputs" / "ablations"
     with pytest.raises(RunError, match="no finished full run"):
         latest()
