@@ -497,7 +497,9 @@ def _data_convert(args) -> int:
                 + (f", e.g. {report.dropped[0].reason}: {report.dropped[0].detail}" if report.dropped else "")
             )
         kept, held = hold_out_videos(samples) if args.eval_annotations else (samples, [])
-        written = {args.out: write_jsonl(args.out, kept)} | ({args.eval_annotations: write_jsonl(args.eval_annotations, held)} if args.eval_annotations else {})
+        written = {args.out: write_jsonl(args.out, kept)} | (
+            {args.eval_annotations: write_jsonl(args.eval_annotations, held)} if args.eval_annotations else {}
+        )
     except (SampleError, OSError) as e:
         raise UserError(str(e)) from None
     if args.json:
@@ -546,7 +548,9 @@ vtg-r1 data curate --annotations answered.jsonl --videos my_videos --teacher pre
         "Run the curation stage (nbs/01_curation.ipynb) on one annotation file and print its run folder, which holds coldstart.jsonl, rl.jsonl and a data card. A teacher sees 64 frames of up to 100352 pixels, as the paper's does. Several sources, quotas, budgets: its parameters, by -p and -f.",
     )
     p.add_argument("--dataset", default="samples", choices=("samples", *READERS), metavar="NAME", help="samples (default), " + ", ".join(READERS))
-    p.add_argument("--annotations", required=True, metavar="PATH", help="the file; of samples for --teacher precomputed, their teacher's answers in it")
+    p.add_argument(
+        "--annotations", required=True, metavar="PATH", help="the file; of samples for --teacher precomputed, their teacher's answers in it"
+    )
     p.add_argument("--columns", metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")
     p.add_argument("--videos", required=True, metavar="DIR", help="folder of the videos")
     p.add_argument(
