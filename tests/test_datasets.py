@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from vtg_r1.cli import main
 from vtg_r1.core.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
 from vtg_r1.data.readers import READERS, read_dataset, read_rows
+from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import write_video
 from vtg_r1.data.validation import read_with_videos, video_file
 from vtg_r1.runs.run import read_manifest, start_run
-from vtg_r1.train.trainer import find_videos, read_annotations, stage_samples
+from vtg_r1.train.trainer import stage_samples
 
 SHARED = os.environ.get("VTG_R1_SHARED")
 shared = pytest.mark.skipif(not SHARED, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")

@@ -23,9 +23,9 @@ from vtg_r1.core import prompts as prompts
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import LONGEST_LINE, MOST_BAD, Sample, SampleError, load_samples, read_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
+from vtg_r1.data.sources import find_videos
 from vtg_r1.data.validation import probe_each
 from vtg_r1.models.loading import load_model
-from vtg_r1.train.trainer import find_videos
 from vtg_r1.video import sandbox as guard
 from vtg_r1.video.cache import FrameCache
 from vtg_r1.video.decoders import BACKENDS, VideoError, installed

@@ -9,9 +9,9 @@ from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import resolve
 from vtg_r1.core.samples import iter_jsonl, load_samples, write_jsonl
+from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.runs.run import read_manifest
-from vtg_r1.train.trainer import find_videos, read_annotations
 
 pytestmark = pytest.mark.slow
 

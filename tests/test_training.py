@@ -9,11 +9,12 @@ import pytest
 from vtg_r1.core.prompts import completion_text
 from vtg_r1.core.samples import SampleError, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, training_set
+from vtg_r1.data.sources import read_annotations
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import advantages, grpo_trainer
 from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
 from vtg_r1.sft import sft_trainer, target_response
-from vtg_r1.train.trainer import fit, read_annotations, save_policy
+from vtg_r1.train.trainer import fit, save_policy
 
 
 @pytest.fixture(scope="module")

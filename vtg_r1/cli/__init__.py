@@ -479,7 +479,7 @@ def _data_convert(args) -> int:
     from ..data.readers import read_dataset
     from ..data.validation import dropped_lines, read_with_videos
     from ..core.samples import SampleError, write_jsonl
-    from ..train.trainer import hold_out_videos
+    from ..data.sources import hold_out_videos
 
     _check_apart({"--annotations": args.annotations, "--out": args.out, "--eval-annotations": args.eval_annotations})
     how = {name: getattr(args, name) for name in TRAINABLE} | _column_options(args, args.dataset)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['P', 'RENAMED', 'STAGES', 'param', 'convert', 'allowed', 'checked', 'ParameterGroup', 'parameter_groups',
-           'parameter_fields', 'check_names', 'from_mapping', 'to_mapping', 'read_parameters', 'parameter_cell',
-           'from_notebook', 'help_text', 'stage_program']
+           'parameter_fields', 'RunParams', 'ComputeParams', 'check_names', 'from_mapping', 'to_mapping',
+           'read_parameters', 'parameter_cell', 'from_notebook', 'help_text', 'stage_program']
 
 # %% ../../nbs/parts/runs/parameters.ipynb #f54178b0
 import argparse
@@ -184,6 +184,23 @@ def parameter_fields(
 ) -> dict[str, Field[Any]]:  # by name, in the order in which they are shown
     "All parameters of a stage."
     return {f.name: f for group in parameter_groups(cls).values() for f in group}
+
+# %% ../../nbs/parts/runs/parameters.ipynb #fc910385
+@dataclass(kw_only=True)
+class RunParams(ParameterGroup):
+    "Run"
+
+    run_name: str = param("", "Folder below outputs/<stage>/; an empty name makes one from the time.")
+    seed: int = param(0, "Seed of everything that the stage draws.", minimum=0)
+    outputs_dir: str = param("outputs", "Folder of all runs.")
+
+
+@dataclass(kw_only=True)
+class ComputeParams(ParameterGroup):
+    "Machine and figures"
+
+    threads: int = param(2, "CPU threads; numbers repeat only with the same number.", minimum=1)
+    figures: bool = param(True, "Draw the figures and save them.")
 
 # %% ../../nbs/parts/runs/parameters.ipynb #3f29215f
 RENAMED: dict[str, str | tuple[str, ...]] = {  # name in 0.1 → name now, or one name per stage
