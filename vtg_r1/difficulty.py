@@ -23,7 +23,7 @@ from .core.samples import Sample, SampleError, append_jsonl, iter_jsonl, load_sa
 from .core.spans import tiou
 from .models.generation import by_video
 from .runs.run import record_files
-from .train.nan_guard import describe_inputs, record_excluded
+from .train.checks import describe_inputs, record_excluded
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
 def difficulty(
