@@ -31,7 +31,7 @@ def bench_model(seed: int = 0):
         return random_model(GPU, "sdpa")
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vtg_r1.models.loading import build_processor, tiny_config
+    from vtg_r1.models.tiny import build_processor, tiny_config
 
     processor = build_processor()
     config = tiny_config(processor.tokenizer)

@@ -13,7 +13,8 @@ from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.generation import model_inputs
-from vtg_r1.models.loading import build_tiny, load_model, load_processor
+from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.sft import sft_trainer
 from vtg_r1.train.native_video import native_collator
 from vtg_r1.train.trainer import fit

@@ -14,7 +14,8 @@ from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.models.generation import by_video, generate, model_inputs, predict, prompt_text, resumable_predict
 from vtg_r1.models.generation import processor_frames as frame_inputs
-from vtg_r1.models.loading import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
+from vtg_r1.models.loading import lora_config
+from vtg_r1.models.tiny import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, tiny_config
 from vtg_r1.models.prefix_cache import cache_name, prefill_shared, prefixes, same_video, shared_video_inputs
 
 QUERIES = (

@@ -16,7 +16,8 @@ from trl import GRPOConfig, GRPOTrainer
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import grpo_trainer
-from vtg_r1.models.loading import build_tiny, load_model, load_processor, lora_config
+from vtg_r1.models.loading import load_model, load_processor, lora_config
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, build_tree, same_prompts
 from vtg_r1.train.trainer import common_arguments
 
