@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_score_once import qwen2_vl, qwen3_vl
+from test_prefix_cache import qwen2_vl, qwen3_vl
 
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
@@ -131,7 +131,7 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
             trainer.reward_funcs[1],
         ]  # any reward that varies
         logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
-        assert type(trainer).__name__ == ("SeeOnceGRPOTrainer" if once else "NativeGRPOTrainer")
+        assert type(trainer).__name__ == ("SharedPrefixGRPOTrainer" if once else "NativeGRPOTrainer")
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
     assert all(row[1] > 0.01 for row in logs[0])

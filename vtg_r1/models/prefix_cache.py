@@ -139,12 +139,10 @@ class Prompts:
         which: list[int],  # prompts about one video
     ) -> int:
         "How many tokens prompts about one video share from the start, if these hold the whole video; else 0."
-        first, n = which[0], min(len(self.ids[i]) for i in which) - 1
-        same_ids = torch.stack([self.ids[i][:n] == self.ids[first][:n] for i in which]).all(0)
-        same_positions = torch.stack([(self.positions[i][:, :n] == self.positions[first][:, :n]).all(0) for i in which]).all(0)
-        same = same_ids & same_positions
+        first, n = self.ids[which[0]], min(len(self.ids[i]) for i in which) - 1
+        same = torch.stack([self.ids[i][:n] == first[:n] for i in which]).all(0)
         length = n if same.all() else int(same.int().argmin())
-        return length if length >= self.ends[first] else 0
+        return length if length >= self.ends[which[0]] else 0
 
     def vision(
         self,
@@ -213,9 +211,9 @@ def pack_prompts(
                 heads.append((i, 0, len(prompts.ids[i]) - 1))
             rests.append((i, heads[-1][2], len(prompts.ids[i]) - 1))
             parents.append(len(heads) - 1)
-    levels = [heads]
+    levels, leaves = [heads], parents
     if any(begin < end for _, begin, end in rests):
-        levels.append(rests)
+        levels, leaves = [heads, rests], list(range(len(rests)))
     nodes = [node for level in levels for node in level]
     return PackedPrompts(
         ids=torch.cat([prompts.ids[i][begin:end] for i, begin, end in nodes])[None],
@@ -223,7 +221,7 @@ def pack_prompts(
         lengths=[[end - begin for _, begin, end in level] for level in levels],
         parents=[None, parents][: len(levels)],
         heads=[i for i, *_ in heads],
-        leaves={i: node for node, (i, *_) in enumerate(rests)},
+        leaves={i: node for (i, *_), node in zip(rests, leaves)},
     )
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #c62e312e
