@@ -210,7 +210,7 @@ def composite(
     def reward(completions: Completions, **columns: Any) -> Rewards:
         totals: Rewards = [None] * len(completions)
         for part, weight in weights.items():
-            for i, value in enumerate(part(completions, **columns)):
+            for i, value in enumerate(part(completions=completions, **columns)):
                 if value is not None:
                     totals[i] = (totals[i] or 0.0) + weight * value
         return totals
@@ -222,7 +222,7 @@ def composite(
 paper_reward = composite({tiou_reward: 0.9, format_reward: 0.1}, "paper_reward")  # λ_tIoU, λ_form (paper, reward)
 paper_qa_reward = composite({answer_reward: 0.7, format_reward: 0.1, tiou_reward: 0.2}, "paper_qa_reward")  # paper's code, grounded QA
 
-# %% ../nbs/02_rewards.ipynb #67575dd3
+# %% ../nbs/02_rewards.ipynb #eb5c693a
 @dataclass(kw_only=True)
 class RewardsParams(RunParams):
     "Simulated answers"
@@ -241,7 +241,7 @@ class RewardsParams(RunParams):
         if not self.true_start < self.true_end <= self.duration:
             raise UserError(f"the event from {self.true_start:g} to {self.true_end:g} s must lie in the video of {self.duration:g} s")
 
-# %% ../nbs/02_rewards.ipynb #8728b9d9
+# %% ../nbs/02_rewards.ipynb #261d67aa
 DESIGNS: dict[str, Callable[..., Any]] = {
     "tIoU (paper)": tiou_reward,
     "Time-R1": tiou_timestamp_reward,
@@ -291,7 +291,7 @@ def group_signal(
     deviation = rewards.std(1)
     return {"deviation": float(deviation.mean()), "frac_reward_zero_std": float((deviation < 1e-9).mean()), "upward": float(upward.mean())}
 
-# %% ../nbs/02_rewards.ipynb #529ceedf
+# %% ../nbs/02_rewards.ipynb #cd64e132
 PLACES = {"hit": 0.0, "near_miss": 8.0, "far_miss": -12.0}  # name of a policy → offset of its guess, seconds
 
 
@@ -333,7 +333,7 @@ def plot_signals(
         sns.move_legend(axes[-1], "upper left", bbox_to_anchor=(1, 1), title=None)
     return fig
 
-# %% ../nbs/02_rewards.ipynb #ebfbd149
+# %% ../nbs/02_rewards.ipynb #12fef3e8
 def save_results(
     run: "Run",
     params: RewardsParams,
