@@ -166,7 +166,7 @@ def stage_notebook(
     root = project_root()
     if not (root / "nbs").is_dir():
         raise RunError(
-            f"{path}: no such notebook. The stages lie in the project's folder nbs/, which the installed package does not have: use a checkout"
+            f"{path}: no such notebook. The stages lie in the project's folder nbs/, which is not part of the installed package: run this in a checkout"
         )
     names = sorted(str(p.relative_to(root)) for p in (root / "nbs").glob("[0-9]*.ipynb"))
     near = [name for name in names if stage_name(name) == stage_name(notebook)]
