@@ -76,7 +76,7 @@ def atomic_write(
     sync: bool = True,  # wait until the file is on the disk
 ) -> Iterator[IO[Any]]:  # the open file
     "A file that appears, or replaces the old one, when the block ends."
-    text_options = {"encoding": "utf-8", "newline": "\n"}
+    text_options: dict[str, Any] = {"encoding": "utf-8", "newline": "\n"}
     with atomic_path(path) as part, open(part, mode, **({} if "b" in mode else text_options)) as f:
         yield f
         f.flush()
