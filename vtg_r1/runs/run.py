@@ -125,10 +125,7 @@ class Run:
 
     note = record
 
-    def save_metrics(
-        self,
-        metrics: Mapping[str, float | int | None],  # name → number; None where there is none
-    ) -> Path:
+    def save_metrics(self, metrics: Mapping[str, float | int | None]) -> Path:  # name → number; None where there is none
         "Write metrics.json: flat, name → number."
         not_numbers = {k: v for k, v in metrics.items() if not isinstance(v, (int, float, type(None)))}
         if not_numbers:
