@@ -86,7 +86,8 @@ def set_seed(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # else torch fills every empty tensor with NaN, a fifth of a toy GRPO step
+    # else torch fills every empty tensor with NaN, which takes a fifth of a toy GRPO step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 # %% ../../nbs/parts/core/runtime.ipynb #6efdb44d
 @contextlib.contextmanager
