@@ -66,7 +66,7 @@ def random_model(size: str, attention: str, device: str | None = None):
     "A model of a published shape with random weights, bfloat16 on a GPU, and the toy processor, whose tokens are among its own."
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vtg_r1.models.loading import build_processor, tiny_config
+    from vtg_r1.models.tiny import build_processor, tiny_config
 
     processor = build_processor()
     config = tiny_config(processor.tokenizer)

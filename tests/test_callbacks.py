@@ -5,7 +5,7 @@ from transformers import TrainerControl, TrainerState
 
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_trainer
-from vtg_r1.models.loading import build_tiny
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.train.callbacks import PlateauStop, plateaued
 from vtg_r1.train.trainer import fit
 

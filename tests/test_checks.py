@@ -135,7 +135,8 @@ def test_fewer_samples_than_a_batch(files):
     for name, field in (("sft", "batch_size"), ("grpo", "prompts_per_step")):
         message = refusal(files, name, "few", **{field: 64}, max_train_samples=5)
         assert (
-            f"train.jsonl (max_train_samples and match_size_to excluded 3): 5 samples are left to train on, and an update takes {field} = 64" in message
+            f"train.jsonl (max_train_samples and match_size_to excluded 3): 5 samples are left to train on, and an update takes {field} = 64"
+            in message
         )
 
 
@@ -164,9 +165,7 @@ def test_thresholds_that_let_nothing_through_are_reported_by_both_stages(world, 
     with pytest.warns(
         UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(sft_min_iou = 0.9, rl_min_iou = 0.4.*turned away 8 as only in rl.jsonl"
     ):
-        folder = run_stage(
-            "curation", {**common, "sources": [{"path": str(files[0] / "half.jsonl")}], "run_name": "strict", "sft_min_iou": 0.9}
-        )
+        folder = run_stage("curation", {**common, "sources": [{"path": str(files[0] / "half.jsonl")}], "run_name": "strict", "sft_min_iou": 0.9})
     message = refusal(files, "sft", "strict", annotations=str(folder / "coldstart.jsonl"))
     assert "coldstart.jsonl: holds no samples; 01_curation (sft_min_iou = 0.9" in message and "8 as only in rl.jsonl" in message
 

@@ -511,7 +511,7 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
 
 def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):
     from vtg_r1.grpo import GRPOParams, grpo_trainer
-    from vtg_r1.models.loading import build_tiny
+    from vtg_r1.models.tiny import build_tiny
 
     view = VideoInputConfig(str(world / "videos"), 4, 28 * 28, "short")
     scored = [

@@ -333,7 +333,7 @@ def test_a_folder_removed_and_made_again_is_held_again(tmp_path):
     start_run("small", "one", {"seed": 0}, tmp_path)
     code = "import sys; from pathlib import Path; from vtg_r1.runs.run import running; print(running(Path(sys.argv[1])))"
     assert subprocess.check_output([sys.executable, "-c", code, run.path], text=True, env=ENV).startswith(f"process {os.getpid()} on ")
-    runs._let_go(run.path)
+    runs._release(run.path)
 
 
 def test_a_manifest_that_is_no_json_is_not_overwritten(tmp_path):

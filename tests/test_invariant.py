@@ -12,7 +12,7 @@ from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_trainer
-from vtg_r1.models.loading import build_tiny
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.train.trainer import fit
 from vtg_r1.video.reader import read_frames
 

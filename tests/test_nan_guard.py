@@ -110,7 +110,9 @@ def the_rollouts(rows, inputs, taught, model, trainer):
         advantage = torch.tensor([r["advantage"] for r in group])
         torch.testing.assert_close(advantage, (rewards - rewards.mean()) / (rewards.std() + 1e-4), atol=1e-3, rtol=1e-3)
     assert any(r["advantage"] for r in rows)
-    responses = [trainer._tokenizer.decode(ids[mask.bool()]) for batch in inputs for ids, mask in zip(batch["completion_ids"], batch["completion_mask"])]
+    responses = [
+        trainer._tokenizer.decode(ids[mask.bool()]) for batch in inputs for ids, mask in zip(batch["completion_ids"], batch["completion_mask"])
+    ]
     assert responses == [r["response"] for r in rows] and any("pixel_values" in name for name in inputs[0])
 
 

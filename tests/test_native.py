@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_score_once import qwen2_vl, qwen3_vl
+from test_prefix_cache import qwen2_vl, qwen3_vl
 
 from vtg_r1.core.runtime import UserError, set_seed
 from vtg_r1.core.samples import Sample
@@ -13,7 +13,8 @@ from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.generation import model_inputs
-from vtg_r1.models.loading import build_tiny, load_model, load_processor
+from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.sft import SFTParams, sft_trainer
 from vtg_r1.train.native_video import native_collator
 from vtg_r1.train.trainer import fit
@@ -130,7 +131,7 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
             trainer.reward_funcs[1],
         ]  # any reward that varies
         logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
-        assert type(trainer).__name__ == ("SeeOnceGRPOTrainer" if once else "NativeGRPOTrainer")
+        assert type(trainer).__name__ == ("SharedPrefixGRPOTrainer" if once else "NativeGRPOTrainer")
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
     assert all(row[1] > 0.01 for row in logs[0])

@@ -28,9 +28,7 @@ from .parameters import ComputeParams, RunParams, from_mapping, to_mapping
 from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, running, start_run
 
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
-def start_stage(
-    params: RunParams,  # of the stage
-) -> Run:
+def start_stage(params: RunParams) -> Run:  # of the stage
     "Seed the libraries, set the threads and make the run's folder; with `accelerate_config` in a notebook, the stage runs in other processes instead."
     import torch
 
@@ -48,9 +46,7 @@ def start_stage(
 
 
 @contextlib.contextmanager
-def stage_run(
-    params: RunParams,  # of the stage
-) -> Iterator[Run]:
+def stage_run(params: RunParams) -> Iterator[Run]:  # of the stage
     "The run of a stage whose `main` is called; an exception marks the run failed. Only the main process prints."
     os.environ.setdefault("MPLBACKEND", "agg")
     with contextlib.ExitStack() as stack:
@@ -149,16 +145,12 @@ def _forward_sigterm(folder: Path) -> contextlib.AbstractContextManager[None]:
     return on_sigterm(forward)
 
 # %% ../../nbs/parts/runs/execute.ipynb #d919b83a
-def stage_name(
-    notebook: str | Path,  # its path or file name
-) -> str:
+def stage_name(notebook: str | Path) -> str:  # its path or file name
     "`nbs/05_grpo.ipynb` → `grpo`."
     return re.sub(r"^\d\d_", "", Path(notebook).stem)
 
 
-def stage_notebook(
-    notebook: str | Path,  # a path, or a name such as 05_grpo
-) -> Path:
+def stage_notebook(notebook: str | Path) -> Path:  # a path, or a name such as 05_grpo
     "The notebook's file; an error names the notebooks that exist."
     path = resolve(notebook)
     if path.is_file():
@@ -166,7 +158,7 @@ def stage_notebook(
     root = project_root()
     if not (root / "nbs").is_dir():
         raise RunError(
-            f"{path}: no such notebook. The stages lie in the project's folder nbs/, which the installed package does not have: use a checkout"
+            f"{path}: no such notebook. The stages lie in the project's folder nbs/, which is not part of the installed package: run this in a checkout"
         )
     names = sorted(str(p.relative_to(root)) for p in (root / "nbs").glob("[0-9]*.ipynb"))
     near = [name for name in names if stage_name(name) == stage_name(notebook)]
@@ -270,9 +262,7 @@ def ensure_run(
     return folder
 
 # %% ../../nbs/parts/runs/execute.ipynb #aa518ca3
-def assigned_names(
-    source: str,  # Python source of one cell
-) -> list[str]:
+def assigned_names(source: str) -> list[str]:  # Python source of one cell
     "Names that a cell assigns at its top level, in order; none where it is no plain Python."
     try:
         body = ast.parse(source).body
@@ -296,9 +286,7 @@ def check_parameters(
         raise RunError(f"unknown parameter {name!r}" + (f", did you mean {near[0]!r}?" if near else ".") + f" Known: {', '.join(sorted(known))}")
 
 
-def collect_parameters(
-    namespace: dict,  # the notebook's globals()
-) -> dict:  # name → value
+def collect_parameters(namespace: dict) -> dict:  # the notebook's globals() → name → value
     "The parameters of the running stage notebook, checked against its `parameters` cell (the first one that assigns `run_name`)."
     known = next(names for source in namespace["In"] if "run_name" in (names := assigned_names(source)))
     injected = next((source for source in namespace["In"] if source.startswith("# Parameters\n")), "")  # papermill's heading
@@ -306,9 +294,7 @@ def collect_parameters(
     return {name: namespace[name] for name in known}
 
 # %% ../../nbs/parts/runs/execute.ipynb #e771edbe
-def known_parameters(
-    notebook: str | Path,  # path of a stage notebook
-) -> dict:  # name → default as source text, with papermill's help
+def known_parameters(notebook: str | Path) -> dict:  # path of a stage notebook → name → default as source text, with papermill's help
     "Parameters of a stage notebook, read from its tagged cell."
     import papermill
 
@@ -455,9 +441,7 @@ def _number(value):
         return value
 
 # %% ../../nbs/parts/runs/execute.ipynb #6aa17c93
-def stage_main(
-    notebook: str,  # of the stage
-) -> None:
+def stage_main(notebook: str) -> None:  # of the stage
     "`python -m vtg_r1.STAGE --params FILE`, alone or under a launcher."
     import argparse
 

@@ -107,9 +107,7 @@ def _kind(annotation: Any, bounds: str) -> str:
     return _KINDS[kind]
 
 
-def allowed(
-    f: Field[Any],  # of a parameter
-) -> str:  # such as "a whole number of at least 1, in tokens"
+def allowed(f: Field[Any]) -> str:  # of a parameter → such as "a whole number of at least 1, in tokens"
     "The values that a parameter takes, in words."
     bounds = [f" {word} {f.metadata[key]}" for key, (word, _) in _BOUNDS.items() if f.metadata[key] is not None]
     unit = f", in {f.metadata['unit']}" if f.metadata["unit"] else ""
@@ -167,9 +165,7 @@ def _classes(cls: type) -> list[type]:
     return list(dict.fromkeys([*inherited, cls]))
 
 
-def parameter_groups(
-    cls: type[ParameterGroup],  # of a stage
-) -> dict[str, list[Field[Any]]]:  # heading → its parameters
+def parameter_groups(cls: type[ParameterGroup]) -> dict[str, list[Field[Any]]]:  # of a stage → heading → its parameters
     "The parameters of a stage as they are shown; one that is declared again keeps its first place."
     left, groups = {f.name: f for f in fields(cls)}, dict[str, list[Field[Any]]]()
     for group in _classes(cls):
@@ -179,9 +175,7 @@ def parameter_groups(
     return groups
 
 
-def parameter_fields(
-    cls: type[ParameterGroup],  # of a stage
-) -> dict[str, Field[Any]]:  # by name, in the order in which they are shown
+def parameter_fields(cls: type[ParameterGroup]) -> dict[str, Field[Any]]:  # of a stage → by name, in the order in which they are shown
     "All parameters of a stage."
     return {f.name: f for group in parameter_groups(cls).values() for f in group}
 
@@ -271,9 +265,7 @@ def from_mapping(
     return cls(**mapping)
 
 
-def to_mapping(
-    params: ParameterGroup,  # of a stage
-) -> dict[str, Any]:  # name → value, in the order in which they are shown
+def to_mapping(params: ParameterGroup) -> dict[str, Any]:  # of a stage → name → value, in the order in which they are shown
     "All values as plain data, for the manifest and for papermill."
     return {name: getattr(params, name) for name in parameter_fields(type(params))}
 
@@ -334,9 +326,7 @@ def read_parameters(
     return given
 
 # %% ../../nbs/parts/runs/parameters.ipynb #817e1232
-def parameter_cell(
-    cls: type[ParameterGroup],  # of a stage
-) -> str:  # Python source, without a newline at the end
+def parameter_cell(cls: type[ParameterGroup]) -> str:  # of a stage → Python source, without a newline at the end
     "The text of the notebook's parameter cell: a line for each heading and each default."
     defaults, lines = cls(), []
     for heading, group in parameter_groups(cls).items():
@@ -356,9 +346,7 @@ def from_notebook(
     return from_mapping(cls, {name: namespace[name] for name in parameter_fields(cls) if name in namespace})
 
 # %% ../../nbs/parts/runs/parameters.ipynb #9b5c856d
-def help_text(
-    cls: type[ParameterGroup],  # of a stage
-) -> str:  # Markdown, at most 100 characters per line
+def help_text(cls: type[ParameterGroup]) -> str:  # of a stage → Markdown, at most 100 characters per line
     "All parameters of a stage under their headings: default, meaning, allowed values and the paper's value."
     defaults, lines = cls(), list[str]()
     for heading, group in parameter_groups(cls).items():

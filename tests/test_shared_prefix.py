@@ -10,14 +10,16 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from test_score_once import qwen2_vl, qwen3_vl
+from test_prefix_cache import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_trainer
-from vtg_r1.models.loading import build_tiny, load_model, load_processor, lora_config
-from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, build_tree, same_prompts
+from vtg_r1.models.loading import load_model, load_processor, lora_config
+from vtg_r1.models.prefix_cache import build_tree, same_prompts
+from vtg_r1.models.tiny import build_tiny
+from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
 from vtg_r1.train.trainer import common_arguments
 
 TOLERANCE = 5e-6  # relative, float32
@@ -232,10 +234,10 @@ import json, sys, torch
 from pathlib import Path
 from transformers import TrainerCallback
 sys.path.insert(0, sys.argv[1])
-from test_see_once import G, ROWS, GRPOTrainer, SeeOnceGRPOTrainer, distance, trainer_of
+from test_shared_prefix import G, ROWS, GRPOTrainer, SharedPrefixGRPOTrainer, distance, trainer_of
 torch.set_num_threads(1)
 rows, found = ROWS["two queries on one video"] + ROWS["equal words about two videos"][:1], {}
-for name, kind in {"stock": GRPOTrainer, "once": SeeOnceGRPOTrainer}.items():
+for name, kind in {"stock": GRPOTrainer, "once": SharedPrefixGRPOTrainer}.items():
     trainer = trainer_of(kind, sys.argv[2], sys.argv[3], rows, per_device_train_batch_size=2 * G, ddp_backend="gloo")
     class Keep(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
@@ -268,7 +270,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from trl.generation.vllm_generation import VLLMGeneration
 sys.path.insert(0, sys.argv[1])
-import test_see_once as t
+import test_shared_prefix as t
 
 t.G, asked = 4, []
 
@@ -295,7 +297,7 @@ class Served(VLLMGeneration):
 
 
 queries = [t.row(text, t.video(v)) for text, v in (("the cross", 0), ("the circle", 1), ("the red square", 0), ("the square", 1), ("the red cross", 2))]
-trainer = t.trainer_of(t.SeeOnceGRPOTrainer, sys.argv[2], sys.argv[3], queries, per_device_train_batch_size=10, ddp_backend="gloo")
+trainer = t.trainer_of(t.SharedPrefixGRPOTrainer, sys.argv[2], sys.argv[3], queries, per_device_train_batch_size=10, ddp_backend="gloo")
 trainer.vllm_generation = Served(trainer.model, trainer.accelerator, trainer.processing_class, mode="server", max_completion_length=8)
 trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", trainer.state.global_step
 trainer.model.train()
