@@ -227,7 +227,7 @@ def grpo_trainer(
         raise ValueError(f"native video cannot be shared here, because {reason}: give share_prefix=False")
     return trainer
 
-# %% ../nbs/05_grpo.ipynb #843ede0d
+# %% ../nbs/05_grpo.ipynb #6c56c7d7
 def prepare_data(run: Run, params: GRPOParams) -> tuple[StageData, CurriculumSampler | None]:
     "The RL samples, the held-out ones, and the curriculum; the samples that are trained on are written to the run folder."
     data = stage_data(run, params, "rl.jsonl", params.dataset)
@@ -273,7 +273,7 @@ def train(trainer: Any, params: GRPOParams) -> list[dict[str, Any]]:  # the log,
     logged = {"reward": "reward", "rewards/tiou_reward/mean": "tIoU", "frac_reward_zero_std": "zero-std"}
     return fit(trainer, "GRPO", logged, params.early_stopping_patience, params.zero_std_patience)
 
-# %% ../nbs/05_grpo.ipynb #d6004a94
+# %% ../nbs/05_grpo.ipynb #6dc7082f
 PANELS = {  # title → key of the log → name
     "mean of the rollouts": {"reward": "0.9 · tIoU + 0.1 · format", "rewards/tiou_reward/mean": "tIoU", "rewards/format_reward/mean": "format"},
     "zero-std groups (share)": {"frac_reward_zero_std": ""},

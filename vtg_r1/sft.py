@@ -27,7 +27,7 @@ from .train.stage_data import StageData, record_training, stage_data
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
 
-# %% ../nbs/03_sft.ipynb #73e89f45
+# %% ../nbs/03_sft.ipynb #6f95d3a5
 @dataclass(kw_only=True)
 class SFTParams(TrainingParams):
     "Cold start"

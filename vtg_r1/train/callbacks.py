@@ -27,7 +27,7 @@ from ..data.model_inputs import VideoInputConfig
 from .checkpoints import seal_checkpoint
 from .evaluation import EvalSet, evaluate_sets
 
-# %% ../../nbs/parts/train/callbacks.ipynb #f6543df0
+# %% ../../nbs/parts/train/callbacks.ipynb #2315c624
 class ProgressBar(TrainerCallback):
     "A text progress bar with the latest values of the log; `logged` maps a key of the log to its short name."
 

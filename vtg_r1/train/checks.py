@@ -6,7 +6,7 @@
 __all__ = ['record_excluded', 'describe_inputs', 'check_enough_samples', 'context_size', 'max_prompt_tokens', 'prompt_lengths',
            'check_context_length']
 
-# %% ../../nbs/parts/train/checks.ipynb #2e41a2b2
+# %% ../../nbs/parts/train/checks.ipynb #d2399581
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,7 +23,7 @@ from ..runs.run import Run
 from ..video.decoders import VideoError
 from ..video.reader import fit_size
 
-# %% ../../nbs/parts/train/checks.ipynb #fefc0a20
+# %% ../../nbs/parts/train/checks.ipynb #240d23be
 def _config_source(model: str) -> str:
     "The folder or hub id that has a model's config.json; for adapters that of their base."
     path = model_path(model)

@@ -144,7 +144,7 @@ def evaluate_sets(
         write_jsonl(keep, rows)
     return rows, metrics
 
-# %% ../../nbs/parts/train/evaluation.ipynb #df73dd65
+# %% ../../nbs/parts/train/evaluation.ipynb #b1a1fd17
 def compare_scores(results: dict[str, EvalResult]) -> "pd.DataFrame":  # a row for each metric, a column for each policy that was evaluated
     "The scores of several policies beside each other: a row for each metric, a column for each policy that was evaluated."
     import pandas as pd

@@ -6,7 +6,7 @@
 __all__ = ['TOY_EVAL_SETS', 'STRATA', 'toy_upstream', 'toy_eval_set', 'toy_eval_sets', 'subsample', 'stage_samples', 'StageData',
            'stage_data', 'pick_samples', 'record_training']
 
-# %% ../../nbs/parts/train/stage_data.ipynb #00adcf6d
+# %% ../../nbs/parts/train/stage_data.ipynb #56e843f7
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace

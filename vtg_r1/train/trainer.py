@@ -260,7 +260,7 @@ def save_trained(trainer: Any, processor: Any, folder: str | Path) -> Any:  # th
     trainer.accelerator.free_memory()
     return load_model(str(folder))
 
-# %% ../../nbs/parts/train/trainer.ipynb #63d46506
+# %% ../../nbs/parts/train/trainer.ipynb #558f0dbe
 def load_policy_and_processor(
     run: Run,  # whose manifest records the policy
     params: TrainingParams,
