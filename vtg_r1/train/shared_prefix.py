@@ -181,6 +181,8 @@ def _fallback_reason(trainer: GRPOTrainer) -> str:
 class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
     "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it warns and is TRL's own."
 
+    _buffered_inputs: Any
+
     def __init__(
         self,
         *args: Any,  # as `GRPOTrainer`
