@@ -89,7 +89,9 @@ def vllm_backend(
         raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
 
     processor = load_processor(model)
-    limits = {"image": view.frames} if view.time_encoding == "interleaved" else {"video": 1}
+    limits = {"video": 1}
+    if view.time_encoding == "interleaved":
+        limits = {"image": view.frames}
     engine = LLM(model=model_path(model), trust_remote_code=False, limit_mm_per_prompt=limits, seed=0)
     sampling = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=max_completion_length)
 
@@ -120,7 +122,9 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
             prompts[s.qid] = build_prompt(s, view)
         except VideoError as e:
             rows[s.qid]["error"] = str(e)
-    completions = generate_fn(list(prompts.values())) if prompts else []
+    completions: list[str] = []
+    if prompts:
+        completions = generate_fn(list(prompts.values()))
     for qid, completion in zip(prompts, completions):
         rows[qid].update(pred=parse_spans(completion) or None, response=completion)
         if view.options:

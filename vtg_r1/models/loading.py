@@ -23,7 +23,7 @@ TINY_PATH = Path(str(files("vtg_r1"))) / "assets" / "tiny"
 
 
 def model_path(name: str) -> str:
-    "What `from_pretrained` takes for \"tiny\", a model folder, a run folder that holds one, or a hub id. A local path that does not exist is an error."
+    'What `from_pretrained` takes for "tiny", a model folder, a run folder that holds one, or a hub id. A local path that does not exist is an error.'
     if name == TINY:
         return str(TINY_PATH)
     path = Path(name).expanduser()
@@ -78,7 +78,7 @@ def batch_frames(model: Any) -> Any:
 
 # %% ../../nbs/parts/models/loading.ipynb #a4367af8
 def load_processor(name: str) -> Any:
-    "The transformers processor of a model (\"tiny\", a folder, or a hub id): tokenizer, image processor and chat template."
+    'The transformers processor of a model ("tiny", a folder, or a hub id): tokenizer, image processor and chat template.'
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
@@ -104,13 +104,15 @@ def load_model(
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c2e02
 def model_fingerprint(name: str) -> str:
-    "A policy's identity, wherever its files are: SHA-256; of a hub id \"id@commit\", or the id alone before it was ever loaded."
+    'A policy\'s identity, wherever its files are: SHA-256; of a hub id "id@commit", or the id alone before it was ever loaded.'
     folder = Path(model_path(name))
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(name, "config.json")
-        return f"{name}@{Path(config).parent.name}" if isinstance(config, str) else name
+        if isinstance(config, str):
+            return f"{name}@{Path(config).parent.name}"
+        return name
     parts = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")}
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -133,7 +135,9 @@ def record_policy(
     "Record in the manifest which policy a stage began from or measured; a resumed run whose policy has changed is an error."
     if not is_main_process():
         return
-    policy = dict(path=os.path.relpath(name, project_root()) if os.path.isabs(name) else name, key=model_fingerprint(name))
+    policy = dict(path=name, key=model_fingerprint(name))
+    if os.path.isabs(name):
+        policy["path"] = os.path.relpath(name, project_root())
     producer, earlier = producing_run(name), run.manifest.get("policy")
     if producer:
         policy["run"] = os.path.relpath(producer, project_root())

@@ -34,7 +34,9 @@ SHAREABLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 def base_model(model: Any) -> Any:
     "The transformers model inside a PEFT model; another model as it is."
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(model, "get_base_model"):
+        return model.get_base_model()
+    return model
 
 
 def why_not_shareable(model: Any) -> str:
@@ -59,7 +61,9 @@ def shareable(model: Any) -> bool:
 @cache
 def cache_name() -> str:
     "The installed transformers' name for a model's cache."
-    return "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+    if "cache" in CausalLMOutputWithPast.__dataclass_fields__:
+        return "cache"
+    return "past_key_values"
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #af83bb1c
 def row_frames(row: dict[str, Any]) -> list[Any]:
@@ -119,7 +123,10 @@ class _EachOnce:
         if self.kind == "video":
             kwargs["video_metadata"] = [kwargs["video_metadata"][i] for i in self.first]
         out = self.inner([frames[i] for i in self.first], **kwargs)
-        self.grids = out[grid_name].split([len(frames[i]) if self.kind == "image" else 1 for i in self.first])
+        grids_per_video = [1] * len(self.first)
+        if self.kind == "image":
+            grids_per_video = [len(frames[i]) for i in self.first]
+        self.grids = out[grid_name].split(grids_per_video)
         out[grid_name] = np.concatenate([self.grids[v].numpy() for v in self.videos])  # the processor makes a tensor of it at the end
         if "video_metadata" in out:
             out["video_metadata"] = [out["video_metadata"][v] for v in self.videos]
@@ -140,8 +147,10 @@ class Prompts:
         "How many tokens prompts about one video share from the start, if these hold the whole video; else 0."
         first, n = self.ids[which[0]], min(len(self.ids[i]) for i in which) - 1
         same = torch.stack([self.ids[i][:n] == first[:n] for i in which]).all(0)
-        length = n if same.all() else int(same.int().argmin())
-        return length if length >= self.ends[which[0]] else 0
+        length = int(same.int().cumprod(0).sum())
+        if length < self.ends[which[0]]:
+            return 0
+        return length
 
     def vision(self, which: list[int]) -> dict[str, torch.Tensor]:
         "Patches and grids, as a forward pass over prompts takes them."
@@ -157,10 +166,11 @@ def read_prompts(
     device: Any = "cpu",  # of the tensors
 ) -> Prompts:
     "Tokens, positions and pixels of prompts; a video is preprocessed once, however many prompts ask about it."
-    kind = "image" if "images" in frames else "video"
-    pixel_name, grid_name = ("pixel_values" if kind == "image" else "pixel_values_videos"), f"{kind}_grid_thw"
-    processor, inner = copy.copy(processor), getattr(processor, f"{kind}_processor")
-    each_once = _EachOnce(inner, kind, videos)
+    kind, pixel_name, grid_name = "video", "pixel_values_videos", "video_grid_thw"
+    if "images" in frames:
+        kind, pixel_name, grid_name = "image", "pixel_values", "image_grid_thw"
+    each_once = _EachOnce(getattr(processor, f"{kind}_processor"), kind, videos)
+    processor = copy.copy(processor)
     setattr(processor, f"{kind}_processor", each_once)
     batch = processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt", return_mm_token_type_ids=True).to(device)
     layout = {name: batch[name] for name in ("attention_mask", "mm_token_type_ids", grid_name, "second_per_grid_ts") if name in batch}
@@ -196,7 +206,7 @@ def pack_prompts(prompts: Prompts, which: list[int]) -> PackedPrompts:
     parents: list[int] = []  # index in heads of each rest
     for video in dict.fromkeys(prompts.videos[i] for i in which):
         same = [i for i in which if prompts.videos[i] == video]
-        common = prompts.common(same) if len(same) > 1 else 0
+        common = prompts.common(same)
         if common:
             heads.append((same[0], 0, common))
         for i in same:
@@ -367,7 +377,9 @@ def _attention(
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     "Decoding behind a shared prompt has its own mask."
-    return sdpa_mask(*args, **kwargs) if _decoding.get() is None else None
+    if _decoding.get() is not None:
+        return None
+    return sdpa_mask(*args, **kwargs)
 
 
 def use_shared_prefix(model: Any) -> None:
@@ -381,9 +393,10 @@ def _encoded_once(model: Any, prompts: Prompts, which: list[int]) -> dict[str, A
     "`Prompts.vision` of prompts that repeat videos: the vision tower's output in place of the patches. The tower runs once per video."
     videos = [prompts.videos[i] for i in which]
     first = {v: which[videos.index(v)] for v in dict.fromkeys(videos)}
-    kind = "image" if "pixel_values" in prompts.pixels[0] else "video"
-    grid_name = f"{kind}_grid_thw"
-    output = getattr(model, f"get_{kind}_features")(*prompts.vision(list(first.values())).values(), return_dict=True)
+    pixels, grids = prompts.vision(list(first.values())).items()
+    grid_name = grids[0]
+    kind = grid_name.removesuffix("_grid_thw")
+    output = getattr(model, f"get_{kind}_features")(pixels[1], grids[1], return_dict=True)
     places, start = {}, 0
     for v, i in first.items():
         end = start + len(prompts.pixels[i][grid_name])
