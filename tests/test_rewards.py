@@ -175,7 +175,7 @@ def test_reasoning_that_a_parser_set_apart_is_paid(template, text):
     "As TRL parses with a tokenizer that has a template for it; an empty thought leaves no trace there."
     from trl import chat_template_utils
 
-    from vtg_r1.models.loading import build_tokenizer
+    from vtg_r1.models.tiny import build_tokenizer
 
     tokenizer = build_tokenizer()
     tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
