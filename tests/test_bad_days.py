@@ -19,11 +19,13 @@ from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import grpo_trainer
 from vtg_r1.models.generation import model_inputs
-from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor
+from vtg_r1.models.loading import TINY_PATH, load_model, load_processor
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.runs.execute import run_here
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.train.checkpoints import is_complete
-from vtg_r1.train.nan_guard import check_context_length, prompt_lengths, read_batch
+from vtg_r1.train.checks import check_context_length, prompt_lengths
+from vtg_r1.train.nan_guard import read_batch
 from vtg_r1.train.trainer import fit
 
 STAGES = {"sft": "nbs/03_sft.ipynb", "difficulty": "nbs/04_difficulty.ipynb", "grpo": "nbs/05_grpo.ipynb", "curation": "nbs/01_curation.ipynb"}

@@ -12,7 +12,8 @@ from vtg_r1.data.model_inputs import VideoInputConfig, training_set
 from vtg_r1.data.sources import read_annotations
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import advantages, grpo_trainer
-from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
+from vtg_r1.models.loading import TINY_PATH, load_model, load_processor, lora_config, model_path
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.sft import sft_trainer, target_response
 from vtg_r1.train.trainer import fit, save_policy
 

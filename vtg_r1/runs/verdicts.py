@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 
 import numpy as np
 
-from ..core.stats import holm, t_quantile, t_within
+from ..core.stats import holm, t_p_value, t_quantile
 
 # %% ../../nbs/parts/runs/verdicts.ipynb #005809a8
 @dataclass
@@ -41,8 +41,8 @@ def paired(
         return Effect(name, d.tolist(), mean, None, None)
     error = float(d.std(ddof=1)) / math.sqrt(len(d))
     reach = t_quantile(0.95, len(d) - 1) * error
-    p = 1 - t_within((mean - null) / error, len(d) - 1) if error > 0 else float(mean == null)
-    return Effect(name, d.tolist(), mean, [mean - reach, mean + reach], max(p, 0.0))
+    p = t_p_value((mean - null) / error, len(d) - 1) if error > 0 else float(mean == null)
+    return Effect(name, d.tolist(), mean, [mean - reach, mean + reach], p)
 
 # %% ../../nbs/parts/runs/verdicts.ipynb #3bb7012e
 def metric(
