@@ -11,10 +11,11 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from trl import GRPOConfig, SFTConfig
 
-from vtg_r1.cli import build_parser, main
+from vtg_r1.cli import main
+from vtg_r1.cli.run import read_given
 from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.grpo import grpo_arguments
-from vtg_r1.runs.execute import given_parameters, known_parameters
+from vtg_r1.runs.execute import known_parameters
 from vtg_r1.sft import sft_arguments
 
 PRESETS = ["paper_7b", "qwen3_vl", "single_gpu_lora", "toy"]
@@ -25,9 +26,8 @@ DEVICE = {"bf16", "use_cpu", "dataloader_pin_memory", "output_dir", "run_name"} 
 
 def part(preset: str, stage: str) -> dict:
     "What the command line makes of a preset for a stage: the notebook's defaults, then the file."
-    args = build_parser().parse_args(["run", NOTEBOOKS[stage], "-f", str(resolve(f"configs/{preset}.yaml"))])
     defaults = {name: ast.literal_eval(p["default"]) for name, p in known_parameters(resolve(NOTEBOOKS[stage])).items()}
-    return {**defaults, **given_parameters(args, stage)}
+    return {**defaults, **read_given(stage, [str(resolve(f"configs/{preset}.yaml"))], [])}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
