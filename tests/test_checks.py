@@ -195,7 +195,7 @@ def narrow(unloadable):
 
 @pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
 def test_a_prompt_longer_than_the_context_is_named_before_the_model_is_loaded(files, narrow, name):
-    size = {"sft": {"batch_size": 8}, "grpo": {"prompts_per_step": 8}}.get(name, {})
+    size = {"sft": {"batch_size": 8, "per_device_batch_size": 8}, "grpo": {"prompts_per_step": 8}}.get(name, {})
     message = refusal(files, name, "long", model=narrow, max_completion_length=32, **size)
     assert (
         "do not fit into the context of 64 tokens" in message
