@@ -8,6 +8,7 @@ __all__ = ['BACKENDS', 'VideoError', 'header', 'Backend', 'backend_version', 'de
 # %% ../../nbs/parts/video/decoders.ipynb #a7cdf4c4
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,8 +61,10 @@ def open_container(path: Path) -> "av.container.InputContainer":
 
 def picture_stream(container: "av.container.InputContainer", path: Path) -> "av.video.stream.VideoStream":
     "The stream that holds the picture; `path` is for the error."
+    from av.video.stream import VideoStream
+
     stream = container.streams.best("video")
-    if stream is None:
+    if not isinstance(stream, VideoStream):
         raise VideoError(path, "holds no video stream")
     if stream.codec_context is None:
         raise VideoError(path, "holds a video stream that no decoder knows")
@@ -72,17 +75,6 @@ def picture_stream(container: "av.container.InputContainer", path: Path) -> "av.
 def quarter_turns(frame: "av.VideoFrame") -> int:
     "Quarter turns, counter-clockwise, from the stored picture to the one that players show."
     return round(frame.rotation / 90) % 4
-
-
-def _is_on_its_side(path: Path) -> bool:
-    "Whether players turn the first picture by a quarter or by three."
-    import av
-
-    with open_container(path) as container:
-        try:
-            return quarter_turns(next(container.decode(picture_stream(container, path)))) % 2 == 1
-        except (av.FFmpegError, ValueError, StopIteration):
-            return False  # reading the pictures raises the error
 
 # %% ../../nbs/parts/video/decoders.ipynb #d95af8fd
 def header(path: Path) -> Header:
@@ -95,14 +87,15 @@ def header(path: Path) -> Header:
         str(path).encode()
         with open_container(path) as container:
             stream = picture_stream(container, path)
-            start = float((stream.start_time or 0) * stream.time_base)
+            start = float((stream.start_time or 0) * (stream.time_base or 0))
             offset = max(0.0, start - (container.start_time or 0) / av.time_base)
             width, height = stream.codec_context.width, stream.codec_context.height
-        if width < 1 or height < 1:
-            raise VideoError(path, f"has no picture ({width}x{height})")
-        if _is_on_its_side(path):
-            width, height = height, width
-        return Header(width, height, offset)
+            if width < 1 or height < 1:
+                raise VideoError(path, f"has no picture ({width}x{height})")
+            with suppress(av.FFmpegError, ValueError, StopIteration):  # reading the pictures raises the error
+                if quarter_turns(next(container.decode(stream))) % 2:
+                    width, height = height, width
+            return Header(width, height, offset)
     except UnicodeEncodeError:
         raise VideoError(path, "its name is not UTF-8: rename it") from None
     except av.ArgumentError as e:
