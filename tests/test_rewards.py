@@ -179,9 +179,9 @@ def test_reasoning_that_a_parser_set_apart_is_paid(template, said):
     "As TRL parses with a tokenizer that has a template for it; an empty thought leaves no trace there."
     from trl import chat_template_utils
 
-    from vtg_r1.models.tiny import build_tokenizer
+    from vtg_r1.models.loading import load_processor
 
-    tokenizer = build_tokenizer()
+    tokenizer = load_processor("tiny").tokenizer
     tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
     asked, ids = (tokenizer(text)["input_ids"] for text in ("<|im_start|>uwhen<|im_end|><|im_start|>a", f"{said}<|im_end|>"))
     parsed = chat_template_utils.parse_response(tokenizer, ids, prefix=asked)
