@@ -185,11 +185,7 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
 
     _buffered_inputs: Any
 
-    def __init__(
-        self,
-        *args: Any,  # as `GRPOTrainer`
-        **kwargs: Any,  # as `GRPOTrainer`
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fallback_reason = _fallback_reason(self)
         if self.fallback_reason:
@@ -227,14 +223,7 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
 
     @_unless_fallback
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **kwargs: Any,
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: int = 0, compute_entropy: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         ids, mask, size = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:], batch_size or len(input_ids)
         parts = [self._score(model, self._of[i : i + size], ids[i : i + size], mask[i : i + size]) for i in range(0, len(ids), size)]
