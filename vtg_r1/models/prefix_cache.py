@@ -354,14 +354,16 @@ def decode_attention(
 _decoding: ContextVar[Cache | None] = ContextVar("decoding", default=None)
 
 
-def _attention(module: Any, *qkv_and_mask: Any, tree: list[TreeLevel] | None = None, scaling: float = 1.0, **kwargs: Any) -> tuple[torch.Tensor, None]:
+def _attention(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, tree: list[TreeLevel] | None = None, scaling: float = 1.0, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
     "Attention of a packed tree, of decoding behind a shared prompt, and of everything else as torch's own."
     if tree is not None:
-        return tree_attention(module, *qkv_and_mask[:3], tree, scaling=scaling), None
+        return tree_attention(module, query, key, value, tree, scaling=scaling), None
     cache = _decoding.get()
     if cache is not None:
-        return decode_attention(*qkv_and_mask[:3], cache.layers[module.layer_idx], scaling), None
-    return sdpa_attention_forward(module, *qkv_and_mask, scaling=scaling, **kwargs)
+        return decode_attention(query, key, value, cache.layers[module.layer_idx], scaling), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
