@@ -303,11 +303,11 @@ OWN = "video,start,end,sentence,duration\n"
     [
         (
             OWN + "a.mp4,1,4,she cracks an egg, then whisks it,9\n",
-            "line 2: 6 cells, 5 columns; a text that holds ',' has to stand in quotation marks",
+            "line 2: 6 cells, 5 columns; a text that holds ',' has to be in quotation marks",
         ),
         (OWN + '\na.mp4,1,4,"two\nlines",9\na.mp4,1,4,one, two,9\n', "line 5: 6 cells"),
         (OWN + 'a.mp4,1,2,"she whisks,9\nb.mp4,1,2,he,9\n', "after line 1"),
-        ("video,start,end,start,sentence\na.mp4,1,4,2,she\n", "column 'start' stands twice"),
+        ("video,start,end,start,sentence\na.mp4,1,4,2,she\n", "column 'start' is twice"),
         ("a.mp4,1,4,she cracks an egg\nb.mp4,2,3,she whisks it\n", "its first line, which names the columns, is ['a.mp4'"),
         ("video,Start (s),end,sentence\na.mp4,1,4,she\n", "no column 'start' for start"),
         ("video|start|end|sentence\na.mp4|1|4|she\n", "no column 'video' for video"),
