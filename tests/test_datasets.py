@@ -417,7 +417,7 @@ def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, c
     assert "2  missing_duration/dropped" in capsys.readouterr().out
     run = start_run("sft", "", {}, two_kitchens / "outputs")
     samples, _ = stage_samples(run, given["given"], "", "csv", str(given["video_root"]), "skip")
-    assert len(samples) == 2 and read_manifest(run.path)["left_out"] == {"missing_videos 'skip'": 2}
+    assert len(samples) == 2 and read_manifest(run.path)["excluded"] == {"missing_videos 'skip'": 2}
 
 
 def test_formats_known_by_description_only(tmp_path):
@@ -481,7 +481,7 @@ def test_queryd_folder_and_its_pickles(tmp_path):
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [[1.0, 4.0]]}))
     assert read_dataset("queryd", tmp_path)[0][0] == Sample("abc_0", "abc.mp4", 30.0, "a dog barks", [[1.0, 4.0]], "queryd")
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "went off"))))
-    with pytest.raises(SampleError, match="refuses"):
+    with pytest.raises(SampleError, match="is refused"):
         read_dataset("queryd", tmp_path)
     assert not (tmp_path / "went off").exists()
 
