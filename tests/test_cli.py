@@ -164,7 +164,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(toy):
 
 
 def test_a_run_is_asked_as_it_was_trained(tmp_path):
-    from vtg_r1.models.loading import build_tiny
+    from vtg_r1.models.tiny import build_tiny
     from vtg_r1.train.trainer import save_policy
 
     run = start_run("grpo", "mine", {"seed": 0, "max_completion_length": 40}, tmp_path)

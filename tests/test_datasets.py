@@ -19,7 +19,7 @@ from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import write_video
 from vtg_r1.data.validation import read_with_videos, video_file
 from vtg_r1.runs.run import read_manifest, start_run
-from vtg_r1.train.trainer import stage_samples
+from vtg_r1.train.stage_data import stage_samples
 
 SHARED = os.environ.get("VTG_R1_SHARED")
 shared = pytest.mark.skipif(not SHARED, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")

@@ -35,8 +35,8 @@ from .models.loading import load_model, load_processor, record_policy
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
-from .train.nan_guard import check_context_length, describe_inputs, record_excluded
-from .train.trainer import stage_samples, subsample, toy_upstream
+from .train.checks import check_context_length, describe_inputs, record_excluded
+from .train.stage_data import stage_samples, subsample, toy_upstream
 
 if TYPE_CHECKING:
     import pandas as pd
