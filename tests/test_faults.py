@@ -26,7 +26,7 @@ from vtg_r1.runs import run as runs
 from vtg_r1.runs.execute import run_notebook
 from vtg_r1.runs.run import read_manifest, run_folder, start_run
 from vtg_r1.train.checkpoints import is_complete, last_checkpoint
-from vtg_r1.video import sandbox as guard
+from vtg_r1.video import sandbox
 from vtg_r1.video.cache import FrameCache, _make_room, _unpack
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import probe
@@ -545,7 +545,7 @@ def test_durations_are_measured_by_a_clock_that_cannot_jump():
 MISHAPS = """
 import os, signal, sys, time
 from pathlib import Path
-from vtg_r1.video import sandbox as guard
+from vtg_r1.video import sandbox
 def tried(path):
     "How often it was tried before."
     with open(path, "a") as f: f.write("x")
@@ -559,16 +559,16 @@ def after(what, always):
         return {"tries": Path(path).stat().st_size}, []
     return job
 what = {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "stalls": lambda: time.sleep(600), "stops": lambda: os.kill(os.getpid(), signal.SIGSTOP), "spins": spin, "crashes": os.abort}
-guard.serve({"ok": ok, **{f"{k} once": after(w, False) for k, w in what.items()}, **{k: after(w, True) for k, w in what.items()}}, %r)
+sandbox.serve({"ok": ok, **{f"{k} once": after(w, False) for k, w in what.items()}, **{k: after(w, True) for k, w in what.items()}}, %r)
 """
 
 
 @pytest.fixture
 def mishaps(monkeypatch):
-    guard._stop_all()
-    monkeypatch.setattr(guard, "_SERVE", MISHAPS)
+    sandbox._stop_all()
+    monkeypatch.setattr(sandbox, "_SERVE", MISHAPS)
     yield ResourceLimits(seconds=0.6)
-    guard._stop_all()
+    sandbox._stop_all()
 
 
 @pytest.mark.parametrize("what, used", [("killed", False), ("killed", True), ("stalls", False), ("stalls", True), ("stops", True)])
@@ -576,7 +576,7 @@ def test_a_child_that_ends_for_no_fault_of_the_file_costs_nothing_but_time(what,
     if used:
         run_sandboxed(tmp_path / "other", mishaps, do="ok")
     if what == "stops":  # it does not hear its alarm, and is ended from here
-        monkeypatch.setattr(guard, "_GRACE", 3.0)
+        monkeypatch.setattr(sandbox, "_GRACE", 3.0)
     assert run_sandboxed(tmp_path / "v", mishaps, do=f"{what} once")[0]["tries"] == 2
 
 
