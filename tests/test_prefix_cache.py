@@ -15,7 +15,7 @@ from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.models.generation import by_video, generate, model_inputs, predict, processor_frames, prompt_text, resumable_predict
 from vtg_r1.models.loading import lora_config
-from vtg_r1.models.prefix_cache import Prompts, cache_name, pack_prompts, prefill, read_prompts, same_prompts, shared_attention, shared_decoding
+from vtg_r1.models.prefix_cache import Prompts, cache_name, pack_prompts, read_prompts, same_prompts, shared_decoding
 from vtg_r1.models.tiny import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, tiny_config
 
 QUERIES = (
@@ -137,13 +137,10 @@ def usual_logits(model, processor, shown):
 
 def shared_logits(model, prompts, of, shift=0):
     "Next-token logits of rows that go on from one shared pass."
-    with torch.inference_mode(), shared_attention(model):
-        cache = prefill(model, prompts, of, encode_once=True)
-        last = dict(
-            input_ids=torch.stack([prompts.ids[i][-1:] for i in of]), position_ids=torch.stack([prompts.positions[i][:, -1:] for i in of], 1) + shift
-        )
-        with shared_decoding(cache):
-            return model(**last, **{cache_name(): cache}, logits_to_keep=1).logits[:, -1]
+    last = torch.stack([prompts.ids[i][-1:] for i in of])
+    positions = torch.stack([prompts.positions[i][:, -1:] for i in of], 1) + shift
+    with torch.inference_mode(), shared_decoding(model, prompts, of, encode_once=True) as cache:
+        return model(input_ids=last, position_ids=positions, **{cache_name(): cache}, logits_to_keep=1).logits[:, -1]
 
 
 def far(a, b):
@@ -214,13 +211,10 @@ def test_the_models_own_guess_of_positions_is_wrong_for_native_video(tiny, video
     mask = [torch.nn.functional.pad(torch.ones_like(ids), (width - len(ids), 0)) for ids in prompts.ids]
     positions = torch.stack([torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in prompts.positions], 1)
     for own in (dict(position_ids=positions), {}):
-        with torch.inference_mode(), shared_attention(model):
-            start = dict(input_ids=torch.stack(padded), attention_mask=torch.stack(mask), **own)
-            cache = prefill(model, prompts, of)
-            with shared_decoding(cache):
-                out = model.generate(
-                    **start, **{cache_name(): cache}, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
-                )
+        start = dict(input_ids=torch.stack(padded), attention_mask=torch.stack(mask), **own)
+        first = dict(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        with torch.inference_mode(), shared_decoding(model, prompts, of) as cache:
+            out = model.generate(**start, **{cache_name(): cache}, **first)
         assert far(out.logits[0], usual) < 1e-5 if own else far(out.logits[0], usual) > 1e-3
 
 

@@ -35,9 +35,7 @@ from .train.training_parameters import TrainingParams
 from .video.reader import read_frames
 
 # %% ../nbs/05_grpo.ipynb #6ed5f805
-def advantages(
-    rewards: Sequence[Sequence[float]] | np.ndarray,  # (queries, G)
-) -> np.ndarray:  # (queries, G); zero where a group's rewards are all equal
+def advantages(rewards: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:  # (queries, G); zero where a group's rewards are all equal
     "Group-relative advantage, (r − μ) / σ with the population deviation (paper, GRPO)."
     r = np.asarray(rewards, np.float64)
     centred, sigma = r - r.mean(-1, keepdims=True), r.std(-1, keepdims=True)
@@ -91,21 +89,15 @@ class GRPOParams(TrainingParams):
         if self.vllm and self.time_encoding == "native":
             raise UserError("TRL hands vLLM images, not native video: use time_encoding 'interleaved' with vllm")
 
-    def accumulation_steps(
-        self,
-        processes: int,  # that train together
-    ) -> int:
-        "Forward passes per update in each process."
+    def accumulation_steps(self, processes: int) -> int:
+        "Forward passes per update in each of so many processes."
         responses, per_pass = self.prompts_per_step * self.num_generations, self.per_device_batch_size * processes
         if responses % per_pass:
             raise UserError(f"per_device_batch_size · processes = {per_pass} must divide prompts_per_step · num_generations = {responses}")
         return responses // per_pass
 
 # %% ../nbs/05_grpo.ipynb #13f8a6b8
-def _with_curriculum(
-    trainer: Any,  # a GRPOTrainer class
-    curriculum: CurriculumSampler,
-) -> Any:  # the class, its queries in the order of the curriculum
+def _with_curriculum(trainer: Any, curriculum: CurriculumSampler) -> Any:  # the class, its queries in the order of the curriculum
     "A trainer whose data loader follows a curriculum; TRL repeats each query for its group, as always."
     from trl.trainer.utils import RepeatSampler
 
@@ -151,9 +143,7 @@ def _curriculum_state(curriculum: CurriculumSampler) -> Any:  # a transformers T
     return CurriculumState()
 
 # %% ../nbs/05_grpo.ipynb #b8215ec4
-def without_response_template(
-    processor: Any,  # of transformers
-) -> Any:  # the same, or a copy
+def without_response_template(processor: Any) -> Any:  # the same, or a copy
     "A processor with which responses reach the rewards unchanged, even if the tokenizer has a template for parsing them."
     if getattr(processor.tokenizer, "response_template", None) is None:
         return processor
@@ -162,11 +152,7 @@ def without_response_template(
     return processor
 
 # %% ../nbs/05_grpo.ipynb #7effa2e7
-def grpo_arguments(
-    params: GRPOParams,
-    folder: str | Path,  # where the trainer may write
-    processes: int,  # that train together
-) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
+def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
     "The paper's GRPO in TRL's words: a composite reward, advantages scaled within each group."
     host, port = params.vllm_server.rsplit(":", 1)
     return dict(
@@ -241,11 +227,8 @@ def grpo_trainer(
         raise ValueError(f"native video cannot be shared here, because {reason}: give share_prefix=False")
     return trainer
 
-# %% ../nbs/05_grpo.ipynb #ceaa352b
-def prepare_data(
-    run: Run,
-    params: GRPOParams,
-) -> tuple[StageData, CurriculumSampler | None]:
+# %% ../nbs/05_grpo.ipynb #6c56c7d7
+def prepare_data(run: Run, params: GRPOParams) -> tuple[StageData, CurriculumSampler | None]:
     "The RL samples, the held-out ones, and the curriculum; the samples that are trained on are written to the run folder."
     data = stage_data(run, params, "rl.jsonl", params.dataset)
     curriculum, data.train = build_curriculum(run, data.train, params.strategy, params.strategy_options, params.seed, params.difficulty)
@@ -273,14 +256,7 @@ def policy_path(params: GRPOParams) -> str:  # "tiny", a folder, or a hub id
     return params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
 
 
-def build_trainer(
-    run: Run,
-    params: GRPOParams,
-    policy: Any,  # of transformers
-    processor: Any,  # of transformers
-    data: StageData,
-    curriculum: CurriculumSampler | None,
-) -> Any:  # a trl GRPOTrainer
+def build_trainer(run: Run, params: GRPOParams, policy: Any, processor: Any, data: StageData, curriculum: CurriculumSampler | None) -> Any:
     "The trainer of the stage, with an evaluation every `eval_steps` steps; the manifest records its configuration."
     from vtg_r1.train.callbacks import PeriodicEval
 
@@ -292,15 +268,12 @@ def build_trainer(
     return trainer
 
 
-def train(
-    trainer: Any,  # of `build_trainer`
-    params: GRPOParams,
-) -> list[dict[str, Any]]:  # the log, a row per step
+def train(trainer: Any, params: GRPOParams) -> list[dict[str, Any]]:  # the log, a row per step
     "Train, from the last checkpoint if there is one."
     logged = {"reward": "reward", "rewards/tiou_reward/mean": "tIoU", "frac_reward_zero_std": "zero-std"}
     return fit(trainer, "GRPO", logged, params.early_stopping_patience, params.zero_std_patience)
 
-# %% ../nbs/05_grpo.ipynb #19c55a70
+# %% ../nbs/05_grpo.ipynb #6dc7082f
 PANELS = {  # title → key of the log → name
     "mean of the rollouts": {"reward": "0.9 · tIoU + 0.1 · format", "rewards/tiou_reward/mean": "tIoU", "rewards/format_reward/mean": "format"},
     "zero-std groups (share)": {"frac_reward_zero_std": ""},
@@ -313,11 +286,8 @@ def draw_reward(run: Run, params: GRPOParams, log: list[dict[str, Any]]) -> None
         run.save_figure(draw_log(log, PANELS, window=10, size=(4.2, 3)), "reward")
 
 
-def held_out_tious(
-    data: StageData,
-    results: dict[str, EvalResult],  # name → the policy's result
-) -> dict[str, list[float]]:  # name → (queries,), without policies that were not evaluated
-    "The tIoU of each held-out query of the first set."
+def held_out_tious(data: StageData, results: dict[str, EvalResult]) -> dict[str, list[float]]:
+    "The tIoU of each held-out query of the first set, for each policy that was evaluated."
     tious = {}
     for name, result in results.items():
         if result.rows:

@@ -27,7 +27,7 @@ from .train.stage_data import StageData, record_training, stage_data
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
 
-# %% ../nbs/03_sft.ipynb #787420b7
+# %% ../nbs/03_sft.ipynb #6f95d3a5
 @dataclass(kw_only=True)
 class SFTParams(TrainingParams):
     "Cold start"
@@ -45,20 +45,15 @@ class SFTParams(TrainingParams):
         super().__post_init__()
         self.accumulation_steps(process_index_and_count()[1])
 
-    def accumulation_steps(
-        self,
-        processes: int,  # that train together
-    ) -> int:
-        "Forward passes per update in each process."
+    def accumulation_steps(self, processes: int) -> int:
+        "Forward passes per update in each of so many processes."
         per_pass = self.per_device_batch_size * processes
         if self.batch_size % per_pass:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of per_device_batch_size · processes = {per_pass}")
         return self.batch_size // per_pass
 
 # %% ../nbs/03_sft.ipynb #5473ca71
-def target_response(
-    sample: Sample,  # of coldstart.jsonl, with `teacher` filled
-) -> str:  # "<think>…</think><time>[s, e]</time>"
+def target_response(sample: Sample) -> str:  # "<think>…</think><time>[s, e]</time>"
     "The teacher's response that a cold-start sample teaches."
     response = (sample.teacher or {}).get("response")
     if response is None or not is_well_formed(response):
@@ -84,11 +79,7 @@ TARGETS: dict[str, Callable[[Sample], str]] = {  # name → the response to imit
 }
 
 # %% ../nbs/03_sft.ipynb #3e980981
-def sft_arguments(
-    params: SFTParams,
-    folder: str | Path,  # where the trainer may write
-    processes: int,  # that train together
-) -> dict[str, Any]:  # keyword arguments of a trl SFTConfig
+def sft_arguments(params: SFTParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl SFTConfig
     "The paper's cold start in TRL's words."
     return dict(
         **common_arguments(params, folder),
@@ -103,14 +94,7 @@ def sft_arguments(
     )
 
 
-def sft_trainer(
-    model: Any,  # of transformers
-    processor: Any,  # of transformers
-    samples: list[Sample],  # with teacher responses
-    view: VideoInputConfig,
-    folder: str | Path,  # where the trainer may write
-    params: SFTParams,
-) -> Any:  # a trl SFTTrainer
+def sft_trainer(model: Any, processor: Any, samples: list[Sample], view: VideoInputConfig, folder: str | Path, params: SFTParams) -> Any:
     "TRL's SFT trainer on the teacher's responses, with the loss on the response only."
     from trl import SFTConfig, SFTTrainer
 
@@ -132,10 +116,7 @@ def sft_trainer(
     )
 
 # %% ../nbs/03_sft.ipynb #2e05edb1
-def prepare_data(
-    run: Run,
-    params: SFTParams,
-) -> StageData:
+def prepare_data(run: Run, params: SFTParams) -> StageData:
     "The cold-start samples and the held-out ones; the samples that are trained on are written to the run folder."
     data = stage_data(run, params, "coldstart.jsonl")
     check_enough_samples(run, data.train, params.batch_size, "batch_size")
@@ -143,22 +124,14 @@ def prepare_data(
     return data
 
 
-def build_trainer(
-    run: Run,
-    params: SFTParams,
-    policy: Any,  # of transformers
-    processor: Any,  # of transformers
-    data: StageData,
-) -> Any:  # a trl SFTTrainer
+def build_trainer(run: Run, params: SFTParams, policy: Any, processor: Any, data: StageData) -> Any:  # a trl SFTTrainer
     "The trainer of the stage; the manifest records its configuration."
     trainer = sft_trainer(policy, processor, data.train, data.view, run.path, params)
     run.note(config=resolved_config(trainer, data.view))
     return trainer
 
 
-def train(
-    trainer: Any,  # of `build_trainer`
-) -> list[dict[str, Any]]:  # the log, a row per step
+def train(trainer: Any) -> list[dict[str, Any]]:  # the log, a row per step
     "Train, from the last checkpoint if there is one."
     return fit(trainer, "cold start", {"loss": "loss", "mean_token_accuracy": "accuracy"})
 

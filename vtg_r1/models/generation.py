@@ -20,38 +20,27 @@ from .loading import load_processor, model_path
 from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/generation.ipynb #009b44fb
-def processor_frames(
-    prompts: list[dict[str, Any]],  # of `build_prompt`, all in one time encoding
-) -> dict[str, Any]:
-    "What a transformers processor takes: images, or videos with their clock."
+def processor_frames(prompts: list[dict[str, Any]]) -> dict[str, Any]:
+    "What a transformers processor takes of prompts of `build_prompt`, all in one time encoding: images, or videos with their clock."
     if "images" in prompts[0]:
         return dict(images=[p["images"] for p in prompts])
     clocks = [dict(total_num_frames=len(p["video"]), fps=p["fps"], frames_indices=list(range(len(p["video"])))) for p in prompts]
     return dict(videos=[p["video"] for p in prompts], video_metadata=clocks, do_sample_frames=False)
 
 
-def prompt_text(
-    processor: Any,  # of transformers
-    prompt: dict[str, Any],  # of `build_prompt`
-) -> str:
-    "The prompt as the chat template writes it, with one placeholder for each image or video."
+def prompt_text(processor: Any, prompt: dict[str, Any]) -> str:
+    "The prompt of `build_prompt` as the chat template writes it, with one placeholder for each image or video."
     return processor.apply_chat_template(prompt["prompt"], add_generation_prompt=True, tokenize=False)
 
 
-def model_inputs(
-    processor: Any,  # of transformers
-    prompts: list[dict[str, Any]],  # of `build_prompt`
-    device: Any,  # of the batch
-) -> Any:  # a BatchFeature
-    "Tokens and pixels of a batch of prompts."
+def model_inputs(processor: Any, prompts: list[dict[str, Any]], device: Any) -> Any:
+    "Tokens and pixels of a batch of prompts of `build_prompt`, as a BatchFeature."
     texts, frames = [prompt_text(processor, p) for p in prompts], processor_frames(prompts)
     return processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt").to(device)
 
 # %% ../../nbs/parts/models/generation.ipynb #4eb1417f
-def generation_kwargs(
-    temperature: float = 0.0,  # 0 is greedy
-) -> dict[str, Any]:
-    "Everything that decides how transformers' `generate` chooses the next token, so that a checkpoint's own penalties and cuts are not used."
+def generation_kwargs(temperature: float = 0.0) -> dict[str, Any]:
+    "Everything that decides how transformers' `generate` chooses the next token (temperature 0 is greedy), so that a checkpoint's own settings are not used."
     common = dict(repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1, min_p=None)
     if temperature > 0:
         return dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0, **common)
@@ -100,7 +89,9 @@ def vllm_backend(
         raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
 
     processor = load_processor(model)
-    limits = {"image": view.frames} if view.time_encoding == "interleaved" else {"video": 1}
+    limits = {"video": 1}
+    if view.time_encoding == "interleaved":
+        limits = {"image": view.frames}
     engine = LLM(model=model_path(model), trust_remote_code=False, limit_mm_per_prompt=limits, seed=0)
     sampling = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=max_completion_length)
 
@@ -131,7 +122,9 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
             prompts[s.qid] = build_prompt(s, view)
         except VideoError as e:
             rows[s.qid]["error"] = str(e)
-    completions = generate_fn(list(prompts.values())) if prompts else []
+    completions: list[str] = []
+    if prompts:
+        completions = generate_fn(list(prompts.values()))
     for qid, completion in zip(prompts, completions):
         rows[qid].update(pred=parse_spans(completion) or None, response=completion)
         if view.options:
@@ -139,11 +132,8 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
     return list(rows.values())
 
 
-def by_video(
-    samples: list[Sample],  # in any order
-    batch_size: int,  # samples per batch
-) -> Iterator[list[Sample]]:
-    "Batches of samples. A video's samples follow each other, and are in one batch if they fit."
+def by_video(samples: list[Sample], batch_size: int) -> Iterator[list[Sample]]:
+    "Batches of at most `batch_size` samples. A video's samples follow each other, and are in one batch if they fit."
     groups: dict[Any, list[Sample]] = {}
     for s in samples:
         groups.setdefault((s.video, s.clip and tuple(s.clip)), []).append(s)

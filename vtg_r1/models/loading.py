@@ -22,10 +22,8 @@ TINY = "tiny"
 TINY_PATH = Path(str(files("vtg_r1"))) / "assets" / "tiny"
 
 
-def model_path(
-    name: str,  # "tiny", a model folder, a run folder that holds one, or a hub id
-) -> str:
-    "What `from_pretrained` takes for a model. A path that looks local and does not exist is an error, not a hub look-up."
+def model_path(name: str) -> str:
+    'What `from_pretrained` takes for "tiny", a model folder, a run folder that holds one, or a hub id. A local path that does not exist is an error.'
     if name == TINY:
         return str(TINY_PATH)
     path = Path(name).expanduser()
@@ -73,16 +71,14 @@ def batch_frames(model: Any) -> Any:
     from transformers import AttentionInterface
 
     AttentionInterface.register("flash_frames", _frame_attention)  # the tower hands whole rows only to attentions named flash
-    config = getattr(getattr(getattr(model, "model", None), "visual", None), "config", None)
+    config: Any = getattr(getattr(getattr(model, "model", None), "visual", None), "config", None)
     if getattr(config, "model_type", "").startswith(("qwen2_vl", "qwen2_5_vl")) and config._attn_implementation == "sdpa":
         config._attn_implementation = "flash_frames"
     return model
 
 # %% ../../nbs/parts/models/loading.ipynb #a4367af8
-def load_processor(
-    name: str,  # "tiny", a folder, or a hub id
-) -> Any:  # a transformers processor with a chat template
-    "The processor of a model: tokenizer, image processor and chat template."
+def load_processor(name: str) -> Any:
+    'The transformers processor of a model ("tiny", a folder, or a hub id): tokenizer, image processor and chat template.'
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
@@ -107,16 +103,16 @@ def load_model(
     return batch_frames(model.to(device).eval())
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c2e02
-def model_fingerprint(
-    name: str,  # "tiny", a folder, or a hub id
-) -> str:  # SHA-256; of a hub id "id@commit", or the id alone before it was ever loaded
-    "A policy's identity, wherever its files are."
+def model_fingerprint(name: str) -> str:
+    'A policy\'s identity, wherever its files are: SHA-256; of a hub id "id@commit", or the id alone before it was ever loaded.'
     folder = Path(model_path(name))
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(name, "config.json")
-        return f"{name}@{Path(config).parent.name}" if isinstance(config, str) else name
+        if isinstance(config, str):
+            return f"{name}@{Path(config).parent.name}"
+        return name
     parts = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")}
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -124,9 +120,7 @@ def model_fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c6e02
-def producing_run(
-    name: str,  # "tiny", a folder, or a hub id
-) -> Path | None:
+def producing_run(name: str) -> Path | None:
     "The folder of the run that made a model, if it is one of ours."
     folder = Path(model_path(name)).absolute()
     if not folder.is_dir():
@@ -141,7 +135,9 @@ def record_policy(
     "Record in the manifest which policy a stage began from or measured; a resumed run whose policy has changed is an error."
     if not is_main_process():
         return
-    policy = dict(path=os.path.relpath(name, project_root()) if os.path.isabs(name) else name, key=model_fingerprint(name))
+    policy = dict(path=name, key=model_fingerprint(name))
+    if os.path.isabs(name):
+        policy["path"] = os.path.relpath(name, project_root())
     producer, earlier = producing_run(name), run.manifest.get("policy")
     if producer:
         policy["run"] = os.path.relpath(producer, project_root())
@@ -150,12 +146,8 @@ def record_policy(
     run.record(policy=policy)
 
 # %% ../../nbs/parts/models/loading.ipynb #f252f7e8
-def lora_config(
-    rank: int = 16,  # of the update
-    alpha: int = 32,  # scale is alpha / rank
-    dropout: float = 0.0,  # on the adapter's input
-) -> Any:  # a peft LoraConfig
-    "LoRA on all linear layers of the language model."
+def lora_config(rank: int = 16, alpha: int = 32, dropout: float = 0.0) -> Any:
+    "A peft LoraConfig for all linear layers of the language model; the update's scale is alpha / rank, dropout is on the adapter's input."
     from peft import LoraConfig
 
     layers = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHAREABLE', 'base_model', 'why_not_shareable', 'shareable', 'cache_name', 'row_frames', 'same_prompts', 'Prompts',
            'read_prompts', 'PackedPrompts', 'pack_prompts', 'TreeLevel', 'build_tree', 'tree_attention',
-           'SharedPrefixLayer', 'decode_attention', 'use_shared_prefix', 'shared_attention', 'shared_decoding',
-           'prefill', 'generate_shared']
+           'SharedPrefixLayer', 'decode_attention', 'use_shared_prefix', 'prefill', 'shared_decoding',
+           'generate_shared']
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #5beb3a0f
 import copy
@@ -34,7 +34,9 @@ SHAREABLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 def base_model(model: Any) -> Any:
     "The transformers model inside a PEFT model; another model as it is."
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(model, "get_base_model"):
+        return model.get_base_model()
+    return model
 
 
 def why_not_shareable(model: Any) -> str:
@@ -59,7 +61,9 @@ def shareable(model: Any) -> bool:
 @cache
 def cache_name() -> str:
     "The installed transformers' name for a model's cache."
-    return "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+    if "cache" in CausalLMOutputWithPast.__dataclass_fields__:
+        return "cache"
+    return "past_key_values"
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #af83bb1c
 def row_frames(row: dict[str, Any]) -> list[Any]:
@@ -85,7 +89,9 @@ def same_prompts(
     digests: dict[int, bytes] = {}
     video_numbers: dict[tuple[Any, ...], int] = {}
     prompt_numbers: dict[tuple[int, str], int] = {}
-    of, first, videos = [], [], []
+    of: list[int] = []
+    first: list[int] = []
+    videos: list[int] = []
     for i, row in enumerate(rows):
         frames = row_frames(row)
         for frame in frames:
@@ -117,7 +123,10 @@ class _EachOnce:
         if self.kind == "video":
             kwargs["video_metadata"] = [kwargs["video_metadata"][i] for i in self.first]
         out = self.inner([frames[i] for i in self.first], **kwargs)
-        self.grids = out[grid_name].split([len(frames[i]) if self.kind == "image" else 1 for i in self.first])
+        grids_per_video = [1] * len(self.first)
+        if self.kind == "image":
+            grids_per_video = [len(frames[i]) for i in self.first]
+        self.grids = out[grid_name].split(grids_per_video)
         out[grid_name] = np.concatenate([self.grids[v].numpy() for v in self.videos])  # the processor makes a tensor of it at the end
         if "video_metadata" in out:
             out["video_metadata"] = [out["video_metadata"][v] for v in self.videos]
@@ -134,21 +143,17 @@ class Prompts:
     videos: list[int]  # video of each prompt
     ends: list[int]  # number of tokens up to the last vision token of each prompt
 
-    def common(
-        self,
-        which: list[int],  # prompts about one video
-    ) -> int:
+    def common(self, which: list[int]) -> int:
         "How many tokens prompts about one video share from the start, if these hold the whole video; else 0."
         first, n = self.ids[which[0]], min(len(self.ids[i]) for i in which) - 1
         same = torch.stack([self.ids[i][:n] == first[:n] for i in which]).all(0)
-        length = n if same.all() else int(same.int().argmin())
-        return length if length >= self.ends[which[0]] else 0
+        length = int(same.int().cumprod(0).sum())
+        if length < self.ends[which[0]]:
+            return 0
+        return length
 
-    def vision(
-        self,
-        which: list[int],  # prompts
-    ) -> dict[str, torch.Tensor]:  # patches and grids
-        "Arguments of a forward pass over prompts, one after the other."
+    def vision(self, which: list[int]) -> dict[str, torch.Tensor]:
+        "Patches and grids, as a forward pass over prompts takes them."
         return {name: torch.cat([self.pixels[i][name] for i in which]) for name in self.pixels[which[0]]}
 
 
@@ -161,10 +166,11 @@ def read_prompts(
     device: Any = "cpu",  # of the tensors
 ) -> Prompts:
     "Tokens, positions and pixels of prompts; a video is preprocessed once, however many prompts ask about it."
-    kind = "image" if "images" in frames else "video"
-    pixel_name, grid_name = ("pixel_values" if kind == "image" else "pixel_values_videos"), f"{kind}_grid_thw"
-    processor, inner = copy.copy(processor), getattr(processor, f"{kind}_processor")
-    each_once = _EachOnce(inner, kind, videos)
+    kind, pixel_name, grid_name = "video", "pixel_values_videos", "video_grid_thw"
+    if "images" in frames:
+        kind, pixel_name, grid_name = "image", "pixel_values", "image_grid_thw"
+    each_once = _EachOnce(getattr(processor, f"{kind}_processor"), kind, videos)
+    processor = copy.copy(processor)
     setattr(processor, f"{kind}_processor", each_once)
     batch = processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt", return_mm_token_type_ids=True).to(device)
     layout = {name: batch[name] for name in ("attention_mask", "mm_token_type_ids", grid_name, "second_per_grid_ts") if name in batch}
@@ -193,17 +199,14 @@ class PackedPrompts:
     leaves: dict[int, int]  # prompt → its node of the last level
 
 
-def pack_prompts(
-    prompts: Prompts,  # of `read_prompts`
-    which: list[int],  # prompts to pack
-) -> PackedPrompts:
-    "Pack prompts, but for their last token, into one row."
+def pack_prompts(prompts: Prompts, which: list[int]) -> PackedPrompts:
+    "Pack some prompts, but for their last token, into one row."
     heads: list[tuple[int, int, int]] = []  # (prompt, from, to)
     rests: list[tuple[int, int, int]] = []
     parents: list[int] = []  # index in heads of each rest
     for video in dict.fromkeys(prompts.videos[i] for i in which):
         same = [i for i in which if prompts.videos[i] == video]
-        common = prompts.common(same) if len(same) > 1 else 0
+        common = prompts.common(same)
         if common:
             heads.append((same[0], 0, common))
         for i in same:
@@ -329,7 +332,7 @@ def decode_attention(
     key: torch.Tensor,  # (B, K, n, D), a row's own tokens
     value: torch.Tensor,  # (B, K, n, D), a row's own tokens
     layer: SharedPrefixLayer,  # N prompts, each shared by B / N rows
-    scaling: float | None,  # of the scores
+    scaling: float,  # of the scores
 ) -> torch.Tensor:  # (B, 1, H, D)
     "Attention of one new token per row to its prompt, which several rows share, and to its own tokens."
     prefix_k, prefix_v = layer.prefix
@@ -360,7 +363,7 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     tree: list[TreeLevel] | None = None,
-    scaling: float | None = None,
+    scaling: float = 1.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     "Attention of a packed tree, of decoding behind a shared prompt, and of everything else as torch's own."
@@ -374,7 +377,9 @@ def _attention(
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     "Decoding behind a shared prompt has its own mask."
-    return sdpa_mask(*args, **kwargs) if _decoding.get() is None else None
+    if _decoding.get() is not None:
+        return None
+    return sdpa_mask(*args, **kwargs)
 
 
 def use_shared_prefix(model: Any) -> None:
@@ -383,36 +388,15 @@ def use_shared_prefix(model: Any) -> None:
     AttentionMaskInterface.register("shared_prefix", _mask)
     base_model(model).set_attn_implementation({"text_config": "shared_prefix"})
 
-
-@contextmanager
-def shared_attention(model: Any) -> Iterator[None]:
-    "`use_shared_prefix` within a block; behind it the model attends as before."
-    model = base_model(model)
-    earlier = model.config.get_text_config()._attn_implementation
-    use_shared_prefix(model)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({"text_config": earlier})
-
-
-@contextmanager
-def shared_decoding(cache: Cache) -> Iterator[None]:
-    "Within the block, new tokens attend to a cache of `prefill`."
-    token = _decoding.set(cache)
-    try:
-        yield
-    finally:
-        _decoding.reset(token)
-
 # %% ../../nbs/parts/models/prefix_cache.ipynb #cdfea08a
 def _encoded_once(model: Any, prompts: Prompts, which: list[int]) -> dict[str, Any]:
     "`Prompts.vision` of prompts that repeat videos: the vision tower's output in place of the patches. The tower runs once per video."
     videos = [prompts.videos[i] for i in which]
     first = {v: which[videos.index(v)] for v in dict.fromkeys(videos)}
-    kind = "image" if "pixel_values" in prompts.pixels[0] else "video"
-    grid_name = f"{kind}_grid_thw"
-    output = getattr(model, f"get_{kind}_features")(*prompts.vision(list(first.values())).values(), return_dict=True)
+    pixels, grids = prompts.vision(list(first.values())).items()
+    grid_name = grids[0]
+    kind = grid_name.removesuffix("_grid_thw")
+    output = getattr(model, f"get_{kind}_features")(pixels[1], grids[1], return_dict=True)
     places, start = {}, 0
     for v, i in first.items():
         end = start + len(prompts.pixels[i][grid_name])
@@ -445,15 +429,35 @@ def prefill(
     at, real = tree[0].at, tree[0].real
     for level in tree[1:]:
         at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
-    in_turn = of == [i for i in range(n) for _ in range(len(of) // n)]
-    kept_prompts = range(n) if in_turn else of  # once per prompt where groups are of one size, in turn; else once per row
-    leaves = torch.tensor([packed.leaves[i] for i in kept_prompts], device=device)
+    if of == [i for i in range(n) for _ in range(len(of) // n)]:
+        of = list(range(n))  # once per prompt where groups are of one size, in turn; else once per row
+    leaves = torch.tensor([packed.leaves[i] for i in of], device=device)
     at, real = at[leaves], real[leaves]
     bias = None
     if not real.all():
         bias = torch.zeros(real.shape, device=device, dtype=cache.layers[0].keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
-    length = int(real.sum(1).max())
-    return Cache(layers=[SharedPrefixLayer(_gather(layer.keys, at), _gather(layer.values, at), bias, length) for layer in cache.layers])
+    longest = int(real.sum(1).max())
+    return Cache(layers=[SharedPrefixLayer(_gather(layer.keys, at), _gather(layer.values, at), bias, longest) for layer in cache.layers])
+
+
+@contextmanager
+def shared_decoding(
+    model: Any,  # of transformers or PEFT
+    prompts: Prompts,  # of `read_prompts`
+    of: list[int],  # prompt of each row that will be generated
+    encode_once: bool = False,  # as in `prefill`
+) -> Iterator[Cache]:
+    "Read prompts once. Within the block new tokens attend to the cache; behind it the model attends as before."
+    core = base_model(model)
+    earlier = core.config.get_text_config()._attn_implementation
+    use_shared_prefix(core)
+    try:
+        cache = prefill(model, prompts, of, encode_once)
+        _decoding.set(cache)
+        yield cache
+    finally:
+        _decoding.set(None)
+        core.set_attn_implementation({"text_config": earlier})
 
 
 def generate_shared(
@@ -471,14 +475,7 @@ def generate_shared(
         padded = [torch.nn.functional.pad(x, (width - x.shape[-1], 0), value=value) for x in tensors]
         return torch.stack([padded[i] for i in of], -2)
 
-    with shared_attention(model):
-        cache = prefill(model, prompts, of, encode_once)
-        with shared_decoding(cache):
-            out = model.generate(
-                input_ids=rows(prompts.ids, pad_token_id),
-                attention_mask=rows([torch.ones_like(ids) for ids in prompts.ids]),
-                position_ids=rows(prompts.positions),
-                **{cache_name(): cache},
-                **kwargs,
-            )
+    inputs = dict(input_ids=rows(prompts.ids, pad_token_id), attention_mask=rows([torch.ones_like(ids) for ids in prompts.ids]))
+    with shared_decoding(model, prompts, of, encode_once) as cache:
+        out = model.generate(**inputs, position_ids=rows(prompts.positions), **{cache_name(): cache}, **kwargs)
     return out[:, width:]

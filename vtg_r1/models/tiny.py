@@ -112,10 +112,8 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     )
 
 # %% ../../nbs/parts/models/tiny.ipynb #a374ef4a
-def build_tiny(
-    seed: int = 0,  # of the random weights
-) -> tuple[Any, Qwen2_5_VLProcessor]:
-    "A tiny Qwen2.5-VL with random weights, in eval mode, and its processor."
+def build_tiny(seed: int = 0) -> tuple[Any, Qwen2_5_VLProcessor]:
+    "A tiny Qwen2.5-VL with random weights of a seed, in eval mode, and its processor."
     processor = build_processor()
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(tiny_config(processor.tokenizer))

@@ -84,13 +84,7 @@ _BOUNDS = {"above": ("above", operator.gt), "minimum": ("of at least", operator.
 
 def _source(value: Any) -> str:
     "A plain value as Python source, formatted as ruff does."
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_source, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_source(k)}: {_source(v)}" for k, v in value.items()) + "}"
-    return repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, list, dict)) else repr(value)
 
 
 def _kind(annotation: Any, bounds: str) -> str:

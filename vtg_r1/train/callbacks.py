@@ -27,15 +27,11 @@ from ..data.model_inputs import VideoInputConfig
 from .checkpoints import seal_checkpoint
 from .evaluation import EvalSet, evaluate_sets
 
-# %% ../../nbs/parts/train/callbacks.ipynb #6a302f70
+# %% ../../nbs/parts/train/callbacks.ipynb #2315c624
 class ProgressBar(TrainerCallback):
-    "A text progress bar with the latest logged values."
+    "A text progress bar with the latest values of the log; `logged` maps a key of the log to its short name."
 
-    def __init__(
-        self,
-        desc: str,  # of the bar
-        logged: dict[str, str],  # key of the log → short name beside the bar
-    ) -> None:
+    def __init__(self, desc: str, logged: dict[str, str]) -> None:
         self.desc, self.logged = desc, logged
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -70,20 +66,14 @@ Reward = Callable[..., list[float | None]]  # of TRL: completions and columns of
 
 
 class CompletionLogger(TrainerCallback):
-    "Writes completions.jsonl, one group per step, and adds the tIoU histogram and tokens per second to the log."
+    "Writes completions.jsonl, the first `keep` completions per step, and adds the tIoU histogram and tokens per second to the log."
 
-    def __init__(
-        self,
-        keep: int = 8,  # completions per step that are written
-    ) -> None:
+    def __init__(self, keep: int = 8) -> None:
         self.keep, self.tokens = keep, 0  # tokens so far
         self.rows: list[dict[str, Any]] = []  # of the current step, one for each completion
 
-    def wrap_reward(
-        self,
-        reward: Reward,  # the tIoU
-    ) -> Reward:
-        "The same reward function, which also records its completions and values."
+    def wrap_reward(self, reward: Reward) -> Reward:
+        "The tIoU reward function, which also records its completions and values."
 
         @wraps(reward)
         def recorded(completions: list[Any], spans: list[Any], qid: list[str], **kwargs: Any) -> list[float | None]:
@@ -120,17 +110,9 @@ class CompletionLogger(TrainerCallback):
 
 # %% ../../nbs/parts/train/callbacks.ipynb #b2cf88b1
 class PeriodicEval(TrainerCallback, ExportableState):
-    "Evaluates held-out sets before the first step and every few steps; `history` has a row {step, mIoU, …} for each time, and checkpoints keep it."
+    "Evaluates held-out sets before the first step and then `every` so many; `history` has a row {step, mIoU, …} for each time, and checkpoints keep it."
 
-    def __init__(
-        self,
-        processor: Any,  # of transformers
-        sets: list[EvalSet],
-        view: VideoInputConfig,
-        every: int,  # steps
-        batch_size: int,  # prompts per forward pass
-        max_completion_length: int,  # tokens
-    ) -> None:
+    def __init__(self, processor: Any, sets: list[EvalSet], view: VideoInputConfig, every: int, batch_size: int, max_completion_length: int) -> None:
         self.processor, self.every, self.arguments = processor, every, (sets, view, batch_size, max_completion_length)
         self.history: list[dict[str, Any]] = []
 
@@ -159,12 +141,9 @@ class PeriodicEval(TrainerCallback, ExportableState):
 
 # %% ../../nbs/parts/train/callbacks.ipynb #2f507046
 class CheckpointSealer(TrainerCallback):
-    "Seals checkpoints, saves and stops when asked, and advances the sampler of a resumed run."
+    "Seals checkpoints, saves and stops once `stop_requested` is true in any process, and advances the sampler of a resumed run."
 
-    def __init__(
-        self,
-        stop_requested: Callable[[], bool],  # whether to save and stop; every process asks after every step
-    ) -> None:
+    def __init__(self, stop_requested: Callable[[], bool]) -> None:
         self.stop_requested = stop_requested
 
     def on_train_begin(
@@ -215,12 +194,9 @@ def plateaued(
 
 
 class PlateauStop(TrainerCallback):
-    "Stops training on a plateau of the reward."
+    "Stops training when the reward has not risen for `patience` steps."
 
-    def __init__(
-        self,
-        patience: int,  # steps without a gain
-    ) -> None:
+    def __init__(self, patience: int) -> None:
         self.patience = patience
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
@@ -231,10 +207,8 @@ class PlateauStop(TrainerCallback):
             control.should_training_stop = True
 
 # %% ../../nbs/parts/train/callbacks.ipynb #503b7744
-def longest_run(
-    marks: list[bool],  # one for each step
-) -> tuple[int, int]:  # (longest run of true ones, length of the run at the end)
-    "How many steps in a row are marked at most, and at the end."
+def longest_run(marks: list[bool]) -> tuple[int, int]:  # (longest run of true ones, length of the run at the end)
+    "The longest run of marked steps, and the run at the end."
     longest = current = 0
     for mark in marks:
         current = current + 1 if mark else 0
@@ -242,29 +216,20 @@ def longest_run(
     return longest, current
 
 
-def zero_std_steps(
-    log: list[dict[str, Any]],  # of the trainer, one row per step
-) -> list[bool]:
-    "Whether all groups of a step had equal rewards."
+def zero_std_steps(log: list[dict[str, Any]]) -> list[bool]:
+    "Whether all groups had equal rewards, for each step of a trainer's log."
     return [row["frac_reward_zero_std"] == 1 for row in log if row.get("frac_reward_zero_std") is not None]
 
 
-def clipped_steps(
-    log: list[dict[str, Any]],  # of the trainer
-    share: float,  # of a step's responses, in [0, 1]
-) -> list[bool]:
-    "Whether at least this share of a step's responses was clipped."
+def clipped_steps(log: list[dict[str, Any]], share: float) -> list[bool]:
+    "Whether at least this share of the responses was clipped, for each step of a trainer's log."
     return [row["completions/clipped_ratio"] >= share for row in log if row.get("completions/clipped_ratio") is not None]
 
 # %% ../../nbs/parts/train/callbacks.ipynb #2395402c
 class TrainingMonitor(TrainerCallback):
     "Warns of steps without a gradient and of clipped responses, the first time and at the end, and ends a run of steps without a gradient."
 
-    def __init__(
-        self,
-        zero_std_patience: int,  # steps in a row with only zero-std groups after which training ends; 0 for never
-        clipped_ratio: float = 0.9,  # share of clipped responses per step that gives a warning
-    ) -> None:
+    def __init__(self, zero_std_patience: int, clipped_ratio: float = 0.9) -> None:
         self.zero_std_patience, self.clipped_ratio = zero_std_patience, clipped_ratio
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:

@@ -12,9 +12,7 @@ from pathlib import Path
 from ..core.atomic_files import write_json
 
 # %% ../../nbs/parts/train/checkpoints.ipynb #c2a1a0ae
-def seal_checkpoint(
-    folder: str | Path,  # of one checkpoint, completely written
-) -> None:
+def seal_checkpoint(folder: str | Path) -> None:
     "Mark a checkpoint complete by the list of its files and their sizes. The pickled arguments, which nothing reads, are removed."
     folder = Path(folder)
     (folder / "training_args.bin").unlink(missing_ok=True)
@@ -22,9 +20,7 @@ def seal_checkpoint(
     write_json(folder / "complete.json", {str(p.relative_to(folder)): p.stat().st_size for p in files})
 
 
-def is_complete(
-    folder: str | Path,  # of one checkpoint
-) -> bool:
+def is_complete(folder: str | Path) -> bool:
     "Whether a checkpoint was sealed and its files still have their sizes."
     folder = Path(folder)
     try:
@@ -34,9 +30,7 @@ def is_complete(
     return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
-def last_checkpoint(
-    folder: str | Path,  # a trainer's output folder
-) -> Path | None:  # None if there is no complete one
+def last_checkpoint(folder: str | Path) -> Path | None:  # None if there is no complete one
     "The complete checkpoint with the most steps."
     complete = [p for p in Path(folder).glob("checkpoint-*") if is_complete(p)]
     return max(complete, key=lambda p: int(p.name.split("-")[1]), default=None)

@@ -6,7 +6,7 @@
 __all__ = ['is_embedded', 'refuse_toy_values', 'record_excluded', 'describe_inputs', 'check_enough_samples', 'context_size',
            'max_prompt_tokens', 'prompt_lengths', 'check_context_length']
 
-# %% ../../nbs/parts/train/checks.ipynb #e56cb674
+# %% ../../nbs/parts/train/checks.ipynb #2e41a2b2
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,7 +23,7 @@ from ..runs.run import Run
 from ..video.decoders import VideoError
 from ..video.reader import fit_size
 
-# %% ../../nbs/parts/train/checks.ipynb #89f1d9b5
+# %% ../../nbs/parts/train/checks.ipynb #fefc0a20
 def _config_source(model: str) -> str:
     "The folder or hub id that has a model's config.json; for adapters that of their base."
     path = model_path(model)
@@ -43,16 +43,12 @@ def _architecture(folder: str) -> list[Any]:
     return [parts.get("model_type"), *(parts.get(part, {}).get(name) for part, name in sizes)]
 
 
-def is_embedded(
-    model: str,  # "tiny", "" (the policy of the toy run), a folder, or a hub id
-) -> bool:
-    "Whether a model has the architecture of the embedded one."
+def is_embedded(model: str) -> bool:
+    "Whether a model, given as a folder, a hub id or `tiny`, has the architecture of the embedded one; an empty name is the policy of the toy run."
     return not model or _architecture(_config_source(model)) == _architecture(model_path("tiny"))
 
 
-def refuse_toy_values(
-    params: RunParams,  # of a stage that loads a model
-) -> None:
+def refuse_toy_values(params: RunParams) -> None:
     "Raise `UserError` if a model other than the embedded one gets the toy run's pixels, learning rate or completion length."
     fields, model = parameter_fields(type(params)), getattr(params, "model")
     try:
@@ -71,12 +67,8 @@ def refuse_toy_values(
     )
 
 # %% ../../nbs/parts/train/checks.ipynb #1a086af7
-def record_excluded(
-    run: Run,
-    by: str,  # the filter, as its parameter says it
-    n: int,  # training samples it excluded
-) -> None:
-    "Record in the manifest how many training samples a filter excluded."
+def record_excluded(run: Run, by: str, n: int) -> None:
+    "Record in the manifest that a filter, named by its parameter, excluded n training samples."
     if n:
         run.note(excluded={**run.manifest.get("excluded", {}), by: n})
 
@@ -88,13 +80,8 @@ def describe_inputs(run: Run) -> str:
     return f"{files} ({filters})" if filters else files
 
 
-def check_enough_samples(
-    run: Run,
-    samples: list[Sample],  # left to train on
-    least: int,  # samples per update
-    field: str,  # the parameter that sets it
-) -> None:
-    "Raise `SampleError` if fewer training samples are left than one update takes."
+def check_enough_samples(run: Run, samples: list[Sample], least: int, field: str) -> None:
+    "Raise `SampleError` if fewer training samples are left than one update takes; the parameter `field` sets that number."
     if len(samples) < least:
         raise SampleError(
             f"{describe_inputs(run)}: {len(samples)} samples are left to train on, and an update takes {field} = {least}: give more samples, loosen a filter, or lower {field}",
@@ -102,9 +89,7 @@ def check_enough_samples(
         )
 
 # %% ../../nbs/parts/train/checks.ipynb #9f6e9177
-def context_size(
-    model: str,  # "tiny", a folder, or a hub id
-) -> int:  # tokens; 0 if its configuration does not say
+def context_size(model: str) -> int:  # tokens; 0 if its configuration does not say
     "How many tokens a model's context holds, from its configuration alone."
     from transformers import AutoConfig
 
@@ -124,11 +109,7 @@ def _image_tokens(processor: Any, size: tuple[int, int]) -> int:
     return model_inputs(processor, [prompt], "cpu")["input_ids"].shape[1] - _text_tokens(processor, prompt_text(processor, prompt)) + 1
 
 
-def max_prompt_tokens(
-    processor: Any,  # of transformers
-    samples: list[Sample],  # at least one
-    view: VideoInputConfig,
-) -> int:
+def max_prompt_tokens(processor: Any, samples: list[Sample], view: VideoInputConfig) -> int:
     "An upper bound of the longest prompt in tokens; no video is opened. Every frame has the full budget, every byte of text is a token."
     per_image = max(view.pixels // 28**2, *(_image_tokens(processor, size) for size in ((28, 28), fit_size(9999, 9999, view.pixels))))
     longest = max(samples, key=lambda s: len(repr((s.query, s.question, s.options)).encode()))
@@ -136,12 +117,8 @@ def max_prompt_tokens(
     return view.frames * (per_image + 16) + len(text.encode())  # 16: what a processor writes around each frame
 
 
-def prompt_lengths(
-    processor: Any,  # of transformers
-    samples: list[Sample],
-    view: VideoInputConfig,
-) -> Iterator[tuple[Sample, int, int]]:  # (sample, tokens of its prompt, frames); samples with an unreadable video are left out
-    "The length of every prompt, from the clocks and sizes of the videos; none is decoded."
+def prompt_lengths(processor: Any, samples: list[Sample], view: VideoInputConfig) -> Iterator[tuple[Sample, int, int]]:
+    "(Sample, tokens of its prompt, frames) from the clocks and sizes of the videos; none is decoded, and samples with an unreadable video are left out."
     frame_tokens: dict[tuple[Any, ...], int] = {}  # (frames, size, rate) → tokens beside those of the text
     for s in samples:
         with suppress(VideoError):

@@ -43,9 +43,7 @@ def response_facts(
     )
 
 # %% ../../nbs/parts/train/evaluation.ipynb #5d82da4f
-def level(
-    sample: Sample,
-) -> str:  # "ordinal" of a source "toyworld-ordinal"; another source as it is
+def level(sample: Sample) -> str:  # "ordinal" of a source "toyworld-ordinal"; another source as it is
     "The part of a set that a sample belongs to, for scores by part."
     return sample.source.removeprefix("toyworld-") or "unnamed"
 
@@ -98,11 +96,8 @@ class EvalResult:
     metrics: dict[str, float]  # by name, such as "final/mIoU"
 
 
-def evenly_spaced(
-    samples: list[Sample],  # in an order that means something, such as that of their videos
-    limit: int = 0,  # how many; 0 keeps all
-) -> list[Sample]:
-    "Evenly spaced samples of a list, so that a short set has every level and length that a long one has."
+def evenly_spaced(samples: list[Sample], limit: int = 0) -> list[Sample]:
+    "At most `limit` evenly spaced samples of a list (0: all), so that a short set has every level and length that a long one has."
     if not limit or limit >= len(samples):
         return samples
     return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
@@ -149,23 +144,17 @@ def evaluate_sets(
         write_jsonl(keep, rows)
     return rows, metrics
 
-# %% ../../nbs/parts/train/evaluation.ipynb #d98a892c
-def compare_scores(
-    results: dict[str, EvalResult],  # name of a column → the policy's result
-) -> "pd.DataFrame":  # a row for each metric, a column for each policy that was evaluated
-    "The scores of several policies beside each other."
+# %% ../../nbs/parts/train/evaluation.ipynb #b1a1fd17
+def compare_scores(results: dict[str, EvalResult]) -> "pd.DataFrame":  # a row for each metric, a column for each policy that was evaluated
+    "The scores of several policies beside each other: a row for each metric, a column for each policy that was evaluated."
     import pandas as pd
 
     columns = {name: {key.split("/", 1)[1]: value for key, value in result.metrics.items()} for name, result in results.items() if result.metrics}
     return pd.DataFrame(columns).round(1)
 
 
-def timeline_rows(
-    samples: list[Sample],  # of the first set
-    results: dict[str, EvalResult],  # name of a line → the policy's result
-    indices: Iterable[int],  # of the samples to draw
-) -> list[dict[str, Any]]:  # as `vtg_r1.core.plots.draw_timelines` takes them
-    "Held-out queries with their true spans and the spans that policies predict."
+def timeline_rows(samples: list[Sample], results: dict[str, EvalResult], indices: Iterable[int]) -> list[dict[str, Any]]:
+    "Held-out queries with their true spans and the spans that policies predict, as `vtg_r1.core.plots.draw_timelines` takes them."
     rows = []
     for i in indices:
         spans = {"truth": samples[i].spans}

@@ -41,9 +41,7 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, "torch.Tensor"]]:
             yield from _tensors(part, f"{name}/{key}")
 
 
-def json_number(
-    x: float,  # NaN and the infinities become text
-) -> float | str:
+def json_number(x: float) -> float | str:
     "A number as JSON can hold it."
     return x if math.isfinite(x) else str(x)
 
@@ -207,9 +205,7 @@ class _NaNGuardGRPO(_NaNGuard):
         return {"frames": frames}, [dict(qid=qid, prompt=row["prompt"]) for qid, row in queries.items()]
 
 
-def with_nan_guard(
-    trainer: type,  # an SFTTrainer or GRPOTrainer class
-) -> Any:  # the class, of the same name
+def with_nan_guard(trainer: type) -> Any:  # the class, of the same name
     "A trainer class whose run ends before an update with a loss or gradient that is not finite; the batch is in nan_batch of the run folder."
     from trl import GRPOTrainer
 

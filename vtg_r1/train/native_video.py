@@ -90,6 +90,9 @@ class NativeGRPOTrainer(GRPOTrainer):
             with_videos = partial(model, **videos, mm_token_type_ids=2 * (ids == self.model.config.video_token_id).int())
             parts.append(super()._get_per_token_logps_and_entropies(with_videos, ids, mask, logits_to_keep, **kwargs))
         logps, entropies, auxiliary = zip(*parts)
-        entropy = None if entropies[0] is None else torch.cat(entropies)
-        auxiliary_loss = None if auxiliary[0] is None else torch.stack(auxiliary).mean()
+        entropy, auxiliary_loss = None, None
+        if entropies[0] is not None:
+            entropy = torch.cat(entropies)
+        if auxiliary[0] is not None:
+            auxiliary_loss = torch.stack(auxiliary).mean()
         return torch.cat(logps), entropy, auxiliary_loss

@@ -65,8 +65,9 @@ def _unless_fallback(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def either(self: GRPOTrainer, *args: Any, **kwargs: Any) -> Any:
-        chosen = getattr(GRPOTrainer, method.__name__) if self.fallback_reason else method
-        return chosen(self, *args, **kwargs)
+        if self.fallback_reason:
+            return getattr(GRPOTrainer, method.__name__)(self, *args, **kwargs)
+        return method(self, *args, **kwargs)
 
     return either
 
@@ -85,9 +86,9 @@ class _SharedPrefixRollout(GRPOTrainer):
             placeholders = [self._image_pad_token_id, self._video_pad_token_id]  # a sampled one would have no pixels
             self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = placeholders
         self._of, self._first, self._videos = same_prompts(inputs)
-        messages = []
-        for row in (inputs[i] for i in self._first):
-            messages.append(row["prompt"] if "video" in row else prepare_multimodal_messages(row["prompt"], images=row_frames(row)))
+        messages = [inputs[i]["prompt"] for i in self._first]
+        if "video" not in inputs[0]:
+            messages = [prepare_multimodal_messages(inputs[i]["prompt"], images=row_frames(inputs[i])) for i in self._first]
         lean = [{k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs]
         out = super()._generate_and_score_completions([{**row, "prompt": messages[i]} for row, i in zip(lean, self._of)])
         if self.log_completions and self.log_multimodal:
@@ -103,9 +104,10 @@ class _SharedPrefixRollout(GRPOTrainer):
         template = dict(add_generation_prompt=True, tokenize=False, chat_template=self.chat_template, **self.chat_template_kwargs)
         texts = [self.processing_class.apply_chat_template(prompts[i], **template) for i in self._first]
         rows = [self._rows[i] for i in self._first]
-        frames = processor_frames([row if "video" in row else {"images": row_frames(row)} for row in rows])
+        if "video" not in rows[0]:
+            rows = [{"images": row_frames(row)} for row in rows]
         model = base_model(self.accelerator.unwrap_model(self.model))
-        self._prompts = read_prompts(self.processing_class, model, texts, frames, self._videos, self.accelerator.device)
+        self._prompts = read_prompts(self.processing_class, model, texts, processor_frames(rows), self._videos, self.accelerator.device)
         return [self._prompts.ids[i].tolist() for i in self._of], None, {}
 
     @contextmanager
@@ -181,6 +183,8 @@ def _fallback_reason(trainer: GRPOTrainer) -> str:
 class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
     "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it warns and is TRL's own."
 
+    _buffered_inputs: Any
+
     def __init__(
         self,
         *args: Any,  # as `GRPOTrainer`
@@ -210,7 +214,9 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
         order = torch.tensor([rank[i] for i in batch["of"].tolist()]).argsort(stable=True)
 
         def pick(value: Any, rows: torch.Tensor) -> Any:
-            return value[rows.to(value.device)] if isinstance(value, torch.Tensor) and value.ndim else value
+            if isinstance(value, torch.Tensor) and value.ndim:
+                return value[rows.to(value.device)]
+            return value
 
         return [{k: pick(v, rows) for k, v in batch.items()} for rows in order.chunk(self.args.steps_per_generation)]
 
@@ -243,6 +249,8 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
         start = labels.shape[1] - int(mask.sum())
 
         def place(x: torch.Tensor | None) -> torch.Tensor | None:
-            return None if x is None else x.new_zeros(mask.shape).masked_scatter(mask.bool(), x[0, start:])
+            if x is None:
+                return None
+            return x.new_zeros(mask.shape).masked_scatter(mask.bool(), x[0, start:])
 
         return place(out.log_probs), place(out.entropy)

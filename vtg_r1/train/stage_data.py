@@ -6,7 +6,7 @@
 __all__ = ['TOY_EVAL_SETS', 'STRATA', 'toy_upstream', 'toy_eval_set', 'toy_eval_sets', 'subsample', 'stage_samples', 'StageData',
            'stage_data', 'pick_samples', 'record_training']
 
-# %% ../../nbs/parts/train/stage_data.ipynb #98d354ce
+# %% ../../nbs/parts/train/stage_data.ipynb #56e843f7
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,19 +34,12 @@ TOY_EVAL_SETS: dict[str, tuple[int, dict[str, Any]]] = {  # name → (videos, se
 }
 
 
-def toy_upstream(
-    notebook: str,  # e.g. "nbs/01_curation.ipynb"
-    seed: int,  # of the run
-    outputs: str,  # folder of all runs
-) -> Path:  # folder of the finished run
-    "The toy run of an earlier stage; it is made now if it is missing."
+def toy_upstream(notebook: str, seed: int, outputs: str) -> Path:  # folder of the finished run
+    "The folder of the toy run of an earlier stage; the run is made now if it is missing."
     return ensure_run(notebook, dict(run_name=f"toy-s{seed}", seed=seed, outputs_dir=outputs))
 
 
-def toy_eval_set(
-    outputs: str,  # folder of all runs
-    name: str = "in-domain",  # or another key of `TOY_EVAL_SETS`
-) -> tuple[list[Sample], str]:  # (samples, video root)
+def toy_eval_set(outputs: str, name: str = "in-domain") -> tuple[list[Sample], str]:  # (samples, video root)
     "A held-out set of the toy world, made now if it is missing. It is the same for every run, and its seed keeps it apart from all training videos."
     from vtg_r1.data.toyworld import ToyWorldConfig, make_world
 
@@ -56,9 +49,7 @@ def toy_eval_set(
     return load_samples(folder / "samples.jsonl"), str(folder / "videos")
 
 # %% ../../nbs/parts/train/stage_data.ipynb #30243bd0
-def toy_eval_sets(
-    outputs: str,  # folder of all runs
-) -> list[EvalSet]:  # the in-domain set first
+def toy_eval_sets(outputs: str) -> list[EvalSet]:  # the in-domain set first
     "The held-out sets of the toy world: the one like the training world, and those whose kind neither cold start nor RL trains on."
     return [EvalSet("" if name == "in-domain" else f"ood-{name}", *toy_eval_set(outputs, name)) for name in TOY_EVAL_SETS]
 
@@ -108,9 +99,7 @@ def subsample(
     return [samples[i] for i in sorted(chosen)], max(0, max_samples - len(fitting))
 
 # %% ../../nbs/parts/train/stage_data.ipynb #fd5e0a44
-def _recorded_root(
-    annotations: str | list,  # as `stage_samples` takes them
-) -> str:
+def _recorded_root(annotations: str | list) -> str:
     "The folder of videos that curation recorded beside the annotations."
     roots = {read_manifest(resolve(e["path"]).parent).get("config", {}).get("video_root") for e in annotation_entries(annotations, "")}
     if len(roots) != 1 or None in roots:
@@ -165,13 +154,8 @@ def _toy_sets(run: Run, sets: list[EvalSet]) -> list[EvalSet]:
     return sets
 
 
-def stage_data(
-    run: Run,  # whose manifest records the files
-    params: TrainingParams,
-    toy_file: str,  # "coldstart.jsonl" or "rl.jsonl" of the toy curation
-    dataset: str = "samples",  # format of the annotations
-) -> StageData:
-    "The samples of a stage; the first of several processes makes what is missing."
+def stage_data(run: Run, params: TrainingParams, toy_file: str, dataset: str = "samples") -> StageData:
+    "The samples of a stage; `toy_file` is the file of the toy curation. The first of several processes makes what is missing."
     outputs, missing = params.outputs_dir, params.missing_videos
     if not is_main_process():
         broadcast_object(None)
@@ -195,11 +179,7 @@ def stage_data(
     return StageData(pick_samples(run, params, train), view, sets)
 
 
-def pick_samples(
-    run: Run,  # whose manifest records how many samples are excluded
-    params: TrainingParams,
-    samples: list[Sample],
-) -> list[Sample]:
+def pick_samples(run: Run, params: TrainingParams, samples: list[Sample]) -> list[Sample]:
     "The subset that max_train_samples, match_size_to and stratify_by ask for."
     if not (params.max_train_samples or params.match_size_to):
         return samples
@@ -214,9 +194,6 @@ def pick_samples(
     return picked
 
 
-def record_training(
-    run: Run,  # in whose folder the list is written
-    samples: list[Sample],  # after all filters
-) -> None:
+def record_training(run: Run, samples: list[Sample]) -> None:
     "Write the samples that a run trains on to train_samples.jsonl, so that later measurements can be checked for overlap."
     run.save_rows("train_samples.jsonl", [dict(qid=s.qid, video=s.video, query=s.query) for s in samples])

@@ -30,10 +30,7 @@ from .stage_data import StageData
 from .training_parameters import TrainingParams
 
 # %% ../../nbs/parts/train/trainer.ipynb #615aae52
-def common_arguments(
-    params: TrainingParams,
-    folder: str | Path,  # where the trainer may write
-) -> dict[str, Any]:  # keyword arguments of SFTConfig and GRPOConfig
+def common_arguments(params: TrainingParams, folder: str | Path) -> dict[str, Any]:  # keyword arguments of SFTConfig and GRPOConfig
     "Trainer arguments that SFT and GRPO share."
     import torch
     from transformers import TrainingArguments
@@ -171,10 +168,7 @@ def fit(
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
-def resolved_config(
-    trainer: Any,  # of TRL
-    view: VideoInputConfig,
-) -> dict[str, Any]:
+def resolved_config(trainer: Any, view: VideoInputConfig) -> dict[str, Any]:
     "The configuration that a trainer really has, for the manifest: every argument after all defaults, and how videos reach the model."
     args = json.loads(trainer.args.to_json_string())
     paths = {name: os.path.relpath(args[name], project_root()) for name in ("output_dir", "logging_dir") if args.get(name)}
@@ -182,11 +176,8 @@ def resolved_config(
     return dict(video_root=view_config["video_root"], view=view_config, trainer={**args, **paths})
 
 # %% ../../nbs/parts/train/trainer.ipynb #22f130fb
-def load_policy(
-    name: str,  # "tiny", a folder, or a hub id
-    quantize: str = "",  # "4bit": frozen weights in 4 bits, to train LoRA on (QLoRA); needs bitsandbytes and a GPU
-) -> Any:  # a transformers image-text-to-text model
-    "A policy to train, whole or in 4 bits with the vision tower left as it is. A folder of adapters is an error: they would be loaded frozen on their base."
+def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-text-to-text model
+    "A policy to train, whole or (quantize `4bit`) in 4 bits but for its vision tower. A folder of adapters is an error: they would be loaded frozen on their base."
     from importlib.util import find_spec
 
     import torch
@@ -217,19 +208,14 @@ def load_policy(
     return AutoModelForImageTextToText.from_pretrained(model_path(name), use_safetensors=True, **kwargs)
 
 # %% ../../nbs/parts/train/trainer.ipynb #c7ae098d
-def to_float32(
-    model: Any,  # of transformers, as `load_policy` returns it
-) -> Any:  # the same model
+def to_float32(model: Any) -> Any:  # the same model
     "A policy for training all weights, in float32; `save_trained` restores the precision in which it was read."
     model.read_as = model.dtype
     return model.float()
 
 # %% ../../nbs/parts/train/trainer.ipynb #e594ed0b
-def merged(
-    model: Any,  # trained, with adapters or without
-    folder: str | Path,  # of the saved model; 4-bit adapters are saved beside it
-) -> Any:
-    "A trained model with its adapters merged. Adapters on 4-bit weights are merged into the unquantized weights, which are read again."
+def merged(model: Any, folder: str | Path) -> Any:
+    "A trained model with its adapters merged, to be saved in a folder. Adapters on 4-bit weights are merged into the unquantized weights, which are read again."
     if not hasattr(model, "merge_and_unload"):
         return model
     if not getattr(model, "is_loaded_in_4bit", False):
@@ -237,11 +223,8 @@ def merged(
     return merged_onto_base(model, Path(folder).with_name("adapter"))
 
 
-def merged_onto_base(
-    model: Any,  # of peft
-    adapter: Path,  # folder for its adapters
-) -> Any:
-    "The base model, read again, with a model's adapters merged; the adapters remain in a folder of their own."
+def merged_onto_base(model: Any, adapter: Path) -> Any:
+    "The base of a peft model, read again, with its adapters merged; the adapters remain in a folder of their own."
     from peft import PeftModel
 
     if is_main_process():
@@ -250,11 +233,7 @@ def merged_onto_base(
     return PeftModel.from_pretrained(load_model(model.peft_config["default"].base_model_name_or_path), adapter).merge_and_unload()
 
 
-def save_policy(
-    model: Any,  # trained, with adapters or without
-    processor: Any,  # of transformers
-    folder: str | Path,  # is made
-) -> Path:
+def save_policy(model: Any, processor: Any, folder: str | Path) -> Path:
     "Save a trained model (adapters merged) and its processor as one folder of safetensors."
     with atomic_dir(folder) as part:
         merged(model, folder).save_pretrained(part)
@@ -262,12 +241,8 @@ def save_policy(
     return Path(folder)
 
 
-def save_trained(
-    trainer: Any,  # of TRL
-    processor: Any,  # of transformers
-    folder: str | Path,  # of the model
-) -> Any:  # the model as it was saved, in eval mode
-    "`save_policy` of a trainer's model, in every process; a model that is spread over GPUs is gathered, saved and read again."
+def save_trained(trainer: Any, processor: Any, folder: str | Path) -> Any:  # the model as it was saved, in eval mode
+    "Save a trainer's model and return it as it was saved; every process calls it. A model that is spread over GPUs is gathered, saved and read again."
     if not _is_sharded(trainer):
         model = merged(trainer.accelerator.unwrap_model(trainer.model), folder)
         model.to(getattr(model, "read_as", model.dtype))
@@ -285,7 +260,7 @@ def save_trained(
     trainer.accelerator.free_memory()
     return load_model(str(folder))
 
-# %% ../../nbs/parts/train/trainer.ipynb #39b1e266
+# %% ../../nbs/parts/train/trainer.ipynb #558f0dbe
 def load_policy_and_processor(
     run: Run,  # whose manifest records the policy
     params: TrainingParams,
@@ -303,15 +278,8 @@ def load_policy_and_processor(
     return policy, processor
 
 
-def evaluate_policy(
-    run: Run,  # in whose folder the predictions are written
-    params: TrainingParams,
-    policy: Any,  # of transformers
-    processor: Any,  # of transformers
-    data: StageData,
-    prefix: str,  # "initial" or "final"
-) -> EvalResult:  # empty for "initial" if eval_before_training is off
-    "The predictions of a policy for all held-out sets, and their scores."
+def evaluate_policy(run: Run, params: TrainingParams, policy: Any, processor: Any, data: StageData, prefix: str) -> EvalResult:
+    "Predictions for all held-out sets and their scores; `prefix` is `initial` (empty if eval_before_training is off) or `final`."
     if prefix == "initial" and not params.eval_before_training:
         return EvalResult([], {})
     keep = run.path / ("predictions_before.jsonl" if prefix == "initial" else "predictions.jsonl")
@@ -319,12 +287,6 @@ def evaluate_policy(
     return EvalResult(*evaluate_sets(policy, processor, data.eval_sets, data.view, *sizes, prefix, keep))
 
 
-def save_and_evaluate(
-    run: Run,
-    params: TrainingParams,
-    trainer: Any,  # of TRL
-    processor: Any,  # of transformers
-    data: StageData,
-) -> EvalResult:
+def save_and_evaluate(run: Run, params: TrainingParams, trainer: Any, processor: Any, data: StageData) -> EvalResult:
     "Save the trained policy as the run's model, and evaluate it."
     return evaluate_policy(run, params, save_trained(trainer, processor, run.path / "model"), processor, data, "final")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PolicyParams', 'SubsetParams', 'OptimizerParams', 'CheckpointParams', 'TrainingParams']
 
-# %% ../../nbs/parts/train/training_parameters.ipynb #baa52bdd
+# %% ../../nbs/parts/train/training_parameters.ipynb #e41e944a
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from ..data.sources import AnnotationParams
 from ..runs.parameters import ComputeParams, ParameterGroup, RunParams, param
 from .evaluation import EvalParams
 
-# %% ../../nbs/parts/train/training_parameters.ipynb #9a03bc21
+# %% ../../nbs/parts/train/training_parameters.ipynb #653e75df
 @dataclass(kw_only=True)
 class PolicyParams(ParameterGroup):
     "Policy"
@@ -24,7 +24,7 @@ class PolicyParams(ParameterGroup):
     lora_rank: int = param(0, "Rank of LoRA on the language model; 0 trains all weights.", paper="0", minimum=0)
     quantize: Literal["", "4bit"] = param("", '"4bit" trains LoRA on frozen weights in 4 bits (QLoRA); it needs a GPU and bitsandbytes.')
 
-# %% ../../nbs/parts/train/training_parameters.ipynb #387330d3
+# %% ../../nbs/parts/train/training_parameters.ipynb #a71c12d4
 @dataclass(kw_only=True)
 class SubsetParams(ParameterGroup):
     "Subset of the training samples"
@@ -35,7 +35,7 @@ class SubsetParams(ParameterGroup):
         [], "Draw with the mix of `match_size_to` in these: source, words of the teacher's reasoning, length of the span."
     )
 
-# %% ../../nbs/parts/train/training_parameters.ipynb #4799880c
+# %% ../../nbs/parts/train/training_parameters.ipynb #3919efea
 @dataclass(kw_only=True)
 class OptimizerParams(ParameterGroup):
     "Optimizer"
