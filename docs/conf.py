@@ -67,12 +67,12 @@ def reference_run(name: str) -> Path | None:
     return next((p.parent for p in sorted(REFERENCE.rglob(f"{name}.ipynb"))), None)
 
 
-def told(outputs: list[dict]) -> list[dict]:
+def clean_outputs(outputs: list[dict]) -> list[dict]:
     "Outputs without progress bars and the kernel's warnings."
-    kept = [o for o in outputs if o.get("name") != "stderr"]
-    for o in (o for o in kept if o["output_type"] == "stream"):
+    outputs = [o for o in outputs if o.get("name") != "stderr"]
+    for o in (o for o in outputs if o["output_type"] == "stream"):
         o["text"] = "".join(line for line in "".join(o["text"]).splitlines(True) if "%|" not in line and "[IPKernelApp]" not in line)
-    return [o for o in kept if o.get("text") != ""]
+    return [o for o in outputs if o.get("text") != ""]
 
 
 def without_directives(cell: dict) -> dict:
@@ -84,7 +84,7 @@ def without_directives(cell: dict) -> dict:
         **cell,
         "source": "\n".join(line for line in lines if line not in directives),
         "metadata": {**cell["metadata"], "tags": [*cell["metadata"].get("tags", []), *tags]},
-        "outputs": told(cell["outputs"]),
+        "outputs": clean_outputs(cell["outputs"]),
     }
 
 
@@ -123,12 +123,14 @@ def published(notebook: dict, run: Path | None, name: str) -> dict:
         source = "".join(cell["source"])
         if source.startswith(("#| default_exp", "#| hide")):
             continue
-        shown, then = without_directives(cell), executed.get(cell["id"])
-        if then and not shown["outputs"] and told(then["outputs"]):
-            shown["outputs"], filled, edited = told(then["outputs"]), filled + 1, edited + (meaning("".join(then["source"])) != meaning(source))
+        page_cell, run_cell = without_directives(cell), executed.get(cell["id"])
+        if run_cell and not page_cell["outputs"] and clean_outputs(run_cell["outputs"]):
+            page_cell["outputs"] = clean_outputs(run_cell["outputs"])
+            filled += 1
+            edited += meaning("".join(run_cell["source"])) != meaning(source)
         if name == "index":
-            shown["metadata"]["tags"].append("remove-input")
-        cells.append(shown)
+            page_cell["metadata"]["tags"].append("remove-input")
+        cells.append(page_cell)
     if filled:
         cells.insert(1, note(run, edited))
     if name == "index":

@@ -80,6 +80,7 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
 
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
     from vtg_r1.train.trainer import common_arguments
+    from vtg_r1.train.training_parameters import TrainingParams
 
     kind = SharedPrefixGRPOTrainer if once else GRPOTrainer
 
@@ -89,7 +90,7 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
 
     n, micro = len(rows) * g, micro or len(rows) * g
     args = GRPOConfig(
-        **{**common_arguments(tempfile.mkdtemp(), 0), "bf16": bool(GPU), "use_cpu": not GPU},
+        **{**common_arguments(TrainingParams(), tempfile.mkdtemp()), "bf16": bool(GPU), "use_cpu": not GPU},
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=n // micro,
         num_generations=g,

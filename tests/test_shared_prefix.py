@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.grpo import grpo_trainer
+from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
 from vtg_r1.models.prefix_cache import build_tree, same_prompts
 from vtg_r1.models.tiny import build_tiny
@@ -68,7 +68,7 @@ def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **c
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
     args = GRPOConfig(
-        **{**common_arguments(tmp_path, 0, checkpointing), **config},
+        **{**common_arguments(GRPOParams(gradient_checkpointing=checkpointing), tmp_path), **config},
         num_generations=G,
         max_completion_length=8,
         temperature=1.0,
@@ -315,6 +315,8 @@ def test_a_server_s_responses_return_to_their_prompts(tiny, tmp_path):
 
 
 def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
+    recipe = dict(steps=4, prompts_per_step=4, num_generations=4, per_device_batch_size=8, warmup_steps=0, max_completion_length=24)
+
     def fit(share_prefix):
         set_seed(0)
         view = VideoInputConfig(str(world / "videos"), 16, 28 * 28, "short")
@@ -324,13 +326,7 @@ def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
             toy_samples,
             view,
             tmp_path,
-            steps=4,
-            prompts_per_step=4,
-            num_generations=4,
-            per_device_batch_size=8,
-            learning_rate=3e-4,
-            max_completion_length=24,
-            share_prefix=share_prefix,
+            GRPOParams(**recipe, share_prefix=share_prefix),
         )
         assert isinstance(trainer, SharedPrefixGRPOTrainer) == share_prefix
         trainer.train()
@@ -347,9 +343,8 @@ def test_native_video(toy_samples, world, tmp_path):
     set_seed(0)
     model, processor = build_tiny(0)
     view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
-    trainer = grpo_trainer(
-        model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=6
-    )
+    params = GRPOParams(prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=6)
+    trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
     rows = [trainer.train_dataset[i] for i in (0, 1) for _ in range(G)]
     trainer.model.train()
     batch = trainer._generate_and_score_completions(rows)
@@ -379,7 +374,8 @@ def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_
     model.config.text_config.attention_dropout = 0.1
     with pytest.raises(ValueError, match="because dropout .*share_prefix=False"), pytest.warns(UserWarning):
         view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
-        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G)
+        params = GRPOParams(prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G)
+        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
@@ -430,7 +426,7 @@ def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     model, processor = build_tiny(0)
     spoil(model)
     args, data = (
-        GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G),
+        GRPOConfig(**common_arguments(GRPOParams(), tmp_path), num_generations=G, per_device_train_batch_size=G),
         Dataset.from_dict({"prompt": ["x"] * 3}),
     )
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):
