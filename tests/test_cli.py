@@ -69,8 +69,8 @@ def test_old_names_keep_working(command, capsys):
 
 def test_mistakes_on_the_command_line_are_one_line(capsys):
     for words, problem in [
-        (["grund", "a", "b"], "vtg-r1: No such command 'grund'. Did you mean 'ground'?"),
-        (["data", "chek"], "vtg-r1 data: No such command 'chek'. Did you mean 'check'?"),
+        (["groud", "a", "b"], "vtg-r1: No such command 'groud'. Did you mean 'ground'?"),
+        (["data", "convrt"], "vtg-r1 data: No such command 'convrt'. Did you mean 'convert'?"),
         (["ground", "a.mp4"], "vtg-r1 ground: Missing argument 'QUERY...'."),
         (["score", "--benchmark", "charades"], "vtg-r1 score: Invalid value for '--benchmark': 'charades' is none of charades_sta, "),
         (["ground", "a", "b", "--style", "long"], "'long' is not one of 'full', 'short'"),
