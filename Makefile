@@ -53,8 +53,8 @@ fuzz: install  ## hostile videos, annotation files and answers: nothing may cras
 
 bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update; SAVE=folder keeps the numbers
 	$(if $(filter-out update rollout train anatomy grid frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, grid, frames, evaluation))
-	$(if $(filter update rollout train anatomy grid,$(BENCH)),python perf/see_once.py $(filter update rollout train anatomy grid,$(BENCH)) $(KEEP))
-	$(if $(filter frames evaluation,$(BENCH)),python perf/see_once_eval.py $(filter frames evaluation,$(BENCH)) $(KEEP))
+	$(if $(filter update rollout train anatomy grid,$(BENCH)),python perf/shared_prefix.py $(filter update rollout train anatomy grid,$(BENCH)) $(KEEP))
+	$(if $(filter frames evaluation,$(BENCH)),python perf/prefix_cache.py $(filter frames evaluation,$(BENCH)) $(KEEP))
 
 export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git
 	nbdev_export

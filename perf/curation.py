@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from vtg_r1.core.samples import Sample, write_jsonl
-from vtg_r1.curation import SETS, answered, collect, dataset_card, iter_samples, sample_pool, work_folder, write_sets
+from vtg_r1.curation import SETS, CurationParams, answered, collect, dataset_card, iter_samples, sample_pool, work_folder, write_sets
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.teacher import Log, Teacher, request_key
 from vtg_r1.data.toyworld import toy_teacher
@@ -75,16 +75,18 @@ def curate(folder: Path, scale: float, seed: int) -> dict:
         {"task": "query grounding", "sources": ["grounded_videollm"], "total": round(16_000 * scale)},
     ]
     work = work_folder(folder / "work", entries, quotas=quotas, seed=seed)
-    collected = collect(entries, work)
-    drawn = sample_pool(work, quotas, seed)
+    reports = collect(entries, work)
+    sources = sample_pool(work, quotas, seed)
     with Log(folder / "answers.jsonl") as log:
         for s in iter_samples(work / "pool.jsonl"):
             if (key := request_key(s, TEACHER, VIEW)) not in log.answered:
                 log.add(
                     {"key": key, "qid": s.qid, **toy_teacher(s, {s.qid: story(s)}, seed), "usage": {"prompt_tokens": 9000, "completion_tokens": 600}}
                 )
-    counts = write_sets(answered(work / "pool.jsonl", "endpoint", endpoint=(TEACHER, VIEW, folder / "answers.jsonl")), work / "excluded.jsonl", out)
-    (out / "README.md").write_text(dataset_card(out, drawn, collected, {"seed": seed}), encoding="utf-8")
+    params = CurationParams(teacher="endpoint", seed=seed)
+    annotated = answered(work / "pool.jsonl", params, endpoint=(TEACHER, VIEW, folder / "answers.jsonl"))
+    counts = write_sets(annotated, work / "excluded.jsonl", out, params)
+    (out / "README.md").write_text(dataset_card(out, sources, reports, {"seed": seed}), encoding="utf-8")
     return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **counts}
 
 

@@ -66,10 +66,10 @@ def random_model(size: str, attention: str, device: str | None = None):
     "A model of a published shape with random weights, bfloat16 on a GPU, and the toy processor, whose tokens are among its own."
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vtg_r1.models.loading import build_processor, tiny_config
+    from vtg_r1.models.loading import load_processor
+    from vtg_r1.models.tiny import tiny_config
 
-    processor = build_processor()
-    config = tiny_config(processor.tokenizer)
+    processor, config = load_processor("tiny"), tiny_config()
     text, vision = SIZES[size]
     for part, values in ((config.text_config, text), (config.vision_config, vision)):
         for name, value in values.items():
@@ -105,9 +105,8 @@ def trainer_of(args, folder: Path):
     from vtg_r1.core.prompts import response_text
     from vtg_r1.core.samples import Sample
     from vtg_r1.data.model_inputs import VideoInputConfig
-    from vtg_r1.grpo import grpo_trainer
-    from vtg_r1.models.loading import lora_config
-    from vtg_r1.sft import sft_trainer
+    from vtg_r1.grpo import GRPOParams, grpo_trainer
+    from vtg_r1.sft import SFTParams, sft_trainer
 
     model, processor = random_model(args.size, args.attention)
     noise_video(folder, args.frames, args.pixels)
@@ -116,26 +115,15 @@ def trainer_of(args, folder: Path):
         Sample(f"q{i}", "v.mp4", float(args.frames), f"something {i}", [[1.0, 2.0]], teacher=teacher)
         for i in range(max(args.prompts, 2) * args.steps)
     ]
-    view, lora = VideoInputConfig(str(folder), args.frames, args.pixels, "full", args.time_encoding), lora_config(args.lora) if args.lora else None
-    how = {"gradient_checkpointing": not args.no_checkpointing, "learning_rate": 1e-6}
+    view = VideoInputConfig(str(folder), args.frames, args.pixels, "full", args.time_encoding)
+    common = dict(steps=args.steps, lora_rank=args.lora, gradient_checkpointing=not args.no_checkpointing, learning_rate=1e-6)
     if args.stage == "sft":
-        return sft_trainer(model, processor, samples, view, folder, lora, steps=args.steps, batch_size=args.prompts, per_device_batch_size=1, **how)
-    micro = args.per_device_batch_size or args.num_generations
-    return grpo_trainer(
-        model,
-        processor,
-        samples,
-        view,
-        folder,
-        lora,
-        not args.stock,
-        steps=args.steps,
-        prompts_per_step=args.prompts,
-        num_generations=args.num_generations,
-        per_device_batch_size=micro,
-        max_completion_length=args.response,
-        **how,
-    )
+        cold_start = SFTParams(batch_size=args.prompts, per_device_batch_size=1, **common)
+        return sft_trainer(model, processor, samples, view, folder, cold_start)
+    sizes = dict(prompts_per_step=args.prompts, num_generations=args.num_generations, max_completion_length=args.response)
+    per_device = args.per_device_batch_size or args.num_generations
+    rl = GRPOParams(per_device_batch_size=per_device, warmup_steps=0, share_prefix=not args.stock, **sizes, **common)
+    return grpo_trainer(model, processor, samples, view, folder, rl)
 
 
 def _clocked(trainer, seconds: list[float]) -> None:

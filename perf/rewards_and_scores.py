@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from vtg_r1 import rewards
-from vtg_r1.core.metrics import bootstrap_ci, mean_ap, overlaps
+from vtg_r1.core.metrics import mean_ap, overlaps
+from vtg_r1.core.stats import bootstrap_ci
 from vtg_r1.data.official_benchmarks import load_benchmark, read_predictions, score
 
 GOAL = 2.0  # seconds for 100,000

@@ -9,9 +9,9 @@ import torch
 from vtg_r1.core.runtime import RunError, set_seed
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
-from vtg_r1.grpo import grpo_trainer
+from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
-from vtg_r1.sft import sft_trainer
+from vtg_r1.sft import SFTParams, sft_trainer
 from vtg_r1.train.trainer import fit, load_policy, merged_onto_base, save_trained
 
 SMALL = {
@@ -22,6 +22,8 @@ SMALL = {
     "learning_rate": 1e-2,
     "max_completion_length": 16,
     "share_prefix": False,
+    "lora_rank": 4,
+    "warmup_steps": 0,
 }
 
 
@@ -39,7 +41,8 @@ def cold(world, toy_samples, view, tmp_path_factory):
     taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
     base = copy.deepcopy(model.state_dict())
-    trainer = sft_trainer(model, processor, taught, view, folder, lora_config(4), epochs=2, batch_size=4, per_device_batch_size=4, learning_rate=1e-2)
+    params = SFTParams(lora_rank=4, epochs=2, batch_size=4, per_device_batch_size=4, learning_rate=1e-2)
+    trainer = sft_trainer(model, processor, taught, view, folder, params)
     fit(trainer, "cold start", {})
     save_trained(trainer, processor, folder / "model")
     return folder / "model", base
@@ -55,7 +58,7 @@ def test_an_adapter_on_the_cold_start_has_it_as_its_reference(cold, toy_samples,
     folder, base = cold
     start, processor = load_model(str(folder), device="cpu"), load_processor(str(folder))
     assert any(not torch.equal(p, base[n]) for n, p in start.state_dict().items())
-    trainer = grpo_trainer(load_model(str(folder), device="cpu"), processor, toy_samples[:4], view, tmp_path, lora_config(4), beta=0.04, **SMALL)
+    trainer = grpo_trainer(load_model(str(folder), device="cpu"), processor, toy_samples[:4], view, tmp_path, GRPOParams(beta=0.04, **SMALL))
     assert trainer.ref_model is None
     trainer.model.train()
     trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -77,7 +80,7 @@ def test_adapters_merge_onto_their_base_read_again(toy_samples, view, tmp_path):
     "What 4-bit training needs: its base is quantized, so the adapters go onto the weights as they were. Equal here, where the base is not."
     set_seed(0)
     processor = load_processor("tiny")
-    trainer = grpo_trainer(load_model("tiny", device="cpu"), processor, toy_samples[:4], view, tmp_path, lora_config(4), **SMALL)
+    trainer = grpo_trainer(load_model("tiny", device="cpu"), processor, toy_samples[:4], view, tmp_path, GRPOParams(**SMALL))
     with torch.no_grad():
         for n, p in trainer.model.named_parameters():
             if "lora_B" in n:

@@ -36,7 +36,7 @@ from vtg_r1.runs.execute import check_parameters, check_values, known_parameters
 from vtg_r1.runs.experiment_grid import grid_jobs, read_grid, results, run_jobs
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.runs.verdicts import claim_arms, claim_record, contrast, judge, paired
-from vtg_r1.train.trainer import subsample
+from vtg_r1.train.stage_data import subsample
 
 GRID = "configs/claims.yaml"
 
@@ -510,8 +510,8 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
 
 
 def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):
-    from vtg_r1.grpo import grpo_trainer
-    from vtg_r1.models.loading import build_tiny
+    from vtg_r1.grpo import GRPOParams, grpo_trainer
+    from vtg_r1.models.tiny import build_tiny
 
     view = VideoInputConfig(str(world / "videos"), 4, 28 * 28, "short")
     scored = [
@@ -526,11 +526,8 @@ def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_pa
         curriculum.samples,
         view,
         tmp_path,
-        steps=3,
-        prompts_per_step=2,
-        num_generations=2,
-        per_device_batch_size=4,
-        curriculum=curriculum,
+        GRPOParams(steps=3, prompts_per_step=2, num_generations=2, per_device_batch_size=4),
+        curriculum,
     )
     qids = [row["qid"] for batch in trainer.get_train_dataloader() for row in batch]
     assert qids == [s.qid for s in reversed(scored) for _ in range(2)]

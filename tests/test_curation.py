@@ -11,28 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtg_r1.core.prompts import parse_span
-from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
+from vtg_r1.core.runtime import UserError, project_root, resolve
+from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl, write_jsonl_files
 from vtg_r1.curation import (
+    CurationParams,
     allocate,
     answered,
     assign_split,
     check_videos,
     collect,
     dataset_card,
+    destinations,
     filter_facts,
     folder_lock,
     iter_samples,
+    main,
     plot_filter,
     plot_sample,
     sample_pool,
-    split_by_teacher,
     table1,
     to_sft_sample,
     work_folder,
-    write_files,
     write_sets,
 )
 from vtg_r1.data.validation import overlap_guard, probe_videos, source_id
+from vtg_r1.runs.parameters import from_mapping, read_parameters
 
 RESPONSE = "<think>it appears at 2, gone at 8.</think><time>[2, 8]</time>"
 
@@ -64,23 +67,27 @@ def sample(qid="q", iou=0.9, span=(2.0, 8.0), response=RESPONSE, **more):
         (replace(sample(), teacher=None), False, False, "no_teacher"),
     ],
 )
-def test_route(s, cold, rl, reason):
-    assert assign_split(s) == (cold, rl, reason)
+def test_assign_split(s, cold, rl, reason):
+    assert assign_split(s, CurationParams()) == (cold, rl, reason)
 
 
-def test_route_parameters():
-    assert assign_split(sample(iou=0.9), keep_coldstart_in_rl=False) == (True, False, "")
-    assert assign_split(sample(iou=0.5), keep_coldstart_in_rl=False)[1]
-    assert assign_split(sample(iou=0.0), sft_min_iou=-1, rl_min_iou=0)[:2] == (True, True)  # the unfiltered arms: R1-U, and RL without a filter
+def test_thresholds():
+    apart = CurationParams(keep_coldstart_in_rl=False)
+    assert assign_split(sample(iou=0.9), apart) == (True, False, "") and assign_split(sample(iou=0.5), apart)[1]
+    unfiltered = CurationParams(sft_min_iou=-1, rl_min_iou=0)  # the arms R1-U, and RL without a filter
+    assert assign_split(sample(iou=0.0), unfiltered)[:2] == (True, True)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=20), st.floats(0, 1), st.floats(0, 1), st.booleans())
 def test_every_sample_goes_somewhere(ious, sft_min_iou, rl_min_iou, keep):
     samples = [sample(str(i), iou, (2.0, 8.0) if ok else None, RESPONSE if ok else "no") for i, (iou, ok) in enumerate(ious)]
-    cold, rl, filtered = split_by_teacher(samples, sft_min_iou, rl_min_iou, keep)
-    assert {s.qid for s in cold} | {s.qid for s in rl} | {s.qid for s, _ in filtered} == {s.qid for s in samples}
-    assert all(s.teacher["iou"] > sft_min_iou for s in cold) and all(s.teacher["iou"] >= rl_min_iou for s in rl) and all(why for _, why in filtered)
+    params = CurationParams(sft_min_iou=sft_min_iou, rl_min_iou=rl_min_iou, keep_coldstart_in_rl=keep)
+    rows = list(destinations(samples, params))
+    cold, rl = ([s for name, s, _ in rows if name == file] for file in ("coldstart.jsonl", "rl.jsonl"))
+    assert {s.qid for _, s, _ in rows} == {s.qid for s in samples}
+    assert all(s.teacher["iou"] > sft_min_iou for s in cold) and all(s.teacher["iou"] >= rl_min_iou for s in rl)
+    assert all(bool(reason) == (name == "filtered.jsonl") for name, _, reason in rows)
     if not keep:
         assert not {s.qid for s in cold} & {s.qid for s in rl}
 
@@ -88,8 +95,8 @@ def test_every_sample_goes_somewhere(ious, sft_min_iou, rl_min_iou, keep):
 def test_supervised_targets():
     s = sample(spans=[[1.0, 5.0], [2.0, 8.5], [2.0, 8.5]])
     assert to_sft_sample(s) is s and parse_span(to_sft_sample(s, "ground_truth").teacher["response"]) == [2.0, 8.5]
-    with pytest.raises(ValueError, match="label_source"):
-        to_sft_sample(s, "both")
+    with pytest.raises(UserError, match="label_source"):
+        CurationParams(label_source="both")
 
 
 @settings(max_examples=200, deadline=None)
@@ -116,24 +123,22 @@ def test_pipeline_counts_and_card(tmp_path):
     work = work_folder(tmp_path / "work", entries, seed=0)
     (tmp_path / "bench.json").write_text(json.dumps({"a1": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["something else"]}}))
     guard = overlap_guard([("activitynet", tmp_path / "bench.json", None)])
-    collected = collect(entries, work, guard, {"b0.mp4": {"seconds": None, "reason": "holds no video frame"}})
-    drawn = sample_pool(work, [{"task": "instance", "sources": ["a", "b"], "total": 20}])
+    reports = collect(entries, work, guard, {"b0.mp4": {"seconds": None, "reason": "holds no video frame"}})
+    sources = sample_pool(work, [{"task": "instance", "sources": ["a", "b"], "total": 20}])
     pool = list(iter_samples(work / "pool.jsonl"))
-    assert (
-        drawn["sources"] == {"a": {"task": "instance", "candidates": 27, "pool": 14}, "b": {"task": "instance", "candidates": 6, "pool": 6}}
-        and len(pool) == 20
-    )
+    assert sources == {"a": {"task": "instance", "candidates": 27, "pool": 14}, "b": {"task": "instance", "candidates": 6, "pool": 6}}
+    assert len(pool) == 20
     out = tmp_path / "out"
     out.mkdir()
-    counts = write_sets(answered(work / "pool.jsonl", "precomputed"), work / "excluded.jsonl", out)
-    total = table1(out, drawn)[-1]
+    counts = write_sets(answered(work / "pool.jsonl", CurationParams(teacher="precomputed")), work / "excluded.jsonl", out, CurationParams())
+    total = table1(out, sources)[-1]
     assert (total["excluded"], total["pool"], total["cold start"], total["RL"]) == (17, 20, counts["coldstart.jsonl"], counts["rl.jsonl"])
     assert total["filtered"] + total["RL"] == 20 and counts["filtered.jsonl"] == total["filtered"] + 17
     assert {r["reason"] for _, r in iter_jsonl(out / "filtered.jsonl")} == {"overlap", "video", "low_iou"}
     assert load_samples(out / "rl.jsonl") and load_samples(out / "coldstart.jsonl")
-    card = dataset_card(out, drawn, collected, {"seed": 0})
+    card = dataset_card(out, sources, reports, {"seed": 0})
     assert "malformed_line/dropped" in card and str(tmp_path) not in card
-    assert collect(entries, work) == collected  # done before: nothing is read again
+    assert collect(entries, work) == reports  # done before: nothing is read again
 
 
 def test_draw_is_stable_and_seeded(tmp_path):
@@ -158,7 +163,7 @@ def test_a_hugging_face_source_is_streamed(tmp_path):
     columns = {"video": "file", "query": "caption", "start": "from", "end": "to", "duration": "length"}
     entry = {"path": str(tmp_path / "mine"), "dataset": "huggingface", "columns": columns}
     work = work_folder(tmp_path / "work", [entry])
-    (report,) = collect([entry], work)["reports"]
+    (report,) = collect([entry], work)
     assert (report["read"], report["kept"], report["past_end"], report["empty_query"]) == (6, 5, 1, 1)
     found = list(iter_samples(work / "candidates.jsonl"))
     assert found[3].spans == [[1.0, 20.0]] and {s.source for s in found} == {"mine"}
@@ -192,9 +197,9 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         raise KeyError("source")
 
     with pytest.raises(KeyError):
-        write_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
+        write_jsonl_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "b.jsonl").exists()
-    with folder_lock(tmp_path), pytest.raises(SampleError, match="another process"):
+    with folder_lock(tmp_path), pytest.raises(SampleError, match="is curating in this folder"):
         with folder_lock(tmp_path):
             pass
 
@@ -235,7 +240,7 @@ def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
     )
     entries = [{"path": tmp_path / "g.json", "dataset": "grounded_videollm"}]
     (tmp_path / "work").mkdir()
-    (report,) = collect(entries, tmp_path / "work", None, check_videos(entries, world / "videos", tmp_path / "work", progress=False))["reports"]
+    (report,) = collect(entries, tmp_path / "work", None, check_videos(entries, world / "videos", tmp_path / "work", progress=False))
     assert (
         next(iter_samples(tmp_path / "work" / "candidates.jsonl")).duration == pytest.approx(16)
         and report["kept"] == 1
@@ -287,12 +292,12 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
 
     scripts = read_scripts(world)
     annotated = [replace(s, teacher=toy_teacher(s, scripts, 0)) for s in toy_samples] + [replace(toy_samples[0], teacher=None)]
-    facts = filter_facts(annotated)
+    facts = filter_facts(annotated, CurationParams())
     assert len(facts) == len(annotated) and facts[-1]["set"] == "filtered" and facts[-1]["words"] == facts[-1]["teacher tIoU"] == 0
-    fig = plot_filter(facts)
+    fig = plot_filter(facts, CurationParams())
     assert [ax.get_xlabel() for ax in fig.axes] == [
         "teacher tIoU with the ground truth",
-        "length of the moment (s)",
+        "event length (s)",
         "words in the teacher's response",
     ]
     assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "filtered"}
@@ -307,16 +312,25 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
 
 
 def run_stage(folder, **parameters):
-    from vtg_r1.runs.execute import run_notebook
-
-    return run_notebook("nbs/01_curation.ipynb", {"outputs_dir": str(folder), "toy_videos": 8, **parameters}, progress=False)
+    return main(CurationParams(outputs_dir=str(folder), toy_videos=8, **parameters))
 
 
 @pytest.mark.slow
+def test_the_notebook_does_what_main_does(tmp_path):
+    from vtg_r1.runs.execute import run_notebook
+
+    given = {"outputs_dir": str(tmp_path), "toy_videos": 8}
+    notebook = run_notebook("nbs/01_curation.ipynb", given | {"run_name": "a"}, CurationParams, progress=False)
+    module = main(CurationParams(**given, run_name="b"))
+    names = {p.name for p in module.glob("*.*")} - {"manifest.json"}
+    assert names == {p.name for p in notebook.glob("*.*")} - {"manifest.json", "01_curation.ipynb"}
+    assert all((notebook / name).read_bytes() == (module / name).read_bytes() for name in names)
+
+
 def test_stage_on_the_toy_world(tmp_path):
     run = run_stage(tmp_path, run_name="a")
     manifest, metrics = (json.loads((run / f"{n}.json").read_text()) for n in ("manifest", "metrics"))
-    assert manifest["status"] == "finished" and (Path.cwd() / manifest["config"]["video_root"]).is_dir()
+    assert manifest["status"] == "finished" and resolve(manifest["config"]["video_root"]).is_dir()
     assert metrics["coldstart"] == len(load_samples(run / "coldstart.jsonl")) and metrics["rl"] == len(load_samples(run / "rl.jsonl"))
     assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "filtered_sample.png"}
     again = run_stage(tmp_path, run_name="b", keep_coldstart_in_rl=False)
@@ -325,7 +339,6 @@ def test_stage_on_the_toy_world(tmp_path):
     assert not {s.qid for s in load_samples(again / "rl.jsonl")} & {s.qid for s in load_samples(again / "coldstart.jsonl")}
 
 
-@pytest.mark.slow
 def test_a_video_that_is_found_later_is_used_later(tmp_path):
     run = run_stage(tmp_path, run_name="a")
     hidden = next((tmp_path / "toyworld").glob("*/videos/train_00003.mp4"))
@@ -338,13 +351,12 @@ def test_a_video_that_is_found_later_is_used_later(tmp_path):
     assert all((again / n).read_bytes() == (run / n).read_bytes() for n in ("coldstart.jsonl", "rl.jsonl", "filtered.jsonl"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters, problem",
     [
         (dict(sources=[{"path": "nowhere.jsonl"}], video_root="videos"), "nowhere.jsonl: no such file"),
         (dict(sources=[{"path": "nowhere.jsonl"}]), "video_root is empty"),
-        (dict(eps3=0.1), "eps3"),
+        (dict(quotas=[{"sources": ["nobody"], "total": 1}]), "quotas name the source 'nobody'"),
     ],
 )
 def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
@@ -353,13 +365,8 @@ def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
 
 
 def test_the_papers_configuration_names_known_parameters_and_datasets():
-    import yaml
-
-    from vtg_r1.core.runtime import project_root
     from vtg_r1.data.readers import READERS
-    from vtg_r1.runs.execute import check_parameters, known_parameters
 
-    config = yaml.safe_load((project_root() / "configs" / "curation_paper.yaml").read_text())
-    check_parameters(config, known_parameters(project_root() / "nbs" / "01_curation.ipynb"))
-    assert {e["dataset"] for e in config["sources"] + config["benchmarks"]} <= set(READERS)
-    assert {s for q in config["quotas"] for s in q["sources"]} == {e["dataset"] for e in config["sources"]}
+    params = from_mapping(CurationParams, read_parameters(CurationParams, [project_root() / "configs" / "curation_paper.yaml"], []))
+    assert {e["dataset"] for e in params.sources + params.benchmarks} <= set(READERS)
+    assert {s for q in params.quotas for s in q["sources"]} == {e["dataset"] for e in params.sources}

@@ -11,13 +11,13 @@ import pytest
 
 from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
-from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.models.loading import load_model, load_processor
-from vtg_r1.runs.execute import run_here
 from vtg_r1.runs.run import read_manifest
+from vtg_r1.sft import SFTParams
+from vtg_r1.sft import main as cold_start
 
 pytestmark = pytest.mark.distributed
 CLEAN = multiprocessing.get_context("forkserver")
@@ -45,7 +45,7 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
         for x in ("-p", key, json.dumps(value))
     ]
     assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
-    alone = CLEAN.Process(target=run_here, args=(str(project_root() / "nbs/03_sft.ipynb"), {**given, "run_name": "one"}))
+    alone = CLEAN.Process(target=cold_start, args=(SFTParams(**given, run_name="one"),))
     alone.start()
     alone.join(300)
     one, two = (tmp_path / "sft" / name for name in ("one", "two"))
@@ -81,25 +81,15 @@ def train(rank, world_size, port, samples, view, folder):
     import torch
 
     from vtg_r1.core.runtime import set_seed
-    from vtg_r1.grpo import grpo_trainer
+    from vtg_r1.grpo import GRPOParams, grpo_trainer
     from vtg_r1.train.trainer import fit
 
     torch.set_num_threads(1)
     set_seed(0)
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
-    trainer = grpo_trainer(
-        model,
-        processor,
-        samples,
-        view,
-        folder,
-        steps=3,
-        prompts_per_step=2,
-        num_generations=4,
-        per_device_batch_size=2,
-        learning_rate=1e-3,
-        share_prefix=False,
-    )
+    sizes = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=2)
+    params = GRPOParams(steps=3, learning_rate=1e-3, warmup_steps=0, share_prefix=False, **sizes)
+    trainer = grpo_trainer(model, processor, samples, view, folder, params)
     trainer.rollout_func = fixed_rollouts
     fit(trainer, "GRPO", {})
 

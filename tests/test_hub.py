@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.models.loading import build_tiny
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.runs.run import start_run
 from vtg_r1.train.trainer import save_policy
 

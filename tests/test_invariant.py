@@ -11,8 +11,8 @@ from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.grpo import grpo_trainer
-from vtg_r1.models.loading import build_tiny
+from vtg_r1.grpo import GRPOParams, grpo_trainer
+from vtg_r1.models.tiny import build_tiny
 from vtg_r1.train.trainer import fit
 from vtg_r1.video.reader import read_frames
 
@@ -51,10 +51,11 @@ def test_three_steps_are_what_they_were(still_video, tmp_path):
     set_seed(0)
     torch.set_num_threads(1)
     model, processor = build_tiny(0)
-    how = {"steps": 3, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 4, "learning_rate": 1e-3, "share_prefix": False}
-    trainer = grpo_trainer(model, processor, samples, VideoInputConfig(str(still_video), 8, 28 * 28, "short"), tmp_path, **how)
+    sizes = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
+    params = GRPOParams(steps=3, learning_rate=1e-3, warmup_steps=0, share_prefix=False, **sizes)
+    trainer = grpo_trainer(model, processor, samples, VideoInputConfig(str(still_video), 8, 28 * 28, "short"), tmp_path, params)
     trainer.rollout_func = given_responses
     log = fit(trainer, "GRPO", {})
-    found = [[row["loss"], row["grad_norm"], row["reward"]] for row in log]
-    np.testing.assert_allclose(found, json.loads(COMMITTED.read_text()), rtol=1e-3, atol=1e-5)
+    curve = [[row["loss"], row["grad_norm"], row["reward"]] for row in log]
+    np.testing.assert_allclose(curve, json.loads(COMMITTED.read_text()), rtol=1e-3, atol=1e-5)
     assert all(row["grad_norm"] > 0.01 for row in log)

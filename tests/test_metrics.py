@@ -8,19 +8,17 @@ from hypothesis import strategies as st
 from vtg_r1.core.metrics import (
     AP_THRESHOLDS,
     THRESHOLDS,
-    _in_batches,
     _prediction_array,
     average_precisions,
-    bootstrap_ci,
     didemo_metrics,
     grounding_metrics,
     mean_ap,
     overlaps,
-    paired_test,
     qa_metrics,
     recalls,
 )
 from vtg_r1.core.spans import best_over_gts, tiou
+from vtg_r1.core.stats import _in_batches, bootstrap_ci, paired_test
 from vtg_r1.rewards import answer_reward
 
 second = st.integers(-20, 200).map(lambda t: t / 10)
@@ -83,7 +81,7 @@ def test_thresholds_are_inclusive_and_exact():
 
 
 @pytest.mark.parametrize(
-    "metric, args, said",
+    "metric, args, error",
     [
         (overlaps, ([[0, 1], [2, 3]], [[[0, 1]], [2, 3]]), r"row 1 are \[2, 3\]; give .*: \[\[2, 3\]\]$"),
         (overlaps, ([[0, 1], [2]], [[[0, 1]], [[2, 3]]]), r"prediction of query 1 is \[2\]; give \[start, end\]"),
@@ -101,8 +99,8 @@ def test_thresholds_are_inclusive_and_exact():
         (bootstrap_ci, ([],), "no values"),
     ],
 )
-def test_an_error_names_the_query(metric, args, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_error_names_the_query(metric, args, error):
+    with pytest.raises(ValueError, match=error):
         metric(*args)
 
 
@@ -220,8 +218,8 @@ def test_bootstrap_against_a_slow_one(options):
     values = np.random.default_rng(1).random(40).astype(np.float32)
     videos = [f"v{i // 3}" for i in range(40)]
     for drawn, groups in ((None, range(40)), (videos, videos)):
-        found = bootstrap_ci(values, drawn, **options)
-        assert found == pytest.approx(slow_bootstrap(values.astype(float), groups, **options), abs=1e-12) and {type(v) for v in found} == {float}
+        ends = bootstrap_ci(values, drawn, **options)
+        assert ends == pytest.approx(slow_bootstrap(values.astype(float), groups, **options), abs=1e-12) and {type(v) for v in ends} == {float}
 
 
 @pytest.mark.parametrize("values, groups", [([0.2, 0.9, 0.4], ["v"] * 3), ([0.5], None)])

@@ -5,16 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_score_once import qwen2_vl, qwen3_vl
+from test_prefix_cache import qwen2_vl, qwen3_vl
 
-from vtg_r1.core.runtime import set_seed
+from vtg_r1.core.runtime import UserError, set_seed
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
-from vtg_r1.grpo import grpo_trainer
+from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.generation import model_inputs
-from vtg_r1.models.loading import build_tiny, load_model, load_processor
-from vtg_r1.sft import sft_trainer
+from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.models.tiny import build_tiny
+from vtg_r1.sft import SFTParams, sft_trainer
 from vtg_r1.train.native_video import native_collator
 from vtg_r1.train.trainer import fit
 from vtg_r1.video.reader import probe
@@ -96,7 +97,8 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     scripts = read_scripts(world)
     taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
     model, processor = build_tiny(0)
-    trainer = sft_trainer(model, processor, taught, native, tmp_path, epochs=6, batch_size=4, per_device_batch_size=2, learning_rate=3e-3)
+    params = SFTParams(epochs=6, batch_size=4, per_device_batch_size=2, learning_rate=3e-3)
+    trainer = sft_trainer(model, processor, taught, native, tmp_path, params)
     batch = native_collator(processor)([trainer.train_dataset[0], trainer.train_dataset[3]])
     learned = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert learned == [taught[i].teacher["response"] + "<|im_end|>" for i in (0, 3)]
@@ -121,32 +123,28 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
         set_seed(0)
         model, processor = family()
         before = {n: p.clone() for n, p in model.named_parameters()}
-        how = dict(
-            steps=2, prompts_per_step=2, num_generations=4, per_device_batch_size=4, learning_rate=1e-3, max_completion_length=24, share_prefix=once
-        )
-        trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), **how)
+        sizes = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4, max_completion_length=24)
+        params = GRPOParams(steps=2, learning_rate=1e-3, warmup_steps=0, share_prefix=once, **sizes)
+        trainer = grpo_trainer(model, processor, toy_samples[:4], native, tmp_path / str(once), params)
         trainer.reward_funcs = [
             lambda completion_ids, **kwargs: [float(sum(ids) % 7) for ids in completion_ids],
             trainer.reward_funcs[1],
         ]  # any reward that varies
         logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
-        assert type(trainer).__name__ == ("SeeOnceGRPOTrainer" if once else "NativeGRPOTrainer")
+        assert type(trainer).__name__ == ("SharedPrefixGRPOTrainer" if once else "NativeGRPOTrainer")
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
     assert all(row[1] > 0.01 for row in logs[0])
 
 
-@pytest.mark.parametrize("once", [False, True])
-def test_vllm_takes_no_native_video(once, toy_samples, native, tmp_path):
-    "Said before an engine is looked for."
-    how = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4, share_prefix=once, vllm="colocate")
-    with pytest.raises(ValueError, match="time_encoding 'interleaved' with vllm"):
-        grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, **how)
+def test_vllm_takes_no_native_video():
+    with pytest.raises(UserError, match="time_encoding 'interleaved' with vllm"):
+        GRPOParams(time_encoding="native", vllm="colocate")
 
 
 def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, tmp_path):
-    how = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
-    trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, **how)
+    params = GRPOParams(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
+    trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, params)
     trainer.use_vllm = True
     del trainer.generation_config  # which TRL makes for the model's own rollouts only
     with pytest.raises(ValueError, match="interleaved encoding"):

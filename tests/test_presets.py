@@ -1,7 +1,5 @@
-"The presets: every value with its source, every name a parameter, and the paper's one built into exactly the arguments that TRL is told."
+"The presets: every value has its source, every name is a parameter, and the paper's preset gives exactly the committed arguments of TRL."
 
-import ast
-import inspect
 import json
 import re
 from pathlib import Path
@@ -12,57 +10,56 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl import GRPOConfig, SFTConfig
 
 from vtg_r1.cli import main
-from vtg_r1.cli.run import read_given
 from vtg_r1.core.runtime import project_root, resolve
-from vtg_r1.grpo import grpo_arguments
-from vtg_r1.runs.execute import known_parameters
-from vtg_r1.sft import sft_arguments
+from vtg_r1.difficulty import DifficultyParams
+from vtg_r1.grpo import GRPOParams, grpo_arguments
+from vtg_r1.runs.parameters import from_mapping, parameter_fields, read_parameters
+from vtg_r1.sft import SFTParams, sft_arguments
+from vtg_r1.train.checks import refuse_toy_values
 
 PRESETS = ["paper_7b", "qwen3_vl", "single_gpu_lora", "toy"]
-NOTEBOOKS = {"sft": "nbs/03_sft.ipynb", "difficulty": "nbs/04_difficulty.ipynb", "grpo": "nbs/05_grpo.ipynb"}
+STAGES = {"sft": SFTParams, "difficulty": DifficultyParams, "grpo": GRPOParams}
 GOLDEN = Path(__file__).parent / "golden" / "paper_7b.json"
 DEVICE = {"bf16", "use_cpu", "dataloader_pin_memory", "output_dir", "run_name"}  # follow the machine and the run folder
 
 
-def part(preset: str, stage: str) -> dict:
-    "What the command line makes of a preset for a stage: the notebook's defaults, then the file."
-    defaults = {name: ast.literal_eval(p["default"]) for name, p in known_parameters(resolve(NOTEBOOKS[stage])).items()}
-    return {**defaults, **read_given(stage, [str(resolve(f"configs/{preset}.yaml"))], [])}
+def part(preset: str, stage: str):
+    "The parameters that a preset gives to a stage."
+    return from_mapping(STAGES[stage], read_parameters(STAGES[stage], [resolve(f"configs/{preset}.yaml")], []))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_value_has_a_source_and_a_parameter(preset):
     text = resolve(f"configs/{preset}.yaml").read_text()
     content = yaml.safe_load(text)
-    assert set(content) == set(NOTEBOOKS)
+    assert set(content) == set(STAGES)
     for stage, values in content.items():
-        assert set(values) <= set(known_parameters(resolve(NOTEBOOKS[stage]))), stage
-        assert not (launch := values.get("accelerate_config")) or resolve(launch).is_file()
+        assert set(values) <= set(parameter_fields(STAGES[stage])), stage
+        accelerate_config = getattr(part(preset, stage), "accelerate_config", "")
+        assert not accelerate_config or resolve(accelerate_config).is_file()
+        refuse_toy_values(part(preset, stage))
     for line in text.splitlines():
         if re.match(r"  \w+:", line):
             assert re.search(r"# .*(paper|code|ours|own|all)", line), f"{preset}: no source: {line}"
 
 
 def arguments(stage: str, world: int) -> dict:
-    given = part("paper_7b", stage)
     make = {"sft": sft_arguments, "grpo": grpo_arguments}[stage]
-    names = set(inspect.signature(make).parameters)
-    more = {"weights": (given["tiou_weight"], given["format_weight"])} if stage == "grpo" else {}
-    told = make("run", world=world, **{k: v for k, v in given.items() if k in names}, **more)
-    return {"activation_checkpointing" if k == "gradient_checkpointing" else k: v for k, v in told.items()}  # its name before transformers 5.23
+    arguments = make(part("paper_7b", stage), "run", world)
+    return {"activation_checkpointing" if k == "gradient_checkpointing" else k: v for k, v in arguments.items()}  # its name before transformers 5.23
 
 
 @pytest.mark.parametrize("stage,world,config", [("sft", 8, SFTConfig), ("grpo", 16, GRPOConfig)])
-def test_the_papers_recipe_is_told_to_trl_number_by_number(stage, world, config, tmp_path):
-    told = {k: v for k, v in arguments(stage, world).items() if k not in DEVICE}
+def test_the_papers_recipe_reaches_trl_number_by_number(stage, world, config, tmp_path):
+    recipe = {k: v for k, v in arguments(stage, world).items() if k not in DEVICE}
     golden = json.loads(GOLDEN.read_text())[stage]
-    assert told == {name: entry["value"] for name, entry in golden.items()}
+    assert recipe == {name: entry["value"] for name, entry in golden.items()}
     assert all(entry["source"] for entry in golden.values())
     checkpointing = "activation_checkpointing" if hasattr(config, "activation_checkpointing") else "gradient_checkpointing"
     built = config(
         **{**{k if k != "activation_checkpointing" else checkpointing: v for k, v in arguments(stage, world).items()}, "output_dir": str(tmp_path)}
     )
-    for name, value in told.items():
+    for name, value in recipe.items():
         assert getattr(built, checkpointing if name == "activation_checkpointing" else name) == ([] if name == "report_to" else value), name
     if stage == "grpo":
         assert (
@@ -84,11 +81,11 @@ def test_accelerate_reads_its_configurations(path):
 def test_a_file_without_a_part_for_the_stage(tmp_path, capsys):
     (tmp_path / "p.yaml").write_text("sft:\n  seed: 1\n")
     assert main(["run", "nbs/05_grpo.ipynb", "-f", str(tmp_path / "p.yaml")]) == 2
-    assert "has parts for sft, none for grpo" in capsys.readouterr().err
+    assert "for sft, none for grpo" in capsys.readouterr().err
 
 
-def test_vllm_is_looked_for_on_this_machine_alone():
-    told = grpo_arguments("run", vllm="server")
-    assert (told["vllm_server_host"], told["vllm_server_port"]) == ("127.0.0.1", 8000)
+def test_vllm_is_reached_on_this_machine_only():
+    arguments = grpo_arguments(GRPOParams(vllm="server"), "run", 1)
+    assert (arguments["vllm_server_host"], arguments["vllm_server_port"]) == ("127.0.0.1", 8000)
     listening = [line for p in (project_root() / "examples").glob("*.sh") for line in p.read_text().splitlines() if "vllm-serve" in line]
     assert listening and all("--host 127.0.0.1" in line for line in listening)

@@ -1,4 +1,4 @@
-"Runs that are killed and gone on with end as if nothing had happened. VTG_R1_KILLS=10 kills every stage ten times over, at random steps."
+"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills every stage ten times, at random steps."
 
 import json
 import multiprocessing
@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from vtg_r1 import difficulty, grpo, sft
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.difficulty import make_curriculum
-from vtg_r1.runs.execute import run_here
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.train.checkpoints import is_complete, last_checkpoint
 
@@ -26,12 +27,10 @@ pytestmark = pytest.mark.resume
 KILLS = int(os.environ.get("VTG_R1_KILLS", 1))
 STEPS = 6
 STAGES = {
-    "sft": ("nbs/03_sft.ipynb", {"epochs": 2.0, "batch_size": 2, "per_device_batch_size": 2, "learning_rate": 1e-3}),
-    "grpo": (
-        "nbs/05_grpo.ipynb",
-        {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 4, "learning_rate": 1e-3},
-    ),
+    "sft": {"epochs": 2.0, "batch_size": 2, "per_device_batch_size": 2, "learning_rate": 1e-3},
+    "grpo": {"model": "tiny", "steps": STEPS, "prompts_per_step": 2, "num_generations": 4, "per_device_batch_size": 4, "learning_rate": 1e-3},
 }
+MAINS = {"sft": (sft.SFTParams, sft.main), "grpo": (grpo.GRPOParams, grpo.main), "difficulty": (difficulty.DifficultyParams, difficulty.main)}
 DIFFICULTY = {"model": "tiny", "num_rollouts": 4, "batch_size": 1, "max_completion_length": 24, "figures": False, "threads": 1}
 CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
 CLEAN.set_forkserver_preload(
@@ -66,13 +65,14 @@ def _stage(stage, params, out, limit):
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.chdir(project_root())
-    run_here(STAGES[stage][0] if stage in STAGES else "nbs/04_difficulty.ipynb", params)
+    params_class, main = MAINS[stage]
+    main(from_mapping(params_class, params))
 
 
 def start(stage, setting, name, limit=None, **more):
     "The stage as a process of its own; `limit` is the most bytes it may write to a file, which is what a full disk is like."
     home, common = setting
-    params = {**common, **STAGES[stage][1], "run_name": name, **more}
+    params = {**common, **STAGES[stage], "run_name": name, **more}
     process = CLEAN.Process(target=_stage, args=(stage, params, str(home / f"{stage}-{name}.txt"), limit))
     process.start()
     return process
@@ -136,14 +136,14 @@ def test_killed_and_resumed_equals_uninterrupted(setting, uninterrupted, stage, 
     again = outcome(finished(start(stage, setting, name, resume=True), setting, stage, name))
     whole = uninterrupted[stage]
     assert again[0] == whole[0] and again[1] == whole[1] and again[2] == whole[2]
-    told = "checkpoint-4 was not written to its end: removed, checkpoint-2 is gone on from" in (setting[0] / f"{stage}-{name}.txt").read_text()
-    assert told == torn
+    output = (setting[0] / f"{stage}-{name}.txt").read_text()
+    assert ("checkpoint-4 is incomplete and is removed: training resumes from checkpoint-2" in output) == torn
     assert len(whole[1]) == STEPS and (stage == "sft" or any(row["grad_norm"] for row in whole[1]))
     assert not (folder / "checkpoints").exists()
 
 
 def rollouts(setting, outputs, name):
-    "04_difficulty as a process of its own, on all training samples, one a batch."
+    "04_difficulty as a process of its own, on all training samples, one per batch."
     home, common = setting
     given = {k: common[k] for k in ("annotations", "video_root")}
     process = CLEAN.Process(
@@ -205,8 +205,8 @@ def test_a_full_disk_ends_clearly_and_leaves_the_last_checkpoint(setting, uninte
     weights = (setting[0] / "sft/whole/model/model.safetensors").stat().st_size
     process, folder = start("sft", setting, "full", limit=weights + 100_000), setting[0] / "sft/full"
     assert returncode(process) == 1
-    said = (setting[0] / "sft-full.txt").read_text()
-    assert "checkpoint-2 could not be written" in said and "is the disk full?" in said
+    output = (setting[0] / "sft-full.txt").read_text()
+    assert "checkpoint-2 could not be written" in output and "is the disk full?" in output
     assert last_checkpoint(folder / "checkpoints") is None and read_manifest(folder)["status"] == "failed"
     again = outcome(finished(start("sft", setting, "full", resume=True), setting, "sft", "full"))
     assert again[0] == uninterrupted["sft"][0] and again[2] == uninterrupted["sft"][2]
@@ -229,8 +229,8 @@ def test_a_video_that_vanishes_is_named(setting, tmp_path):
     (tmp_path / "videos" / sample.video).write_bytes(b"")  # there when the run began, unreadable now
     process = start("sft", setting, "gone", video_root=str(tmp_path / "videos"))
     assert returncode(process) == 1
-    said = (home / "sft-gone.txt").read_text()
-    assert "VideoError" in said and sample.video in said and read_manifest(home / "sft/gone")["status"] == "failed"
+    output = (home / "sft-gone.txt").read_text()
+    assert "VideoError" in output and sample.video in output and read_manifest(home / "sft/gone")["status"] == "failed"
 
 
 def test_a_place_one_may_not_write_to(setting):
@@ -239,7 +239,7 @@ def test_a_place_one_may_not_write_to(setting):
 
 
 def draw(curriculum, start: int, end: int) -> list[int]:
-    "Queries start … end of a plan in updates of two; of every query seen, one with an even number is solved, and an odd one is not."
+    "Queries start … end of a curriculum in updates of two; queries with an even number are solved, odd ones are not."
     passes, drawn = curriculum.epochs(2), []
     for n in range(end):
         i = next(passes)
@@ -249,8 +249,8 @@ def draw(curriculum, start: int, end: int) -> list[int]:
     return drawn
 
 
-def test_a_plan_that_drops_solved_queries_is_taken_up_in_its_order(toy_samples):
-    "What a checkpoint keeps of a plan: what was seen, and who was in the passes so far."
+def test_a_curriculum_that_drops_solved_queries_is_resumed_in_its_order(toy_samples):
+    "A checkpoint keeps the last rewards of a curriculum and the samples of each pass so far."
     whole = make_curriculum(toy_samples[:8], "drop_all_correct")
     order = draw(whole, 0, 24)
     assert any(len(live) < 8 for live in whole.active_sets)

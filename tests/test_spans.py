@@ -163,7 +163,7 @@ def test_best_scores_every_pair_once_as_float64():
     seen = []
     best_over_gts([[0, 1], [2, 3]], [[[4, 5], [6, 7]], [[8, 9]]], lambda p, g: seen.extend([p, g]) or tiou(p, g))
     assert [a.tolist() for a in seen] == [[[0, 1], [0, 1], [2, 3]], [[4, 5], [6, 7], [8, 9]]] and {a.dtype for a in seen} == {np.dtype(np.float64)}
-    with pytest.raises(ValueError, match="^1 predictions, 2 rows of true spans: give one row a prediction$"):
+    with pytest.raises(ValueError, match="^1 predictions, 2 rows of true spans: give one row per prediction$"):
         best_over_gts([[0, 1]], [[[0, 1]], [[0, 1]]])
 
 

@@ -34,9 +34,9 @@ class Chain:
 
     @staticmethod
     def metrics(folder) -> dict:
-        found = json.loads((folder / "metrics.json").read_text())
-        assert all(v is None or math.isfinite(v) for v in found.values()) and "n" in found and "seed" in found
-        return found
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert all(v is None or math.isfinite(v) for v in metrics.values()) and "n" in metrics and "seed" in metrics
+        return metrics
 
 
 SMALL = {"threads": 1, "seed": 0}

@@ -23,7 +23,8 @@ from vtg_r1.experiments.tiny_base import (
     what_at,
     when_loosely,
 )
-from vtg_r1.models.loading import build_tiny, load_model, load_processor
+from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.models.tiny import build_tiny
 
 CIRCLE, CROSS = {"name": "red circle", "spans": [[3, 6], [9, 12]], "quarter": 0}, {"name": "blue cross", "spans": [[5, 9]], "quarter": 1}
 PLAY = {"seconds": 15, "step": 1, "events": [CIRCLE, CROSS]}

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from vtg_r1.core.prompts import completion_text
+from vtg_r1.core.runtime import UserError
 from vtg_r1.core.samples import SampleError, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, training_set
 from vtg_r1.data.sources import read_annotations
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
-from vtg_r1.grpo import advantages, grpo_trainer
-from vtg_r1.models.loading import TINY_PATH, build_tiny, load_model, load_processor, lora_config, model_path
-from vtg_r1.sft import sft_trainer, target_response
+from vtg_r1.grpo import GRPOParams, advantages, grpo_trainer
+from vtg_r1.models.loading import load_model, load_processor, model_path
+from vtg_r1.sft import SFTParams, sft_trainer, target_response
 from vtg_r1.train.trainer import fit, save_policy
 
 
@@ -29,8 +30,8 @@ def taught(world, toy_samples):
 
 
 def test_sft_loss_is_on_the_response_alone(taught, view, tmp_path):
-    model, processor = build_tiny()
-    trainer = sft_trainer(model, processor, taught[:4], view, tmp_path, batch_size=4, per_device_batch_size=4)
+    model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
+    trainer = sft_trainer(model, processor, taught[:4], view, tmp_path, SFTParams(batch_size=4, per_device_batch_size=4))
     batch = next(iter(trainer.get_train_dataloader()))
     learned = {processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]}
     assert learned == {target_response(s) + "<|im_end|>" for s in taught[:4]}
@@ -50,45 +51,47 @@ def test_advantages_use_the_population_deviation():
 def test_grpo_asks_what_evaluation_asks(toy_samples, view):
     from vtg_r1.data.model_inputs import build_prompt
 
-    row, shown = training_set(toy_samples, view)[0], build_prompt(toy_samples[0], view)
-    assert row["prompt"] == shown["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(shown["images"]) == 16
+    row, prompt = training_set(toy_samples, view)[0], build_prompt(toy_samples[0], view)
+    assert row["prompt"] == prompt["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(prompt["images"]) == 16
 
 
 @pytest.mark.parametrize("template", ["qwen3_template", "lfm2_2_5_template"])
-def test_rewards_hear_what_was_said_whatever_template_the_tokenizer_has(toy_samples, view, tmp_path, template):
+def test_rewards_get_the_whole_response_with_any_response_template(toy_samples, view, tmp_path, template):
     "A parsed response has its reasoning elsewhere, and of stray words and second blocks only the last."
     from trl import chat_template_utils
 
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
     processor.tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
     good = "<think>red circle</think><time>[1, 2]</time>"
-    said = [good, f"red{good}", f"<think>red</think>{good}", "<think>red circle"]
-    how = {"steps": 1, "prompts_per_step": 1, "num_generations": 4, "per_device_batch_size": 4, "share_prefix": False}
-    trainer, heard = grpo_trainer(model, processor, toy_samples, view, tmp_path, **how), []
+    responses = [good, f"red{good}", f"<think>red</think>{good}", "<think>red circle"]
+    params = GRPOParams(steps=1, prompts_per_step=1, num_generations=4, per_device_batch_size=4, share_prefix=False)
+    trainer, rewarded = grpo_trainer(model, processor, toy_samples, view, tmp_path, params), []
 
     def rollout(prompts, trainer):
-        ids = [[*processor.tokenizer(text)["input_ids"], processor.tokenizer.eos_token_id] for text in said]
+        ids = [[*processor.tokenizer(text)["input_ids"], processor.tokenizer.eos_token_id] for text in responses]
         asked = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
         return {"prompt_ids": asked, "completion_ids": ids, "logprobs": [[0.0] * len(x) for x in ids]}
 
-    trainer.rollout_func, paid = rollout, trainer.reward_funcs[1]
-    trainer.reward_funcs[1] = lambda completions, **columns: heard.extend(map(completion_text, completions)) or paid(completions, **columns)
+    trainer.rollout_func, reward = rollout, trainer.reward_funcs[1]
+    trainer.reward_funcs[1] = lambda completions, **columns: rewarded.extend(map(completion_text, completions)) or reward(completions, **columns)
     (log,) = fit(trainer, "GRPO", {})
-    assert heard == said and log["rewards/format_reward/mean"] == 0.25
+    assert rewarded == responses and log["rewards/format_reward/mean"] == 0.25
     assert processor.tokenizer.response_template  # which is saved with the model
 
 
-def test_every_file_of_a_stage_stands_in_its_manifest(toy_samples, world, tmp_path, monkeypatch):
+def test_the_manifest_records_every_file_of_a_stage(toy_samples, world, tmp_path, monkeypatch):
     from vtg_r1.core.runtime import sha256
     from vtg_r1.difficulty import build_curriculum
     from vtg_r1.runs.run import read_manifest, start_run
-    from vtg_r1.train import trainer as training
+    from vtg_r1.train import stage_data as training
+    from vtg_r1.train.training_parameters import TrainingParams
 
-    for name, (_, dials) in training.TOY_EVAL_SETS.items():
-        monkeypatch.setitem(training.TOY_EVAL_SETS, name, (6, dials))
+    for name, (_, settings) in training.TOY_EVAL_SETS.items():
+        monkeypatch.setitem(training.TOY_EVAL_SETS, name, (6, settings))
     run = start_run("grpo", "a", {"seed": 0}, tmp_path)
     file, scored = world / "samples.jsonl", tmp_path / "difficulty" / "d" / "rl_scored.jsonl"
-    data = training.stage_data(run, str(file), "rl.jsonl", eval_annotations="toy", video_root=str(world / "videos"), outputs=str(tmp_path))
+    params = TrainingParams(annotations=str(file), eval_annotations="toy", video_root=str(world / "videos"), outputs_dir=str(tmp_path))
+    data = training.stage_data(run, params, "rl.jsonl")
     scored.parent.mkdir(parents=True)
     write_jsonl(scored, [dataclasses.replace(s, difficulty=dict(policy="p", ious=[0.5], mean_iou=0.5, pass_rate=1.0)) for s in data.train])
     build_curriculum(run, data.train, "difficulty_range", {}, difficulty=str(scored.parent))
@@ -103,14 +106,15 @@ def test_every_file_of_a_stage_stands_in_its_manifest(toy_samples, world, tmp_pa
         assert inputs[role]["sha256"] == sha256(path)
 
 
-@pytest.mark.parametrize(
-    "change,said",
-    [({"per_device_batch_size": 3}, "must divide"), ({"prompts_per_step": 500, "per_device_batch_size": 8}, "fewer than prompts_per_step")],
-)
-def test_impossible_batches_are_named(toy_samples, view, tmp_path, change, said):
-    model, processor = build_tiny()
-    with pytest.raises(ValueError, match=said):
-        grpo_trainer(model, processor, toy_samples, view, tmp_path, **{"prompts_per_step": 4, "per_device_batch_size": 8, **change})
+def test_impossible_batches_are_refused(toy_samples, view, tmp_path):
+    with pytest.raises(UserError, match="per_device_batch_size · processes = 3 must divide prompts_per_step · num_generations = 32"):
+        GRPOParams(prompts_per_step=4, per_device_batch_size=3)
+    with pytest.raises(UserError, match="batch_size 8 must be a multiple of per_device_batch_size · processes = 3"):
+        SFTParams(batch_size=8, per_device_batch_size=3)
+    with pytest.raises(UserError, match="= 32 must divide .* = 16"):
+        GRPOParams(prompts_per_step=2, per_device_batch_size=4).accumulation_steps(8)
+    with pytest.raises(UserError, match="fewer than prompts_per_step"):
+        grpo_trainer(None, None, toy_samples, view, tmp_path, GRPOParams(prompts_per_step=500, per_device_batch_size=8))
 
 
 def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_path):
@@ -118,20 +122,9 @@ def test_lora_trains_adapters_only_and_is_saved_merged(toy_samples, view, tmp_pa
 
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
     before = {n: p.clone() for n, p in model.named_parameters()}
-    trainer = grpo_trainer(
-        model,
-        processor,
-        toy_samples,
-        view,
-        tmp_path / "t",
-        steps=2,
-        prompts_per_step=2,
-        num_generations=4,
-        per_device_batch_size=8,
-        learning_rate=1e-2,
-        max_completion_length=16,
-        lora=lora_config(4),
-    )
+    sizes = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=8, max_completion_length=16)
+    params = GRPOParams(steps=2, learning_rate=1e-2, warmup_steps=0, lora_rank=4, **sizes)
+    trainer = grpo_trainer(model, processor, toy_samples, view, tmp_path / "t", params)
     assert {n.split(".")[-3] for n, p in trainer.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
     log = fit(trainer, "lora", {"reward": "reward"})
     assert len(log) == 2
@@ -145,12 +138,12 @@ def test_a_missing_model_folder_is_no_hub_id():
         load_model("outputs/sft/gone/model")
 
 
-def test_a_run_folder_stands_for_its_model(tmp_path):
+def test_a_run_folder_may_be_given_for_its_model(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/manifest.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="a run without a model .no config.json in .*run/model"):
         load_processor(str(tmp_path / "run"))
-    shutil.copytree(TINY_PATH, tmp_path / "run/model")
+    shutil.copytree(model_path("tiny"), tmp_path / "run/model")
     assert model_path(str(tmp_path / "run")) == str(tmp_path / "run/model") and load_processor(str(tmp_path / "run")).tokenizer
 
 
@@ -167,7 +160,7 @@ def test_all_weights_are_trained_in_float32_and_kept_as_they_were_read(taught, v
 
     processor = load_processor("tiny")
     recipe = dict(epochs=3, batch_size=4, per_device_batch_size=4, learning_rate=1e-6, save_steps=2)  # a checkpoint notes its own precision
-    trainer = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path, **recipe)
+    trainer = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path, SFTParams(**recipe))
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     fit(trainer, "SFT", {})
@@ -177,5 +170,6 @@ def test_all_weights_are_trained_in_float32_and_kept_as_they_were_read(taught, v
     from safetensors.torch import load_file
 
     assert {v.dtype for v in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.bfloat16}
-    adapted = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path / "lora", lora_config(4), **recipe)
+    lora = SFTParams(**recipe, lora_rank=4)
+    adapted = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path / "lora", lora)
     assert {(n.split("lora_")[0] == n, p.dtype) for n, p in adapted.model.named_parameters()} == {(True, torch.bfloat16), (False, torch.float32)}

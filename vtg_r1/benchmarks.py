@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.metrics import THRESHOLDS, bootstrap_ci
+from .core.metrics import THRESHOLDS
 from .core.runtime import RunError, resolve
 from .core.samples import Sample, iter_jsonl
 from .core.spans import length
+from .core.stats import bootstrap_ci
 from .data.model_inputs import VideoInputConfig
 from .data.official_benchmarks import Prediction, per_query
 from .runs.run import Run, read_manifest

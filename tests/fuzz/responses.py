@@ -100,8 +100,6 @@ RANGES = {
     "segment_f1_reward": (0, 1),
     "segment_giou_reward": (0, 1),
     "wasserstein_reward": (0, 1),
-    "repetition_penalty": (-1, 0),
-    "length_penalty": (-1, 0),
     "paper_reward": (0, 1),
     "paper_qa_reward": (0, 1),
 }

@@ -4,32 +4,30 @@
 
 # %% auto #0
 __all__ = ['LONGEST_LINE', 'MOST_BAD', 'SampleError', 'Sample', 'validate', 'from_dict', 'Finding', 'Report', 'iter_jsonl',
-           'append_jsonl', 'write_jsonl', 'read_samples', 'load_samples']
+           'log_rows', 'append_jsonl', 'write_jsonl_files', 'write_jsonl', 'read_samples', 'load_samples']
 
 # %% ../../nbs/parts/core/samples.ipynb #1695dfe1
 import dataclasses
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from .atomic_files import append, atomic_write
+from .atomic_files import append, atomic_write, naming
 
 # %% ../../nbs/parts/core/samples.ipynb #e1c3c47e
 class SampleError(ValueError):
-    "A record that is no valid `Sample`; `field` names the offending key, `reason` is a short code for reports."
+    "A record that is no valid `Sample`; `field` is the offending key (empty for the whole record), `reason` a short code for reports."
 
-    def __init__(
-        self,
-        message: str,  # names the sample, the field and what is wrong
-        field: str = "",  # of the record; "" where it is the whole
-        reason: str = "invalid",  # one word, for counting
-    ):
+    def __init__(self, message: str, field: str = "", reason: str = "invalid"):
         super().__init__(message)
-        self.field, self.reason = field, reason
+        self.field = field
+        self.reason = reason
 
 # %% ../../nbs/parts/core/samples.ipynb #ed8b963d
 @dataclass
@@ -56,23 +54,24 @@ class Sample:
 
 # %% ../../nbs/parts/core/samples.ipynb #b4ca91e9
 _LONGEST_TEXT = 100_000  # characters of a qid, query or video
-_LARGEST_RECORD = 2**21  # characters of all else in a record: far below what a line may have, so that what is written can be read
+_LARGEST_RECORD = 2**21  # characters of the other fields together; far below the longest line, so that every written record can be read
 
 
 def shorten(text: str, most: int = 300) -> str:
-    "The start of a text that a stranger wrote: no message is as long as a file."
+    "The first `most` characters of a text from a file: no message is as long as a file."
     return text if len(text) <= most else text[:most] + "…"
 
 
-def _fail(qid, field, problem, fix, reason="invalid") -> NoReturn:
+def _fail(qid: object, field: str, problem: str, fix: str, reason: str = "invalid") -> NoReturn:
     raise SampleError(f"sample {shorten(repr(qid))}, field {shorten(repr(field))}: {shorten(problem)}; {fix}", field, reason)
 
 
-def is_number(x):
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300  # neither NaN nor infinite nor an integer that no float holds
+def is_number(value: object) -> bool:
+    "Whether a value is a number that a float can hold: no bool, NaN, infinity or huge integer."
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _check_text(s: Sample):
+def _check_texts(s: Sample) -> None:
     for name in ("qid", "query", "video"):
         value = getattr(s, name)
         if not isinstance(value, str) or not value.strip():
@@ -81,15 +80,12 @@ def _check_text(s: Sample):
             _fail(s.qid, name, f"has {len(value):,} characters", f"give at most {_LONGEST_TEXT:,}", "too_long")
         if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
             _fail(s.qid, name, f"{value!r} holds half characters that no file can keep", "repair the text", "bad_text")
-
-
-def _check_video(s: Sample):
     path = PurePosixPath(s.video)
     if path.is_absolute() or ".." in path.parts or "\\" in s.video or "\0" in s.video or "://" in s.video:
         _fail(s.qid, "video", f"{s.video!r} leaves the video root", "give a relative POSIX path below it", "unsafe_video")
 
 
-def _check_pair(s: Sample, name: str, pair):
+def _check_pair(s: Sample, name: str, pair: Any) -> None:
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_number, pair))):
         _fail(s.qid, name, f"{pair!r} is not [start, end]", "give two finite numbers in seconds", "malformed_span")
     start, end = pair
@@ -101,7 +97,7 @@ def _check_pair(s: Sample, name: str, pair):
         _fail(s.qid, name, f"{pair!r} starts before 0", "clip it to 0", "negative_start")
 
 # %% ../../nbs/parts/core/samples.ipynb #56089088
-def _check_spans(s: Sample):
+def _check_spans(s: Sample) -> None:
     if not isinstance(s.spans, list) or not s.spans:
         _fail(s.qid, "spans", f"is {s.spans!r}", "give at least one [start, end]", "no_span")
     for span in s.spans:
@@ -112,7 +108,7 @@ def _check_spans(s: Sample):
         _fail(s.qid, "spans", "are not ascending", "sort them", "unsorted")
 
 
-def _check_extras(s: Sample):
+def _check_extras(s: Sample) -> None:
     for name in ("source", "split"):
         if not isinstance(getattr(s, name), str):
             _fail(s.qid, name, f"is {getattr(s, name)!r}", "give a string")
@@ -129,7 +125,7 @@ def _check_extras(s: Sample):
         _fail(s.qid, "record", f"has {len(rest):,} characters beside its texts", f"give at most {_LARGEST_RECORD:,}", "too_long")
 
 
-def _check_qa(s: Sample):
+def _check_qa(s: Sample) -> None:
     if s.question is not None and not isinstance(s.question, str):
         _fail(s.qid, "question", f"is {s.question!r}", "give a string or null", "bad_question")
     if s.options is None and s.answer is None:
@@ -141,12 +137,9 @@ def _check_qa(s: Sample):
         _fail(s.qid, "answer", f"is {s.answer!r}", f"give one letter of {letters}", "bad_answer")
 
 # %% ../../nbs/parts/core/samples.ipynb #1e2acb10
-def validate(
-    sample: Sample,  # to be checked
-) -> Sample:  # the same object
-    "Check one sample against the record's contract; raise `SampleError` naming the field and the fix."
-    _check_text(sample)
-    _check_video(sample)
+def validate(sample: Sample) -> Sample:
+    "Check a sample against the record's contract and return it; a `SampleError` names the field and the fix."
+    _check_texts(sample)
     if not is_number(sample.duration) or sample.duration <= 0:
         _fail(sample.qid, "duration", f"is {sample.duration!r}", "give seconds > 0", "missing_duration")
     _check_spans(sample)
@@ -157,28 +150,26 @@ def validate(
     return sample
 
 # %% ../../nbs/parts/core/samples.ipynb #b64f4713
-_FIELDS = {f.name for f in dataclasses.fields(Sample)}
-_REQUIRED = ("qid", "video", "duration", "query", "spans")
+_FIELDS = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(Sample)}  # name → whether it is required
 
 
-def from_dict(
-    row: object,  # one parsed JSON object; anything else is an error
-) -> Sample:  # validated
-    "A validated `Sample` from a dict; unknown and missing keys raise `SampleError`."
+def from_dict(row: object) -> Sample:
+    "A validated `Sample` from a parsed JSON object; what is no object, an unknown key or a missing key raises `SampleError`."
     if not isinstance(row, dict):
         raise SampleError(f"a sample is a JSON object, got {type(row).__name__}", reason="not_an_object")
     qid = row.get("qid")
-    for key in _REQUIRED:
-        if key not in row:
-            _fail(qid, key, "is missing", "add it", f"missing_{key}")
-    if unknown := sorted(map(str, set(row) - _FIELDS)):
+    for name, required in _FIELDS.items():
+        if required and name not in row:
+            _fail(qid, name, "is missing", "add it", f"missing_{name}")
+    unknown = sorted(str(key) for key in row if key not in _FIELDS)
+    if unknown:
         _fail(qid, unknown[0], "is not a field of a sample", f"use one of {sorted(_FIELDS)}", "unknown_field")
     return validate(Sample(**row))
 
 # %% ../../nbs/parts/core/samples.ipynb #02a2a505
 @dataclass
 class Finding:
-    "One thing a reader met: which sample, why, and what was done about it."
+    "One oddity of one sample, and what the reader did about it."
 
     qid: str  # the sample's qid, or "" where it could not be read
     reason: str  # short code: past_end, inverted, zero_length, empty_query, …
@@ -195,23 +186,16 @@ class Report:
     "What a reader did with one file."
 
     path: str
-    read: int = 0
-    kept: int = 0
+    read: int = 0  # records
+    kept: int = 0  # samples
     findings: list[Finding] = field(default_factory=list)
     dataset: str = ""
     split: str = ""
-    before: Counter = field(default_factory=Counter)  # oddity → queries that show it in the file as published
+    before: Counter[str] = field(default_factory=Counter)  # oddity → queries that show it in the file as published
     notes: list[str] = field(default_factory=list)  # what holds for the whole file
 
-    def add(
-        self,
-        qid: str,  # the sample's, or "" where it could not be read
-        reason: str,  # one word, for counting
-        action: str,  # what was done, such as "dropped"
-        detail: str = "",  # for a person
-        line: int | None = None,  # of the file, from 1
-    ) -> None:
-        "Note one thing that was met."
+    def add(self, qid: str, reason: str, action: str, detail: str = "", line: int | None = None) -> None:
+        "Record one `Finding`."
         self.findings.append(Finding(qid, reason, action, shorten(detail, 1000), line))
 
     def counts(self) -> dict[str, int]:
@@ -223,22 +207,13 @@ class Report:
         "The findings that cost a record."
         return [f for f in self.findings if f.action == "dropped"]
 
-    def to_dict(self) -> dict:
-        "Everything, ready for JSON: integer counts first, then each finding's qids."
-        what: dict[str, list[str]] = {}
+    def to_dict(self) -> dict[str, Any]:
+        "Everything, ready for JSON: integer counts first, then the qids of each kind of finding."
+        qids: dict[str, list[str]] = {}
         for f in self.findings:
-            what.setdefault(f"{f.reason}/{f.action}", []).append(f.qid or f"line {f.line}")
-        counted = {**dict.fromkeys(_COUNTED, 0), **self.before}
-        return {
-            "path": self.path,
-            "dataset": self.dataset,
-            "split": self.split,
-            "read": self.read,
-            "kept": self.kept,
-            **counted,
-            "notes": self.notes,
-            "findings": what,
-        }
+            qids.setdefault(f"{f.reason}/{f.action}", []).append(f.qid or f"line {f.line}")
+        head = {name: getattr(self, name) for name in ("path", "dataset", "split", "read", "kept")}
+        return {**head, **dict.fromkeys(_COUNTED, 0), **self.before, "notes": self.notes, "findings": qids}
 
     def __str__(self) -> str:
         rows = [f"{self.path}: read {self.read}, kept {self.kept}", *(f"  note: {n}" for n in self.notes)]
@@ -249,85 +224,105 @@ class Report:
         return "\n".join(rows)
 
 # %% ../../nbs/parts/core/samples.ipynb #0e947ddc
-LONGEST_LINE = 2**24  # bytes of a JSONL line; a longer one is an error, and is passed over without being held
-MOST_BAD = 100_000  # bad records after which a file is taken for something else
+LONGEST_LINE = 2**24  # bytes of a JSONL line; a longer one is an error, and is passed over without being held in memory
+MOST_BAD = 100_000  # bad records after which a reader takes a file for something else
 
 
-def iter_jsonl(
-    path: str | Path,  # JSON lines
-) -> Iterator[tuple[int, object]]:  # (line number from 1, parsed value or the exception that line raised)
-    "Stream a JSONL file; a line that is no JSON yields its exception instead of stopping the rest. Blank lines are passed over."
+def _json_lines(path: str | Path) -> Iterator[tuple[int, int, object]]:
+    "Line number from 1, byte offset, and the parsed value (or the exception that the line raised) of each line that is not blank."
+    end = 0  # of what has been read, bytes
     with open(path, "rb") as f:
         for number in itertools.count(1):
-            if not (line := f.readline(LONGEST_LINE)):
+            offset = end
+            line = f.readline(LONGEST_LINE)
+            end += len(line)
+            if not line:
                 return
             try:
                 if len(line) == LONGEST_LINE and not line.endswith(b"\n"):
-                    while (line := f.readline(LONGEST_LINE)) and not line.endswith(b"\n"):
-                        pass
+                    while line and not line.endswith(b"\n"):
+                        line = f.readline(LONGEST_LINE)
+                        end += len(line)
                     raise ValueError(f"the line is longer than {LONGEST_LINE:,} bytes")
                 if line.strip():
-                    yield number, json.loads(line)
+                    yield number, offset, json.loads(line)
             except (ValueError, RecursionError) as e:
-                yield number, e
+                yield number, offset, e
 
 
-def _line(row: dict, **how) -> str:
-    return json.dumps(row, ensure_ascii=False, **how) + "\n"
+def iter_jsonl(path: str | Path) -> Iterator[tuple[int, object]]:
+    "Stream (line number from 1, parsed value) of a JSONL file; a line that is no JSON gives its exception. Blank lines are passed over."
+    for number, _, value in _json_lines(path):
+        yield number, value
 
 
-def append_jsonl(
-    path: str | Path,  # made if missing
-    rows: Iterable[dict],  # that JSON can hold
-) -> None:
-    "Add one JSON object a line to a file that grows, all of them or none; half a line of a killed process is ended first."
-    append(path, "".join(map(_line, rows)))
+def log_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    "Stream (byte offset, row) of a log; a missing file has no rows, and what is no JSON object, such as half a line, is skipped."
+    if Path(path).exists():
+        for _, offset, value in _json_lines(path):
+            if isinstance(value, dict):
+                yield offset, value
 
 
-def write_jsonl(
-    path: str | Path,  # replaced where it exists; its folder is made
-    rows: Iterable,  # Samples or plain dicts
-) -> int:  # rows written
-    "Write one JSON object a line, atomically: the file is the old one or the new one, never half."
-    path, n = Path(path), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as f:
-        for n, row in enumerate(rows, 1):
-            f.write(_line(row.to_dict() if isinstance(row, Sample) else row, allow_nan=False))
-    return n
+def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]], sync: bool = False) -> int:  # byte offset of the first row
+    "Add rows to a log, all of them or none, and end first the half line of a killed process; `sync` waits until they are on the disk."
+    return append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), sync)
+
+
+def write_jsonl_files(
+    folder: str | Path,  # made if missing
+    names: Iterable[str],  # of the files in it, replaced where they exist
+    rows: Iterable[tuple[str, Any]],  # (name of its file, Sample or dict)
+) -> dict[str, int]:  # rows written, by file
+    "Write several JSONL files in one pass; the old ones stay until all new ones are complete."
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = dict.fromkeys(names, 0)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(atomic_write(folder / name, sync=False)) for name in counts}
+        for name, row in rows:
+            record = row.to_dict() if isinstance(row, Sample) else row
+            with naming(folder / name):
+                files[name].write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            counts[name] += 1
+        for name, f in files.items():
+            with naming(folder / name):
+                f.flush()
+                os.fsync(f.fileno())
+    return counts
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:  # number of rows
+    "Write Samples or dicts to one JSONL file, which is the old one or the new one, never half; its folder is made."
+    path = Path(path)
+    return write_jsonl_files(path.parent, [path.name], ((path.name, row) for row in rows))[path.name]
 
 # %% ../../nbs/parts/core/samples.ipynb #0f2b5b59
-def read_samples(
-    path: str | Path,  # JSONL file of samples
-) -> tuple[list[Sample], Report]:
-    "Read samples; a bad line, an invalid sample or a repeated qid is dropped and reported, its neighbours stay."
-    samples, report, seen = [], Report(str(path)), set()
+def read_samples(path: str | Path) -> tuple[list[Sample], Report]:
+    "Read a JSONL file of samples; a bad line, an invalid sample or a repeated qid is dropped and reported, its neighbours stay."
+    samples: dict[str, Sample] = {}
+    report = Report(str(path))
     for number, row in iter_jsonl(path):
         report.read += 1
-        qid = str(row.get("qid", "")) if isinstance(row, dict) else ""
         try:
             if isinstance(row, Exception):
                 raise SampleError(f"not JSON: {row}", reason="malformed_line")
             sample = from_dict(row)
-            if sample.qid in seen:
-                _fail(qid, "qid", "stands twice in the file", "make it unique", "duplicate_qid")
+            if sample.qid in samples:
+                _fail(sample.qid, "qid", "is in the file twice", "make it unique", "duplicate_qid")
+            samples[sample.qid] = sample
         except SampleError as e:
+            qid = str(row.get("qid", "")) if isinstance(row, dict) else ""
             report.add(qid, e.reason, "dropped", f"{path}, line {number}: {e}", number)
             if len(report.findings) > MOST_BAD:
-                raise SampleError(
-                    f"{path}: more than {MOST_BAD:,} lines are no samples, the first: {report.findings[0].detail}", reason="wrong_file"
-                ) from None
-            continue
-        seen.add(sample.qid)
-        samples.append(sample)
+                problem = f"{path}: more than {MOST_BAD:,} lines are no samples, the first: {report.findings[0].detail}"
+                raise SampleError(problem, reason="wrong_file") from None
     report.kept = len(samples)
-    return samples, report
+    return list(samples.values()), report
 
 # %% ../../nbs/parts/core/samples.ipynb #530d9f4d
-def load_samples(
-    path: str | Path,  # JSONL file of samples
-) -> list[Sample]:
-    "Every sample of a file, or a `SampleError` that lists what is wrong with it; an empty file is an error."
+def load_samples(path: str | Path) -> list[Sample]:
+    "Every sample of a JSONL file, or a `SampleError` that lists what is wrong with it; an empty file is an error."
     samples, report = read_samples(path)
     if report.dropped:
         first = "\n".join(f"  {f.detail}" for f in report.dropped[:5])

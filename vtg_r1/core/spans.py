@@ -7,6 +7,7 @@ __all__ = ['length', 'intersection', 'tiou', 'iop', 'giou', 'merge', 'union_tiou
 
 # %% ../../nbs/parts/core/spans.ipynb #08ff4c3d
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,28 +21,28 @@ def _bounds(span: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return s[..., 0], s[..., 1]
 
 
-def _ratio(num: ArrayLike, den: ArrayLike) -> float | np.ndarray:
-    "`num/den` where `den > 0`, else 0; a Python float for scalars."
-    out = np.divide(num, den, out=np.zeros(np.broadcast(num, den).shape), where=np.asarray(den) > 0)
-    return float(out) if out.ndim == 0 else out
+def _scalar(values: np.ndarray) -> float | np.ndarray:
+    "A Python float for an array of no dimension, else the array."
+    return float(values) if values.ndim == 0 else values
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    "`numerator / denominator` where the denominator is positive, else 0."
+    zeros = np.zeros(np.broadcast(numerator, denominator).shape)
+    return np.divide(numerator, denominator, out=zeros, where=np.asarray(denominator) > 0)
 
 # %% ../../nbs/parts/core/spans.ipynb #ba035f9c
-def length(
-    span: ArrayLike,  # `(..., 2)`, seconds
-) -> np.ndarray:  # `(...)`, seconds, never negative
-    "Length of each span; inverted or NaN spans have length 0."
-    s, e = _bounds(span)
-    return np.where(e > s, e - s, 0.0)
+def length(span: ArrayLike) -> np.ndarray:
+    "Length in seconds, shape `(...)`, of spans `(..., 2)`; inverted or NaN spans have length 0."
+    start, end = _bounds(span)
+    return np.where(end > start, end - start, 0.0)
 
 
-def intersection(
-    a: ArrayLike,  # `(..., 2)`, seconds
-    b: ArrayLike,  # `(..., 2)`, seconds, broadcast against `a`
-) -> np.ndarray:  # `(...)`, seconds
-    "Length of the overlap of `a` and `b`; an inverted span overlaps nothing."
+def intersection(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    "Length in seconds of the overlap of spans `(..., 2)`, broadcast against each other; an inverted span overlaps nothing."
     (s1, e1), (s2, e2) = _bounds(a), _bounds(b)
-    ok = (e1 > s1) & (e2 > s2)
-    return np.where(ok, np.maximum(0.0, np.minimum(e1, e2) - np.maximum(s1, s2)), 0.0)
+    valid = (e1 > s1) & (e2 > s2)
+    return np.where(valid, np.maximum(0.0, np.minimum(e1, e2) - np.maximum(s1, s2)), 0.0)
 
 # %% ../../nbs/parts/core/spans.ipynb #24bab604
 def tiou(
@@ -50,38 +51,32 @@ def tiou(
 ) -> float | np.ndarray:  # in [0, 1]; a float for two single spans
     "Temporal IoU, |P ∩ G| / |P ∪ G| (paper, tIoU reward). Zero-length, inverted and NaN spans score 0."
     (s1, e1), (s2, e2) = _bounds(pred), _bounds(gt)
-    return _ratio(intersection(pred, gt), np.maximum(e1, e2) - np.minimum(s1, s2))
+    return _scalar(_ratio(intersection(pred, gt), np.maximum(e1, e2) - np.minimum(s1, s2)))
 
 # %% ../../nbs/parts/core/spans.ipynb #1df80f42
 def iop(
     pred: ArrayLike,  # `(..., 2)`, predicted span, seconds
     gt: ArrayLike,  # `(..., 2)`, ground-truth span, seconds
-    zero_length: float = 0.0,  # value of a zero-length prediction inside `gt`; NExT-GQA's evaluator says 1.0
+    zero_length: float = 0.0,  # value of a zero-length prediction inside `gt`; 1.0 in NExT-GQA's evaluator
 ) -> float | np.ndarray:  # in [0, 1]
     "Intersection over prediction, |P ∩ G| / |P| (NExT-GQA). Inverted and NaN predictions score 0."
-    (s, e), (gs, ge) = _bounds(pred), _bounds(gt)
-    inside = (s == e) & (gs <= s) & (e <= ge)
-    out = np.where(inside, zero_length, _ratio(intersection(pred, gt), length(pred)))
-    return float(out) if out.ndim == 0 else out
+    (start, end), (gt_start, gt_end) = _bounds(pred), _bounds(gt)
+    inside = (start == end) & (gt_start <= start) & (end <= gt_end)
+    return _scalar(np.where(inside, zero_length, _ratio(intersection(pred, gt), length(pred))))
 
 # %% ../../nbs/parts/core/spans.ipynb #7a849b93
-def giou(
-    a: ArrayLike,  # `(..., 2)`, seconds
-    b: ArrayLike,  # `(..., 2)`, seconds
-) -> float | np.ndarray:  # in [-1, 1]
-    "Generalised IoU in one dimension: IoU − (hull − union) / hull (Rezatofighi et al. 2019). Degenerate spans score −1."
+def giou(a: ArrayLike, b: ArrayLike) -> float | np.ndarray:
+    "Generalised IoU of spans `(..., 2)`, in [-1, 1]: IoU − (hull − union) / hull (Rezatofighi et al. 2019). Degenerate spans score −1."
     (s1, e1), (s2, e2) = _bounds(a), _bounds(b)
-    inter, ok = intersection(a, b), (length(a) > 0) & (length(b) > 0)
-    union = length(a) + length(b) - inter
-    hull = np.where(ok, np.maximum(e1, e2) - np.minimum(s1, s2), 1.0)
-    out = np.where(ok, _ratio(inter, union) - (hull - union) / hull, -1.0)
-    return float(out) if out.ndim == 0 else out
+    overlap = intersection(a, b)
+    valid = (length(a) > 0) & (length(b) > 0)
+    union = length(a) + length(b) - overlap
+    hull = np.where(valid, np.maximum(e1, e2) - np.minimum(s1, s2), 1.0)
+    return _scalar(np.where(valid, _ratio(overlap, union) - (hull - union) / hull, -1.0))
 
 # %% ../../nbs/parts/core/spans.ipynb #4a1aa2f3
-def merge(
-    spans: ArrayLike,  # `(n, 2)`, seconds, any order, may overlap; degenerate ones are left out
-) -> np.ndarray:  # `(m, 2)`, disjoint, ascending
-    "Union of spans as disjoint ascending spans; touching spans become one."
+def merge(spans: ArrayLike) -> np.ndarray:
+    "Union of spans `(n, 2)` in any order as disjoint ascending spans `(m, 2)`; touching spans become one, degenerate ones are left out."
     arr = np.asarray(spans, dtype=np.float64).reshape(-1, 2)
     arr = arr[length(arr) > 0]
     if not len(arr):
@@ -92,72 +87,69 @@ def merge(
     return np.stack([arr[first, 0], ends[np.r_[first[1:] - 1, len(arr) - 1]]], -1)
 
 
-def union_tiou(
-    preds: ArrayLike,  # `(n, 2)`, predicted spans, seconds
-    gts: ArrayLike,  # `(m, 2)`, ground-truth spans, seconds
-) -> float:  # in [0, 1]
-    "Temporal IoU of the unions of two sets of spans: how much of the timeline both cover."
+def union_tiou(preds: ArrayLike, gts: ArrayLike) -> float:
+    "Temporal IoU of the unions of two sets of spans, `(n, 2)` and `(m, 2)`."
     p, g = merge(preds), merge(gts)
-    inter = float(intersection(p[:, None], g[None]).sum())
-    union = float(length(p).sum() + length(g).sum()) - inter
-    return inter / union if union > 0 else 0.0
+    overlap = float(intersection(p[:, None], g[None]).sum())
+    union = float(length(p).sum() + length(g).sum()) - overlap
+    return overlap / union if union > 0 else 0.0
 
 # %% ../../nbs/parts/core/spans.ipynb #d465dca2
 def plain_rows(
-    rows: Iterable,  # n lists, arrays or tensors of [start, end], seconds; None for a row without any
-    what: str = "true spans",  # as an error calls them
+    rows: Iterable[Any],  # n lists, arrays or tensors of [start, end], seconds; None for a row without any
+    what: str = "true spans",  # the word for them in an error
 ) -> list[list[list[float]]]:
-    "The spans of each row as plain lists; a bare `[start, end]`, or what else is no list of spans, is an error that names its row."
+    "The spans of each row as plain lists; a bare `[start, end]`, or anything else that is no list of spans, is an error that names its row."
     return [_plain_row(i, row, what) for i, row in enumerate(rows)]
 
 
-def _plain_row(i: int, row, what: str) -> list[list[float]]:
-    row = row.tolist() if hasattr(row, "tolist") else row
+def _plain_row(i: int, row: Any, what: str) -> list[list[float]]:
+    if hasattr(row, "tolist"):
+        row = row.tolist()
     try:
         spans = [[float(t) for t in span] for span in row or ()]
+        if all(len(span) == 2 for span in spans):
+            return spans
     except (TypeError, ValueError):
-        spans = [[]]
-    if all(len(span) == 2 for span in spans):
-        return spans
-    shown, bare = repr(row)[:100], isinstance(row, (list, tuple)) and len(row) == 2 and not any(map(np.iterable, row))
-    raise ValueError(f"{what} of row {i} are {shown}; give a list of [start, end] in seconds" + (f": [{shown}]" if bare else ", such as [[3, 9]]"))
+        pass  # raised below, with the number of the row
+    text = repr(row)[:100]
+    is_bare_span = isinstance(row, (list, tuple)) and len(row) == 2 and not any(map(np.iterable, row))
+    example = f": [{text}]" if is_bare_span else ", such as [[3, 9]]"
+    raise ValueError(f"{what} of row {i} are {text}; give a list of [start, end] in seconds{example}")
 
 
-def _laid_flat(rows: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    "Spans of all rows in one array `(m, 2)`, and how many each row has."
+def _concatenate(rows: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    "Spans of all rows in one array `(m, 2)`, and the number of spans of each row."
     try:
         counts = np.array([len(row) for row in rows], int)
         spans = np.array([span for row in rows for span in row], np.float64)
         if spans.shape == (counts.sum(), 2):
             return spans, counts
     except (TypeError, ValueError):
-        pass  # said below, with the row
-    rows = plain_rows(rows)
-    return np.array([span for row in rows for span in row]).reshape(-1, 2), np.array([len(row) for row in rows], int)
+        pass  # `plain_rows` reads the rows one by one, and names the row that is wrong
+    lists = plain_rows(rows)
+    return np.array([span for row in lists for span in row]).reshape(-1, 2), np.array([len(row) for row in lists], int)
 
 # %% ../../nbs/parts/core/spans.ipynb #a5c49185
 def best_over_gts(
-    preds: ArrayLike,  # `(n, 2)`, one predicted span a row, seconds; NaN where there is none
-    gts: Sequence,  # n lists of true [start, end], seconds; a row may hold none
-    score: Callable = tiou,  # of two span arrays
+    preds: ArrayLike,  # `(n, 2)`, one predicted span per row, seconds; NaN where there is none
+    gts: Sequence[Any],  # n lists of true [start, end], seconds; a row may hold none
+    score: Callable[[np.ndarray, np.ndarray], Any] = tiou,  # of two span arrays
 ) -> np.ndarray:  # `(n,)`; NaN for a row without true spans
     "`score` of each prediction against its best true span."
     preds = np.asarray(preds, np.float64)
-    true, counts = _laid_flat(gts)
+    spans, counts = _concatenate(gts)
     if len(counts) != len(preds):
-        raise ValueError(f"{len(preds)} predictions, {len(counts)} rows of true spans: give one row a prediction")
-    out, some = np.full(len(counts), np.nan), counts > 0
+        raise ValueError(f"{len(preds)} predictions, {len(counts)} rows of true spans: give one row per prediction")
+    best = np.full(len(counts), np.nan)
+    some = counts > 0
     if some.any():
-        scores = np.asarray(score(np.repeat(preds, counts, axis=0), true))
-        out[some] = np.maximum.reduceat(scores, (np.cumsum(counts) - counts)[some])
-    return out
+        scores = np.asarray(score(np.repeat(preds, counts, axis=0), spans))
+        best[some] = np.maximum.reduceat(scores, (np.cumsum(counts) - counts)[some])
+    return best
 
 # %% ../../nbs/parts/core/spans.ipynb #cd265dda
-def clip(
-    span: ArrayLike,  # `(..., 2)`, seconds
-    lo: float = 0.0,  # seconds
-    hi: float = np.inf,  # seconds
-) -> np.ndarray:  # `(..., 2)`
-    "Spans cut to `[lo, hi]`; one that lies outside becomes zero-length at the nearer border."
+def clip(span: ArrayLike, lo: float = 0.0, hi: float = np.inf) -> np.ndarray:
+    "Spans `(..., 2)` cut to `[lo, hi]` seconds; one that lies outside becomes zero-length at the nearer border."
     _bounds(span)
     return np.clip(np.asarray(span, dtype=np.float64), lo, hi)

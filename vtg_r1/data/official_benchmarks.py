@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.metrics import mean_ap, overlaps, paired_test, qa_metrics, recalls
+from ..core.metrics import mean_ap, overlaps, qa_metrics, recalls
 from ..core.prompts import READINGS, parse_answer, parse_spans
 from ..core.samples import Report, Sample, SampleError, iter_jsonl, read_samples
 from ..core.spans import tiou
+from ..core.stats import paired_test
 from .readers import read_dataset
 from .validation import read_with_videos
 

@@ -84,13 +84,7 @@ _BOUNDS = {"above": ("above", operator.gt), "minimum": ("of at least", operator.
 
 def _source(value: Any) -> str:
     "A plain value as Python source, formatted as ruff does."
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_source, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_source(k)}: {_source(v)}" for k, v in value.items()) + "}"
-    return repr(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, list, dict)) else repr(value)
 
 
 def _kind(annotation: Any, bounds: str) -> str:
@@ -107,9 +101,7 @@ def _kind(annotation: Any, bounds: str) -> str:
     return _KINDS[kind]
 
 
-def allowed(
-    f: Field[Any],  # of a parameter
-) -> str:  # such as "a whole number of at least 1, in tokens"
+def allowed(f: Field[Any]) -> str:  # of a parameter → such as "a whole number of at least 1, in tokens"
     "The values that a parameter takes, in words."
     bounds = [f" {word} {f.metadata[key]}" for key, (word, _) in _BOUNDS.items() if f.metadata[key] is not None]
     unit = f", in {f.metadata['unit']}" if f.metadata["unit"] else ""
@@ -167,9 +159,7 @@ def _classes(cls: type) -> list[type]:
     return list(dict.fromkeys([*inherited, cls]))
 
 
-def parameter_groups(
-    cls: type[ParameterGroup],  # of a stage
-) -> dict[str, list[Field[Any]]]:  # heading → its parameters
+def parameter_groups(cls: type[ParameterGroup]) -> dict[str, list[Field[Any]]]:  # of a stage → heading → its parameters
     "The parameters of a stage as they are shown; one that is declared again keeps its first place."
     left, groups = {f.name: f for f in fields(cls)}, dict[str, list[Field[Any]]]()
     for group in _classes(cls):
@@ -179,9 +169,7 @@ def parameter_groups(
     return groups
 
 
-def parameter_fields(
-    cls: type[ParameterGroup],  # of a stage
-) -> dict[str, Field[Any]]:  # by name, in the order in which they are shown
+def parameter_fields(cls: type[ParameterGroup]) -> dict[str, Field[Any]]:  # of a stage → by name, in the order in which they are shown
     "All parameters of a stage."
     return {f.name: f for group in parameter_groups(cls).values() for f in group}
 
@@ -271,9 +259,7 @@ def from_mapping(
     return cls(**mapping)
 
 
-def to_mapping(
-    params: ParameterGroup,  # of a stage
-) -> dict[str, Any]:  # name → value, in the order in which they are shown
+def to_mapping(params: ParameterGroup) -> dict[str, Any]:  # of a stage → name → value, in the order in which they are shown
     "All values as plain data, for the manifest and for papermill."
     return {name: getattr(params, name) for name in parameter_fields(type(params))}
 
@@ -319,24 +305,24 @@ def _read_file(path: str | Path, stage: str) -> dict[str, Any]:
 
 
 def read_parameters(
-    cls: type[ParameterGroup],  # of a stage
+    cls: type[ParameterGroup] | None,  # of a stage; None checks no names
     files: Iterable[str | Path],  # YAML; a later file wins
     pairs: Iterable[tuple[str, str]],  # (name, value as YAML); they win over files, the later over the earlier
 ) -> dict[str, Any]:  # name → value, of those given; `from_mapping` checks the values
     "Parameters from files and from the command line; `UserError` if one cannot be read or is unknown."
     given: dict[str, Any] = {}
     for path in files:
-        content = _read_file(path, cls.stage)
-        check_names(cls, content, f"parameter file {path}")
+        content = _read_file(path, cls.stage if cls else "")
+        if cls:
+            check_names(cls, content, f"parameter file {path}")
         given |= content
     given |= {name: _value(text) for name, text in pairs}
-    check_names(cls, given)
+    if cls:
+        check_names(cls, given)
     return given
 
 # %% ../../nbs/parts/runs/parameters.ipynb #817e1232
-def parameter_cell(
-    cls: type[ParameterGroup],  # of a stage
-) -> str:  # Python source, without a newline at the end
+def parameter_cell(cls: type[ParameterGroup]) -> str:  # of a stage → Python source, without a newline at the end
     "The text of the notebook's parameter cell: a line for each heading and each default."
     defaults, lines = cls(), []
     for heading, group in parameter_groups(cls).items():
@@ -356,9 +342,7 @@ def from_notebook(
     return from_mapping(cls, {name: namespace[name] for name in parameter_fields(cls) if name in namespace})
 
 # %% ../../nbs/parts/runs/parameters.ipynb #9b5c856d
-def help_text(
-    cls: type[ParameterGroup],  # of a stage
-) -> str:  # Markdown, at most 100 characters per line
+def help_text(cls: type[ParameterGroup]) -> str:  # of a stage → Markdown, at most 100 characters per line
     "All parameters of a stage under their headings: default, meaning, allowed values and the paper's value."
     defaults, lines = cls(), list[str]()
     for heading, group in parameter_groups(cls).items():

@@ -6,7 +6,9 @@
 __all__ = ['native_collator', 'clips_of', 'NativeGRPOTrainer']
 
 # %% ../../nbs/parts/train/native_video.ipynb #db0819f0
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from trl import GRPOTrainer
@@ -14,25 +16,25 @@ from trl import GRPOTrainer
 from ..models.generation import model_inputs, prompt_text
 
 # %% ../../nbs/parts/train/native_video.ipynb #667867d0
-def native_collator(processor):  # rows with prompt, video, fps, completion → a batch for the model
-    "A collator for SFT on native video: labels on the response only."
+def native_collator(processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    "A collator for SFT on native video: rows with prompt, video, fps and completion → a batch with labels on the response only."
 
-    def collate(rows: list[dict]) -> dict:
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = model_inputs(processor, rows, "cpu")
-        whole = [processor.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in rows]
-        answers = [text[len(prompt_text(processor, row)) :] for text, row in zip(whole, rows)]
-        said = processor.tokenizer(answers, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
-        ids, mask = said["input_ids"], said["attention_mask"]
+        texts = [processor.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in rows]
+        responses = [text[len(prompt_text(processor, row)) :] for text, row in zip(texts, rows)]
+        tokens = processor.tokenizer(responses, padding=True, padding_side="right", add_special_tokens=False, return_tensors="pt")
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
         labels = torch.cat([torch.full_like(batch["input_ids"], -100), ids.masked_fill(mask == 0, -100)], 1)
-        grown = dict(input_ids=ids, attention_mask=mask, mm_token_type_ids=torch.zeros_like(ids))
-        return {**batch, **{k: torch.cat([batch[k], v], 1) for k, v in grown.items()}, "labels": labels}
+        appended = dict(input_ids=ids, attention_mask=mask, mm_token_type_ids=torch.zeros_like(ids))
+        return {**batch, **{name: torch.cat([batch[name], x], 1) for name, x in appended.items()}, "labels": labels}
 
     return collate
 
 # %% ../../nbs/parts/train/native_video.ipynb #40f561a4
 def clips_of(
-    batch,  # what a processor made of several videos
-) -> list[dict]:  # for each video its pixels, its grid and, where the processor has them (Qwen2.5-VL), its seconds a grid step
+    batch: Any,  # a processor's output for several videos
+) -> list[dict[str, torch.Tensor]]:  # for each video its pixels, its grid and, if the processor has them (Qwen2.5-VL), its seconds per grid step
     "Split a processor's video tensors by video."
     grids = batch["video_grid_thw"]
     pixels = batch["pixel_values_videos"].split(grids.prod(1).tolist())
@@ -45,46 +47,41 @@ def clips_of(
 class NativeGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer on native video: rows with `prompt`, `video` (frames) and `fps`."
 
-    def __init__(
-        self,
-        model,  # the policy
-        *args,  # as `GRPOTrainer`
-        **kwargs,  # as `GRPOTrainer`
-    ):
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
         if self.use_vllm:
             raise ValueError("TRL's vLLM client takes images, not native video: use time_encoding 'interleaved' with vllm")
         tokens = [self.model.config.image_token_id, self.model.config.video_token_id]
         self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = tokens  # a sampled one would have no pixels
 
-    def _tokenize_prompts(self, prompts):
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         batch = model_inputs(self.processing_class, self._rows, "cpu")
         ids, mask = batch.pop("input_ids"), batch.pop("attention_mask").bool()
         batch["mm_token_type_ids"] = [kinds[m].tolist() for kinds, m in zip(batch["mm_token_type_ids"], mask)]  # TRL pads lists
         self._clips = [{k: v.to(self.accelerator.device) for k, v in clip.items()} for clip in clips_of(batch)]
         return [row[m].tolist() for row, m in zip(ids, mask)], None, dict(batch)
 
-    def _generate_and_score_completions(self, inputs):
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
         return {**super()._generate_and_score_completions(inputs), "clips": self._clips}
 
-    def _compute_loss(self, model, inputs):
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._clips = inputs["clips"]
         return super()._compute_loss(model, inputs)
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, **kwargs):
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int = 0, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         size, parts, clips = batch_size or len(input_ids), [], self._clips
         for i in range(0, len(input_ids), size):
-            mine = {k: torch.cat([clip[k] for clip in clips[i : i + size]]) for k in clips[0]}
-            kinds = 2 * (input_ids[i : i + size] == self.model.config.video_token_id).int()
-            parts.append(
-                super()._get_per_token_logps_and_entropies(
-                    partial(model, **mine, mm_token_type_ids=kinds), input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep, **kwargs
-                )
-            )
+            ids, mask = input_ids[i : i + size], attention_mask[i : i + size]
+            videos = {name: torch.cat([clip[name] for clip in clips[i : i + size]]) for name in clips[0]}
+            with_videos = partial(model, **videos, mm_token_type_ids=2 * (ids == self.model.config.video_token_id).int())
+            parts.append(super()._get_per_token_logps_and_entropies(with_videos, ids, mask, logits_to_keep, **kwargs))
         logps, entropies, auxiliary = zip(*parts)
-        return (
-            torch.cat(logps),
-            None if entropies[0] is None else torch.cat(entropies),
-            None if auxiliary[0] is None else torch.stack(auxiliary).mean(),
-        )
+        entropy, auxiliary_loss = None, None
+        if entropies[0] is not None:
+            entropy = torch.cat(entropies)
+        if auxiliary[0] is not None:
+            auxiliary_loss = torch.stack(auxiliary).mean()
+        return torch.cat(logps), entropy, auxiliary_loss

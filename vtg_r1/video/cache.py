@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -22,45 +23,43 @@ import xxhash
 from ..core.atomic_files import atomic_write
 
 # %% ../../nbs/parts/video/cache.ipynb #590940c7
-def _pack(key: str, frames: np.ndarray, times: np.ndarray) -> list:
-    "The pieces of an entry, in the order in which they are written."
-    pieces = [
-        np.array(frames.shape, np.int64).tobytes(),
-        np.ascontiguousarray(times, np.float64).tobytes(),
-        np.ascontiguousarray(frames).reshape(-1).data,
-    ]
-    return [_checksum(key, *pieces), *pieces]
-
-
-def _checksum(key: str, *pieces) -> bytes:
+def _checksum(key: str, *pieces: Any) -> bytes:
     digest = xxhash.xxh3_128(key.encode())
     for piece in pieces:
         digest.update(piece)
     return digest.digest()
 
 
+def _pack(key: str, frames: np.ndarray, times: np.ndarray) -> list[Any]:
+    "The pieces of an entry, in the order in which they are written."
+    shape = np.array(frames.shape, np.int64).tobytes()
+    pieces = [shape, np.ascontiguousarray(times, np.float64).tobytes(), np.ascontiguousarray(frames).reshape(-1).data]
+    return [_checksum(key, *pieces), *pieces]
+
+
 def _unpack(key: str, data: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    "Frames and times of an entry's bytes, or None where they are not what was written."
+    "Frames and times of an entry's bytes, or None where the checksum does not fit."
     if len(data) < 48 or _checksum(key, data[16:]) != data[:16].tobytes():
         return None
     shape = data[16:48].view(np.int64)
-    frames = 48 + 8 * int(shape[0])
-    return data[frames:].reshape(shape), data[48:frames].view(np.float64)
+    times_end = 48 + 8 * int(shape[0])
+    return data[times_end:].reshape(shape), data[48:times_end].view(np.float64)
 
 # %% ../../nbs/parts/video/cache.ipynb #e514d16f
+HOUR = 3600 * 10**9  # ns
+
+
 def file_identity(path: Path) -> tuple[int, ...]:
-    "What changes when a file changes: size, modification and change time (ns), inode."
+    "Numbers that change when a file changes: size, modification and change time (ns), inode."
     s = path.stat()
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino
 
 
-HOUR = 3600 * 10**9  # ns: what lies further ahead of the clock than this was dated by another clock
-
-
-def _unchanged(identity: tuple[int, ...]) -> bool:
-    "Whether a file has rested for two seconds; a time far in the future, which a camera or a clock set back has left, says nothing of it."
+def _is_at_rest(identity: tuple[int, ...]) -> bool:
+    "Whether a file was last touched two seconds ago or earlier. A time more than an hour ahead comes from another clock and is ignored."
     now = time.time_ns()
-    return now - max((t for t in identity[1:3] if t < now + HOUR), default=0) > 2e9
+    touched = max((t for t in identity[1:3] if t < now + HOUR), default=0)
+    return now - touched > 2e9
 
 
 def _blake(data: bytes) -> str:
@@ -73,27 +72,33 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _write_whole(path: Path, pieces: list) -> None:
-    "A file that is there completely or not at all; it has a checksum, so nobody waits for the disk."
+def _write_whole(path: Path, pieces: list[Any]) -> None:
+    "Write a file atomically. It has a checksum, so the writer does not wait for the disk."
     with atomic_write(path, "wb", sync=False) as f:
         for piece in pieces:
             f.write(piece)
 
 # %% ../../nbs/parts/video/cache.ipynb #7af4bb88
 def _make_room(folder: Path, limit: int) -> None:
-    "Remove what was used longest ago until the rest fits into `limit` bytes."
-    whole, parts, now = [], [], time.time_ns()
-    with os.scandir(folder) as entries:
-        for e in entries:
+    "Remove old temporary files, then the least recently used entries until the rest fits into `limit` bytes."
+    entries: list[tuple[int, int, str]] = []  # (time of last use in ns, bytes, path)
+    parts: list[tuple[int, int, str]] = []
+    now = time.time_ns()
+    with os.scandir(folder) as files:
+        for file in files:
             with suppress(FileNotFoundError):  # another process was faster
-                used = e.stat().st_mtime_ns
-                (parts if e.name.endswith(".part") else whole).append((used if used < now + HOUR else 0, max(4096, e.stat().st_size), e.path))
-    total = sum(size for _, size, _ in whole + parts)
-    for used, size, file in [p for p in parts if p[0] < now - HOUR] + sorted(whole):
-        if total <= limit and not file.endswith(".part"):
+                used = file.stat().st_mtime_ns
+                if used >= now + HOUR:
+                    used = 0
+                kind = parts if file.name.endswith(".part") else entries
+                kind.append((used, max(4096, file.stat().st_size), file.path))
+    total = sum(size for _, size, _ in entries + parts)
+    old_parts = [part for part in parts if part[0] < now - HOUR]
+    for used, size, path in old_parts + sorted(entries):
+        if total <= limit and not path.endswith(".part"):
             return
         with suppress(OSError):
-            os.unlink(file)
+            os.unlink(path)
         total -= size
 
 # %% ../../nbs/parts/video/cache.ipynb #9c861984
@@ -105,23 +110,27 @@ class _Entries:
         folder: str | Path,  # made when the first entry is written
         gigabytes: float = 20.0,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th for a moment
     ):
-        self.folder, self.limit = Path(folder), int(gigabytes * 1e9)
-        self._rests = 0.0  # seconds of the monotonic clock until which nothing is written, for the disk was full
-        self._written = self.limit  # bytes since this process last looked at the whole folder; the first write looks
+        self.folder = Path(folder)
+        self.limit = int(gigabytes * 1e9)
+        self._pause_end = 0.0  # seconds of the monotonic clock until which nothing is written, after a full disk
+        self._written = self.limit  # bytes since this process last measured the folder; the first write measures it
 
     def _read(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
-        "An entry, or None; one that is not what was written is removed."
+        "An entry, or None; a damaged one is removed."
         file = self.folder / f"{key}.frames"
         try:
-            found = _unpack(key, np.fromfile(file, np.uint8))
+            entry = _unpack(key, np.fromfile(file, np.uint8))
         except OSError:
             return None
         with suppress(OSError):
-            os.utime(file) if found is not None else file.unlink(missing_ok=True)
-        return found
+            if entry is None:
+                file.unlink(missing_ok=True)
+            else:
+                os.utime(file)
+        return entry
 
     def _keep(self, key: str, frames: np.ndarray, times: np.ndarray) -> None:
-        "Write an entry, and make room when a good deal has been written."
+        "Write an entry; after a 64th of the limit, make room."
         if frames.nbytes > self.limit:
             return
         self._store(self.folder / f"{key}.frames", _pack(key, frames, times))
@@ -130,91 +139,91 @@ class _Entries:
             _make_room(self.folder, self.limit)
             self._written = 0
 
-    def _store(self, file: Path, pieces: list) -> None:
-        "A cache that cannot be written costs time, not the run; it is tried again after ten minutes."
-        if time.monotonic() < self._rests:
+    def _store(self, file: Path, pieces: list[Any]) -> None:
+        "Write a file. Where that fails, the run goes on without, and tries again after ten minutes."
+        if time.monotonic() < self._pause_end:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write_whole(file, pieces)
         except OSError as e:
-            if not self._rests:
-                warnings.warn(
-                    f"{self.folder}: frames are not kept ({e.strerror or e}); it goes on without, and tries again every ten minutes", stacklevel=2
-                )
-            self._rests = time.monotonic() + 600
+            if not self._pause_end:
+                problem = f"{self.folder}: frames are not kept ({e.strerror or e}); it goes on without, and tries again every ten minutes"
+                warnings.warn(problem, stacklevel=2)
+            self._pause_end = time.monotonic() + 600
 
 # %% ../../nbs/parts/video/cache.ipynb #2a35f46d
 class FrameCache(_Entries):
-    "Decoded frames in a folder that many processes may share; the least recently used leave when it is full."
+    "Decoded frames in a folder that many processes may share; when it is full, the least recently used are removed."
 
     def fetch(
         self,
         path: str | Path,  # the video
-        how: tuple,  # how it is read: whatever changes the frames
-        make: Callable[[], tuple[np.ndarray, np.ndarray]],  # decodes: frames (m, h, w, 3) uint8, times (m,) seconds
+        variant: tuple[Any, ...],  # everything that changes the frames: their number, size, clip, decoder
+        decode: Callable[[], tuple[np.ndarray, np.ndarray]],  # gives frames (m, h, w, 3) uint8 and times (m,) seconds
     ) -> tuple[np.ndarray, np.ndarray]:
-        "The frames and times that `make` gives, from the folder where they are there; a missing video is an `OSError`."
-        before = file_identity(Path(path))
-        key = _blake(repr((self._content(Path(path), before), how)).encode())
-        if (found := self._read(key)) is not None:
-            return found
-        made = make()
-        if file_identity(Path(path)) == before:
-            self._keep(key, *made)  # else somebody replaced the video while it was read
-        return made
+        "Frames and times from the folder, else from `decode`; a missing video is an `OSError`."
+        path = Path(path)
+        identity = file_identity(path)
+        key = _blake(repr((self._content(path, identity), variant)).encode())
+        entry = self._read(key)
+        if entry is None:
+            entry = decode()
+            if file_identity(path) == identity:  # else the video was replaced while it was read
+                self._keep(key, *entry)
+        return entry
 
     def _content(self, path: Path, identity: tuple[int, ...]) -> str:
-        "Digest of a file's content; noted, so that the file is read once."
-        note, stands = self.folder / f"{_blake(os.fsencode(path.absolute()))}.id", [str(i) for i in identity]
+        "Digest of a file's content, recorded so that the file is read once."
+        record = self.folder / f"{_blake(os.fsencode(path.absolute()))}.id"
+        state = [str(number) for number in identity]
         with suppress(OSError, ValueError):
-            *stood, digest = note.read_text("ascii").split()
-            if stood == stands and len(digest) == 32:
-                os.utime(note)
+            *recorded, digest = record.read_text("ascii").split()
+            if recorded == state and len(digest) == 32:
+                os.utime(record)
                 return digest
         digest = _digest(path)
-        if _unchanged(identity):
-            self._store(note, [" ".join([*stands, digest]).encode()])
+        if _is_at_rest(identity):
+            self._store(record, [" ".join([*state, digest]).encode()])
         return digest
 
 # %% ../../nbs/parts/video/cache.ipynb #485ed80d
 class LRUCache:
-    "The most recently used values, up to so many bytes; the latest stays whatever its size."
+    "The most recently used values, up to `limit` bytes; the latest stays whatever its size."
 
-    def __init__(
-        self,
-        limit: int,  # bytes
-    ):
-        self.limit, self.total, self._values, self._lock = limit, 0, OrderedDict(), threading.Lock()
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.total = 0  # bytes
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def get(
-        self,
-        key: Hashable,  # of the value
-        make: Callable[[], tuple[object, int]],  # the value and its size, bytes
-    ):
-        "The value of `key`; `make` gives it and its size in bytes where it is not there."
+    def get(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
+        "The value of `key`; where it is missing, `make` gives it and its size in bytes."
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key][0]
         value, size = make()
         with self._lock:
-            if key not in self._values:
-                self._values[key], self.total = (value, size), self.total + size
+            if key in self._values:  # another thread was faster
+                return self._values[key][0]
+            self._values[key] = (value, size)
+            self.total += size
             while self.total > self.limit and len(self._values) > 1:
-                self.total -= self._values.popitem(last=False)[1][1]
-            return self._values[key][0] if key in self._values else value
+                _, (_, removed) = self._values.popitem(last=False)
+                self.total -= removed
+        return value
 
 # %% ../../nbs/parts/video/cache.ipynb #79c9c888
 def cache_folder() -> str:
-    "Where decoded frames are kept: what `VTG_R1_CACHE` names, else `outputs/cache`."
+    "The folder of decoded frames: that of `VTG_R1_CACHE`, else `outputs/cache`."
     return os.environ.get("VTG_R1_CACHE", "outputs/cache")
 
 
 def cache_gigabytes() -> float:
-    "Size of the frame cache, 10⁹ bytes: what `VTG_R1_CACHE_GB` says, else 20."
-    given = os.environ.get("VTG_R1_CACHE_GB", "20")
+    "Size of the frame cache, 10⁹ bytes: that of `VTG_R1_CACHE_GB`, else 20."
+    text = os.environ.get("VTG_R1_CACHE_GB", "20")
     try:
-        return float(given)
+        return float(text)
     except ValueError:
-        raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, got {given!r}") from None
+        raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, got {text!r}") from None

@@ -7,23 +7,28 @@ __all__ = ['write_cut', 'cut']
 
 # %% ../../nbs/parts/video/cut.ipynb #10a660a2
 import heapq
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .decoders import VideoError, open_container, picture_stream
+from ..core.atomic_files import atomic_path
+from .decoders import VideoError, open_container, picture_stream, quarter_turns
 from .reader import probe
 from .sandbox import ResourceLimits, run_sandboxed
 
+if TYPE_CHECKING:
+    import av
+
 # %% ../../nbs/parts/video/cut.ipynb #c0cc863f
-_TICKS = 90_000  # of a cut's clock, a second
+_TICKS = 90_000  # per second, of a cut's clock
+_AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # samples per second
 
 
-def _timed(container, stream, start: float) -> Iterator[tuple[float, object]]:
-    "Decoded frames of a stream with their seconds on the player's clock, from the last key frame before `start`."
+def _timed(container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
+    "(seconds on the player's clock, frame) of a stream's decoded frames, from the last key frame before `start`."
     import av
 
     origin = (container.start_time or 0) / av.time_base
@@ -33,96 +38,102 @@ def _timed(container, stream, start: float) -> Iterator[tuple[float, object]]:
             yield frame.time - origin, frame
 
 
-def _on_display(frames: Iterator[tuple[float, object]], start: float, end: float) -> Iterator[tuple[float, float, object]]:
-    "(appears, goes, frame) of all that is shown within [start, end)."
-    now, shown = 0.0, None
-    for t, frame in frames:
-        if shown is not None and t <= now:  # two at one time: the later is seen
-            shown = frame
+def _on_display(frames: Iterable[tuple[float, Any]], start: float, end: float) -> Iterator[tuple[float, float, Any]]:
+    "(appears, disappears, frame) of every frame that is on display within [start, end), from (appears, frame)."
+    current, appeared = None, 0.0
+    for seconds, frame in frames:
+        if current is not None and seconds <= appeared:  # two frames at one time: the later one is shown
+            current = frame
             continue
-        if shown is not None and t > start:
-            yield max(now, start), min(t, end), shown
-        if t >= end:
+        if current is not None and seconds > start:
+            yield max(appeared, start), min(seconds, end), current
+        if seconds >= end:
             return
-        now, shown = t, frame
-    if shown is not None:
-        yield max(now, start), end, shown
+        current, appeared = frame, seconds
+    if current is not None:
+        yield max(appeared, start), end, current
 
 # %% ../../nbs/parts/video/cut.ipynb #a59c99f1
-def _upright(frame):
+def _upright(frame: "av.VideoFrame") -> "av.VideoFrame":
     "A decoded frame as a player shows it."
     import av
 
-    if not (turns := round(frame.rotation / 90) % 4):
+    turns = quarter_turns(frame)
+    if turns == 0:
         return frame
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)), format="rgb24")
+    picture: Any = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    return av.VideoFrame.from_ndarray(picture, format="rgb24")
 
 
-def _picture(source, stream, start: float, end: float) -> Iterator:
-    "Packets of the picture, each frame with its own time and length."
-    lasts = {}
+def _picture_packets(source: Any, stream: Any, start: float, end: float) -> Iterator[Any]:
+    "Encoded pictures of [start, end), each with its own time and duration."
+    durations: dict[int, int] = {}  # by presentation time, ticks
 
-    def sealed(packets):
+    def timed(packets: Iterable[Any]) -> Iterator[Any]:
         for packet in packets:
-            packet.duration = lasts.pop(packet.pts)
+            packet.duration = durations.pop(packet.pts)
             yield packet
 
-    for at, until, frame in _on_display(_timed(source, source.streams.best("video"), start), start, end):
-        ticks, last = round((at - start) * _TICKS), round((until - start) * _TICKS)
-        if ticks == last:
-            continue  # gone before the clock ticks
-        shown = _upright(frame).reformat(width=stream.width, height=stream.height, format="yuv420p")
-        shown.pts, shown.time_base = ticks, Fraction(1, _TICKS)
-        lasts[ticks] = last - ticks
-        yield from sealed(stream.encode(shown))
-    yield from sealed(stream.encode())
+    for appears, disappears, frame in _on_display(_timed(source, source.streams.best("video"), start), start, end):
+        first, last = round((appears - start) * _TICKS), round((disappears - start) * _TICKS)
+        if first == last:
+            continue  # shorter than a tick
+        picture = _upright(frame).reformat(width=stream.width, height=stream.height, format="yuv420p")
+        picture.pts, picture.time_base = first, Fraction(1, _TICKS)
+        durations[first] = last - first
+        yield from timed(stream.encode(picture))
+    yield from timed(stream.encode())
 
 
-def _sound(source, stream, start: float, end: float) -> Iterator:
-    "Packets of the sound, cut to the sample."
+def _sound_packets(source: Any, stream: Any, start: float, end: float) -> Iterator[Any]:
+    "Encoded sound of [start, end), cut to the sample."
     import av
 
-    to_float, done = av.AudioResampler("fltp", stream.layout, stream.rate), None
-    for t, frame in _timed(source, source.streams.audio[0], start):
-        if t >= end:
+    to_float = av.AudioResampler("fltp", stream.layout, stream.rate)
+    position = None  # samples from the start of the cut
+    for seconds, frame in _timed(source, source.streams.audio[0], start):
+        if seconds >= end:
             break
+        first, last = round((start - seconds) * stream.rate), round((end - seconds) * stream.rate)
         for part in to_float.resample(frame):
-            first, last = (round((edge - t) * stream.rate) for edge in (start, end))
-            piece = part.to_ndarray()[:, max(0, first) : max(0, last)]
-            if not piece.shape[1]:
+            samples: Any = np.ascontiguousarray(part.to_ndarray()[:, max(0, first) : max(0, last)])
+            if not samples.shape[1]:
                 continue
-            if done is None:
-                done = max(0, -first)
-            cut = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), "fltp", stream.layout.name)
-            cut.sample_rate, cut.pts, cut.time_base = stream.rate, done, Fraction(1, stream.rate)
-            done += piece.shape[1]
-            yield from stream.encode(cut)
+            if position is None:
+                position = max(0, -first)
+            piece = av.AudioFrame.from_ndarray(samples, "fltp", stream.layout.name)
+            piece.sample_rate, piece.pts, piece.time_base = stream.rate, position, Fraction(1, stream.rate)
+            position += samples.shape[1]
+            yield from stream.encode(piece)
     yield from stream.encode()
 
 # %% ../../nbs/parts/video/cut.ipynb #9762256d
-def _streams(source, out) -> list:
-    "The cut's streams, as its source has them: a picture, and a sound that is at most stereo."
-    seen = source.streams.best("video")
-    picture = _upright(next(source.decode(seen)))
-    video = out.add_stream("libx264", rate=seen.average_rate or 25, options={"crf": "20", "preset": "veryfast", "bf": "0"})
+def _add_streams(source: Any, out: Any) -> list[Any]:
+    "The streams of a cut: a picture with even sides and, if its source has one, a sound that is at most stereo."
+    stream = source.streams.best("video")
+    picture = _upright(next(source.decode(stream)))
+    video = out.add_stream("libx264", rate=stream.average_rate or 25, options={"crf": "20", "preset": "veryfast", "bf": "0"})
     video.width, video.height, video.pix_fmt = max(2, picture.width // 2 * 2), max(2, picture.height // 2 * 2), "yuv420p"
     video.codec_context.time_base = Fraction(1, _TICKS)
     if not source.streams.audio or source.streams.audio[0].codec_context is None:
         return [video]
-    heard = source.streams.audio[0]
-    audio = out.add_stream("aac", rate=heard.rate if heard.rate in (48000, 44100, 32000, 24000, 22050, 16000) else 48000)
-    audio.layout = "mono" if heard.channels == 1 else "stereo"
+    sound = source.streams.audio[0]
+    audio = out.add_stream("aac", rate=sound.rate if sound.rate in _AAC_RATES else 48000)
+    audio.layout = "mono" if sound.channels == 1 else "stereo"
     return [video, audio]
 
 
-def write_cut(video: Path, part: Path, start: float, end: float) -> None:
-    "Decode and encode a stretch of a video, in this process."
+def write_cut(video: Path, out: Path, start: float, end: float) -> None:
+    "Decode and encode the stretch [start, end) seconds of a video, in this process."
     import av
 
     try:
-        with open_container(video) as seen, open_container(video) as heard, av.open(str(part), "w", format="mp4") as new:
-            picture_stream(seen, video)
-            packets = [make(source, stream, start, end) for make, source, stream in zip((_picture, _sound), (seen, heard), _streams(seen, new))]
+        with open_container(video) as pictures, open_container(video) as sound, av.open(str(out), "w", format="mp4") as new:
+            picture_stream(pictures, video)
+            streams = _add_streams(pictures, new)
+            packets = [_picture_packets(pictures, streams[0], start, end)]
+            if len(streams) == 2:
+                packets.append(_sound_packets(sound, streams[1], start, end))
             for packet in heapq.merge(*packets, key=lambda p: p.dts * p.time_base):
                 new.mux(packet)
     except (av.FFmpegError, StopIteration) as e:
@@ -133,19 +144,16 @@ def cut(
     video: str | Path,  # any that can be decoded
     out: str | Path,  # an mp4, replaced where it exists; its folder is made
     span: Sequence[float],  # [start, end], seconds
-    limits: ResourceLimits = ResourceLimits(seconds=3600),  # what decoder and encoder may take: a long stretch takes its time
+    limits: ResourceLimits = ResourceLimits(seconds=3600),  # of decoder and encoder: a long stretch takes its time
 ) -> Path:
     "Cut a stretch out of a video, exactly; raises `VideoError`."
-    info, (start, end), out = probe(video), span, Path(out)
+    info, out = probe(video), Path(out)
+    start, end = map(float, span)
     if not 0 <= start < end <= info.duration + 1e-3:
-        raise VideoError(video, f"[{start}, {end}] is no stretch of its {info.duration:.2f} s")
+        raise VideoError(video, f"[{span[0]}, {span[1]}] is no stretch of its {info.duration:.2f} s")
     if out.exists() and out.samefile(video):
         raise VideoError(video, "would be overwritten by its own cut: name another file")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        run_sandboxed(video, limits, do="cut", part=os.path.abspath(part), span=[float(start), float(end)])
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_path(out.absolute()) as part:
+        run_sandboxed(video, limits, do="cut", part=str(part), span=[start, end])
     return out

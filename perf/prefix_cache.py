@@ -1,6 +1,6 @@
 """What seeing a video once saves outside training: loading frames beside qwen_vl_utils, and five queries on one video beside asking one by one or in a batch.
 
-    OMP_NUM_THREADS=1 python perf/see_once_eval.py [frames|evaluation …] [--repeats 5] [--threads 1] [--cpu] [--videos FOLDER] [--save FOLDER]
+    OMP_NUM_THREADS=1 python perf/prefix_cache.py [frames|evaluation …] [--repeats 5] [--threads 1] [--cpu] [--videos FOLDER] [--save FOLDER]
 
 The variants take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that runs one variant once. `frames` needs `pip install qwen-vl-utils`.
 Every benchmark prints a table and a last line `name: ratio ×`.
@@ -135,9 +135,9 @@ def frames(args) -> list[dict]:
 
 def bench_model():
     "The training benchmarks' model; it never ends an answer early."
-    import see_once
+    import shared_prefix
 
-    model, processor = see_once.bench_model()
+    model, processor = shared_prefix.bench_model()
     model.generation_config.eos_token_id = None
     return model.eval(), processor
 
@@ -158,10 +158,10 @@ def answer(variant: str, model, processor, shown: list[dict], c: int) -> list[st
 
     if variant == "one by one":
         return [text for s in shown for text in generate(model, processor, [s], c, share_prefix=False)]
-    return generate(model, processor, shown, c, share_prefix=variant == "see once")
+    return generate(model, processor, shown, c, share_prefix=variant == "shared prefix")
 
 
-VARIANTS = ("one by one", "batched", "see once")
+VARIANTS = ("one by one", "batched", "shared prefix")
 
 
 def evaluation(args) -> list[dict]:
@@ -173,7 +173,7 @@ def evaluation(args) -> list[dict]:
         for _ in range(args.repeats):
             for v in VARIANTS:
                 times[v].append(clock(lambda: said.update({v: answer(v, model, processor, shown, c)}), args.now))
-        assert said["one by one"] == said["batched"] == said["see once"], "the variants answer differently"
+        assert said["one by one"] == said["batched"] == said["shared prefix"], "the variants answer differently"
         p = processor(text=[processor.apply_chat_template(shown[0]["prompt"], add_generation_prompt=True)], images=[shown[0]["images"]])["input_ids"][
             0
         ]
@@ -195,7 +195,7 @@ def evaluation(args) -> list[dict]:
                 f"evaluation  P {len(p):5} C {c:3}  {n} queries  {v:10} {seconds[v]:7.2f} s ({min(times[v]):.2f}–{max(times[v]):.2f})  {rows[-1]['peak_gb']:5.2f} GB  {seconds[v] / seconds['see once']:5.2f} × the time",
                 flush=True,
             )
-        head = head or [seconds[v] / seconds["see once"] for v in VARIANTS]
+        head = head or [seconds[v] / seconds["shared prefix"] for v in VARIANTS]
     print(f"evaluation: {head[0]:.2f} × (one by one), {head[1]:.2f} × (batched)", flush=True)
     return rows
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from functools import partial
 
 import numpy as np
@@ -12,10 +13,10 @@ from PIL import Image
 
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.models.generation import by_video, generate, model_inputs, predict, prompt_text, resumable_predict
-from vtg_r1.models.generation import processor_frames as frame_inputs
-from vtg_r1.models.loading import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, lora_config, tiny_config
-from vtg_r1.models.prefix_cache import cache_name, prefill_shared, prefixes, same_video, shared_video_inputs
+from vtg_r1.models.generation import by_video, generate, model_inputs, predict, processor_frames, prompt_text, resumable_predict
+from vtg_r1.models.loading import load_processor, lora_config
+from vtg_r1.models.prefix_cache import Prompts, cache_name, pack_prompts, read_prompts, same_prompts, shared_decoding
+from vtg_r1.models.tiny import build_tiny, tiny_config
 
 QUERIES = (
     (0, "the red circle"),
@@ -49,20 +50,20 @@ def qwen2_5_vl():
 
 
 def qwen2_vl():
-    plain = build_processor()
+    plain = load_processor("tiny")
     processor = tf.Qwen2VLProcessor(
-        image_processor=plain.image_processor, tokenizer=plain.tokenizer, video_processor=plain.video_processor, chat_template=CHAT_TEMPLATE
+        image_processor=plain.image_processor, tokenizer=plain.tokenizer, video_processor=plain.video_processor, chat_template=plain.chat_template
     )
-    common = tokens(tiny_config(plain.tokenizer), rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]))
+    common = tokens(tiny_config(), rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]))
     vision = dict(depth=2, embed_dim=64, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
     torch.manual_seed(0)
     return tf.Qwen2VLForConditionalGeneration(tf.Qwen2VLConfig(vision_config=vision, **common)).eval(), processor
 
 
 def qwen3_vl():
-    tokenizer = build_tokenizer()
+    plain = load_processor("tiny")
     common = tokens(
-        tiny_config(tokenizer),
+        tiny_config(),
         head_dim=16,
         rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 2, 2], mrope_interleaved=True),
     )
@@ -83,8 +84,8 @@ def qwen3_vl():
     model = tf.Qwen3VLForConditionalGeneration(tf.Qwen3VLConfig(vision_config=vision, **common)).eval()
     return model, tf.Qwen3VLProcessor(
         image_processor=tf.Qwen2VLImageProcessor(patch_size=16, min_pixels=1024, max_pixels=128 * 1024),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
+        tokenizer=plain.tokenizer,
+        chat_template=plain.chat_template,
         video_processor=tf.Qwen3VLVideoProcessor(patch_size=16, size=dict(shortest_edge=1024, longest_edge=64 * 1024)),
     )
 
@@ -120,8 +121,12 @@ def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
     return out
 
 
-def seen(processor, shown, which=None):
-    return shared_video_inputs(processor, [prompt_text(processor, s) for s in shown], frame_inputs(shown), which or same_video(shown), "cpu")
+def read(model, processor, shown, videos=None) -> tuple[Prompts, list[int]]:
+    "The distinct prompts of a batch, and which of them each row is."
+    of, first, own = same_prompts(shown)
+    distinct = [shown[i] for i in first]
+    texts = [prompt_text(processor, p) for p in distinct]
+    return read_prompts(processor, model, texts, processor_frames(distinct), videos or own), of
 
 
 def usual_logits(model, processor, shown):
@@ -130,15 +135,12 @@ def usual_logits(model, processor, shown):
         return torch.cat([model(**model_inputs(processor, [s], "cpu"), logits_to_keep=1).logits[:, -1] for s in shown])
 
 
-def shared_logits(model, start):
-    n, rest = start[cache_name()].get_seq_length(), {k: start[k] for k in ("attention_mask", cache_name())}
-    with torch.inference_mode():
-        return model(input_ids=start["input_ids"][:, n:], position_ids=start["position_ids"][..., n:], **rest, logits_to_keep=1).logits[:, -1]
-
-
-def prefilled(model, seen, **how):
-    with torch.inference_mode():
-        return prefill_shared(model, seen, **how)
+def shared_logits(model, prompts, of, shift=0):
+    "Next-token logits of rows that go on from one shared pass."
+    last = torch.stack([prompts.ids[i][-1:] for i in of])
+    positions = torch.stack([prompts.positions[i][:, -1:] for i in of], 1) + shift
+    with torch.inference_mode(), shared_decoding(model, prompts, of, encode_once=True) as cache:
+        return model(input_ids=last, position_ids=positions, **{cache_name(): cache}, logits_to_keep=1).logits[:, -1]
 
 
 def far(a, b):
@@ -152,7 +154,7 @@ WAYS = [(style, encoding) for style in ("full", "short") for encoding in ("inter
 def test_logits_and_tokens_are_those_of_asking_one_by_one(family, videos, style, encoding):
     model, processor = family
     shown = ask(videos, style, encoding)
-    assert far(shared_logits(model, prefilled(model, seen(processor, shown))), usual_logits(model, processor, shown)) < 1e-5
+    assert far(shared_logits(model, *read(model, processor, shown)), usual_logits(model, processor, shown)) < 1e-5
     alone = [text for s in shown for text in generate(model, processor, [s], 12, share_prefix=False)]
     assert generate(model, processor, shown, 12) == alone == generate(model, processor, shown, 12, share_prefix=False)
     assert len(set(alone)) > 1
@@ -161,14 +163,14 @@ def test_logits_and_tokens_are_those_of_asking_one_by_one(family, videos, style,
 @pytest.mark.parametrize("style,encoding", WAYS)
 def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, encoding):
     model, processor = tiny
-    shown, said = ask(videos, style, encoding), []
+    shown, rollouts = ask(videos, style, encoding), []
     for share_prefix, prompts, samples in (
         (True, shown, 4),
         (False, [s for s in shown for _ in range(4)], 1),
     ):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
         torch.manual_seed(3)
-        said.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, share_prefix=share_prefix))
-    assert said[0] == said[1] and len(said[0]) == 4 * len(shown) and len(set(said[0])) > len(shown)
+        rollouts.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, share_prefix=share_prefix))
+    assert rollouts[0] == rollouts[1] and len(rollouts[0]) == 4 * len(shown) and len(set(rollouts[0])) > len(shown)
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
@@ -194,9 +196,7 @@ def test_wrong_positions_are_seen(tiny, videos, encoding):
     model, processor = tiny
     shown = ask(videos, "full", encoding)
     usual = usual_logits(model, processor, shown)
-    moved = prefilled(model, seen(processor, shown))
-    moved["position_ids"] = moved["position_ids"] + 2
-    assert far(shared_logits(model, moved), usual) > 1e-3
+    assert far(shared_logits(model, *read(model, processor, shown), shift=2), usual) > 1e-3
 
 
 def test_the_models_own_guess_of_positions_is_wrong_for_native_video(tiny, videos):
@@ -205,29 +205,36 @@ def test_the_models_own_guess_of_positions_is_wrong_for_native_video(tiny, video
         {**s, "fps": 0.25} for s in ask(videos, "full", "native", [(0, "the red circle"), (0, "white")])
     ]  # a long video: its time runs ahead of its tokens
     usual = usual_logits(model, processor, shown)
-    for own in (True, False):
-        start = prefilled(model, seen(processor, shown))
-        if not own:
-            del start["position_ids"]
-        first = model.generate(**start, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True).logits[0]
-        assert far(first, usual) < 1e-5 if own else far(first, usual) > 1e-3
+    prompts, of = read(model, processor, shown)
+    width = max(map(len, prompts.ids))
+    padded = [torch.nn.functional.pad(ids, (width - len(ids), 0)) for ids in prompts.ids]
+    mask = [torch.nn.functional.pad(torch.ones_like(ids), (width - len(ids), 0)) for ids in prompts.ids]
+    positions = torch.stack([torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in prompts.positions], 1)
+    for own in (dict(position_ids=positions), {}):
+        start = dict(input_ids=torch.stack(padded), attention_mask=torch.stack(mask), **own)
+        first = dict(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        with torch.inference_mode(), shared_decoding(model, prompts, of) as cache:
+            out = model.generate(**start, **{cache_name(): cache}, **first)
+        assert far(out.logits[0], usual) < 1e-5 if own else far(out.logits[0], usual) > 1e-3
 
 
 def test_two_videos_with_equal_prompts_are_kept_apart(tiny, videos):
     model, processor = tiny
     shown = ask(videos, queries=[(0, "white"), (1, "white"), (0, "white")])
     text = [prompt_text(processor, s) for s in shown]
-    assert text[0] == text[1] and same_video(shown) == [0, 1, 0]
+    assert text[0] == text[1] and same_prompts(shown) == ([0, 1, 0], [0, 1], [0, 1])
     usual = usual_logits(model, processor, shown)
-    assert far(shared_logits(model, prefilled(model, seen(processor, shown))), usual) < 1e-5
-    confused = prefilled(model, seen(processor, shown, which=[0, 0, 0]))  # as if equal words meant an equal video
-    assert far(shared_logits(model, confused)[1], usual[1]) > 1e-3
+    assert far(shared_logits(model, *read(model, processor, shown)), usual) < 1e-5
+    confused = read(model, processor, shown, videos=[0, 0])  # as if equal words meant an equal video
+    assert far(shared_logits(model, *confused)[1], usual[1]) > 1e-3
 
 
-@pytest.mark.parametrize("style,passes", [("full", 3), ("short", 5)])
-def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, passes, monkeypatch):
+@pytest.mark.parametrize("style", ["full", "short"])
+def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, monkeypatch):
     model, processor = tiny
-    shown, counted = ask(videos, style), dict(pictures=0, patches=0, rows=0)
+    shown = ask(videos, style)
+    prompts, _ = read(model, processor, shown)
+    counted = dict(pictures=0, patches=0, tokens=[])
     plain = type(processor.image_processor).__call__
 
     def pictures(self, images, *args, **kwargs):
@@ -239,18 +246,22 @@ def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, passes
     def patches(module, args, kwargs):
         counted["patches"] += len(args[0] if args else kwargs["hidden_states"])
 
-    def rows(module, args, kwargs):
-        counted["rows"] += kwargs["inputs_embeds"].shape[0]
+    def tokens(module, args, kwargs):
+        counted["tokens"].append(kwargs["inputs_embeds"].shape[:2].numel())
 
     hooks = [
         model.model.visual.register_forward_pre_hook(patches, with_kwargs=True),
-        model.model.language_model.register_forward_pre_hook(rows, with_kwargs=True),
+        model.model.language_model.register_forward_pre_hook(tokens, with_kwargs=True),
     ]
     try:
-        prefilled(model, seen(processor, shown), repeats=8)
+        generate(model, processor, shown, 1, temperature=1.0, samples=8)
     finally:
         [hook.remove() for hook in hooks]
-    assert counted["pictures"] == 16 and counted["rows"] == passes
+    by_video = [[prompts.ids[i].tolist() for i, v in enumerate(prompts.videos) if v == video] for video in range(3)]
+    assert [len(ids) for ids in by_video] == [2, 2, 1]  # of six rows two ask the same
+    common = [len(os.path.commonprefix(ids)) if style == "full" and len(ids) > 1 else 0 for ids in by_video]
+    once = sum(n + sum(len(ids) - 1 - n for ids in group) for n, group in zip(common, by_video))
+    assert counted["pictures"] == 16 and counted["tokens"] == [once, 8 * len(shown)]  # then one token per rollout
     if style == "full" or "mm_encoder_outputs" in inspect.signature(model.forward).parameters:
         assert counted["patches"] == 6 * 16 + 6 * 16 + 4 * 24  # transformers before 5.20 cannot be handed a vision tower's output
 
@@ -275,15 +286,35 @@ def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkey
     shown = ask(videos)
     expected = generate(model, processor, shown, 6)
     monkeypatch.setattr("vtg_r1.models.prefix_cache.SHAREABLE", ())
-    with pytest.warns(UserWarning, match="qwen2_5_vl models are asked prompt by prompt"):
+    with pytest.warns(UserWarning, match="every prompt passes the model by itself, because qwen2_5_vl is not one of"):
         assert generate(model, processor, shown, 6) == expected
 
 
-def test_a_trunk_never_takes_the_last_token():
-    assert prefixes([[1, 2, 3]], [[0, 1, 0]], [0]) == ([(0, 2)], [0])
-    assert prefixes([[1, 2, 3], [1, 2, 3]], [[0, 1, 0]] * 2, [0, 0]) == ([(0, 2)], [0, 0])
-    assert prefixes([[1, 2, 3], [1, 2, 3, 4]], [[0, 1, 0], [0, 1, 0, 0]], [0, 0]) == ([(0, 2)], [0, 0])
-    assert prefixes([[1, 9, 9, 2], [1, 9, 9, 9, 2]], [[0, 1, 1, 0], [0, 1, 1, 1, 0]], [0, 0]) == ([(0, 3), (1, 4)], [0, 1])
+@pytest.mark.parametrize(
+    "ids, end, lengths, parents",
+    [
+        ([[1, 2, 3]], 2, [[2]], [None]),
+        ([[1, 2, 3], [1, 2, 3, 4]], 2, [[2], [0, 1]], [None, [0, 0]]),
+        ([[1, 9, 6], [1, 9, 7]], 2, [[2]], [None]),
+        ([[1, 9, 9, 9, 5, 6], [1, 9, 9, 9, 5, 7, 8]], 4, [[5], [0, 1]], [None, [0, 0]]),
+        ([[1, 9, 9, 2], [1, 9, 9, 9, 2]], 3, [[3], [0, 1]], [None, [0, 0]]),
+        ([[1, 9, 9, 9, 2], [1, 9, 9, 2]], 4, [[4, 3]], [None]),
+        ([[5, 6, 9, 9, 9, 2], [5, 7, 9, 9, 9, 2]], 5, [[5, 5]], [None]),
+    ],
+    ids=["one prompt", "one goes on", "only the last token differs", "frames first", "equal up to the end", "frames differ", "query first"],
+)
+def test_a_prefix_never_takes_the_last_token_and_holds_the_whole_video(ids, end, lengths, parents):
+    tokens = [torch.tensor(row) for row in ids]
+    positions = [torch.arange(len(row)).expand(3, -1) for row in ids]
+    packed = pack_prompts(Prompts(tokens, positions, [{}] * len(ids), [0] * len(ids), [end] * len(ids)), list(range(len(ids))))
+    assert sorted(packed.leaves) == list(range(len(ids))) and max(packed.leaves.values()) < len(lengths[-1])
+    assert packed.lengths == lengths and packed.parents == parents and packed.ids.shape[1] == sum(map(sum, lengths))
+
+
+def test_equal_words_about_two_videos_are_two_prefixes():
+    ids = [torch.tensor([1, 9, 9, 5])] * 2
+    packed = pack_prompts(Prompts(ids, [torch.arange(4).expand(3, -1)] * 2, [{}] * 2, [0, 1], [3, 3]), [0, 1])
+    assert packed.lengths == [[3, 3]] and packed.heads == [0, 1]
 
 
 # ---- samples in any order ----

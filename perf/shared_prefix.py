@@ -1,7 +1,7 @@
-"""What reading a prompt once saves: update, rollout and whole train() of SeeOnceGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions.
+"""What reading a prompt once saves: update, rollout and whole train() of SharedPrefixGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions.
 
-    python perf/see_once.py [update|rollout|train|anatomy|grid …] [--repeats 5] [--quick] [--save outputs/reference/bench]
-    python perf/see_once.py update rollout --gpu 3b --repeats 3      # a model of the published shape with random weights, bfloat16, all activations kept
+    python perf/shared_prefix.py [update|rollout|train|anatomy|grid …] [--repeats 5] [--quick] [--save outputs/reference/bench]
+    python perf/shared_prefix.py update rollout --gpu 3b --repeats 3      # a model of the published shape with random weights, bfloat16, all activations kept
 
 The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process that does one repeat of one variant.
 On a GPU the variants come one after another, each warmed up once, and peak memory is what torch allocated.
@@ -31,10 +31,10 @@ def bench_model(seed: int = 0):
         return random_model(GPU, "sdpa")
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vtg_r1.models.loading import build_processor, tiny_config
+    from vtg_r1.models.loading import load_processor
+    from vtg_r1.models.tiny import tiny_config
 
-    processor = build_processor()
-    config = tiny_config(processor.tokenizer)
+    processor, config = load_processor("tiny"), tiny_config()
     text = dict(
         hidden_size=256,
         intermediate_size=1376,
@@ -80,6 +80,7 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
 
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
     from vtg_r1.train.trainer import common_arguments
+    from vtg_r1.train.training_parameters import TrainingParams
 
     kind = SharedPrefixGRPOTrainer if once else GRPOTrainer
 
@@ -89,7 +90,7 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
 
     n, micro = len(rows) * g, micro or len(rows) * g
     args = GRPOConfig(
-        **{**common_arguments(tempfile.mkdtemp(), 0), "bf16": bool(GPU), "use_cpu": not GPU},
+        **{**common_arguments(TrainingParams(), tempfile.mkdtemp()), "bf16": bool(GPU), "use_cpu": not GPU},
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=n // micro,
         num_generations=g,
@@ -120,7 +121,7 @@ def update_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fal
     from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
     rows = rows_of(1, frames)
-    trainer = trainer_of(variant == "see once", rows, g, c, responses(g, c, ragged))
+    trainer = trainer_of(variant == "shared prefix", rows, g, c, responses(g, c, ragged))
     batch = trainer._generate_and_score_completions([row for row in rows for _ in range(g)])
     parts = (
         [batch]
@@ -140,7 +141,7 @@ def update_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fal
 def rollout_variant(variant: str, frames: int, c: int, g: int, ragged: bool = False):
     "A function that samples a group's responses."
     rows = rows_of(1, frames)
-    trainer = trainer_of(variant == "see once", rows, g, c)
+    trainer = trainer_of(variant == "shared prefix", rows, g, c)
     batch = [row for row in rows for _ in range(g)]
     kept = {}
 
@@ -163,7 +164,7 @@ def train_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fals
     rows = rows_of(2, frames)
 
     def work():
-        trainer = trainer_of(variant == "see once", rows, g, c, micro=1 if variant == STOCK[1] else g)
+        trainer = trainer_of(variant == "shared prefix", rows, g, c, micro=1 if variant == STOCK[1] else g)
         trainer.train()
         return [h for h in trainer.state.log_history if "loss" in h][0]["grad_norm"]
 
@@ -173,11 +174,11 @@ def train_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fals
 STOCK = ("stock, batched", "stock, row by row")
 KINDS = {"update": update_variant, "rollout": rollout_variant, "train": train_variant, "grid": update_variant}
 CASES = {  # (frames, C, G, ragged, variants)
-    "update": [(15, 64, 8, False, (*STOCK, "see once")), (31, 300, 8, False, (STOCK[1], "see once"))],
-    "rollout": [(15, 64, 8, False, ("stock", "see once"))],
-    "train": [(15, 64, 8, False, (*STOCK, "see once"))],
+    "update": [(15, 64, 8, False, (*STOCK, "shared prefix")), (31, 300, 8, False, (STOCK[1], "shared prefix"))],
+    "rollout": [(15, 64, 8, False, ("stock", "shared prefix"))],
+    "train": [(15, 64, 8, False, (*STOCK, "shared prefix"))],
     "grid": [
-        (f, c, g, False, (STOCK[1], "see once"))  # the update at other lengths and group sizes
+        (f, c, g, False, (STOCK[1], "shared prefix"))  # the update at other lengths and group sizes
         for f, c, g in ((3, 64, 8), (7, 64, 8), (15, 64, 2), (15, 64, 4), (15, 16, 8), (15, 256, 8), (15, 64, 16))
     ],
 }
@@ -266,7 +267,7 @@ def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
 def preprocess_variant(variant: str, frames: int, c: int, g: int, ragged: bool = False):
     "A function that does everything of a generation batch but generating: processor, rewards, advantages."
     rows = rows_of(1, frames)
-    trainer = trainer_of(variant == "see once", rows, g, c, responses(g, c, ragged))
+    trainer = trainer_of(variant == "shared prefix", rows, g, c, responses(g, c, ragged))
 
     def work():
         return trainer._generate_and_score_completions([row for row in rows for _ in range(g)])["completion_ids"].tolist()
@@ -282,7 +283,7 @@ def anatomy(repeats: int, quick: bool, clock) -> list[dict]:
     def timed(kind, c, variants):
         return {r["variant"].split(",")[0]: r["seconds"] for r in measure(kind, (frames, c, g, False, variants), repeats, clock, memory=False)}
 
-    once = ("stock", "see once")
+    once = ("stock", "shared prefix")
     first, whole = timed("rollout", 1, once), timed("rollout", c, once)
     parts = {
         "preprocessing": timed("preprocess", c, once),

@@ -10,14 +10,16 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
-from test_score_once import qwen2_vl, qwen3_vl
+from test_prefix_cache import qwen2_vl, qwen3_vl
 from trl import GRPOConfig, GRPOTrainer
 
 from vtg_r1.core.runtime import set_seed
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.grpo import grpo_trainer
-from vtg_r1.models.loading import build_tiny, load_model, load_processor, lora_config
-from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, build_tree, same_prompts
+from vtg_r1.grpo import GRPOParams, grpo_trainer
+from vtg_r1.models.loading import load_model, load_processor, lora_config
+from vtg_r1.models.prefix_cache import build_tree, same_prompts
+from vtg_r1.models.tiny import build_tiny
+from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
 from vtg_r1.train.trainer import common_arguments
 
 TOLERANCE = 5e-6  # relative, float32
@@ -66,7 +68,7 @@ def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **c
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
     args = GRPOConfig(
-        **{**common_arguments(tmp_path, 0, checkpointing), **config},
+        **{**common_arguments(GRPOParams(gradient_checkpointing=checkpointing), tmp_path), **config},
         num_generations=G,
         max_completion_length=8,
         temperature=1.0,
@@ -232,10 +234,10 @@ import json, sys, torch
 from pathlib import Path
 from transformers import TrainerCallback
 sys.path.insert(0, sys.argv[1])
-from test_see_once import G, ROWS, GRPOTrainer, SeeOnceGRPOTrainer, distance, trainer_of
+from test_shared_prefix import G, ROWS, GRPOTrainer, SharedPrefixGRPOTrainer, distance, trainer_of
 torch.set_num_threads(1)
 rows, found = ROWS["two queries on one video"] + ROWS["equal words about two videos"][:1], {}
-for name, kind in {"stock": GRPOTrainer, "once": SeeOnceGRPOTrainer}.items():
+for name, kind in {"stock": GRPOTrainer, "once": SharedPrefixGRPOTrainer}.items():
     trainer = trainer_of(kind, sys.argv[2], sys.argv[3], rows, per_device_train_batch_size=2 * G, ddp_backend="gloo")
     class Keep(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
@@ -268,7 +270,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 from trl.generation.vllm_generation import VLLMGeneration
 sys.path.insert(0, sys.argv[1])
-import test_see_once as t
+import test_shared_prefix as t
 
 t.G, asked = 4, []
 
@@ -295,7 +297,7 @@ class Served(VLLMGeneration):
 
 
 queries = [t.row(text, t.video(v)) for text, v in (("the cross", 0), ("the circle", 1), ("the red square", 0), ("the square", 1), ("the red cross", 2))]
-trainer = t.trainer_of(t.SeeOnceGRPOTrainer, sys.argv[2], sys.argv[3], queries, per_device_train_batch_size=10, ddp_backend="gloo")
+trainer = t.trainer_of(t.SharedPrefixGRPOTrainer, sys.argv[2], sys.argv[3], queries, per_device_train_batch_size=10, ddp_backend="gloo")
 trainer.vllm_generation = Served(trainer.model, trainer.accelerator, trainer.processing_class, mode="server", max_completion_length=8)
 trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", trainer.state.global_step
 trainer.model.train()
@@ -313,6 +315,8 @@ def test_a_server_s_responses_return_to_their_prompts(tiny, tmp_path):
 
 
 def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
+    recipe = dict(steps=4, prompts_per_step=4, num_generations=4, per_device_batch_size=8, warmup_steps=0, max_completion_length=24)
+
     def fit(share_prefix):
         set_seed(0)
         view = VideoInputConfig(str(world / "videos"), 16, 28 * 28, "short")
@@ -322,13 +326,7 @@ def test_the_toy_run_is_stocks(toy_samples, world, tmp_path):
             toy_samples,
             view,
             tmp_path,
-            steps=4,
-            prompts_per_step=4,
-            num_generations=4,
-            per_device_batch_size=8,
-            learning_rate=3e-4,
-            max_completion_length=24,
-            share_prefix=share_prefix,
+            GRPOParams(**recipe, share_prefix=share_prefix),
         )
         assert isinstance(trainer, SharedPrefixGRPOTrainer) == share_prefix
         trainer.train()
@@ -345,9 +343,8 @@ def test_native_video(toy_samples, world, tmp_path):
     set_seed(0)
     model, processor = build_tiny(0)
     view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
-    trainer = grpo_trainer(
-        model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=6
-    )
+    params = GRPOParams(prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=6)
+    trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
     rows = [trainer.train_dataset[i] for i in (0, 1) for _ in range(G)]
     trainer.model.train()
     batch = trainer._generate_and_score_completions(rows)
@@ -377,7 +374,8 @@ def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_
     model.config.text_config.attention_dropout = 0.1
     with pytest.raises(ValueError, match="because dropout .*share_prefix=False"), pytest.warns(UserWarning):
         view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
-        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G)
+        params = GRPOParams(prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G)
+        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
@@ -428,7 +426,7 @@ def test_it_stays_stock_and_says_so(tmp_path, spoil, says):
     model, processor = build_tiny(0)
     spoil(model)
     args, data = (
-        GRPOConfig(**common_arguments(tmp_path, 0), num_generations=G, per_device_train_batch_size=G),
+        GRPOConfig(**common_arguments(GRPOParams(), tmp_path), num_generations=G, per_device_train_batch_size=G),
         Dataset.from_dict({"prompt": ["x"] * 3}),
     )
     with pytest.warns(UserWarning, match=f"stock TRL, because .*{says}"):

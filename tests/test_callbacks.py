@@ -1,0 +1,71 @@
+"When training ends early: on a plateau of the reward, and without unequal rewards."
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from vtg_r1.data.model_inputs import VideoInputConfig
+from vtg_r1.grpo import GRPOParams, grpo_trainer
+from vtg_r1.models.tiny import build_tiny
+from vtg_r1.train.callbacks import PlateauStop, plateaued
+from vtg_r1.train.trainer import fit
+
+RISING = [0.02 * step for step in range(40)]
+
+
+@pytest.mark.parametrize(
+    "rewards, patience, plateau",
+    [
+        ([], 1, False),
+        ([0.5] * 9, 1, False),  # no plateau before there is one whole window
+        ([0.5] * 11, 1, True),
+        ([0.5] * 11, 2, False),
+        (RISING, 1, False),
+        (RISING + [0.8] * 19, 5, True),
+        ([0.5, 0.6] * 20, 3, True),  # up and down is no gain
+        ([0.5 + 0.0001 * step for step in range(40)], 25, True),  # less than a hundredth is no gain either
+    ],
+)
+def test_a_plateau_is_patience_steps_without_a_gain(rewards, patience, plateau):
+    assert plateaued(rewards, patience) is plateau
+
+
+def test_training_ends_on_a_plateau_alone(capsys):
+    for rewards, ends in ((RISING, False), ([0.5] * 20, True)):
+        control = TrainerControl()
+        state = TrainerState(global_step=len(rewards), log_history=[{"loss": 0.1, "reward": r} for r in rewards] + [{"eval": 1}])
+        PlateauStop(5).on_log(None, state, control, logs={"eval": 1})
+        assert not control.should_training_stop
+        PlateauStop(5).on_log(None, state, control, logs=state.log_history[0])
+        assert control.should_training_stop is ends
+    assert capsys.readouterr().out == "step 20: no gain in reward for 5 steps, training ends here\n"
+
+
+def untrained(toy_samples, world, tmp_path, steps, **changes):
+    "A trainer of a model with random weights: it never gets a reward, and never ends a response."
+    view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short")
+    params = GRPOParams(prompts_per_step=2, num_generations=4, per_device_batch_size=4, steps=steps, max_completion_length=6, **changes)
+    return grpo_trainer(*build_tiny(0), toy_samples[:8], view, tmp_path, params)
+
+
+def test_zero_std_steps_give_warnings_and_end_the_run(world, toy_samples, tmp_path):
+    trainer = untrained(toy_samples, world, tmp_path, steps=6)
+    with pytest.warns(UserWarning) as caught:
+        log = fit(trainer, "", {}, zero_std_patience=4)
+    messages = [str(w.message) for w in caught]
+    assert len(log) == 4 and all(row["frac_reward_zero_std"] == 1 and row["reward"] == 0 for row in log)
+    for start in (
+        "step 1: the rewards of every group are equal (mean 0)",
+        "step 4: no group had unequal rewards for 4 steps (mean 0)",
+        "step 1: 100 % of the responses were clipped at max_completion_length = 6 tokens",
+        "4 of 4 steps had equal rewards in every group, 4 of them in a row",
+        "4 of 4 steps: 90 % of the responses or more were clipped",
+    ):
+        assert any(message.startswith(start) for message in messages), start
+
+
+@pytest.mark.parametrize("patience, entropy_coef", [(0, 0.0), (2, 1e-3)])
+def test_a_run_without_unequal_rewards_may_go_on(world, toy_samples, tmp_path, patience, entropy_coef):
+    "By the parameter, or because an entropy bonus changes the policy all the same."
+    trainer = untrained(toy_samples, world, tmp_path, steps=4, entropy_coef=entropy_coef)
+    with pytest.warns(UserWarning, match="4 of 4 steps had equal rewards"):
+        assert len(fit(trainer, "", {}, zero_std_patience=patience)) == 4
