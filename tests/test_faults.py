@@ -105,7 +105,7 @@ WHOLE = {  # writer; reader of the one version that stands there
         lambda here: {s.query for s in load_samples(here / "s.jsonl")} if len(load_samples(here / "s.jsonl")) == 300 else None,
     ),
     "curated sets": (
-        "from vtg_r1.curation import write_files\ndef write(n): write_files(here, ['a.jsonl', 'b.jsonl'], ((name, {'n': n}) for _ in range(400) for name in ('a.jsonl', 'b.jsonl')))",
+        "from vtg_r1.core.samples import write_jsonl_files\ndef write(n): write_jsonl_files(here, ['a.jsonl', 'b.jsonl'], ((name, {'n': n}) for _ in range(400) for name in ('a.jsonl', 'b.jsonl')))",
         lambda here: max(({row["n"] for row in rows_of(here / name, 400)} for name in ("a.jsonl", "b.jsonl")), key=len),
     ),
     "page": (
@@ -377,7 +377,7 @@ from pathlib import Path
 import numpy as np
 here, room, source = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 from safetensors.numpy import save_file
-from vtg_r1.curation import write_files
+from vtg_r1.core.samples import write_jsonl_files
 from vtg_r1.core.atomic_files import DiskFull, atomic_dir
 from vtg_r1.video.cache import FrameCache
 from vtg_r1.core.plots import save_figure
@@ -406,7 +406,7 @@ writers = {
     "predictions.jsonl": lambda big: write_jsonl(here / "predictions.jsonl", [{"n": i} for i in range(room // 5 if big else 9)]),
     "log.jsonl": lambda big: append_jsonl(here / "log.jsonl", [row(big)]),
     "teacher.jsonl": lambda big: log.add(row(big)),
-    "rl.jsonl": lambda big: write_files(here, ["rl.jsonl"], [("rl.jsonl", row(big))]),
+    "rl.jsonl": lambda big: write_jsonl_files(here, ["rl.jsonl"], [("rl.jsonl", row(big))]),
     "page.html": lambda big: Review("x" * (room if big else 9)).save(here / "page.html"),
     "model": model,
     "figs/f.svg": figure,
