@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from vtg_r1.cli import main
+from vtg_r1.cli.run import stage_params
 from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.core.samples import iter_jsonl, load_samples
-from vtg_r1.runs.execute import known_parameters
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
 
 PAGE = project_root() / "nbs/own_data.ipynb"
@@ -172,4 +173,4 @@ def test_the_presets_name_parameters(name):
     content = yaml.safe_load(resolve(f"configs/{name}.yaml").read_text())
     assert set(content) == {"sft", "grpo"}
     for stage, values in content.items():
-        assert set(values) <= set(known_parameters(resolve(f"nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb")))
+        from_mapping(stage_params(stage), values)  # an unknown name or value is an error

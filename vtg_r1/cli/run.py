@@ -2,21 +2,19 @@
 
 import importlib
 import json
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from ..core.atomic_files import DiskFull
 from ..core.runtime import UserError
-from ..runs.execute import given_parameters, run_notebook, stage_name, stage_notebook
+from ..runs.execute import run_notebook, stage_name, stage_notebook
 from ..runs.parameters import STAGES, RunParams, help_text, read_parameters
 from ..runs.run import read_manifest
 from .common import AsJson, CommandFailed, command, first_line, print_json
 
 Pairs = Annotated[list[str], Option("-p", "--parameter", metavar="NAME VALUE", help="set a parameter, NAME=VALUE will do; the value is YAML")]
 ParameterFiles = Annotated[list[str], Option("-f", "--file", metavar="FILE", help="YAML file of parameters; later files and -p win")]
-EXPERIMENTS = ("thinking", "tiny_base")
 
 
 @command(
@@ -46,28 +44,18 @@ def run_command(
 
 
 def stage_params(stage: str) -> type[RunParams] | None:
-    "The class of a stage's parameters: the one in the stage's module that names the stage."
-    if stage in STAGES:
-        module = importlib.import_module(f"vtg_r1.{stage}")
-    elif stage in EXPERIMENTS:
-        module = importlib.import_module(f"vtg_r1.experiments.{stage}")
-    else:
+    "The class of a stage's parameters; None for a notebook that is not a stage."
+    if stage not in STAGES:
         return None
+    module = importlib.import_module(f"vtg_r1.{stage}")
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, RunParams) and value.stage == stage]
     return next(iter(classes), None)
 
 
 def read_given(stage: str, files: list[str], pairs: list[str]) -> dict[str, Any]:
-    "The parameters of -f and -p, checked by name."
+    "The parameters of -f and -p; those of a stage are checked by name."
     split = [(name, value) for name, _, value in (pair.partition("=") for pair in pairs)]
-    params_class = stage_params(stage)
-    if params_class is not None:
-        return read_parameters(params_class, files, split)
-    given: dict[str, Any] = given_parameters(SimpleNamespace(file=files, parameter=split), stage)
-    name = given.get("run_name", "")
-    if not isinstance(name, str):
-        raise UserError(f"run_name {name}: must be text; add a letter or quotes inside the quotes, as in -p run_name \"'{name}'\"")
-    return given
+    return read_parameters(stage_params(stage), files, split)
 
 
 def run_stage(notebook: str, given: dict[str, Any], as_json: bool) -> int:
