@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vtg_r1.core.prompts import parse_span
 from vtg_r1.core.runtime import UserError, project_root, resolve
-from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl
+from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl, write_jsonl_files
 from vtg_r1.curation import (
     CurationParams,
     allocate,
@@ -32,7 +32,6 @@ from vtg_r1.curation import (
     table1,
     to_sft_sample,
     work_folder,
-    write_files,
     write_sets,
 )
 from vtg_r1.data.validation import overlap_guard, probe_videos, source_id
@@ -198,7 +197,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
         raise KeyError("source")
 
     with pytest.raises(KeyError):
-        write_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
+        write_jsonl_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "b.jsonl").exists()
     with folder_lock(tmp_path), pytest.raises(SampleError, match="is curating in this folder"):
         with folder_lock(tmp_path):

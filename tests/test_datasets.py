@@ -303,11 +303,11 @@ OWN = "video,start,end,sentence,duration\n"
     [
         (
             OWN + "a.mp4,1,4,she cracks an egg, then whisks it,9\n",
-            "line 2: 6 cells, 5 columns; a text that holds ',' has to stand in quotation marks",
+            "line 2: 6 cells, 5 columns; a text that holds ',' has to be in quotation marks",
         ),
         (OWN + '\na.mp4,1,4,"two\nlines",9\na.mp4,1,4,one, two,9\n', "line 5: 6 cells"),
         (OWN + 'a.mp4,1,2,"she whisks,9\nb.mp4,1,2,he,9\n', "after line 1"),
-        ("video,start,end,start,sentence\na.mp4,1,4,2,she\n", "column 'start' stands twice"),
+        ("video,start,end,start,sentence\na.mp4,1,4,2,she\n", "column 'start' is twice"),
         ("a.mp4,1,4,she cracks an egg\nb.mp4,2,3,she whisks it\n", "its first line, which names the columns, is ['a.mp4'"),
         ("video,Start (s),end,sentence\na.mp4,1,4,she\n", "no column 'start' for start"),
         ("video|start|end|sentence\na.mp4|1|4|she\n", "no column 'video' for video"),
@@ -417,7 +417,7 @@ def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, c
     assert "2  missing_duration/dropped" in capsys.readouterr().out
     run = start_run("sft", "", {}, two_kitchens / "outputs")
     samples, _ = stage_samples(run, given["given"], "", "csv", str(given["video_root"]), "skip")
-    assert len(samples) == 2 and read_manifest(run.path)["left_out"] == {"missing_videos 'skip'": 2}
+    assert len(samples) == 2 and read_manifest(run.path)["excluded"] == {"missing_videos 'skip'": 2}
 
 
 def test_formats_known_by_description_only(tmp_path):
@@ -481,7 +481,7 @@ def test_queryd_folder_and_its_pickles(tmp_path):
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [[1.0, 4.0]]}))
     assert read_dataset("queryd", tmp_path)[0][0] == Sample("abc_0", "abc.mp4", 30.0, "a dog barks", [[1.0, 4.0]], "queryd")
     (tmp_path / "times_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps(_Bomb(str(tmp_path / "went off"))))
-    with pytest.raises(SampleError, match="refuses"):
+    with pytest.raises(SampleError, match="is refused"):
         read_dataset("queryd", tmp_path)
     assert not (tmp_path / "went off").exists()
 

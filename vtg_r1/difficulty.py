@@ -26,7 +26,7 @@ from .core.atomic_files import LockHeld, lock
 from .core.plots import draw_histogram, looks_of, style
 from .core.prompts import parse_span
 from .core.runtime import gather_object, project_root, resolve, set_seed
-from .core.samples import Sample, SampleError, append_jsonl, iter_jsonl, load_samples, write_jsonl
+from .core.samples import Sample, SampleError, append_jsonl, load_samples, log_rows, write_jsonl
 from .core.spans import tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
@@ -35,7 +35,7 @@ from .models.loading import load_model, load_processor, record_policy
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
-from .train.checks import check_context_length, describe_inputs, record_excluded
+from .train.checks import check_context_length, describe_inputs, record_excluded, refuse_toy_values
 from .train.stage_data import stage_samples, subsample, toy_upstream
 
 if TYPE_CHECKING:
@@ -100,9 +100,8 @@ def resumable_rollouts(
     path = Path(path)
     responses: dict[str, list[str]] = {}
     with _waiting_lock(path.with_name(path.name + ".lock"), path.name):
-        for _, row in iter_jsonl(path) if path.exists() else ():
-            if isinstance(row, dict):
-                responses[row["qid"]] = row["responses"]
+        for _, row in log_rows(path):
+            responses[row["qid"]] = row["responses"]
         batches = list(by_video(list(samples), batch_size))  # a video is encoded once for its queries and all their rollouts
         for k, batch in enumerate(tqdm(batches, desc="rollouts", mininterval=2, disable=not progress)):
             if all(s.qid in responses for s in batch):
@@ -470,6 +469,7 @@ class Policy:
 
 def load_policy(run: Run, params: DifficultyParams) -> Policy:
     "The samples and the policy, recorded in the manifest; the toy runs of 01 and 03 are made if missing."
+    refuse_toy_values(params)
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.plots import Look, looks_of, style
 from ..core.samples import Report, Sample, SampleError
-from .readers import READERS, normalise_query, read_dataset, video_id
+from .readers import READERS, dataset_rows, normalise_query, read_dataset, video_id
 
 # %% ../../nbs/parts/data/validation.ipynb #4bad496a
 def summary(
@@ -143,12 +143,10 @@ def overlap_guard(
     if unknown := set(by) - set(_OVERLAPS):
         raise ValueError(f"overlap is by {_OVERLAPS}, got {sorted(unknown)}")
     for name, path, split in benchmarks:
-        if name not in READERS:
-            raise SampleError(f"unknown dataset {name!r}: use one of {', '.join(READERS)}", reason="unknown_dataset")
-        rows = [r for r in READERS[name](path, split or "test") if "problem" not in r]
+        rows = [r for r in dataset_rows(name, path, split or "test") if "problem" not in r]
         if not rows:
             raise SampleError(
-                f"{path}: no record reads as {name}, so nothing would be guarded. {name} is read from {READERS[name].__doc__}", reason="wrong_file"
+                f"{path}: no record reads as {name}, so nothing would be guarded. {name} is read from {READERS[name].form}", reason="wrong_file"
             )
         for row in rows:
             for kind, key in _keys(row["video"], row["query"]):
