@@ -19,7 +19,8 @@ import typer
 
 import vtg_r1
 from vtg_r1 import cli
-from vtg_r1.cli import app, main
+from vtg_r1.cli import main
+from vtg_r1.cli.common import app
 from vtg_r1.cli.run import read_given
 from vtg_r1.core.samples import load_samples
 from vtg_r1.models.ground import InferenceConfig, resolve_model
