@@ -10,6 +10,7 @@ __all__ = ['SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LONGEST_ANSWER', '
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
 import math
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -118,12 +119,10 @@ _BLOCKS = {tag: re.compile(rf"<{tag}>([^<]*)</{tag}>", re.I | re.A) for tag in (
 def tag_text(response: str, tag: str = "time") -> str | None:
     'The text of the last closed `<time>` (or "answer") block after the thinking, if there is one; none after an unclosed `<think>`.'
     start = 0
-    unclosed = False
-    for edge in _THINK_TAG.finditer(response):
-        start = edge.end()
-        unclosed = edge[1] == ""
-    if unclosed:
-        return None
+    for last in deque(_THINK_TAG.finditer(response), maxlen=1):
+        if last[1] == "":  # it opens
+            return None
+        start = last.end()
     blocks = _BLOCKS[tag].findall(response, start)
     return blocks[-1].strip() if blocks else None
 
