@@ -163,7 +163,7 @@ def test_thresholds_that_let_nothing_through_are_reported_by_both_stages(world, 
     rows = [replace(s, teacher={**s.teacher, "iou": 0.5, "span": s.spans[0]}) for s in taught]
     write_jsonl(files[0] / "half.jsonl", rows)
     with pytest.warns(
-        UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(sft_min_iou = 0.9, rl_min_iou = 0.4.*turned away 8 as only in rl.jsonl"
+        UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(sft_min_iou = 0.9, rl_min_iou = 0.4.*excluded 8 as only in rl.jsonl"
     ):
         folder = run_stage("curation", {**common, "sources": [{"path": str(files[0] / "half.jsonl")}], "run_name": "strict", "sft_min_iou": 0.9})
     message = refusal(files, "sft", "strict", annotations=str(folder / "coldstart.jsonl"))

@@ -269,7 +269,7 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
 
 
 def policy_path(params: GRPOParams) -> str:  # "tiny", a folder, or a hub id
-    "The policy to train; without one that of the toy cold start, made now if it is missing."
+    "The policy to train; by default the toy cold start, made now if it is missing."
     return params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
 
 
