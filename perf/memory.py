@@ -186,7 +186,7 @@ def measure(args) -> dict:
 
 def row(found: dict) -> str:
     "The found numbers as a row of the table in perf/README.md."
-    what = f"{found['size']}, {found['stage']}, {'LoRA ' + str(found['lora']) if found['lora'] else 'all weights'}, {found['frames']} frames of {found['pixels']} pixels, G {found['num_generations']}, responses {found['response']}, {found['encoding']}"
+    what = f"{found['size']}, {found['stage']}, {'LoRA ' + str(found['lora']) if found['lora'] else 'all weights'}, {found['frames']} frames of {found['pixels']} pixels, G {found['num_generations']}, responses {found['response']}, {found['time_encoding']}"
     numbers = (
         [found["error"]] * 3
         if found["error"]
@@ -207,7 +207,7 @@ def main(argv=None) -> dict:
     p.add_argument("--pixels", type=int, default=128 * 28 * 28, help="a frame")
     p.add_argument("--prompts", type=int, default=1, help="queries (SFT: samples) a step")
     p.add_argument("--num-generations", type=int, default=8, help="G")
-    p.add_argument("--micro-batch", type=int, default=0, help="responses a forward pass; G by default")
+    p.add_argument("--per-device-batch-size", type=int, default=0, help="responses a forward pass; G by default")
     p.add_argument("--response", type=int, default=1024, help="tokens")
     p.add_argument("--lora", type=int, default=0, help="rank; 0 trains all weights")
     p.add_argument("--steps", type=int, default=4)

@@ -192,7 +192,7 @@ def evaluation(args) -> list[dict]:
                 )
             )
             print(
-                f"evaluation  P {len(p):5} C {c:3}  {n} queries  {v:10} {seconds[v]:7.2f} s ({min(times[v]):.2f}–{max(times[v]):.2f})  {rows[-1]['peak_gb']:5.2f} GB  {seconds[v] / seconds['see once']:5.2f} × the time",
+                f"evaluation  P {len(p):5} C {c:3}  {n} queries  {v:10} {seconds[v]:7.2f} s ({min(times[v]):.2f}–{max(times[v]):.2f})  {rows[-1]['peak_gb']:5.2f} GB  {seconds[v] / seconds['shared prefix']:5.2f} × the time",
                 flush=True,
             )
         head = head or [seconds[v] / seconds["shared prefix"] for v in VARIANTS]
