@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from vtg_r1.cli import main
-from vtg_r1.cli.run import stage_params
+from vtg_r1.cli.run import read_given, stage_params
 from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.core.samples import iter_jsonl, load_samples
 from vtg_r1.runs.parameters import from_mapping
@@ -170,7 +170,8 @@ def test_what_the_page_tells_is_a_command(parse_command):
 
 @pytest.mark.parametrize("name", ["own_data", "own_data_tiny"])
 def test_the_presets_name_parameters(name):
-    content = yaml.safe_load(resolve(f"configs/{name}.yaml").read_text())
-    assert set(content) == {"sft", "grpo"}
-    for stage, values in content.items():
-        from_mapping(stage_params(stage), values)  # an unknown name or value is an error
+    file = resolve(f"configs/{name}.yaml")
+    stages = yaml.safe_load(file.read_text())
+    assert set(stages) == {"sft", "grpo"}
+    for stage in stages:
+        from_mapping(stage_params(stage), read_given(stage, [str(file)], []))  # an unknown name or value is an error

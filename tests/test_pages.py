@@ -567,6 +567,16 @@ def test_view_writes_a_page_and_tells_where(reviewed, world, tmp_path, capsys):
     assert "12 of the videos are missing" in capsys.readouterr().err
 
 
+def test_without_the_extra_the_page_is_written_and_the_server_names_it(reviewed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    file = str(reviewed[0] / "samples.jsonl")
+    assert main(["review", file]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'vtg_r1[demo]'" in line and "--html FILE" in line
+    assert main(["review", file, "--html", str(tmp_path / "r.html")]) == 0 and (tmp_path / "r.html").is_file()
+
+
 def test_every_file_is_a_lane_of_its_own(tmp_path):
     "Files of one name, in folders of one name, and names that stand for something else."
     names = ["a/run/p.jsonl", "b/run/p.jsonl", "c/run/p.jsonl", "d/run/p.jsonl", "a/run/teacher.jsonl", "a/run/truth.jsonl"]

@@ -196,8 +196,9 @@ def answers_html(
     frames: Sequence[tuple[float, str]],  # of `sampled_frames`
 ) -> str:
     "Timelines, a switch if there are two models, and the frames; those inside the last model's first answer are marked."
-    models = [a["model"] for a in rows[0]["answers"]] if rows else []
-    start, end = (rows[0]["answers"][-1]["span"] if rows else None) or (0.0, 0.0)
+    first = rows[0]["answers"] if rows else []
+    models = [a["model"] for a in first]
+    start, end = next((a["span"] for a in first[-1:] if a["span"]), (0.0, 0.0))
     marked = [{"time": time, "image": image, "inside": start <= time < end} for time, image in frames]
     closed = [{**row, "answers": [{**a, "closed": tag_text(a["response"]) is not None} for a in row["answers"]]} for row in rows]
     return _TEMPLATES.get_template("answers.html").render(models=models, rows=closed, duration=duration, frames=marked)

@@ -62,9 +62,9 @@ def _without_folders(value: Any) -> Any:
 
 
 def _value_table(values: dict[str, Any]) -> str:
-    "A Markdown table of names and values; none of no values."
+    "A Markdown table of names and values."
     rows = [(name, json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value) for name, value in values.items()]
-    return markdown_table(("name", "value"), rows) if rows else ""
+    return markdown_table(("name", "value"), rows)
 
 
 def card(
@@ -79,7 +79,7 @@ def card(
     sources = [(role, Path(source["path"]).name, source["sha256"]) for role, source in manifest["inputs"].items()]
     content: dict[str, Any] = dict(name=repo.split("/")[-1], manifest=manifest, parameters=_value_table(parameters))
     if metrics_file.exists():
-        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))  # a run that saves metrics saves at least one
         content["numbers"] = _value_table({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()})
     if sources:
         content["inputs"] = markdown_table(("role", "file", "SHA-256"), sources)
