@@ -57,7 +57,8 @@ def parse_command() -> Callable:
     "Parses the words of a command line without running the command; returns the command's context."
     import typer
 
-    from vtg_r1.cli import app, join_pairs
+    from vtg_r1.cli import join_pairs
+    from vtg_r1.cli.common import app
 
     def parse(words: list[str]) -> typer.Context:
         name, command, words, context = "vtg-r1", typer.main.get_command(app), join_pairs(words), None

@@ -19,7 +19,8 @@ import typer
 
 import vtg_r1
 from vtg_r1 import cli
-from vtg_r1.cli import app, main
+from vtg_r1.cli import main
+from vtg_r1.cli.common import app
 from vtg_r1.cli.run import read_given
 from vtg_r1.core.samples import load_samples
 from vtg_r1.models.ground import InferenceConfig, resolve_model
@@ -69,8 +70,8 @@ def test_old_names_keep_working(command, capsys):
 
 def test_mistakes_on_the_command_line_are_one_line(capsys):
     for words, problem in [
-        (["grund", "a", "b"], "vtg-r1: No such command 'grund'. Did you mean 'ground'?"),
-        (["data", "chek"], "vtg-r1 data: No such command 'chek'. Did you mean 'check'?"),
+        (["groud", "a", "b"], "vtg-r1: No such command 'groud'. Did you mean 'ground'?"),
+        (["data", "convrt"], "vtg-r1 data: No such command 'convrt'. Did you mean 'convert'?"),
         (["ground", "a.mp4"], "vtg-r1 ground: Missing argument 'QUERY...'."),
         (["score", "--benchmark", "charades"], "vtg-r1 score: Invalid value for '--benchmark': 'charades' is none of charades_sta, "),
         (["ground", "a", "b", "--style", "long"], "'long' is not one of 'full', 'short'"),
@@ -338,7 +339,7 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
         (["review", "settings.ini", "--port", "70000"], "'--port': Input should be less than or equal to 65535"),
         (["demo", "--port", "-1"], "'--port': Input should be greater than or equal to 0"),
         (["demo", "--before", "tiny"], "--model NAME"),
-        (["run", "nbs/05_grpo.ipynb", "-p", "run_name", "20261124"], "run_name 20261124: must be text"),
+        (["run", "nbs/05_grpo.ipynb", "-p", "run_name", "20261124"], "parameter 'run_name' is 20261124: give text"),
         (
             ["score", "--benchmark", "csv", "--annotations", "a.csv", "--predictions", "nbs"],
             "is a folder; a run's answers are in nbs/predictions.jsonl",
@@ -350,6 +351,17 @@ def test_options_that_cannot_be_are_one_line(words, said, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     code, out, err = vtg(capsys, *words)
     assert code == 2 and not out and err.count("\n") == 1 and said in err
+
+
+def test_the_policies_are_the_readers(parse_command):
+    "Each choice of a policy is one that `read_dataset` takes, and validate offers all of them, in the same order."
+    from vtg_r1.data.readers import POLICIES
+
+    for name, words in {"validate": [], "convert": ["--out", "s.jsonl"]}.items():
+        command = parse_command(["data", name, "--dataset", "csv", "--annotations", "a.csv", *words]).command
+        choices = {option.name: option.type_descriptor.choices for option in command.params if option.name in POLICIES}
+        assert all(set(values) <= set(POLICIES[policy]) for policy, values in choices.items())
+        assert name == "convert" or choices == POLICIES
 
 
 @pytest.mark.parametrize("n", ["0", "-1", "two"])

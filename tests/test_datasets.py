@@ -410,13 +410,13 @@ def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, c
     (two_kitchens / "videos/broken.mp4").write_bytes(b"no video")
     with open(two_kitchens / "mine.csv", "a") as f:
         f.write("c/gone.mp4,1,2,three\nbroken.mp4,1,2,four\n")
-    given = {"given": str(two_kitchens / "mine.csv"), "dataset": "csv", "video_root": two_kitchens / "videos"}
+    given = {"annotations": str(two_kitchens / "mine.csv"), "dataset": "csv", "video_root": two_kitchens / "videos"}
     with pytest.raises(SampleError, match=r"2 of 4 rows have no duration.*c/gone\.mp4; unreadable: broken\.mp4.*video_root.*missing_videos='skip'"):
         read_annotations(**given)
     assert [s.query for s in read_annotations(**given, missing_videos="skip")] == ["one", "two"]
     assert "2  missing_duration/dropped" in capsys.readouterr().out
     run = start_run("sft", "", {}, two_kitchens / "outputs")
-    samples, _ = stage_samples(run, given["given"], "", "csv", str(given["video_root"]), "skip")
+    samples, _ = stage_samples(run, given["annotations"], "", "csv", str(given["video_root"]), "skip")
     assert len(samples) == 2 and read_manifest(run.path)["excluded"] == {"missing_videos 'skip'": 2}
 
 

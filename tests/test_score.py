@@ -108,7 +108,7 @@ def test_says_what_was_scored(capsys):
 
 
 BAD = {
-    "duplicate": "row 2 (qid 'AAAAA_0'): stands already in row 1",
+    "duplicate": "row 2 (qid 'AAAAA_0'): is already in row 1",
     "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
     "cut_off": "row 3: is no JSON",
     "json_array": "row 1: is a JSON list",

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from ..core.runtime import UserError, project_root
-from ..core.samples import Sample, SampleError, write_jsonl
+from ..core.samples import SampleError, write_jsonl
 from ..data.readers import READERS
 from .common import AsJson, Columns, app, column_options, command, one_of, parse_fields, print_json
 from .run import Pairs, ParameterFiles, read_given, run_stage
@@ -23,9 +23,9 @@ Durations = Annotated[str | None, Option(metavar="PATH", help="JSON with duratio
 Workers = Annotated[int, Option(min=1, metavar="N", help="processes that open videos")]
 Videos = Annotated[str | None, Option(metavar="DIR", help="open every video below this folder; missing durations are measured there")]
 Inverted = Annotated[Literal["drop", "swap"], Option(help="spans whose start is after their end")]
+MissingDuration = Annotated[Literal["auto", "drop", "last_end"], Option(help="samples without a duration")]
 group = typer.Typer(help="Look at annotation files, convert and curate them.", rich_markup_mode=None)
 app.add_typer(group, name="data")
-MissingDuration = Annotated[Literal["auto", "drop", "last_end"], Option(help="samples without a duration")]
 
 
 @command(
@@ -95,7 +95,7 @@ def convert(
     --videos, samples whose video is missing or unreadable are left out."""
     from ..data.readers import read_dataset
     from ..data.sources import hold_out_videos
-    from ..data.validation import dropped_lines, read_with_videos
+    from ..data.validation import dropped_lines, read_with_videos, video_file
 
     _check_distinct({"--annotations": annotations, "--out": out, "--eval-annotations": eval_annotations})
     policies = dict(inverted=inverted, past_end=past_end, missing_duration=missing_duration)
@@ -105,7 +105,8 @@ def convert(
         if videos:
             samples, report, probed = read_with_videos(dataset, annotations, videos, split, workers, durations, **options)
             unreadable = {video: "no such file" for video in probed["missing"]} | probed["unreadable"]
-            samples = _with_readable_videos(samples, videos, unreadable)
+            readable = [sample for sample in samples if sample.video not in unreadable]
+            samples = [replace(sample, video=video_file(videos, sample.video) or sample.video) for sample in readable]
         else:
             samples, report = read_dataset(dataset, annotations, split, durations=durations, **options)
         left_out = [f"video {video}: {reason}; its samples are left out" for video, reason in unreadable.items()]
@@ -141,13 +142,6 @@ def _check_distinct(files: Mapping[str, str | None]) -> None:
         other = options.setdefault(os.path.realpath(name), option)
         if other != option:
             raise UserError(f"{option} {name}: is the file of {other} too; name another one")
-
-
-def _with_readable_videos(samples: Sequence[Sample], root: str, unreadable: Mapping[str, str]) -> list[Sample]:
-    "Samples whose video can be opened, under its file's name."
-    from ..data.validation import video_file
-
-    return [replace(sample, video=video_file(root, sample.video) or sample.video) for sample in samples if sample.video not in unreadable]
 
 
 @command(

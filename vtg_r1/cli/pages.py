@@ -105,8 +105,8 @@ def _print_place(place: dict[str, object], as_json: bool) -> None:
 
 @command(
     "review",
-    "vtg-r1 push outputs/curation/mine/coldstart.jsonl --videos my_videos",
-    "vtg-r1 push samples.jsonl predictions_before.jsonl predictions.jsonl --html review.html",
+    "vtg-r1 review outputs/curation/mine/coldstart.jsonl --videos my_videos",
+    "vtg-r1 review samples.jsonl predictions_before.jsonl predictions.jsonl --html review.html",
     old_name="view",
 )
 def review(

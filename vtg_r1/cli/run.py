@@ -37,7 +37,9 @@ def run_command(
     the parameters count from the project's root."""
     stage = stage_name(stage_notebook(notebook))
     params_class = stage_params(stage)
-    if parameters and params_class:
+    if parameters:
+        if params_class is None:
+            raise UserError(f"{notebook}: only a stage lists its parameters; the stages are {', '.join(STAGES)}")
         print(help_text(params_class))
         return 0
     return run_stage(notebook, read_given(stage, files, pairs), as_json)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.runtime import RunError
+from ..core.tables import markdown_table
 from ..runs.run import read_manifest
 
 # %% ../../nbs/parts/pages/hub.ipynb #714cd075
@@ -60,10 +61,10 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
-def _cell(value: Any) -> str:
-    "A value as text for a Markdown table."
-    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+def _value_table(values: dict[str, Any]) -> str:
+    "A Markdown table of names and values; none of no values."
+    rows = [(name, json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value) for name, value in values.items()]
+    return markdown_table(("name", "value"), rows) if rows else ""
 
 
 def card(
@@ -74,16 +75,14 @@ def card(
     from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 
     manifest, metrics_file = finished_run(folder), Path(folder) / "metrics.json"
-    metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.exists() else {}
     parameters = _without_folders(manifest["parameters"])
-    content: dict[str, Any] = dict(
-        name=repo.split("/")[-1],
-        manifest=manifest,
-        metrics={name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()},
-        inputs=[(role, _cell(Path(source["path"]).name), source["sha256"]) for role, source in manifest["inputs"].items()],
-        parameters={name: _cell(value) for name, value in parameters.items()},
-        packages={name: version for name, version in manifest["packages"].items() if version},
-    )
+    sources = [(role, Path(source["path"]).name, source["sha256"]) for role, source in manifest["inputs"].items()]
+    content: dict[str, Any] = dict(name=repo.split("/")[-1], manifest=manifest, parameters=_value_table(parameters))
+    if metrics_file.exists():
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        content["numbers"] = _value_table({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()})
+    if sources:
+        content["inputs"] = markdown_table(("role", "file", "SHA-256"), sources)
     tags = ["video", "temporal-grounding", "vtg-r1"]
     if files_to_push(folder)[0] == "dataset":
         facts = DatasetCardData(license="other", task_categories=["video-text-to-text"], tags=tags)

@@ -138,7 +138,7 @@ class _SharedPrefixRollout(GRPOTrainer):
         return [row[:n] for row, n in zip(out.tolist(), lengths)], None
 
     def _generate_vllm(self, prompt_ids: list[list[int]], num_generations: int) -> tuple[list[list[int]], Any]:
-        "TRL's call of vLLM. An engine in this process gets a video's queries one after the other; a server gets every `num_generations`-th row, in the given order."
+        "TRL's call of vLLM. An engine in this process gets a video's queries in a row; a server gets every `num_generations`-th row, in the given order."
         order = list(range(len(prompt_ids)))
         if self.vllm_mode == "colocate":
             order.sort(key=lambda i: (self._videos[self._of[i]], self._of[i]))
@@ -181,7 +181,7 @@ def _fallback_reason(trainer: GRPOTrainer) -> str:
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #5ae12489
 class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
-    "TRL's GRPO trainer that reads every prompt of a batch once: in preprocessing, prefill and update. If that were not exact it warns and is TRL's own."
+    "TRL's GRPO trainer that reads every prompt of a batch once: in preprocessing, prefill and update. Where that is not exact it is TRL's own."
 
     _buffered_inputs: Any
 
