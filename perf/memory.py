@@ -66,10 +66,10 @@ def random_model(size: str, attention: str, device: str | None = None):
     "A model of a published shape with random weights, bfloat16 on a GPU, and the toy processor, whose tokens are among its own."
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vtg_r1.models.tiny import build_processor, tiny_config
+    from vtg_r1.models.loading import load_processor
+    from vtg_r1.models.tiny import tiny_config
 
-    processor = build_processor()
-    config = tiny_config(processor.tokenizer)
+    processor, config = load_processor("tiny"), tiny_config()
     text, vision = SIZES[size]
     for part, values in ((config.text_config, text), (config.vision_config, vision)):
         for name, value in values.items():

@@ -31,10 +31,10 @@ def bench_model(seed: int = 0):
         return random_model(GPU, "sdpa")
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from vtg_r1.models.tiny import build_processor, tiny_config
+    from vtg_r1.models.loading import load_processor
+    from vtg_r1.models.tiny import tiny_config
 
-    processor = build_processor()
-    config = tiny_config(processor.tokenizer)
+    processor, config = load_processor("tiny"), tiny_config()
     text = dict(
         hidden_size=256,
         intermediate_size=1376,

@@ -50,3 +50,22 @@ def grey() -> Callable:
 @pytest.fixture(scope="session")
 def toy_samples(world):
     return load_samples(world / "samples.jsonl")
+
+
+@pytest.fixture(scope="session")
+def parse_command() -> Callable:
+    "Parses the words of a command line without running the command; returns the command's context."
+    import typer
+
+    from vtg_r1.cli import join_pairs
+    from vtg_r1.cli.common import app
+
+    def parse(words: list[str]) -> typer.Context:
+        name, command, words, context = "vtg-r1", typer.main.get_command(app), join_pairs(words), None
+        while True:
+            context = command.make_context(name, words, parent=context)
+            if not hasattr(command, "commands"):
+                return context
+            name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+
+    return parse

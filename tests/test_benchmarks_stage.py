@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.core.runtime import RunError
+from vtg_r1.benchmarks import BenchmarksParams, main
+from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample, load_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
 from vtg_r1.models.generation import vllm_backend
@@ -22,7 +23,7 @@ NOTEBOOK = "nbs/07_benchmarks.ipynb"
 
 def run(outputs, name, **parameters):
     "Run the stage; its folder and metrics."
-    folder = run_notebook(NOTEBOOK, {"run_name": name, "outputs_dir": str(outputs), "threads": 1, **parameters}, progress=False)
+    folder = run_notebook(NOTEBOOK, {"run_name": name, "outputs_dir": str(outputs), "threads": 1, **parameters}, BenchmarksParams, progress=False)
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
@@ -69,7 +70,7 @@ def test_toy_world(toy):
 
 def test_score_command_agrees(toy, tmp_path, capsys):
     "The predictions file of the run is one that `vtg-r1 score` reads, and gives the same numbers."
-    from vtg_r1.cli import main
+    from vtg_r1.cli import main as command
 
     folder, metrics, videos = toy
     samples = load_samples(videos / "samples.jsonl")[:48]
@@ -79,7 +80,7 @@ def test_score_command_agrees(toy, tmp_path, capsys):
         )
     )
     assert (
-        main(
+        command(
             [
                 "score",
                 "--benchmark",
@@ -99,21 +100,21 @@ def test_score_command_agrees(toy, tmp_path, capsys):
 
 def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, outputs):
     given, n = charades
-    folder, metrics = run(outputs, "charades", batch_size=2, **given)
+    folder, metrics = run(outputs, "charades", batch_size=2, figures=False, **given)
     rows = rows_of(folder)
     assert metrics["n"] == n == len(rows) and metrics["failed"] == 1 and metrics["missing"] == 0
     assert rows[-1]["qid"] == f"GONE1_{n - 1}" and rows[-1]["pred"] is None and "no such file" in rows[-1]["error"]
+    assert not list((folder / "figs").glob("*"))
     stopped = outputs / "benchmarks" / "stopped"
-    shutil.copytree(folder, stopped)
+    shutil.copytree(folder, stopped, ignore=shutil.ignore_patterns("metrics.json"))
+    manifest = json.loads((stopped / "manifest.json").read_text())
+    (stopped / "manifest.json").write_text(json.dumps({**manifest, "status": "failed"}))
     half = (folder / "predictions.jsonl").read_text()
     (stopped / "predictions.jsonl").write_text(half[: len(half) // 2])  # cut in the middle of a row
-    again, same = run(outputs, "again", resume=str(stopped), **given)
-    assert rows_of(again) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
-
-
-def test_another_question_is_not_resumed(charades, outputs, toy):
-    with pytest.raises(Exception, match="parameter 'annotations' was ''"):
-        run(outputs, "other", resume=str(toy[0]), **charades[0])
+    with pytest.raises(RunError, match="other parameters: batch_size was 2, now 3"):
+        main(BenchmarksParams(run_name="stopped", outputs_dir=str(outputs), threads=1, batch_size=3, figures=False, resume=True, **given))
+    resumed, same = run(outputs, "stopped", resume=True, batch_size=2, figures=False, **given)
+    assert rows_of(resumed) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
 
 
 def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
@@ -148,9 +149,9 @@ def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
 
 
 def test_annotations_are_asked_for(outputs):
-    with pytest.raises(Exception, match="needs annotations and video_root"):
+    with pytest.raises(UserError, match="needs annotations and video_root"):
         run(outputs, "nothing", benchmark="charades_sta")
-    with pytest.raises(RunError, match="did you mean 'benchmark'"):
+    with pytest.raises(UserError, match="did you mean 'benchmark'"):
         run(outputs, "typo", benchmarks="charades_sta")
 
 
@@ -230,12 +231,12 @@ def test_intervals_hold_their_values_and_count_videos():
     from vtg_r1.benchmarks import intervals
 
     samples, predictions = queries_with_answers()
-    found = intervals(samples, predictions)
-    assert {name: value for name, (value, _, _) in found.items()} == pytest.approx(
+    sure = intervals(samples, predictions)
+    assert {name: value for name, (value, _, _) in sure.items()} == pytest.approx(
         {"mIoU": 50, "R1@0.3": 200 / 3, "R1@0.5": 200 / 3, "R1@0.7": 100 / 3}
     )
-    assert all(low <= value <= high for value, low, high in found.values())
-    assert found["mIoU"][1:] == pytest.approx((0, 75))  # drawn by video: one has 1 and 1/2, the other 0
+    assert all(low <= value <= high for value, low, high in sure.values())
+    assert sure["mIoU"][1:] == pytest.approx((0, 75))  # drawn by video: one has 1 and 1/2, the other 0
 
 
 def test_a_single_video_leaves_the_ends_out(tmp_path):
@@ -254,6 +255,7 @@ def test_a_single_video_leaves_the_ends_out(tmp_path):
 def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
     "A run of ours, measured on what it was trained on, and on what it was not."
     from vtg_r1.data.toyworld import make_world
+    from vtg_r1.grpo import GRPOParams
 
     world = make_world(outputs / "world", videos=8, seed=3)
     given = {
@@ -272,7 +274,10 @@ def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
         "eval_before_training": False,
     }
     trained = run_notebook(
-        "nbs/05_grpo.ipynb", {"run_name": "g", "outputs_dir": str(outputs), "threads": 1, "max_train_samples": 6, **given, **few}, progress=False
+        "nbs/05_grpo.ipynb",
+        {"run_name": "g", "outputs_dir": str(outputs), "threads": 1, "max_train_samples": 6, **given, **few},
+        GRPOParams,
+        progress=False,
     )
     used = {row["video"] for row in (json.loads(line) for line in (trained / "train_samples.jsonl").read_text().splitlines())}
     samples = load_samples(world / "samples.jsonl")
@@ -291,7 +296,7 @@ def test_what_a_run_was_trained_on_is_unknown_where_it_kept_no_list(toy, tmp_pat
     from vtg_r1.runs.run import start_run
 
     samples, old = load_samples(toy[2] / "samples.jsonl")[:4], start_run("sft", "old", {}, tmp_path)
-    old.note(config={"video_root": str(toy[2] / "videos")})
+    old.record(config={"video_root": str(toy[2] / "videos")})
     assert seen_in_training(samples, toy[2] / "videos", training_runs(old.path)) is None and training_runs(None) == []
     old.save_rows("train_samples.jsonl", [dict(qid=s.qid, video=s.video, query=s.query) for s in samples[:1]])
     assert seen_in_training(samples[:1], "/copied/elsewhere", [old.path]) == 1  # by its record
@@ -315,25 +320,10 @@ def test_the_shape_of_a_query_is_that_of_its_longest_span():
     assert shape["predicted"][:2].tolist() == [0.1, 0.125] and shape["predicted"][2] != shape["predicted"][2]
 
 
-def test_answers_are_taken_over_from_a_run_with_the_same_parameters_only(tmp_path):
-    from vtg_r1.benchmarks import resume_predictions
-    from vtg_r1.runs.run import start_run
-
-    old = start_run("benchmarks", "old", {"seed": 0, "frames": 8, "threads": 1}, tmp_path)
-    new = start_run("benchmarks", "new", {"seed": 0, "frames": 8, "threads": 2}, tmp_path)
-    assert not resume_predictions("", new, {"frames": 8}).exists()
-    with pytest.raises(RunError, match="no predictions.jsonl"):
-        resume_predictions(old.path, new, {"frames": 8})
-    (old.path / "predictions.jsonl").write_text("{}\n")
-    with pytest.raises(RunError, match="'frames' was 8 there and is 16 here; start without resume"):
-        resume_predictions(old.path, new, {"seed": 0, "frames": 16})
-    assert resume_predictions(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).read_text() == "{}\n"
-    old.note(policy={"path": "m", "key": "trained on Monday"})
-    new.note(policy={"path": "m", "key": "trained on Tuesday"})
-    with pytest.raises(RunError, match="weights have changed"):
-        resume_predictions(old.path, new, {"seed": 0, "frames": 8, "threads": 2})
-    new.note(policy={"path": "m2", "key": "trained on Monday"})
-    assert resume_predictions(old.path, new, {"seed": 0, "frames": 8, "threads": 2}).is_file()
+def test_a_model_that_is_not_the_embedded_one_needs_values_of_its_own(tmp_path):
+    with pytest.raises(UserError, match="configs/benchmark_7b.yaml"):
+        main(BenchmarksParams(model="Qwen/Qwen2.5-VL-7B-Instruct", outputs_dir=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):

@@ -41,7 +41,7 @@ def test_a_large_model_with_a_toy_value_is_refused(params_class):
     refuse_toy_values(params_class(**{**good, "frames": 16}))  # which suit a large model too
     for name in ("pixels", "learning_rate", "max_completion_length"):
         value = parameter_fields(params_class)[name].default
-        with pytest.raises(UserError, match=f"the toy values {name} = {value} suit.*configs/single_gpu_lora.yaml .*configs/paper_7b.yaml"):
+        with pytest.raises(UserError, match=f"these values suit only that: {name} = {value}. .*configs/single_gpu_lora.yaml .*configs/paper_7b.yaml"):
             refuse_toy_values(params_class(**{**good, name: value}))
     with pytest.raises(UserError, match="frames = 16, pixels = 784"):
         refuse_toy_values(params_class(**{**good, "frames": 16, "pixels": 784}))
@@ -65,7 +65,7 @@ def test_a_folder_of_the_embedded_architecture_may_have_toy_values(tmp_path):
 
 
 def test_toy_values_are_refused_before_a_run_is_made(tmp_path):
-    with pytest.raises(UserError, match="toy values"):
+    with pytest.raises(UserError, match="is not the embedded one"):
         grpo.main(GRPOParams(model=LARGE, outputs_dir=str(tmp_path), run_name="large"))
     assert not (tmp_path / "grpo").exists()
 
@@ -195,7 +195,7 @@ def narrow(unloadable):
 
 @pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
 def test_a_prompt_longer_than_the_context_is_named_before_the_model_is_loaded(files, narrow, name):
-    size = {"sft": {"batch_size": 8}, "grpo": {"prompts_per_step": 8}}.get(name, {})
+    size = {"sft": {"batch_size": 8, "per_device_batch_size": 8}, "grpo": {"prompts_per_step": 8}}.get(name, {})
     message = refusal(files, name, "long", model=narrow, max_completion_length=32, **size)
     assert (
         "do not fit into the context of 64 tokens" in message

@@ -15,9 +15,13 @@ import av
 import nbformat
 import numpy as np
 import pytest
+import typer
 
+import vtg_r1
 from vtg_r1 import cli
-from vtg_r1.cli import build_parser, main
+from vtg_r1.cli import main
+from vtg_r1.cli.common import app
+from vtg_r1.cli.run import read_given
 from vtg_r1.core.samples import load_samples
 from vtg_r1.models.ground import InferenceConfig, resolve_model
 from vtg_r1.runs.run import start_run
@@ -25,15 +29,13 @@ from vtg_r1.video.cut import cut
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import probe, read_frames
 
-COMMANDS = ["ground", "run", "score", "data check", "data convert", "data curate", "push", "demo", "view", "env"]
+COMMANDS = ["ground", "run", "score", "data validate", "data convert", "data curate", "push", "demo", "review", "env"]
+OLD = ["data check", "view"]  # names of 0.1
 
 
 def vtg(capsys, *args) -> tuple[int, str, str]:
     "Exit code, stdout and stderr of a command in this process."
-    try:
-        code = main([str(a) for a in args])
-    except SystemExit as e:  # argparse
-        code = e.code
+    code = main([str(a) for a in args])
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -52,14 +54,38 @@ def test_help_has_examples_and_exit_codes(command, capsys):
         assert line.strip().startswith(f"vtg-r1 {command}")
 
 
-def test_every_command_is_in_this_list():
-    actions = next(a.choices for a in build_parser()._actions if a.dest == "command")
-    assert {c.split()[0] for c in COMMANDS} == set(actions) and "Exit codes" in build_parser().epilog
+def test_every_command_is_in_these_lists(capsys):
+    top = typer.main.get_command(app).commands
+    assert {c.split()[0] for c in COMMANDS + OLD} == set(top)
+    assert {f"data {name}" for name in top["data"].commands} == {c for c in COMMANDS + OLD if c.startswith("data ")}
+    code, out, _ = vtg(capsys, "--help")
+    assert code == 0 and "Exit codes" in out and "review" in out and "view " not in out.replace("review ", "")
+
+
+@pytest.mark.parametrize("command", OLD)
+def test_old_names_keep_working(command, capsys):
+    code, out, err = vtg(capsys, *command.split(), "--help")
+    assert code == 0 and f"Usage: vtg-r1 {command} " in out and not err
+
+
+def test_mistakes_on_the_command_line_are_one_line(capsys):
+    for words, problem in [
+        (["groud", "a", "b"], "vtg-r1: No such command 'groud'. Did you mean 'ground'?"),
+        (["data", "convrt"], "vtg-r1 data: No such command 'convrt'. Did you mean 'convert'?"),
+        (["ground", "a.mp4"], "vtg-r1 ground: Missing argument 'QUERY...'."),
+        (["score", "--benchmark", "charades"], "vtg-r1 score: Invalid value for '--benchmark': 'charades' is none of charades_sta, "),
+        (["ground", "a", "b", "--style", "long"], "'long' is not one of 'full', 'short'"),
+        ([], "vtg-r1: Missing command."),
+    ]:
+        code, out, err = vtg(capsys, *words)
+        assert code == 2 and not out and err.count("\n") == 1 and problem in err
+    assert vtg(capsys, "--version") == (0, f"vtg-r1 {vtg_r1.__version__}\n", "")
 
 
 def test_help_is_fast_and_light():
-    code = "import sys, time; t = time.process_time(); from vtg_r1.cli import build_parser; build_parser().format_help(); print(time.process_time() - t, [m for m in ('torch', 'transformers', 'pandas', 'av') if m in sys.modules])"
-    seconds, heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+    code = "import sys, time; t = time.process_time(); from vtg_r1.cli import main; main(['--help']); print(time.process_time() - t, [m for m in ('torch', 'transformers', 'pandas', 'av', 'rich') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, heavy = out.splitlines()[-1].split(" ", 1)
     assert float(seconds) < 1 and heavy.strip() == "[]"
 
 
@@ -91,7 +117,7 @@ def test_ground_answers_on_a_real_clip_and_cuts_it(shared, tmp_path, capsys):
         sound = clip.streams.audio[0]
         assert float(sound.duration * sound.time_base) == pytest.approx(answer["span"][1] - answer["span"][0], abs=0.05)
     code, out, _ = vtg(capsys, "ground", video, "somebody opens a door")
-    assert code == 1 and out.startswith("no span") and "the model said:" in out
+    assert code == 1 and out.startswith("no span") and "the response:" in out
 
 
 def test_several_clips_are_numbered(toy, tmp_path, capsys):
@@ -117,7 +143,8 @@ def test_ground_refuses_in_one_line(toy, tmp_path, capsys):
         ((video, query, "--model", "outputs/grpo/gone"), "no config.json"),
         ((video, query, "--model", "models/a/b/c"), "no config.json"),
         ((video, query, "--model", "tiyn"), "no config.json"),
-        ((video, query, "--frames", "0"), "--frames 0"),
+        ((video, query, "--frames", "0"), "'--frames': Input should be greater than or equal to 1"),
+        ((video, query, "--pixels", "783"), "'--pixels': Input should be greater than or equal to 784"),
         ((video, query, "--clip", video), "would overwrite"),
         ((video, query, "--clip", tmp_path / "folder"), "is a folder"),
         ((video, query, "the <|image_pad|> circle"), "a control word of the model"),
@@ -309,10 +336,10 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["view", "settings.ini", "--port", "70000"], "--port 70000"),
-        (["demo", "--port", "-1"], "--port -1"),
+        (["review", "settings.ini", "--port", "70000"], "'--port': Input should be less than or equal to 65535"),
+        (["demo", "--port", "-1"], "'--port': Input should be greater than or equal to 0"),
         (["demo", "--before", "tiny"], "--model NAME"),
-        (["run", "nbs/05_grpo.ipynb", "-p", "run_name", "20261124"], "run_name 20261124: must be text"),
+        (["run", "nbs/05_grpo.ipynb", "-p", "run_name", "20261124"], "parameter 'run_name' is 20261124: give text"),
         (
             ["score", "--benchmark", "csv", "--annotations", "a.csv", "--predictions", "nbs"],
             "is a folder; a run's answers are in nbs/predictions.jsonl",
@@ -326,10 +353,21 @@ def test_options_that_cannot_be_are_one_line(words, said, capsys, monkeypatch):
     assert code == 2 and not out and err.count("\n") == 1 and said in err
 
 
+def test_the_policies_are_the_readers(parse_command):
+    "Each choice of a policy is one that `read_dataset` takes, and validate offers all of them, in the same order."
+    from vtg_r1.data.readers import POLICIES
+
+    for name, words in {"validate": [], "convert": ["--out", "s.jsonl"]}.items():
+        command = parse_command(["data", name, "--dataset", "csv", "--annotations", "a.csv", *words]).command
+        choices = {option.name: option.type_descriptor.choices for option in command.params if option.name in POLICIES}
+        assert all(set(values) <= set(POLICIES[policy]) for policy, values in choices.items())
+        assert name == "convert" or choices == POLICIES
+
+
 @pytest.mark.parametrize("n", ["0", "-1", "two"])
 def test_workers_are_at_least_one(n, capsys):
-    code, _, err = vtg(capsys, "data", "check", "--dataset", "csv", "--annotations", "a.csv", "--workers", n)
-    assert code == 2 and f"{n!r} is no whole number of at least 1" in err
+    code, _, err = vtg(capsys, "data", "validate", "--dataset", "csv", "--annotations", "a.csv", "--workers", n)
+    assert code == 2 and err.count("\n") == 1 and "Invalid value for '--workers'" in err
 
 
 def test_convert_names_the_rows_it_leaves_out(tmp_path, capsys):
@@ -338,17 +376,14 @@ def test_convert_names_the_rows_it_leaves_out(tmp_path, capsys):
     assert code == 0 and "record 2" in err and "start is 'noon': write seconds" in err
 
 
-def test_the_examples_of_run_name_parameters(capsys):
+def test_the_examples_of_run_name_parameters(capsys, parse_command):
     "What the help of `run` shows is accepted: every -p is a parameter of its notebook, and a GRPO run on own data has its model and table."
     from vtg_r1.core.runtime import resolve
-    from vtg_r1.runs.execute import given_parameters, known_parameters
 
     examples = vtg(capsys, "run", "--help")[1].split("examples:\n")[1].split("\n\n")[0].splitlines()
     for line in examples:
-        args = build_parser().parse_args(shlex.split(line, comments=True)[1:])
-        args.file = [str(resolve(name)) for name in args.file]
-        given = given_parameters(args, "grpo")
-        assert set(given) <= set(known_parameters(resolve(args.notebook)))
+        options = parse_command(shlex.split(line, comments=True)[1:]).params
+        given = read_given("grpo", [str(resolve(name)) for name in options["files"]], options["pairs"])  # an unknown name is an error
         assert "own_data" not in line or {"model", "dataset", "annotations", "video_root"} <= set(given)
 
 
@@ -360,7 +395,7 @@ def test_curate_asks_as_the_paper_and_for_the_key_first(world, tmp_path, capsys,
     code, out, err = vtg(capsys, *endpoint)
     assert code == 2 and not out and err.count("\n") == 1 and "OPENAI_API_KEY is empty" in err
     seen = []
-    monkeypatch.setattr(cli, "_run_stage", lambda args, notebook, parameters: seen.append(parameters) or 0)
+    monkeypatch.setattr("vtg_r1.cli.data.run_stage", lambda notebook, parameters, as_json: seen.append(parameters) or 0)
     assert vtg(capsys, *endpoint, "-p", "teacher_key_env", "")[0] == 0 and (seen[-1]["frames"], seen[-1]["pixels"]) == (64, 100352)
     assert vtg(capsys, *endpoint, "-p", "teacher_key_env", "", "-p", "frames", "8")[0] == 0 and (seen[-1]["frames"], seen[-1]["pixels"]) == (
         8,
@@ -439,7 +474,7 @@ def test_env_knows_its_own_repository_alone(tmp_path):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.invalid"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
         subprocess.run([*git, *words], check=True)
-    code = "from vtg_r1.cli import _own_commit; print(_own_commit())"
+    code = "from vtg_r1.cli.env import own_commit; print(own_commit())"
     ask = lambda: subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -462,9 +497,9 @@ def processes_of(session: int) -> list[int]:
 
 
 def checking(annotations: Path, videos: Path) -> list[str]:
-    "`vtg-r1 data check` of a table, as a process of its own."
+    "`vtg-r1 data validate` of a table, as a process of its own."
     given = ["--dataset", "csv", "--annotations", annotations, "--videos", videos]
-    return [sys.executable, "-m", "vtg_r1.cli", "data", "check", *map(str, given)]
+    return [sys.executable, "-m", "vtg_r1.cli", "data", "validate", *map(str, given)]
 
 
 def ends(check, seconds=20) -> bool:
@@ -493,8 +528,8 @@ def test_a_kernel_that_dies_is_one_line(tmp_path, capsys):
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
     nb.cells = [nbformat.v4.new_code_cell("run_name = ''\noutputs_dir = 'outputs'", metadata={"tags": ["parameters"]})]
     nb.cells += [nbformat.v4.new_code_cell("import os\nos.kill(os.getpid(), 9)")]
-    nbformat.write(nb, tmp_path / "99_dies.ipynb")
-    code, out, err = vtg(capsys, "run", tmp_path / "99_dies.ipynb", "-p", "outputs_dir", tmp_path)
+    nbformat.write(nb, tmp_path / "02_rewards.ipynb")
+    code, out, err = vtg(capsys, "run", tmp_path / "02_rewards.ipynb", "-p", "outputs_dir", tmp_path)
     assert code == 1 and not out and "its kernel died" in err.splitlines()[-1] and "Traceback" not in err
 
 
@@ -505,8 +540,8 @@ def test_ctrl_c_ends_a_run_and_its_kernel(tmp_path):
     nb.cells += [
         nbformat.v4.new_code_cell(f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\ntime.sleep(600)")
     ]
-    nbformat.write(nb, tmp_path / "99_sleep.ipynb")
-    command = [sys.executable, "-m", "vtg_r1.cli", "run", str(tmp_path / "99_sleep.ipynb"), "-p", "outputs_dir", str(tmp_path)]
+    nbformat.write(nb, tmp_path / "02_rewards.ipynb")
+    command = [sys.executable, "-m", "vtg_r1.cli", "run", str(tmp_path / "02_rewards.ipynb"), "-p", "outputs_dir", str(tmp_path)]
     interrupted(command, lambda session: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "vtg-r1 run")
     kernel = int((tmp_path / "pid").read_text())
     assert ends(lambda: not os.path.exists(f"/proc/{kernel}"))
@@ -522,7 +557,7 @@ def test_ctrl_c_ends_the_processes_that_open_videos(world, tmp_path):
         lines.append(f"{i}.mp4,1,2,something")
     (tmp_path / "mine.csv").write_text("\n".join(lines))
     command = checking(tmp_path / "mine.csv", tmp_path / "v")
-    session = interrupted(command, lambda session: len(processes_of(session)) > 2, "vtg-r1 data check")
+    session = interrupted(command, lambda session: len(processes_of(session)) > 2, "vtg-r1 data validate")
     assert ends(lambda: not processes_of(session))
 
 

@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,11 +24,13 @@ from vtg_r1.core.runtime import RunError, project_root
 from vtg_r1.core.samples import iter_jsonl, load_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.teacher import Log
+from vtg_r1.runs import execute
 from vtg_r1.runs import run as runs
 from vtg_r1.runs.execute import run_notebook
+from vtg_r1.runs.parameters import RunParams, param
 from vtg_r1.runs.run import read_manifest, run_folder, start_run
 from vtg_r1.train.checkpoints import is_complete, last_checkpoint
-from vtg_r1.video import sandbox as guard
+from vtg_r1.video import sandbox
 from vtg_r1.video.cache import FrameCache, _make_room, _unpack
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import probe
@@ -230,12 +234,11 @@ def test_the_newest_whole_checkpoint_is_found_whatever_was_being_written(tmp_pat
     assert torn >= 3, "no kill fell into a checkpoint: this proves nothing"
 
 
-WRITES = {  # who writes without `files`, and why that is well
+WRITES = {  # writes that do not go through `atomic_files`, and why that is right
     "nan_guard.py": ["save_file"],  # in a folder that is moved into place
-    "curation.py": ["open", "open"],  # a lock; its three files are moved into place together
     "atomic_files.py": ["open", "open"],
-    "experiment_grid.py": ["write_text", "open", "open"],  # what a job reads at once; a lock; what it prints
-    "run.py": ["open"],  # /dev/null
+    "experiment_grid.py": ["write_text", "open"],  # what a job reads at once; what it prints
+    "execute.py": ["open", "open"],  # /dev/null
     "teacher.py": ["open"],  # the lock
     "toyworld.py": ["write_text"],  # in a folder that is moved into place
 }
@@ -266,17 +269,26 @@ def test_every_other_write_of_the_package_is_whole():
 
 HOLDER = """
 import os, sys, time
-from vtg_r1.runs import run as runs
+from vtg_r1.runs import execute, run as runs
 out = sys.argv[1]
 folder = runs.run_folder("small", "one", out)
-runs._make(folder)
-with runs._closing(folder, folder / "99_small.ipynb"):
+runs.make_folder(folder)
+with execute._closing(folder, folder / "99_small.ipynb"):
     run = runs.start_run("small", "one", {"seed": 0}, out)
     worker = os.fork()
     if worker == 0: time.sleep(60); os._exit(0)  # outlives its parent, as a DataLoader's worker may for a while
     print(worker, flush=True)
     time.sleep(60)
 """
+
+
+@dataclass(kw_only=True)
+class SmallParams(RunParams):
+    "A stage of no work"
+
+    stage: ClassVar[str] = "small"
+    resume: bool = param(False, "Go on with the run of this name.")
+    accelerate_config: str = param("", "Configuration of several processes.")
 
 
 def small_stage(folder: Path) -> Path:
@@ -301,16 +313,13 @@ def test_the_second_on_a_run_folder_is_refused_and_the_lock_dies_with_its_proces
             with pytest.raises(RunError, match=said):
                 start_run("small", "one", {"seed": 0}, tmp_path, resume)
             with pytest.raises(RunError, match=said):
-                run_notebook(notebook, {"run_name": "one", "outputs_dir": str(tmp_path), "resume": resume})
+                run_notebook(notebook, {"run_name": "one", "outputs_dir": str(tmp_path), "resume": resume}, SmallParams)
         with pytest.raises(RunError, match=said):
-            runs.launch_stage(
-                notebook,
-                {"run_name": "one", "outputs_dir": str(tmp_path), "accelerate_config": "configs/accelerate/two_cpu.yaml", "resume": True},
-                folder,
-            )
+            small = SmallParams(run_name="one", outputs_dir=str(tmp_path), accelerate_config="configs/accelerate/two_cpu.yaml", resume=True)
+            execute.launch_stage(small, folder)
         with pytest.raises(RunError, match=said):  # the first command's kernel is not there yet
             (folder / ".lock").rename(folder / ".lock.kept")
-            with runs._closing(folder, folder / "99_small.ipynb"):
+            with execute._closing(folder, folder / "99_small.ipynb"):
                 pass
         (folder / ".lock.kept").rename(folder / ".lock")
         assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -340,7 +349,7 @@ def test_a_manifest_that_is_no_json_is_not_overwritten(tmp_path):
     folder = tmp_path / "small/one"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text('{"status": "fini')
-    with pytest.raises(RunError, match=r"manifest\.json is no JSON"):
+    with pytest.raises(RunError, match=r"manifest\.json is not JSON"):
         start_run("small", "one", {"seed": 0}, tmp_path, resume=True)
     assert (folder / "manifest.json").read_text() == '{"status": "fini' and not (folder / ".lock").exists()
 
@@ -545,7 +554,7 @@ def test_durations_are_measured_by_a_clock_that_cannot_jump():
 MISHAPS = """
 import os, signal, sys, time
 from pathlib import Path
-from vtg_r1.video import sandbox as guard
+from vtg_r1.video import sandbox
 def tried(path):
     "How often it was tried before."
     with open(path, "a") as f: f.write("x")
@@ -559,16 +568,16 @@ def after(what, always):
         return {"tries": Path(path).stat().st_size}, []
     return job
 what = {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "stalls": lambda: time.sleep(600), "stops": lambda: os.kill(os.getpid(), signal.SIGSTOP), "spins": spin, "crashes": os.abort}
-guard.serve({"ok": ok, **{f"{k} once": after(w, False) for k, w in what.items()}, **{k: after(w, True) for k, w in what.items()}}, %r)
+sandbox.serve({"ok": ok, **{f"{k} once": after(w, False) for k, w in what.items()}, **{k: after(w, True) for k, w in what.items()}}, %r)
 """
 
 
 @pytest.fixture
 def mishaps(monkeypatch):
-    guard._stop_all()
-    monkeypatch.setattr(guard, "_SERVE", MISHAPS)
+    sandbox._stop_all()
+    monkeypatch.setattr(sandbox, "_SERVE", MISHAPS)
     yield ResourceLimits(seconds=0.6)
-    guard._stop_all()
+    sandbox._stop_all()
 
 
 @pytest.mark.parametrize("what, used", [("killed", False), ("killed", True), ("stalls", False), ("stalls", True), ("stops", True)])
@@ -576,7 +585,7 @@ def test_a_child_that_ends_for_no_fault_of_the_file_costs_nothing_but_time(what,
     if used:
         run_sandboxed(tmp_path / "other", mishaps, do="ok")
     if what == "stops":  # it does not hear its alarm, and is ended from here
-        monkeypatch.setattr(guard, "_GRACE", 3.0)
+        monkeypatch.setattr(sandbox, "_GRACE", 3.0)
     assert run_sandboxed(tmp_path / "v", mishaps, do=f"{what} once")[0]["tries"] == 2
 
 

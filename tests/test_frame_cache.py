@@ -164,11 +164,11 @@ def test_a_folder_that_cannot_be_written_costs_time_not_the_run(tmp_path, video)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vtg_r1.video import cache as frame_cache
+from vtg_r1.video import cache
 def pieces():
     yield b"half of the new"
     os.kill(os.getpid(), signal.SIGKILL)
-frame_cache._write_whole(Path(sys.argv[1]), pieces())
+cache._write_whole(Path(sys.argv[1]), pieces())
 """
 
 

@@ -26,7 +26,7 @@ from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.sources import find_videos
 from vtg_r1.data.validation import probe_each
 from vtg_r1.models.loading import load_model
-from vtg_r1.video import sandbox as guard
+from vtg_r1.video import sandbox
 from vtg_r1.video.cache import FrameCache
 from vtg_r1.video.decoders import BACKENDS, VideoError, installed
 from vtg_r1.video.reader import probe, read_frames
@@ -53,7 +53,7 @@ def test_nothing_crashes_hangs_or_is_lost(part):
 def test_the_harness_sees_a_crash_a_hang_and_a_loss(monkeypatch, tmp_path):
     from fuzz import videos
 
-    def lies(path, n, pixels, backend, guard):
+    def lies(path, n, pixels, backend, limits):
         if path.name == "boom.mp4":
             raise RuntimeError("boom")
         raise VideoError(path, "an unexpected TypeError" if path.name == "odd.mp4" else "cannot")
@@ -112,33 +112,33 @@ def test_one_bad_file_does_not_end_the_check_of_a_folder(good, tmp_path):
 STALL = """
 import os, sys, time
 from pathlib import Path
-from vtg_r1.video import sandbox as guard
+from vtg_r1.video import sandbox
 def held(path):
     Path(path).write_text(str(os.getpid()))
     time.sleep(600)
-guard.serve({"hold": held, "eat": lambda path: bytes(10**11), "talk": lambda path: (print("chatter"), ({"ok": 1}, []))[1]}, %r)
+sandbox.serve({"hold": held, "eat": lambda path: bytes(10**11), "talk": lambda path: (print("chatter"), ({"ok": 1}, []))[1]}, %r)
 """
 
 
 def test_limits_of_time_and_memory_and_what_a_decoder_prints(tmp_path, monkeypatch):
-    monkeypatch.setattr(guard, "_SERVE", STALL)
+    monkeypatch.setattr(sandbox, "_SERVE", STALL)
     limits = ResourceLimits(seconds=1, gigabytes=1.5)
     start = time.monotonic()
     with pytest.raises(VideoError, match="longer than 1 s"):
-        guard.run_sandboxed(tmp_path / "pid", limits, do="hold")
+        sandbox.run_sandboxed(tmp_path / "pid", limits, do="hold")
     assert time.monotonic() - start < 30 and not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
     with pytest.raises(VideoError, match="memory"):
-        guard.run_sandboxed("x", limits, do="eat")
-    assert guard.run_sandboxed("x", limits, do="talk")[0] == {"ok": 1}
-    guard._stop_all()
+        sandbox.run_sandboxed("x", limits, do="eat")
+    assert sandbox.run_sandboxed("x", limits, do="talk")[0] == {"ok": 1}
+    sandbox._stop_all()
 
 
 ORPHAN = """
 import sys, os, signal, threading, time
 from pathlib import Path
-from vtg_r1.video import sandbox as guard
-guard._SERVE = sys.argv[2]
-threading.Thread(target=lambda: guard.run_sandboxed(sys.argv[1], guard.ResourceLimits(4, 1.5), do="hold"), daemon=True).start()
+from vtg_r1.video import sandbox
+sandbox._SERVE = sys.argv[2]
+threading.Thread(target=lambda: sandbox.run_sandboxed(sys.argv[1], sandbox.ResourceLimits(4, 1.5), do="hold"), daemon=True).start()
 while not Path(sys.argv[1]).exists() or not Path(sys.argv[1]).read_text(): time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -155,19 +155,19 @@ def test_a_child_at_work_does_not_outlive_its_killed_parent(tmp_path):
 
 
 def test_children_are_used_again_killed_ones_replaced_and_forks_have_their_own(good):
-    guard._stop_all()
+    sandbox._stop_all()
     for i in range(6):
         read_frames(good, n=2 + i)
-    (child,) = guard._idle
+    (child,) = sandbox._idle
     child.process.kill()
     child.process.wait()
-    assert len(read_frames(good, n=3)[0]) == 3 and guard._idle[0] is not child
+    assert len(read_frames(good, n=3)[0]) == 3 and sandbox._idle[0] is not child
     there, back = os.pipe()
     if (pid := os.fork()) == 0:
         try:
-            ok = not guard._idle and len(read_frames(good, n=4)[0]) == 4
+            ok = not sandbox._idle and len(read_frames(good, n=4)[0]) == 4
             os.write(back, b"ok" if ok else b"no")
-            guard._stop_all()
+            sandbox._stop_all()
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -184,10 +184,10 @@ def test_modules_beside_the_videos_are_not_run(good, tmp_path):
 
 
 def test_a_child_that_dies_of_an_earlier_file_costs_no_other(good):
-    guard._stop_all()
+    sandbox._stop_all()
     read_frames(good, n=2)
-    guard._idle[0].process.send_signal(signal.SIGSTOP)  # alive when it is taken, dead when it should answer
-    threading.Timer(0.5, guard._idle[0].process.kill).start()
+    sandbox._idle[0].process.send_signal(signal.SIGSTOP)  # alive when it is taken, dead when it should answer
+    threading.Timer(0.5, sandbox._idle[0].process.kill).start()
     assert len(read_frames(good, n=3)[0]) == 3
 
 
@@ -530,15 +530,16 @@ def called(node: ast.Call) -> str:
 
 def sins(source: str) -> list[str]:
     "What a reader of strangers' files must not do, in Python source."
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    found, tree = [], ast.parse(source)
+    safe_loaders = [n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and [ast.unparse(b) for b in n.bases] == ["yaml.SafeLoader"]]
+    for node in ast.walk(tree):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found += [f"imports {n}" for n in names if n.split(".")[0] in FORBIDDEN_IMPORTS]
         if not isinstance(node, ast.Call):
             continue
         given = {k.arg: k.value for k in node.keywords}
         constant = {k: v.value for k, v in given.items() if isinstance(v, ast.Constant)}
-        if called(node) in FORBIDDEN_CALLS:
+        if called(node) in FORBIDDEN_CALLS and not (called(node) == "yaml.load" and ast.unparse(node.args[-1]) in safe_loaders):
             found.append(f"calls {called(node)}")
         if called(node) == "torch.load" and constant.get("weights_only") is not True:
             found.append("torch.load without weights_only=True")
@@ -568,6 +569,7 @@ def sins(source: str) -> list[str]:
         "AutoModelForX.from_pretrained(n)",
         "os.system('x')",
         "yaml.load(f)",
+        "class L(yaml.Loader): pass\nyaml.load(f, L)",
         "def f():\n  import dill as d",
     ],
 )
@@ -577,8 +579,7 @@ def test_the_search_finds(bad):
 
 @pytest.mark.parametrize("path", sorted((project_root() / "vtg_r1").rglob("*.py")), ids=lambda p: p.name)
 def test_the_package_runs_nothing_it_reads(path):
-    allowed = ["calls exec", "calls compile"] if path.name == "run.py" else []  # the stage notebook that the user named, cell by cell
-    assert sins(path.read_text(encoding="utf-8")) == allowed
+    assert sins(path.read_text(encoding="utf-8")) == []
 
 
 def test_the_lock_fits_the_settings():

@@ -15,10 +15,11 @@ import nbformat
 import pytest
 import yaml
 
-from vtg_r1.cli import build_parser, main
+from vtg_r1.cli import main
+from vtg_r1.cli.run import stage_params
 from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.core.samples import iter_jsonl, load_samples
-from vtg_r1.runs.execute import known_parameters
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
 
 PAGE = project_root() / "nbs/own_data.ipynb"
@@ -67,13 +68,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_page_has_every_step_in_its_order(walked):
-    assert list(walked[1]) == ["data check", "data convert", "run nbs/03_sft.ipynb", "run nbs/05_grpo.ipynb", "score --benchmark", "ground"]
+    assert list(walked[1]) == ["data validate", "data convert", "run nbs/03_sft.ipynb", "run nbs/05_grpo.ipynb", "score --benchmark", "ground"]
 
 
 def test_the_table_is_a_practitioners(walked):
     folder, said = walked
     assert (folder / "own_data/mine.csv").read_text().splitlines()[0] == "video,start,end,sentence"
-    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in said["data check"] and "dropped" not in said["data check"]
+    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in said["data validate"] and "dropped" not in said["data validate"]
     train, held = load_samples(folder / "own_data/train.jsonl"), load_samples(folder / "own_data/heldout.jsonl")
     truth = load_samples(folder / "toyworld/own-data/samples.jsonl")
     assert len(train) + len(held) == len(truth) and len({s.video for s in held}) == 2 and not {s.video for s in held} & {s.video for s in train}
@@ -159,12 +160,12 @@ def test_the_page_is_shown(walked):
     assert p.returncode == 130 and "Traceback" not in err
 
 
-def test_what_the_page_tells_is_a_command():
+def test_what_the_page_tells_is_a_command(parse_command):
     "Commands that stand in the text, too, are ones that the parser takes."
     commands = [[w for w in shlex.split(line) if w != "…"] for block in told() for line in block.splitlines()]
     assert {words[1] for words in commands} >= {"demo", "data"}
     for words in commands:
-        assert words[0] == "vtg-r1" and build_parser().parse_args(words[1:]).handler
+        assert words[0] == "vtg-r1" and parse_command(words[1:]).command.name == words[2 if words[1] == "data" else 1]
 
 
 @pytest.mark.parametrize("name", ["own_data", "own_data_tiny"])
@@ -172,4 +173,4 @@ def test_the_presets_name_parameters(name):
     content = yaml.safe_load(resolve(f"configs/{name}.yaml").read_text())
     assert set(content) == {"sft", "grpo"}
     for stage, values in content.items():
-        assert set(values) <= set(known_parameters(resolve(f"nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb")))
+        from_mapping(stage_params(stage), values)  # an unknown name or value is an error

@@ -14,9 +14,9 @@ from PIL import Image
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.models.generation import by_video, generate, model_inputs, predict, processor_frames, prompt_text, resumable_predict
-from vtg_r1.models.loading import lora_config
+from vtg_r1.models.loading import load_processor, lora_config
 from vtg_r1.models.prefix_cache import Prompts, cache_name, pack_prompts, read_prompts, same_prompts, shared_decoding
-from vtg_r1.models.tiny import CHAT_TEMPLATE, build_processor, build_tiny, build_tokenizer, tiny_config
+from vtg_r1.models.tiny import build_tiny, tiny_config
 
 QUERIES = (
     (0, "the red circle"),
@@ -50,20 +50,20 @@ def qwen2_5_vl():
 
 
 def qwen2_vl():
-    plain = build_processor()
+    plain = load_processor("tiny")
     processor = tf.Qwen2VLProcessor(
-        image_processor=plain.image_processor, tokenizer=plain.tokenizer, video_processor=plain.video_processor, chat_template=CHAT_TEMPLATE
+        image_processor=plain.image_processor, tokenizer=plain.tokenizer, video_processor=plain.video_processor, chat_template=plain.chat_template
     )
-    common = tokens(tiny_config(plain.tokenizer), rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]))
+    common = tokens(tiny_config(), rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[2, 3, 3]))
     vision = dict(depth=2, embed_dim=64, hidden_size=64, num_heads=2, mlp_ratio=2, patch_size=14, spatial_merge_size=2, temporal_patch_size=2)
     torch.manual_seed(0)
     return tf.Qwen2VLForConditionalGeneration(tf.Qwen2VLConfig(vision_config=vision, **common)).eval(), processor
 
 
 def qwen3_vl():
-    tokenizer = build_tokenizer()
+    plain = load_processor("tiny")
     common = tokens(
-        tiny_config(tokenizer),
+        tiny_config(),
         head_dim=16,
         rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 2, 2], mrope_interleaved=True),
     )
@@ -84,8 +84,8 @@ def qwen3_vl():
     model = tf.Qwen3VLForConditionalGeneration(tf.Qwen3VLConfig(vision_config=vision, **common)).eval()
     return model, tf.Qwen3VLProcessor(
         image_processor=tf.Qwen2VLImageProcessor(patch_size=16, min_pixels=1024, max_pixels=128 * 1024),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
+        tokenizer=plain.tokenizer,
+        chat_template=plain.chat_template,
         video_processor=tf.Qwen3VLVideoProcessor(patch_size=16, size=dict(shortest_edge=1024, longest_edge=64 * 1024)),
     )
 

@@ -81,7 +81,7 @@ def test_accelerate_reads_its_configurations(path):
 def test_a_file_without_a_part_for_the_stage(tmp_path, capsys):
     (tmp_path / "p.yaml").write_text("sft:\n  seed: 1\n")
     assert main(["run", "nbs/05_grpo.ipynb", "-f", str(tmp_path / "p.yaml")]) == 2
-    assert "has sections for sft, none for grpo" in capsys.readouterr().err
+    assert "for sft, none for grpo" in capsys.readouterr().err
 
 
 def test_vllm_is_reached_on_this_machine_only():

@@ -175,9 +175,9 @@ def test_reasoning_that_a_parser_set_apart_is_paid(template, text):
     "As TRL parses with a tokenizer that has a template for it; an empty thought leaves no trace there."
     from trl import chat_template_utils
 
-    from vtg_r1.models.tiny import build_tokenizer
+    from vtg_r1.models.loading import load_processor
 
-    tokenizer = build_tokenizer()
+    tokenizer = load_processor("tiny").tokenizer
     tokenizer.response_template = {**getattr(chat_template_utils, template), "start_anchor": "<|im_start|>a"}
     prompt_ids, ids = (tokenizer(part)["input_ids"] for part in ("<|im_start|>uwhen<|im_end|><|im_start|>a", f"{text}<|im_end|>"))
     parsed = chat_template_utils.parse_response(tokenizer, ids, prefix=prompt_ids)

@@ -1,34 +1,42 @@
 """Teaching video models to say when.
 
-The names below are what most people want. Each is imported when it is asked for, so `import vtg_r1` stays light; all but the two of `models` need numpy alone.
-Everything else stands in their part: `from vtg_r1.ground import ground`.
+The names below are what most people want. Each is imported when it is used for the first time, so `import vtg_r1` is fast; all but the two of `models` work without torch.
+Everything else is imported from its module: `from vtg_r1.models.ground import ground`.
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-_PARTS = {  # part → its names that are shown here; never a part's own name, which importing that part would put in its place
-    "core.spans": ("tiou",),
-    "core.samples": ("Sample", "read_samples"),
-    "core.prompts": ("grounding_prompt", "parse_span", "parse_spans"),
-    "rewards": ("tiou_reward", "format_reward", "paper_reward"),
-    "core.metrics": ("grounding_metrics",),
-    "data.readers": ("read_dataset",),
-    "data.official_benchmarks": ("load_benchmark", "read_predictions", "score"),
-    "models.loading": ("load_model", "load_processor"),
+_MODULE_OF = {
+    "tiou": "core.spans",
+    "Sample": "core.samples",
+    "read_samples": "core.samples",
+    "grounding_prompt": "core.prompts",
+    "parse_span": "core.prompts",
+    "parse_spans": "core.prompts",
+    "tiou_reward": "rewards",
+    "format_reward": "rewards",
+    "paper_reward": "rewards",
+    "grounding_metrics": "core.metrics",
+    "read_dataset": "data.readers",
+    "load_benchmark": "data.official_benchmarks",
+    "read_predictions": "data.official_benchmarks",
+    "score": "data.official_benchmarks",
+    "load_model": "models.loading",
+    "load_processor": "models.loading",
 }
-_OF = {name: part for part, names in _PARTS.items() for name in names}
-__all__ = ["__version__", *_OF]
+__all__ = ["__version__", *_MODULE_OF]
 
 
-def __getattr__(name: str):
-    "A name of the list above, from its part."
-    if name not in _OF:
+def __getattr__(name: str) -> Any:
+    "Import one of the names above from its module."
+    if name not in _MODULE_OF:
         raise AttributeError(
-            f"module 'vtg_r1' has no attribute {name!r}; it shows {', '.join(_OF)}, and everything else stands in its part, e.g. vtg_r1.ground"
+            f"module 'vtg_r1' has no attribute {name!r}; it has {', '.join(_MODULE_OF)}, and other names are in its modules, e.g. vtg_r1.models.ground"
         )
-    return getattr(import_module(f".{_OF[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

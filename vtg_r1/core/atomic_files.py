@@ -159,7 +159,8 @@ def lock(
         with naming(path):
             file_lock.acquire()
     except Timeout:
-        with open(path, encoding="utf-8", errors="replace") as f:
+        holder = ""
+        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as f:  # the holder may remove the file meanwhile
             holder = f.readline(300).strip()
         raise LockHeld(path, holder or "another process") from None
     with suppress(OSError):  # a full disk prevents the name, not the lock

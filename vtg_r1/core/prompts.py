@@ -10,6 +10,7 @@ __all__ = ['SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LONGEST_ANSWER', '
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
 import math
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -115,18 +116,13 @@ _THINK_TAG = re.compile(r"<(/?)think>", re.I | re.A)
 _BLOCKS = {tag: re.compile(rf"<{tag}>([^<]*)</{tag}>", re.I | re.A) for tag in ("time", "answer")}
 
 
-def tag_text(
-    response: str,  # the model's whole response
-    tag: str = "time",  # or "answer", the option letter of grounded QA
-) -> str | None:  # the text inside the block, or None
-    "The text of the last closed `<time>` block after the thinking; a response with an unclosed `<think>` has no answer."
+def tag_text(response: str, tag: str = "time") -> str | None:
+    'The text of the last closed `<time>` (or "answer") block after the thinking, if there is one; none after an unclosed `<think>`.'
     start = 0
-    unclosed = False
-    for edge in _THINK_TAG.finditer(response):
-        start = edge.end()
-        unclosed = edge[1] == ""
-    if unclosed:
-        return None
+    for last in deque(_THINK_TAG.finditer(response), maxlen=1):
+        if last[1] == "":  # it opens
+            return None
+        start = last.end()
     blocks = _BLOCKS[tag].findall(response, start)
     return blocks[-1].strip() if blocks else None
 
@@ -189,11 +185,8 @@ def _first_two_numbers(response: str) -> list[list[float]]:
     return [numbers] if len(numbers) == 2 and all(map(math.isfinite, numbers)) else []
 
 
-def parse_spans(
-    response: str | None,  # the model's whole response
-    reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> list[list[float]]:  # [start, end] in seconds as written, in the response's order; they may be inverted
-    "Every span of a response's answer, best first; an empty list where none can be read. Never raises on a response."
+def parse_spans(response: str | None, reading: str = "strict") -> list[list[float]]:
+    "Every [start, end] of a response's answer, in seconds and in the order as written; they may be inverted. Never raises on a response."
     _check_reading(reading)
     if not isinstance(response, str):
         return []
@@ -203,11 +196,8 @@ def parse_spans(
     return spans
 
 
-def parse_span(
-    response: str | None,  # the model's whole response
-    reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> list[float] | None:  # [start, end] in seconds as written (it may be inverted), None where no span can be read
-    "The first span of a response's answer. Never raises on a response."
+def parse_span(response: str | None, reading: str = "strict") -> list[float] | None:
+    "The first span of a response's answer, as in `parse_spans`; None where no span can be read."
     spans = parse_spans(response, reading)
     return spans[0] if spans else None
 
@@ -216,11 +206,8 @@ _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:](?:\s|$)|\)|$)", re.A)
 _LENIENT_LETTERS = (re.compile(r"\\boxed\{\s*\(?([A-Za-z])\b"), re.compile(r"\(([A-Za-z])\)"))
 
 
-def parse_answer(
-    response: str | None,  # the model's whole response
-    reading: str = "strict",  # or "lenient", to reproduce published evaluators
-) -> str | None:  # "A", "B", …, or None where no option can be read
-    "The letter of the option that a response chooses. Never raises on a response."
+def parse_answer(response: str | None, reading: str = "strict") -> str | None:
+    'The letter of the option that a response chooses, such as "B"; None where no option can be read. Never raises on a response.'
     _check_reading(reading)
     if not isinstance(response, str):
         return None
@@ -231,11 +218,8 @@ def parse_answer(
     return letter[1].upper() if letter else None
 
 # %% ../../nbs/parts/core/prompts.ipynb #0be27bd6
-def is_well_formed(
-    response: str | None,  # the model's whole response
-    answer: bool = False,  # grounded QA: an `<answer>` block must follow
-) -> bool:
-    "Whether a response is one `<think>` block, then one `<time>` block (then one `<answer>` block), and nothing else."
+def is_well_formed(response: str | None, answer: bool = False) -> bool:
+    "Whether a response is one `<think>` block, then one `<time>` block (with `answer`, then one `<answer>` block), and nothing else."
     tags = ["think", "time", "answer"] if answer else ["think", "time"]
     if not isinstance(response, str) or any(response.count(edge) != 1 for tag in tags for edge in (f"<{tag}>", f"</{tag}>")):
         return False

@@ -264,12 +264,8 @@ def log_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield offset, value
 
 
-def append_jsonl(
-    path: str | Path,  # made if missing
-    rows: Iterable[dict[str, Any]],  # which JSON can hold
-    sync: bool = False,  # wait until they are on the disk
-) -> int:  # byte offset of the first of them
-    "Add rows to a log, all of them or none; the half line that a killed process left is ended first."
+def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]], sync: bool = False) -> int:  # byte offset of the first row
+    "Add rows to a log, all of them or none, and end first the half line of a killed process; `sync` waits until they are on the disk."
     return append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), sync)
 
 
@@ -296,11 +292,8 @@ def write_jsonl_files(
     return counts
 
 
-def write_jsonl(
-    path: str | Path,  # replaced where it exists; its folder is made
-    rows: Iterable[Any],  # Samples or dicts
-) -> int:  # rows written
-    "Write one JSONL file; it is the old one or the new one, never half."
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:  # number of rows
+    "Write Samples or dicts to one JSONL file, which is the old one or the new one, never half; its folder is made."
     path = Path(path)
     return write_jsonl_files(path.parent, [path.name], ((path.name, row) for row in rows))[path.name]
 

@@ -65,11 +65,8 @@ def iop(
     return _scalar(np.where(inside, zero_length, _ratio(intersection(pred, gt), length(pred))))
 
 # %% ../../nbs/parts/core/spans.ipynb #7a849b93
-def giou(
-    a: ArrayLike,  # `(..., 2)`, seconds
-    b: ArrayLike,  # `(..., 2)`, seconds
-) -> float | np.ndarray:  # in [-1, 1]
-    "Generalised IoU in one dimension: IoU − (hull − union) / hull (Rezatofighi et al. 2019). Degenerate spans score −1."
+def giou(a: ArrayLike, b: ArrayLike) -> float | np.ndarray:
+    "Generalised IoU of spans `(..., 2)`, in [-1, 1]: IoU − (hull − union) / hull (Rezatofighi et al. 2019). Degenerate spans score −1."
     (s1, e1), (s2, e2) = _bounds(a), _bounds(b)
     overlap = intersection(a, b)
     valid = (length(a) > 0) & (length(b) > 0)
@@ -90,11 +87,8 @@ def merge(spans: ArrayLike) -> np.ndarray:
     return np.stack([arr[first, 0], ends[np.r_[first[1:] - 1, len(arr) - 1]]], -1)
 
 
-def union_tiou(
-    preds: ArrayLike,  # `(n, 2)`, predicted spans, seconds
-    gts: ArrayLike,  # `(m, 2)`, ground-truth spans, seconds
-) -> float:  # in [0, 1]
-    "Temporal IoU of the unions of two sets of spans."
+def union_tiou(preds: ArrayLike, gts: ArrayLike) -> float:
+    "Temporal IoU of the unions of two sets of spans, `(n, 2)` and `(m, 2)`."
     p, g = merge(preds), merge(gts)
     overlap = float(intersection(p[:, None], g[None]).sum())
     union = float(length(p).sum() + length(g).sum()) - overlap

@@ -40,7 +40,7 @@ def model_inputs(processor: Any, prompts: list[dict[str, Any]], device: Any) -> 
 
 # %% ../../nbs/parts/models/generation.ipynb #4eb1417f
 def generation_kwargs(temperature: float = 0.0) -> dict[str, Any]:
-    "Everything that decides how transformers' `generate` chooses the next token (temperature 0 is greedy), so that a checkpoint's own settings are not used."
+    "Everything that decides how transformers' `generate` chooses the next token (0 is greedy), so that a checkpoint's own settings do not count."
     common = dict(repetition_penalty=1.0, no_repeat_ngram_size=0, num_beams=1, min_p=None)
     if temperature > 0:
         return dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0, **common)

@@ -40,22 +40,14 @@ def model_path(name: str) -> str:
 
 # %% ../../nbs/parts/models/loading.ipynb #9e749d2b
 def _frame_attention(
-    module: Any,
-    query: Any,  # (1, H, T, D): the patches of all frames in one row; so are key and value
-    key: Any,
-    value: Any,
-    attention_mask: Any = None,
-    cu_seq_lens_q: Any = None,  # (frames + 1,) where each frame begins, and the end
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Any, None]:  # (1, T, H, D), and no weights
-    "Scaled-dot-product attention within frames, all frames of one length at once."
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, cu_seq_lens_q: Any = None, scaling: Any = None, **kwargs: Any
+) -> tuple[Any, None]:
+    "Attention within frames, whose patches are one row (1, H, T, D), all of one length at once; cu_seq_lens_q (frames + 1,) has their bounds."
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     def attend(*qkv: Any) -> Any:
-        return sdpa_attention_forward(module, *qkv, attention_mask, dropout=dropout, scaling=scaling, is_causal=False)[0]
+        return sdpa_attention_forward(module, *qkv, attention_mask, dropout=kwargs.get("dropout", 0.0), scaling=scaling, is_causal=False)[0]
 
     if cu_seq_lens_q is None:
         return attend(query, key, value), None

@@ -57,10 +57,10 @@ def shareable(model: Any) -> bool:
         warnings.warn(f"share_prefix: every prompt passes the model by itself, because {reason}", stacklevel=2)
     return not reason
 
-# %% ../../nbs/parts/models/prefix_cache.ipynb #64684208
+
 @cache
 def cache_name() -> str:
-    "The installed transformers' name for a model's cache."
+    "The installed transformers' name for a model's cache, in arguments and outputs; `past_key_values` is being renamed to `cache`."
     if "cache" in CausalLMOutputWithPast.__dataclass_fields__:
         return "cache"
     return "past_key_values"
@@ -89,9 +89,7 @@ def same_prompts(
     digests: dict[int, bytes] = {}
     video_numbers: dict[tuple[Any, ...], int] = {}
     prompt_numbers: dict[tuple[int, str], int] = {}
-    of: list[int] = []
-    first: list[int] = []
-    videos: list[int] = []
+    of, first, videos = list[int](), list[int](), list[int]()
     for i, row in enumerate(rows):
         frames = row_frames(row)
         for frame in frames:
@@ -357,14 +355,7 @@ _decoding: ContextVar[Cache | None] = ContextVar("decoding", default=None)
 
 
 def _attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    tree: list[TreeLevel] | None = None,
-    scaling: float = 1.0,
-    **kwargs: Any,
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, tree: list[TreeLevel] | None = None, scaling: float = 1.0, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
     "Attention of a packed tree, of decoding behind a shared prompt, and of everything else as torch's own."
     if tree is not None:

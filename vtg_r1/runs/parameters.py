@@ -305,18 +305,20 @@ def _read_file(path: str | Path, stage: str) -> dict[str, Any]:
 
 
 def read_parameters(
-    cls: type[ParameterGroup],  # of a stage
+    cls: type[ParameterGroup] | None,  # of a stage; None checks no names
     files: Iterable[str | Path],  # YAML; a later file wins
     pairs: Iterable[tuple[str, str]],  # (name, value as YAML); they win over files, the later over the earlier
 ) -> dict[str, Any]:  # name → value, of those given; `from_mapping` checks the values
     "Parameters from files and from the command line; `UserError` if one cannot be read or is unknown."
     given: dict[str, Any] = {}
     for path in files:
-        content = _read_file(path, cls.stage)
-        check_names(cls, content, f"parameter file {path}")
+        content = _read_file(path, cls.stage if cls else "")
+        if cls:
+            check_names(cls, content, f"parameter file {path}")
         given |= content
     given |= {name: _value(text) for name, text in pairs}
-    check_names(cls, given)
+    if cls:
+        check_names(cls, given)
     return given
 
 # %% ../../nbs/parts/runs/parameters.ipynb #817e1232

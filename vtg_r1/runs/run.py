@@ -23,9 +23,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.atomic_files import LockHeld, lock, write_json
+from ..core.atomic_files import HeldLock, LockHeld, lock, write_json
 from ..core.plots import save_figure
 from ..core.runtime import RunError, broadcast_object, is_main_process, project_root, resolve, sha256
 from ..core.samples import write_jsonl
@@ -271,7 +271,7 @@ def _compare_parameters(path: Path, earlier: dict[str, Any], parameters: Mapping
         raise RunError(f"{path} was begun with other parameters: {', '.join(changes)}")
 
 
-_HELD: dict[Path, IO[str]] = {}  # run folder → its lock, until the run or this process ends
+_HELD: dict[Path, HeldLock] = {}  # run folder → its lock, until the run or this process ends
 
 
 def _holds(path: Path) -> bool:

@@ -58,13 +58,11 @@ def refuse_toy_values(params: RunParams) -> None:
     names = [n for n in ("frames", "pixels", "learning_rate", "max_completion_length") if n in fields and getattr(params, n) == fields[n].default]
     if embedded or names in ([], ["frames"]):
         return
-    presets = "configs/single_gpu_lora.yaml (one GPU) or configs/paper_7b.yaml"
+    preset = "configs/single_gpu_lora.yaml (one GPU) or configs/paper_7b.yaml"
     if params.stage == "benchmarks":
-        presets = "configs/benchmark_7b.yaml"
+        preset = "configs/benchmark_7b.yaml"
     values = ", ".join(f"{n} = {getattr(params, n)}" for n in names)
-    raise UserError(
-        f"model {model!r} is not the embedded one, which alone the toy values {values} suit: begin with the preset {presets}, as in -f FILE"
-    )
+    raise UserError(f"model {model!r} is not the embedded one, but these values suit only that: {values}. Begin with the preset {preset}: -f FILE")
 
 # %% ../../nbs/parts/train/checks.ipynb #1a086af7
 def record_excluded(run: Run, by: str, n: int) -> None:

@@ -47,12 +47,7 @@ def clips_of(
 class NativeGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer on native video: rows with `prompt`, `video` (frames) and `fps`."
 
-    def __init__(
-        self,
-        model: Any,  # the policy
-        *args: Any,  # as `GRPOTrainer`
-        **kwargs: Any,  # as `GRPOTrainer`
-    ) -> None:
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
         if self.use_vllm:
             raise ValueError("TRL's vLLM client takes images, not native video: use time_encoding 'interleaved' with vllm")
@@ -75,13 +70,7 @@ class NativeGRPOTrainer(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        **kwargs: Any,
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int = 0, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         size, parts, clips = batch_size or len(input_ids), [], self._clips
         for i in range(0, len(input_ids), size):

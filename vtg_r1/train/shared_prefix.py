@@ -138,7 +138,7 @@ class _SharedPrefixRollout(GRPOTrainer):
         return [row[:n] for row, n in zip(out.tolist(), lengths)], None
 
     def _generate_vllm(self, prompt_ids: list[list[int]], num_generations: int) -> tuple[list[list[int]], Any]:
-        "TRL's call of vLLM. An engine in this process gets the queries of one video one after the other; a server is asked every `num_generations`-th row of all processes, in the given order."
+        "TRL's call of vLLM. An engine in this process gets a video's queries in a row; a server gets every `num_generations`-th row, in the given order."
         order = list(range(len(prompt_ids)))
         if self.vllm_mode == "colocate":
             order.sort(key=lambda i: (self._videos[self._of[i]], self._of[i]))
@@ -181,15 +181,11 @@ def _fallback_reason(trainer: GRPOTrainer) -> str:
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #5ae12489
 class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
-    "TRL's GRPO trainer that reads every prompt of a batch once: preprocessing, prefill and update. Where that would not be exact it warns and is TRL's own."
+    "TRL's GRPO trainer that reads every prompt of a batch once: in preprocessing, prefill and update. Where that is not exact it is TRL's own."
 
     _buffered_inputs: Any
 
-    def __init__(
-        self,
-        *args: Any,  # as `GRPOTrainer`
-        **kwargs: Any,  # as `GRPOTrainer`
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fallback_reason = _fallback_reason(self)
         if self.fallback_reason:
@@ -227,14 +223,7 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
 
     @_unless_fallback
     def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **kwargs: Any,
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, batch_size: int = 0, compute_entropy: bool = False, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         ids, mask, size = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:], batch_size or len(input_ids)
         parts = [self._score(model, self._of[i : i + size], ids[i : i + size], mask[i : i + size]) for i in range(0, len(ids), size)]

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # %% ../../nbs/parts/video/reader.ipynb #8538957e
-def video_path(
-    root: str | Path,  # folder of the videos
-    video: str,  # `Sample.video`, relative to it
-) -> Path:  # `root/video`
-    "The file of a sample; a `VideoError` where it leads outside the root and the folders of `VTG_R1_VIDEO_LINKS`."
+def video_path(root: str | Path, video: str) -> Path:
+    "The file of a `Sample.video` below its root; a `VideoError` where it leads outside the root and the folders of `VTG_R1_VIDEO_LINKS`."
     path = Path(root) / video
     stores = [folder for folder in os.environ.get("VTG_R1_VIDEO_LINKS", "").split(os.pathsep) if folder]
     try:

@@ -1,4 +1,4 @@
-// `element` is Gradio's wrapper of the answers; what stands in it changes, it stays. The player stands in #player.
+// `element` is Gradio's wrapper of the answers: its content changes, it stays. The player is in #player.
 const player = () => document.querySelector("#player video");
 let until = null;  // second at which a played answer ends
 
@@ -10,12 +10,12 @@ const go = (start, end = null) => {
   if (end !== null) video.play().catch(() => {});
 };
 
-const mark = (answer) => {  // the frames inside the answer that is shown
-  const found = answer.querySelector(".said:not([hidden]) .found");
+const mark = (row) => {  // the frames inside the visible answer
+  const span = row.querySelector(".answer:not([hidden]) .span");
   element.querySelectorAll("li.chosen").forEach(li => li.classList.remove("chosen"));
-  answer.classList.add("chosen");
+  row.classList.add("chosen");
   element.querySelectorAll(".frame").forEach(frame => {
-    const t = +frame.dataset.at, inside = !!found && t >= +found.dataset.start && t < +found.dataset.end;
+    const t = +frame.dataset.at, inside = !!span && t >= +span.dataset.start && t < +span.dataset.end;
     frame.classList.toggle("inside", inside);
     frame.setAttribute("aria-label", `frame at ${+t.toFixed(1)} s${inside ? ", inside the answer" : ""}`);
   });
@@ -23,21 +23,21 @@ const mark = (answer) => {  // the frames inside the answer that is shown
   if (first) strip.scrollLeft = first.offsetLeft - strip.offsetLeft - 40;
 };
 
-const choose = (number) => {  // whose answers are shown
+const choose = (number) => {  // the model whose answers are visible
   element.querySelectorAll("[data-show]").forEach(b => {
     b.setAttribute("aria-checked", String(b.dataset.show === number));
     b.tabIndex = b.dataset.show === number ? 0 : -1;
   });
-  element.querySelectorAll(".said").forEach(said => { said.hidden = said.dataset.model !== number; });
+  element.querySelectorAll(".answer").forEach(answer => { answer.hidden = answer.dataset.model !== number; });
   mark(element.querySelector("li.chosen") || element.querySelector(".answers > li"));
 };
 
 element.addEventListener("click", (event) => {
   const at = (what) => event.target.closest(what);
-  const found = at(".found"), frame = at(".frame"), show = at("[data-show]"), track = at(".track"), answer = at(".answers > li");
+  const span = at(".span"), frame = at(".frame"), show = at("[data-show]"), track = at(".track"), row = at(".answers > li");
   if (show) return choose(show.dataset.show);
-  if (answer) mark(answer);
-  if (found) go(+found.dataset.start, +found.dataset.end);
+  if (row) mark(row);
+  if (span) go(+span.dataset.start, +span.dataset.end);
   else if (frame) go(+frame.dataset.at);
   else if (track) {
     const box = track.getBoundingClientRect();

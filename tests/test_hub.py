@@ -1,4 +1,4 @@
-"What `vtg-r1 push` would send: a card from the manifest, safetensors, and nobody's folders."
+"What `vtg-r1 push` would send: a card from the manifest, safetensors, and no name of a private folder."
 
 import json
 
@@ -31,17 +31,17 @@ def test_a_dry_run_shows_exactly_what_would_go(run, capsys):
     assert main(["push", str(run.path), "me/mine", "--dry-run"]) == 0
     out = capsys.readouterr().out
     sent = {line.split()[1] for line in out.splitlines() if line.strip()[:1].isdigit()}
-    there = {p.name for p in (run.path / "model").iterdir()}
-    assert sent == there - {"optimizer.pt", ".secret"} | {"README.md"} and "model.safetensors" in sent
+    present = {p.name for p in (run.path / "model").iterdir()}
+    assert sent == present - {"optimizer.pt", ".secret"} | {"README.md"} and "model.safetensors" in sent
     assert {line.split()[1] for line in out.splitlines() if line.strip().startswith("stays")} == {"optimizer.pt", ".secret"}
-    for said in (
+    for text in (
         "| final/mIoU | 41.25 |",
         "seed 3",
         "base_model: Qwen/Qwen2.5-VL-3B-Instruct",
         "| annotations | rl.jsonl |",
         json.loads((run.path / "manifest.json").read_text())["inputs"]["annotations"]["sha256"],
     ):
-        assert said in out
+        assert text in out
     assert "somebody" not in out and run.manifest["host"] not in out.replace("\n", " ").split()
     assert f"{sum((run.path / 'model' / name).stat().st_size for name in sent - {'README.md'}):,d}"[:3] in out
 
@@ -55,7 +55,7 @@ def test_only_safe_weights_of_finished_runs(run, tmp_path, capsys):
     assert main(["push", str(run.path), "mine"]) == 2 and "OWNER/NAME" in capsys.readouterr().err
 
 
-def test_a_hub_that_cannot_be_reached_is_said(run, capsys, monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_one_line(run, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["push", str(run.path), "me/mine"]) == 1
-    assert "the hub did not take it" in capsys.readouterr().err
+    assert "the Hub refused it" in capsys.readouterr().err

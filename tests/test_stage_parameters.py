@@ -1,0 +1,80 @@
+"The stages' parameter cells, presets and programs, held to their dataclasses."
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vtg_r1.cli.run import stage_params
+from vtg_r1.core.runtime import UserError, project_root
+from vtg_r1.runs.parameters import STAGES, from_mapping, help_text, parameter_cell, parameter_fields, read_parameters
+
+ROOT = project_root()
+NOTEBOOKS = {path.stem[3:]: path for path in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))}
+
+
+def parameter_source(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    return "".join(cell["source"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_parameter_cell_is_the_dataclass(stage):
+    assert parameter_source(NOTEBOOKS[stage]) == "#| eval: false\n" + parameter_cell(stage_params(stage))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_parameter_has_a_meaning(stage):
+    for name, f in parameter_fields(stage_params(stage)).items():
+        assert len(f.metadata["doc"].split()) > 1 and f.metadata["doc"].endswith((".", ")")), name
+    assert '`run_name = ""`' in help_text(stage_params(stage))
+
+
+PRESETS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
+SECTIONS = []
+for name, path in PRESETS.items():
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if set(content) <= set(STAGES):
+        SECTIONS += [(name, stage) for stage in content]
+
+
+@pytest.mark.parametrize(("preset", "stage"), SECTIONS)
+def test_presets_are_values_that_the_stages_take(preset, stage):
+    given = read_parameters(stage_params(stage), [PRESETS[preset]], [])
+    assert given and from_mapping(stage_params(stage), given)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_program(stage):
+    assert callable(importlib.import_module(f"vtg_r1.{stage}").main)
+
+
+def test_a_program_refuses_what_it_does_not_know(tmp_path):
+    command = [sys.executable, "-m", "vtg_r1.rewards", "-p", "stepz", "3"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 2 and run.stderr.startswith("python -m vtg_r1.rewards: unknown parameter 'stepz'")
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new"),
+    [
+        ("grpo", "max_response", "max_completion_length"),
+        ("grpo", "heldout", "eval_annotations"),
+        ("grpo", "see_once", "share_prefix"),
+        ("sft", "target", "sft_target"),
+        ("curation", "target", "label_source"),
+        ("curation", "eps1", "sft_min_iou"),
+        ("difficulty", "rollouts", "num_rollouts"),
+        ("difficulty", "limit", "max_samples"),
+        ("benchmarks", "prior", "train_annotations"),
+        ("ablations", "quick", "smoke"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(stage, old, new):
+    with pytest.raises(UserError, match=f"parameter '{old}' is now called '{new}'"):
+        from_mapping(stage_params(stage), {old: 1})

@@ -1,0 +1,136 @@
+"`vtg-r1 ground VIDEO QUERY`: when something happens in a video."
+
+import socket
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from typer import Argument, Option
+
+from ..core.runtime import UserError
+from .common import AsJson, command, first_line, print_json, quiet_libraries
+
+if TYPE_CHECKING:
+    from ..models.ground import Answer
+
+Device = Annotated[str | None, Option(metavar="NAME", help="cuda, cpu, …; default: the GPU if there is one")]
+
+
+@command(
+    "ground",
+    'vtg-r1 ground clip.mp4 "the second red circle"                         # the embedded toy model',
+    'vtg-r1 ground match.mp4 "a goal" "the fans leave" --model outputs/grpo/mine --json',
+    'vtg-r1 ground match.mp4 "a goal" --model Qwen/Qwen2.5-VL-7B-Instruct --clip goal.mp4',
+    fails="a response holds no span",
+)
+def ground_command(
+    video: Annotated[str, Argument(metavar="VIDEO", help="any file that FFmpeg reads")],
+    queries: Annotated[list[str], Argument(metavar="QUERY...", help="sentences to find, asked one by one; the video is read once")],
+    model: Annotated[str, Option(metavar="NAME", help="a run folder, a model folder, a hub id, or tiny, the embedded toy model")] = "tiny",
+    clip: Annotated[str | None, Option(metavar="OUT.mp4", help="cut the span out, with its sound; of several queries OUT-1.mp4, …")] = None,
+    frames: Annotated[int | None, Option(min=1, metavar="N", help="maximum frames; default: as the model was trained, else 64")] = None,
+    pixels: Annotated[int | None, Option(min=784, metavar="N", help="pixels per frame; default: as the model was trained, else 100352")] = None,
+    style: Annotated[Literal["full", "short"] | None, Option(help="prompt; default: as the model was trained, else full, the paper's")] = None,
+    time_encoding: Annotated[
+        Literal["interleaved", "native"] | None, Option(help="text timestamps, or the model's video input; default: as trained, else interleaved")
+    ] = None,
+    max_completion_length: Annotated[int | None, Option(min=1, metavar="TOKENS", help="default: as the model was trained, else 2048")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> int:
+    """Find when something happens in a video. Prints the span in seconds and the reasoning. A run folder is asked as it was trained, the embedded
+    model as it was made, any other model as the paper asks."""
+    from ..models.ground import ground, resolve_model
+    from ..video.cut import cut
+    from ..video.decoders import VideoError
+    from ..video.reader import probe
+
+    quiet_libraries()
+    for number, query in enumerate(queries, 1):
+        if not query.strip():
+            raise UserError(f"query {number} is empty: say in words what to look for")
+    options = dict(frames=frames, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    try:
+        info = probe(video)
+        outs = _clip_files(clip, video, len(queries))
+        folder, config = resolve_model(model)
+        answers = ground(*load_model_and_processor(folder, device), video, queries, replace(config, **given))
+        clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
+    except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
+        raise UserError(e) from e
+    if as_json:
+        rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
+        print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})
+    else:
+        for answer, file in zip(answers, clips):
+            _print_answer(answer, file)
+    if all(answer.span for answer in answers):
+        return 0
+    return 1
+
+
+def load_model_and_processor(model: str, device: str | None) -> tuple[Any, Any]:
+    "Model and processor; a hub id or folder that cannot be loaded is a `UserError`."
+    unreachable = _hub_problem(model)
+    from transformers.utils import logging
+
+    from ..models.loading import load_model, load_processor
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return load_model(model, device), load_processor(model)
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        reason = first_line(e)
+        if unreachable:
+            reason = f"it is not in the Hub's cache, and the Hub cannot be reached ({unreachable})"
+        raise UserError(f"model {model!r} cannot be loaded: {reason}") from e
+
+
+def _hub_problem(model: str) -> str:
+    "Why the Hub cannot be reached, or nothing; with a problem only the Hub's cache is read, without a minute of retries."
+    from huggingface_hub import constants
+
+    if model == "tiny" or Path(model).exists() or getproxies().keys() - {"no"}:
+        return ""
+    endpoint = urlsplit(constants.ENDPOINT)
+    port = endpoint.port or {"https": 443}.get(endpoint.scheme, 80)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
+    except OSError as e:
+        constants.HF_HUB_OFFLINE = True
+        return first_line(e)
+    return ""
+
+
+def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:
+    "The file of each query's clip; a `UserError` if one is a folder or the video itself."
+    if clip is None:
+        return [None] * count
+    path = Path(clip)
+    files = [path]
+    if count > 1:
+        files = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+    for file in files:
+        if file.is_dir():
+            raise UserError(f"--clip {file}: is a folder; name a file in it, such as {file / 'clip.mp4'}")
+        if file.exists() and file.samefile(video):
+            raise UserError(f"--clip {clip}: would overwrite the video")
+    return list(files)
+
+
+def _print_answer(answer: "Answer", clip: str | None) -> None:
+    "One answer for a person."
+    reasoning = answer.reasoning
+    if answer.span:
+        print(f"{answer.span[0]:.2f} – {answer.span[1]:.2f} s  {answer.query}")
+    else:
+        print(f"no span  {answer.query}")
+        reasoning = reasoning or f"the response: {answer.response.strip()[:300]}"
+    for line in reasoning.splitlines():
+        print(f"    {line}")
+    if clip:
+        print(f"    {clip}")
