@@ -117,8 +117,8 @@ def read_prediction(
     return Prediction(spans, answer)
 
 
-def _checked_row(row: Any, known: set[str]) -> dict[str, Any]:
-    "A parsed line with a known qid, which becomes text."
+def _qid(row: Any, known: set[str]) -> str:
+    "The qid of a parsed line, checked."
     if isinstance(row, Exception):
         raise PredictionError(f"is no JSON ({row}); write one JSON object per line")
     if not isinstance(row, dict):
@@ -130,7 +130,7 @@ def _checked_row(row: Any, known: set[str]) -> dict[str, Any]:
         raise PredictionError(f"qid is {qid!r}; give the query's id as a string")
     if qid not in known:
         raise PredictionError(f"qid {qid!r} is not in the annotations; their ids look like {min(known)!r}")
-    return {**row, "qid": qid}
+    return qid
 
 
 def read_predictions(
@@ -142,17 +142,17 @@ def read_predictions(
     if reading not in READINGS:
         raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
     known, numbers, predictions = set(qids), dict[str, int](), dict[str, Prediction]()
-    for number, value in iter_jsonl(path):
-        where = f"{path}, row {number}"
+    for number, row in iter_jsonl(path):
+        qid = ""
         try:
-            row = _checked_row(value, known)
-            qid = row["qid"]
-            where += f" (qid {qid!r})"
+            qid = _qid(row, known)
             if qid in numbers:
                 raise PredictionError(f"is already in row {numbers[qid]}; give each query one row")
+            assert isinstance(row, dict)
             numbers[qid], predictions[qid] = number, read_prediction(row, reading)
         except PredictionError as e:
-            raise PredictionError(f"{where}: {e}") from None
+            place = f"{path}, row {number}" + f" (qid {qid!r})" * bool(qid)
+            raise PredictionError(f"{place}: {e}") from None
     if not predictions:
         raise PredictionError(f"{path}: holds no predictions; write one JSON object per line")
     return predictions

@@ -126,7 +126,8 @@ class Reader:
     "How to read the annotation files of one dataset; each function turns one record into rows."
 
     form: str  # what the file is, for messages
-    items: Parse | None = None  # records of a JSON list, also of one below the key `annotations`
+    items: Parse | None = None  # records of a JSON list
+    annotations: Parse | None = None  # records of the list below a JSON dict's key `annotations`
     pairs: Parse | None = None  # (key, value) records of a JSON dict
     lines: Parse | None = None  # objects of a JSON lines file
     text: Parse | None = None  # lines of a text file
@@ -148,9 +149,9 @@ class Reader:
         if self.text and path.suffix != ".json":
             return _each(enumerate(_text(path).splitlines(), 1), self.text)
         data = _json(path, kinds)
-        if self.items and isinstance(data, dict) and isinstance(data.get("annotations"), list):
-            data = data["annotations"]
-        if self.items and isinstance(data, list):
+        if self.annotations and isinstance(data.get("annotations"), list):
+            return _each(enumerate(data["annotations"], 1), self.annotations)
+        if isinstance(data, list) and self.items:
             return _each(enumerate(data, 1), self.items)
         assert self.pairs
         return _each(enumerate(data.items(), 1), self.pairs)
@@ -739,7 +740,7 @@ READERS = {  # the names of `vtg-r1 data validate --dataset`
     "charades_sta": Reader(
         "lines 'vid start end##sentence', a JSON dict vid -> {duration, timestamps, sentences}, JSON lines with relevant_windows, "
         "or TimeChat's {annotations: [...]}.",
-        items=_timechat,
+        annotations=_timechat,
         pairs=_captions,
         lines=_windows,
         text=_charades_line,
