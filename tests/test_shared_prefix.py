@@ -68,7 +68,7 @@ def trainer_of(kind, folder, tmp_path, rows, lora=None, checkpointing=False, **c
     data = Dataset.from_dict({"i": list(range(len(rows)))}).with_transform(lambda batch: {key: [rows[i][key] for i in batch["i"]] for key in rows[0]})
     config = {"per_device_train_batch_size": G * len(rows), "gradient_accumulation_steps": 1, "max_steps": 1, **config}
     args = GRPOConfig(
-        **{**common_arguments(GRPOParams(gradient_checkpointing=checkpointing), tmp_path), **config},
+        **{**common_arguments(GRPOParams(gradient_checkpointing=checkpointing, per_device_batch_size=8), tmp_path), **config},
         num_generations=G,
         max_completion_length=8,
         temperature=1.0,

@@ -304,7 +304,7 @@ def plot_quality(
     axes[1, 0].set_xlim(0, 1)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=min(6, len(measures)))
     _plot_oddities(axes[1, 1], reports, looks)
-    if list(reports) != list(measures):
+    if list(reports) != list(measures) and axes[1, 1].has_data():
         axes[1, 1].legend()
     return fig
 

@@ -78,8 +78,8 @@ def card(
     parameters = _without_folders(manifest["parameters"])
     sources = [(role, Path(source["path"]).name, source["sha256"]) for role, source in manifest["inputs"].items()]
     content: dict[str, Any] = dict(name=repo.split("/")[-1], manifest=manifest, parameters=_value_table(parameters))
-    if metrics_file.exists():
-        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))  # a run that saves metrics saves at least one
+    metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.exists() else {}
+    if metrics:
         content["numbers"] = _value_table({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in metrics.items()})
     if sources:
         content["inputs"] = markdown_table(("role", "file", "SHA-256"), sources)
