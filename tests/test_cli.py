@@ -198,7 +198,7 @@ def test_a_run_is_asked_as_it_was_trained(tmp_path):
     with pytest.raises(FileNotFoundError, match="a run without a model"):
         resolve_model(str(run.path))
     save_policy(*build_tiny(0), run.path / "model")
-    run.note(config={"view": {"video_root": "v", "frames": 12, "pixels": 1568, "style": "short", "time_encoding": "native"}})
+    run.record(config={"view": {"video_root": "v", "frames": 12, "pixels": 1568, "style": "short", "time_encoding": "native"}})
     expected = (str(run.path / "model"), InferenceConfig(12, 1568, "short", "native", 40))
     assert resolve_model(str(run.path)) == resolve_model(str(run.path / "model")) == expected
 

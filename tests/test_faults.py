@@ -89,7 +89,7 @@ def halves(here: Path) -> list[Path]:
 RUN = "from vtg_r1.core import samples as samples\nfrom vtg_r1.runs.run import Run\nrun = Run(here, {'stage': 'demo'})\n"
 WHOLE = {  # writer; reader of the one version that stands there
     "manifest": (
-        RUN + "def write(n): run.note(n=n, text=f'{n} ' * 200_000)",
+        RUN + "def write(n): run.record(n=n, text=f'{n} ' * 200_000)",
         lambda here: {n} if (m := read_manifest(here))["text"] == f"{(n := m['n'])} " * 200_000 else None,
     ),
     "metrics": (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vtg_r1.cli import main
 from vtg_r1.cli.run import stage_params
 from vtg_r1.core.runtime import UserError, project_root
 from vtg_r1.runs.parameters import STAGES, from_mapping, help_text, parameter_cell, parameter_fields, read_parameters
@@ -78,3 +79,10 @@ def test_a_program_refuses_what_it_does_not_know(tmp_path):
 def test_an_old_name_is_refused_with_the_new_one(stage, old, new):
     with pytest.raises(UserError, match=f"parameter '{old}' is now called '{new}'"):
         from_mapping(stage_params(stage), {old: 1})
+
+
+@pytest.mark.parametrize("stage", ["sft", "difficulty", "grpo", "benchmarks"])
+def test_toy_values_with_another_model_are_refused_before_a_kernel_starts(stage, capsys):
+    assert main(["run", str(NOTEBOOKS[stage]), "-p", "model", "Qwen/Qwen2.5-VL-7B-Instruct"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pixels = 784" in line and "max_completion_length" in line and "-f FILE" in line and "configs/" in line

@@ -263,7 +263,7 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
         for video in videos:
             frames += len(read_frames(f"{data.view.video_root}/{video}", params.frames, params.pixels, cache=frame_cache(data.view))[0])
     rate = frames / (time.monotonic() - start)
-    run.note(decode=dict(videos=len(videos), frames=frames, frames_per_second=round(rate)))
+    run.record(decode=dict(videos=len(videos), frames=frames, frames_per_second=round(rate)))
     if params.precache_videos:
         print(f"{len(videos)} videos, {frames} frames, {rate:.0f} frames per second")
 
@@ -278,7 +278,7 @@ def build_trainer(run: Run, params: GRPOParams, policy: Any, processor: Any, dat
     from vtg_r1.train.callbacks import PeriodicEval
 
     trainer = grpo_trainer(policy, processor, data.train, data.view, run.path, params, curriculum)
-    run.note(config=resolved_config(trainer, data.view))
+    run.record(config=resolved_config(trainer, data.view))
     if params.eval_steps:
         subset = EvalSet("", evenly_spaced(data.eval_samples, params.eval_subset), data.eval_sets[0].video_root)
         trainer.add_callback(PeriodicEval(processor, [subset], data.view, params.eval_steps, params.eval_batch_size, params.max_completion_length))

@@ -127,7 +127,7 @@ def prepare_data(run: Run, params: SFTParams) -> StageData:
 def build_trainer(run: Run, params: SFTParams, policy: Any, processor: Any, data: StageData) -> Any:  # a trl SFTTrainer
     "The trainer of the stage; the manifest records its configuration."
     trainer = sft_trainer(policy, processor, data.train, data.view, run.path, params)
-    run.note(config=resolved_config(trainer, data.view))
+    run.record(config=resolved_config(trainer, data.view))
     return trainer
 
 

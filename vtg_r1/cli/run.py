@@ -9,8 +9,8 @@ from typer import Argument, Option
 from ..core.atomic_files import DiskFull
 from ..core.runtime import UserError
 from ..runs.execute import run_notebook, stage_name, stage_notebook
-from ..runs.parameters import STAGES, RunParams, help_text, read_parameters
-from ..runs.run import read_manifest
+from ..runs.parameters import STAGES, RunParams, from_mapping, help_text, parameter_fields, read_parameters
+from ..runs.run import read_manifest, refuse_secrets
 from .common import AsJson, CommandFailed, command, first_line, print_json
 
 Pairs = Annotated[list[str], Option("-p", "--parameter", metavar="NAME VALUE", help="set a parameter, NAME=VALUE will do; the value is YAML")]
@@ -65,8 +65,14 @@ def run_stage(notebook: str, given: dict[str, Any], as_json: bool) -> int:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    params_class = stage_params(stage_name(notebook))
+    if params_class and "model" in parameter_fields(params_class):
+        from ..train.checks import refuse_toy_values
+
+        refuse_secrets(given)
+        refuse_toy_values(from_mapping(params_class, given))
     try:
-        folder = run_notebook(notebook, given, stage_params(stage_name(notebook)))
+        folder = run_notebook(notebook, given, params_class)
     except DiskFull as e:
         raise UserError(e) from e
     except PapermillExecutionError as e:

@@ -123,8 +123,6 @@ class Run:
         self.manifest.update(facts)
         self.save_manifest()
 
-    note = record
-
     def save_metrics(self, metrics: Mapping[str, float | int | None]) -> Path:  # name → number; None where there is none
         "Write metrics.json: flat, name → number."
         not_numbers = {k: v for k, v in metrics.items() if not isinstance(v, (int, float, type(None)))}

@@ -68,7 +68,7 @@ def refuse_toy_values(params: RunParams) -> None:
 def record_excluded(run: Run, by: str, n: int) -> None:
     "Record in the manifest that a filter, named by its parameter, excluded n training samples."
     if n:
-        run.note(excluded={**run.manifest.get("excluded", {}), by: n})
+        run.record(excluded={**run.manifest.get("excluded", {}), by: n})
 
 
 def describe_inputs(run: Run) -> str:

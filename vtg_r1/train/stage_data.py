@@ -188,7 +188,7 @@ def pick_samples(run: Run, params: TrainingParams, samples: list[Sample]) -> lis
         like = load_samples(run.add_input(resolve(params.match_size_to), "match_size_to"))
     picked, other_kind = subsample(samples, params.max_train_samples, like, tuple(params.stratify_by), params.seed)
     record_excluded(run, "max_train_samples and match_size_to", len(samples) - len(picked))
-    run.note(picked=dict(samples=len(picked), of=len(samples), other_kind=other_kind))
+    run.record(picked=dict(samples=len(picked), of=len(samples), other_kind=other_kind))
     note = f", {other_kind} of them of another kind than the matched set has" if other_kind else ""
     print(f"{len(picked)} of {len(samples)} samples{note}")
     return picked
