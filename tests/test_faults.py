@@ -401,7 +401,7 @@ def figure(big):
 row = lambda big: {"key": "k", "response": "x" * (room if big else 9), "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
 log = Log(here / "teacher.jsonl")
 writers = {
-    "manifest.json": lambda big: Run(here, {}).note(x="x" * (room if big else 9)),
+    "manifest.json": lambda big: Run(here, {}).record(x="x" * (room if big else 9)),
     "metrics.json": lambda big: write_json(here / "metrics.json", ["x"] * (room if big else 9)),
     "predictions.jsonl": lambda big: write_jsonl(here / "predictions.jsonl", [{"n": i} for i in range(room // 5 if big else 9)]),
     "log.jsonl": lambda big: append_jsonl(here / "log.jsonl", [row(big)]),
