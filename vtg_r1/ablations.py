@@ -303,7 +303,7 @@ def save_published(run: Run, experiment: Experiment, outcome: Outcome) -> "dict[
     "Write each table of the paper beside the same arms here; title → table."
     tables = {title: published_table(rows, outcome.scored, experiment.arms) for title, rows in experiment.grid["published"].items()}
     for title, table in tables.items():
-        table.to_csv(run.path / f"{title.split(',')[0].lower().replace(' ', '_')}.csv")
+        run.save_text(f"{title.split(',')[0].lower().replace(' ', '_')}.csv", table.to_csv())
     return tables
 
 # %% ../nbs/06_ablations.ipynb #52af20a1
@@ -353,7 +353,7 @@ def save_curves(run: Run, experiment: Experiment) -> list[dict[str, Any]]:
         for seed in experiment.seeds if arm in experiment.names else []:
             rows += curve_rows(experiment.arms[arm]["label"], seed, experiment.jobs[experiment.arms[arm]["row"], seed].folder)
     if rows:
-        pd.DataFrame(rows).to_csv(run.path / "curves.csv", index=False)
+        run.save_text("curves.csv", pd.DataFrame(rows).to_csv(index=False))
     return rows
 
 
@@ -413,7 +413,7 @@ def main(params: AblationsParams) -> Path:  # the run folder
         experiment = prepare_experiment(run, params)
         run_grid(run, params, experiment)
         outcome = collect_scores(experiment)
-        arm_table(outcome.scored, experiment.arms).to_csv(run.path / "arms.csv")
+        run.save_text("arms.csv", arm_table(outcome.scored, experiment.arms).to_csv())
         records = save_verdicts(run, params, experiment, outcome)
         save_published(run, experiment, outcome)
         paths, curves = paths_of(experiment.grid, experiment.names), save_curves(run, experiment)

@@ -701,7 +701,7 @@ def save_card(run: Run, params: CurationParams, pool: Pool, lengths: dict[str, d
     "Write README.md (the dataset card), quality.json and table1.json; returns the card."
     mapping = to_mapping(params)
     card = dataset_card(run.path, pool.sources, pool.reports, {name: mapping[name] for name in _CARD})
-    (run.path / "README.md").write_text(card, encoding="utf-8")
+    run.save_text("README.md", card)
     reports = [dict(r) for r in pool.reports]
     for report in reports:
         if Path(report["path"]).exists():

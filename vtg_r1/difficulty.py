@@ -525,7 +525,8 @@ def compare_strategies(run: Run, params: DifficultyParams, scored: list[Sample],
     selected = {name: selected_by(scored, name, params.seed) for name in STRATEGIES if name != "easy_to_hard"}
     rows = strategies_table(scored, table, selected)
     means = {name: (name, "mean") for name in ("policy", "teacher", "spread", "seconds")}
-    rows.groupby("strategy", sort=False).agg(samples=("policy", "size"), **means).round(3).to_csv(run.path / "strategies.csv")
+    table = rows.groupby("strategy", sort=False).agg(samples=("policy", "size"), **means).round(3)
+    run.save_text("strategies.csv", table.to_csv())
     if params.figures:
         run.save_figure(plot_strategies(rows), "strategies")
     return selected

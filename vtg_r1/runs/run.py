@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.atomic_files import HeldLock, LockHeld, lock, write_json
+from ..core.atomic_files import HeldLock, LockHeld, atomic_write, lock, write_json
 from ..core.plots import save_figure
 from ..core.runtime import RunError, broadcast_object, is_main_process, project_root, resolve, sha256
 from ..core.samples import write_jsonl
@@ -136,6 +136,13 @@ class Run:
         "Write a JSON Lines file of this name."
         if is_main_process():
             write_jsonl(self.path / name, rows)
+        return self.path / name
+
+    def save_text(self, name: str, text: str) -> Path:
+        "Write a text file of this name, such as a table as CSV."
+        if is_main_process():
+            with atomic_write(self.path / name) as f:
+                f.write(text)
         return self.path / name
 
     def save_figure(self, figure: "Figure", name: str) -> Path:
