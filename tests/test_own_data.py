@@ -94,7 +94,7 @@ def test_both_runs_trained_adapters_and_never_saw_what_is_held_out(walked):
             told["metrics"]["train_samples"] == len(load_samples(folder / "own_data/train.jsonl"))
             and (folder / stage / "mine/model/model.safetensors").is_file()
         )
-    assert read_manifest(folder / "sft/mine")["parameters"]["target"] == "exact_span"
+    assert read_manifest(folder / "sft/mine")["parameters"]["sft_target"] == "exact_span"
     asked = [row["qid"] for _, row in iter_jsonl(folder / "grpo/mine/predictions.jsonl")]
     assert asked and set(asked) <= {s.qid for s in load_samples(folder / "own_data/heldout.jsonl")}
 

@@ -235,7 +235,7 @@ def test_a_video_that_vanishes_is_named(setting, tmp_path):
 
 def test_a_place_one_may_not_write_to(setting):
     process = start("sft", setting, "nowhere", outputs_dir="/proc/self/fd")
-    assert returncode(process) == 1 and "outputs_dir must name a folder one may write to" in (setting[0] / "sft-nowhere.txt").read_text()
+    assert returncode(process) == 1 and "outputs_dir must name a writable folder" in (setting[0] / "sft-nowhere.txt").read_text()
 
 
 def draw(curriculum, start: int, end: int) -> list[int]:

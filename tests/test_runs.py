@@ -132,24 +132,24 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
 @pytest.mark.parametrize(
     "stage, name, value, said",
     [
-        ("05_grpo", "steps", "abc", "parameter 'steps' is 'abc': give a whole number of at least 0"),
+        ("05_grpo", "steps", "abc", "parameter 'steps' is 'abc': give a whole number of at least 1"),
         ("05_grpo", "steps", "-3", "parameter 'steps' is -3: give a whole number"),
         ("05_grpo", "steps", "2.5", "parameter 'steps' is 2.5: give a whole number"),
         ("05_grpo", "learning_rate", "fast", "parameter 'learning_rate' is 'fast': give a number"),
         ("05_grpo", "temperature", ".nan", "give a number"),
         ("05_grpo", "resume", "maybe", "parameter 'resume' is 'maybe': give true or false"),
-        ("05_grpo", "time_encoding", "foo", "parameter 'time_encoding' is 'foo': give one of 'interleaved', 'native'"),
-        ("05_grpo", "missing_videos", "ignore", "give one of 'error', 'skip'"),
-        ("05_grpo", "quantize", "8bit", "give one of '', '4bit'"),
-        ("05_grpo", "vllm", "yes", "give one of '', 'colocate', 'server'"),
+        ("05_grpo", "time_encoding", "foo", "parameter 'time_encoding' is 'foo': give one of \"interleaved\", \"native\""),
+        ("05_grpo", "missing_videos", "ignore", 'give one of "error", "skip"'),
+        ("05_grpo", "quantize", "8bit", 'give one of "", "4bit"'),
+        ("05_grpo", "vllm", "yes", 'give one of "", "colocate", "server"'),
         ("05_grpo", "video_root", "2024", "parameter 'video_root' is 2024: give text"),
-        ("05_grpo", "strategy_options", "easy", "give a dict"),
-        ("03_sft", "sft_target", "foo", "give one of 'response', 'teacher_span', 'exact_span'"),
-        ("01_curation", "label_source", "foo", "give one of 'teacher', 'ground_truth'"),
-        ("01_curation", "teacher", "me", "give one of 'simulated', 'endpoint', 'precomputed'"),
-        ("01_curation", "teacher_reasoning", "deep", "give one of 'medium', 'none', 'short', 'long'"),
-        ("07_benchmarks", "backend", "tgi", "give one of 'transformers', 'vllm'"),
-        ("07_benchmarks", "prompt_style", "terse", "give one of 'short', 'full'"),
+        ("05_grpo", "strategy_options", "easy", "give a mapping"),
+        ("03_sft", "sft_target", "foo", 'give one of "response", "teacher_span", "exact_span"'),
+        ("01_curation", "label_source", "foo", 'give one of "teacher", "ground_truth"'),
+        ("01_curation", "teacher", "me", 'give one of "simulated", "endpoint", "precomputed"'),
+        ("01_curation", "teacher_reasoning", "deep", 'give one of "none", "short", "medium", "long"'),
+        ("07_benchmarks", "backend", "tgi", 'give one of "transformers", "vllm"'),
+        ("07_benchmarks", "prompt_style", "terse", 'give one of "short", "full"'),
     ],
 )
 def test_a_value_is_refused_before_anything_starts(stage, name, value, said, tmp_path, capsys):
@@ -196,4 +196,4 @@ def test_every_stage_is_there():
 
 def test_the_module_runs_as_a_program():
     out = subprocess.run([sys.executable, "-m", "vtg_r1.cli", "--help"], capture_output=True, text=True, check=True)
-    assert "execute a stage notebook" in out.stdout
+    assert "Execute a stage notebook" in out.stdout

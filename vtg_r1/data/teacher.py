@@ -22,6 +22,8 @@ from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
+from tqdm import tqdm
+
 from ..core.atomic_files import LockHeld, lock
 from ..core.prompts import grounding_prompt, parse_span
 from ..core.runtime import on_sigterm
@@ -295,8 +297,6 @@ def annotate(
     progress: bool = True,  # show a bar
 ) -> AnnotationStats:
     "Ask the teacher about every sample that the log cannot answer yet."
-    from tqdm import tqdm
-
     stats, pace, stop = AnnotationStats(), _Pace(teacher.per_minute), threading.Event()
     waiting: dict[Future[None], tuple[Sample, str]] = {}
     with (

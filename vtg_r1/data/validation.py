@@ -115,7 +115,9 @@ def probe_videos(
     annotated = {s.video: None if s.clip else s.duration for s in samples}
     files = {video: file for video in annotated if (file := video_file(root, video))}
     durations, unreadable, off = {}, {}, {}
-    for video, (_, seconds, reason) in zip(files, probe_each(files.values(), root, workers, progress)):
+    for (_, seconds, reason), video in zip(
+        probe_each(files.values(), root, workers, progress), files
+    ):  # in this order: `probe_each` checks the root first
         if seconds is None or reason:
             unreadable[video] = reason
             continue
