@@ -220,7 +220,7 @@ def test_videos_missing_and_unreadable(tmp_path):
     broken.write_bytes(broken.read_bytes()[:300])
     (world / "videos" / "train_00002.mp4").unlink()
     found = probe_videos(load_samples(world / "samples.jsonl"), world / "videos")
-    assert (found["named"], found["found"], found["missing"], list(found["unreadable"])) == (3, 1, ["train_00002.mp4"], ["train_00001.mp4"])
+    assert (found["named"], found["readable"], found["missing"], list(found["unreadable"])) == (3, 1, ["train_00002.mp4"], ["train_00001.mp4"])
     (tmp_path / "videos.jsonl").write_text(
         '{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid'
     )  # killed here; the first is not opened again

@@ -159,7 +159,7 @@ def test_cli_opens_real_videos(capsys):
         == 0
     )
     videos = json.loads(capsys.readouterr().out)["videos"]
-    assert (videos["named"], videos["found"], len(videos["missing"]), videos["unreadable"]) == (1334, 2, 1332, {})
+    assert (videos["named"], videos["readable"], len(videos["missing"]), videos["unreadable"]) == (1334, 2, 1332, {})
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -108,10 +108,9 @@ def probe_videos(
     root: str | Path,  # the folder that `Sample.video` is relative to
     workers: int = 2,  # processes
     progress: bool = False,  # show a bar
-) -> dict[
-    str, Any
-]:  # named, found, missing: [video], unreadable: {video: reason}, durations: {video: s}, off_by_more_than_1s: {video: [annotated, measured]}
-    "Open every video that the samples name, once each."
+) -> dict[str, Any]:
+    """Open every video that the samples name, once each: named, readable, missing [video], unreadable {video: reason}, durations {video: s},
+    off_by_more_than_1s {video: [annotated, measured]}."""
     annotated = {s.video: None if s.clip else s.duration for s in samples}
     files = {video: file for video in annotated if (file := video_file(root, video))}
     durations, unreadable, off = {}, {}, {}
@@ -127,7 +126,7 @@ def probe_videos(
             off[video] = [expected, durations[video]]
     return {
         "named": len(annotated),
-        "found": len(durations),
+        "readable": len(durations),
         "missing": sorted(set(annotated) - set(files)),
         "unreadable": unreadable,
         "durations": durations,
@@ -230,7 +229,7 @@ def quality_text(
     if videos:
         missing, unreadable, off = videos["missing"], videos["unreadable"], videos["off_by_more_than_1s"]
         counts = f"{len(missing)} missing, {len(unreadable)} unreadable, {len(off)} off by more than 1 s"
-        lines.append(f"videos: {videos['named']} named, {videos['found']} readable, {counts}")
+        lines.append(f"videos: {videos['named']} named, {videos['readable']} readable, {counts}")
         lines += _first_five(f"{video}: {reason}" for video, reason in unreadable.items())
         lines += _first_five(f"{video}: no such file" for video in missing)
         lines += _first_five(f"{video}: is {annotated:g} s long in the file, {seconds:g} s in fact" for video, (annotated, seconds) in off.items())
