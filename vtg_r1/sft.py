@@ -98,6 +98,7 @@ def sft_trainer(model: Any, processor: Any, samples: list[Sample], view: VideoIn
     "TRL's SFT trainer on the teacher's responses, with the loss on the response only."
     from trl import SFTConfig, SFTTrainer
 
+    from vtg_r1.models.positions import require_checkpoint_positions
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.native_video import native_collator
 
@@ -105,6 +106,7 @@ def sft_trainer(model: Any, processor: Any, samples: list[Sample], view: VideoIn
     if params.lora_rank:
         lora = lora_config(params.lora_rank)
     if view.time_encoding == "native":
+        require_checkpoint_positions(model)
         collator = native_collator(processor)
     return with_nan_guard(SFTTrainer)(
         model if lora else to_float32(model),

@@ -59,10 +59,13 @@ def generate(
     "Completions of prompts with frames."
     import torch
 
+    from vtg_r1.models.positions import require_checkpoint_positions
     from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts, shareable
 
     kwargs = dict(max_new_tokens=max_completion_length, **generation_kwargs(temperature))
     repeats = samples if temperature > 0 else 1
+    if "video" in prompts[0]:
+        require_checkpoint_positions(model)
     with torch.inference_mode():
         if share_prefix and shareable(model):
             of, first, videos = same_prompts(prompts)

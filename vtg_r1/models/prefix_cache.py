@@ -28,6 +28,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from .positions import require_checkpoint_positions
+
 # %% ../../nbs/parts/models/prefix_cache.ipynb #b37ff7c1
 SHAREABLE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -167,6 +169,8 @@ def read_prompts(
     kind, pixel_name, grid_name = "video", "pixel_values_videos", "video_grid_thw"
     if "images" in frames:
         kind, pixel_name, grid_name = "image", "pixel_values", "image_grid_thw"
+    else:
+        require_checkpoint_positions(model)
     each_once = _EachOnce(getattr(processor, f"{kind}_processor"), kind, videos)
     processor = copy.copy(processor)
     setattr(processor, f"{kind}_processor", each_once)

@@ -14,6 +14,7 @@ import torch
 from trl import GRPOTrainer
 
 from ..models.generation import model_inputs, prompt_text
+from ..models.positions import require_checkpoint_positions, use_checkpoint_positions
 
 # %% ../../nbs/parts/train/native_video.ipynb #667867d0
 def native_collator(processor: Any) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
@@ -51,6 +52,9 @@ class NativeGRPOTrainer(GRPOTrainer):
         super().__init__(model, *args, **kwargs)
         if self.use_vllm:
             raise ValueError("TRL's vLLM client takes images, not native video: use time_encoding 'interleaved' with vllm")
+        require_checkpoint_positions(self.model)
+        if self.ref_model is not None:
+            use_checkpoint_positions(self.ref_model)  # TRL reads it by itself
         tokens = [self.model.config.image_token_id, self.model.config.video_token_id]
         self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = tokens  # a sampled one would have no pixels
 

@@ -184,6 +184,8 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils.peft_utils import find_adapter_config_file
 
+    from vtg_r1.models.positions import use_checkpoint_positions
+
     adapter = find_adapter_config_file(model_path(name))
     if adapter:
         base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
@@ -205,7 +207,7 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
         llm_int8_skip_modules=["visual", "lm_head"],
     )
     kwargs = dict(quantization_config=quantization, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()})
-    return AutoModelForImageTextToText.from_pretrained(model_path(name), use_safetensors=True, **kwargs)
+    return use_checkpoint_positions(AutoModelForImageTextToText.from_pretrained(model_path(name), use_safetensors=True, **kwargs))
 
 # %% ../../nbs/parts/train/trainer.ipynb #c7ae098d
 def to_float32(model: Any) -> Any:  # the same model
