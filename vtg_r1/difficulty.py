@@ -473,7 +473,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding)
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
     path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
     processor = load_processor(path)
     check_context_length(path, processor, samples, view, params.max_completion_length)

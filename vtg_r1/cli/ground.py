@@ -31,6 +31,9 @@ def ground_command(
     model: Annotated[str, Option(metavar="NAME", help="a run folder, a model folder, a hub id, or tiny, the embedded toy model")] = "tiny",
     clip: Annotated[str | None, Option(metavar="OUT.mp4", help="cut the span out, with its sound; of several queries OUT-1.mp4, …")] = None,
     frames: Annotated[int | None, Option(min=1, metavar="N", help="maximum frames; default: as the model was trained, else 64")] = None,
+    fps: Annotated[
+        float | None, Option(min=0, metavar="N", help="maximum frames per second; default: as the model was trained, else no limit")
+    ] = None,
     pixels: Annotated[int | None, Option(min=784, metavar="N", help="pixels per frame; default: as the model was trained, else 100352")] = None,
     style: Annotated[Literal["full", "short"] | None, Option(help="prompt; default: as the model was trained, else full, the paper's")] = None,
     time_encoding: Annotated[
@@ -51,7 +54,7 @@ def ground_command(
     for number, query in enumerate(queries, 1):
         if not query.strip():
             raise UserError(f"query {number} is empty: say in words what to look for")
-    options = dict(frames=frames, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
+    options = dict(frames=frames, fps=fps, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     try:
         info = probe(video)
