@@ -30,6 +30,7 @@ from .core.samples import Sample, SampleError, append_jsonl, load_samples, log_r
 from .core.spans import tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
+from .models.clock import record_dense_clips
 from .models.generation import by_video, generate, generation_kwargs
 from .models.loading import load_model, load_processor, record_policy
 from .runs.execute import stage_run
@@ -479,6 +480,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     check_context_length(path, processor, samples, view, params.max_completion_length)
     model = load_model(path)
     record_policy(run, path)
+    record_dense_clips(run, model, processor, samples, view)
     return Policy(model, processor, path, samples, view)
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from typer import Argument, Option
+from typer import Argument, Option, echo
 
 from ..core.runtime import UserError
 from .common import AsJson, command, first_line, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from ..models.ground import Answer
+    from ..models.ground import Answer, InferenceConfig
 
 Device = Annotated[str | None, Option(metavar="NAME", help="cuda, cpu, …; default: the GPU if there is one")]
 
@@ -60,7 +60,10 @@ def ground_command(
         info = probe(video)
         outs = _clip_files(clip, video, len(queries))
         folder, config = resolve_model(model)
-        answers = ground(*load_model_and_processor(folder, device), video, queries, replace(config, **given))
+        config = replace(config, **given)
+        pair = load_model_and_processor(folder, device)
+        _say_if_dense(*pair, video, info.duration, config)
+        answers = ground(*pair, video, queries, config)
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
@@ -73,6 +76,18 @@ def ground_command(
     if all(answer.span for answer in answers):
         return 0
     return 1
+
+
+def _say_if_dense(model: Any, processor: Any, video: str, duration: float, config: "InferenceConfig") -> None:
+    "Say on stderr if the model's own clock is too coarse for as many frames."
+    from ..core.samples import Sample
+    from ..data.model_inputs import VideoInputConfig
+    from ..models.clock import dense_note
+
+    view = VideoInputConfig("", config.frames, time_encoding=config.time_encoding, fps=config.fps)
+    note, _ = dense_note(model, processor, [Sample("", video, duration, "", [[0.0, duration]])], view)
+    if note:
+        echo(note, err=True)
 
 
 def load_model_and_processor(model: str, device: str | None) -> tuple[Any, Any]:

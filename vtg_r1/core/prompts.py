@@ -33,11 +33,10 @@ def format_time(seconds: float, decimals: int = 1) -> str:
 
 def frame_times(times: Sequence[float]) -> list[str]:  # seconds of each frame
     "Times of frames as text: one decimal, or as many as keep two frames from showing the same second."
-    for decimals in range(1, 7):
-        texts = [format_time(seconds, decimals) for seconds in times]
-        if len(set(texts)) == len(texts):
-            break
-    return texts
+    decimals = 1
+    while decimals < 6 and len({format_time(seconds, decimals) for seconds in times}) < len(times):
+        decimals += 1
+    return [format_time(seconds, decimals) for seconds in times]
 
 
 def format_span(span: Sequence[float]) -> str:

@@ -94,9 +94,10 @@ def _max_frames(sample: Sample, view: VideoInputConfig) -> int:
     "Maximum number of frames of a sample's video."
     if not view.fps:
         return view.frames
-    times = probe(video_path(view.video_root, sample.video), view.backend, _limits(view)).times
-    times = times[pick_frames(times, len(times), _clip_of(sample))]
-    return min(view.frames, int(view.fps * (times[-1] - times[0]) + 1e-6) + 1)
+    times, clip = probe(video_path(view.video_root, sample.video), view.backend, _limits(view)).times, _clip_of(sample)
+    times = times[pick_frames(times, len(times), clip)]
+    first = max(times[0], clip[0]) if clip else times[0]  # a clip may begin while a frame is on display
+    return min(view.frames, int(view.fps * (times[-1] - first) + 1e-6) + 1)
 
 
 def _load(sample: Sample, view: VideoInputConfig, frames: int) -> tuple[list, list[float]]:

@@ -21,6 +21,7 @@ from ..core.atomic_files import atomic_dir
 from ..core.runtime import RunError, broadcast_object, is_main_process, on_sigterm, project_root
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
+from ..models.clock import record_dense_clips
 from ..models.loading import load_model, load_processor, model_path, record_policy
 from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
@@ -277,6 +278,7 @@ def load_policy_and_processor(
         check_context_length(model, processor, s.samples, replace(data.view, video_root=s.video_root), params.max_completion_length)
     policy = load_policy(model, params.quantize)
     record_policy(run, model)
+    record_dense_clips(run, policy, processor, [*data.train, *(sample for s in data.eval_sets for sample in s.samples)], data.view)
     return policy, processor
 
 
