@@ -143,7 +143,7 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
     how = dict(CASES[case])
     rows = ROWS[how.pop("rows")]
     if how.pop("lora", False):
-        how["lora"] = lora_config(4)
+        how["lora"] = lora_config(load_model(str(tiny)), 4)
     stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and torch.equal(once["mask"], stock["mask"])
     assert distance(once, stock) < TOLERANCE
@@ -369,13 +369,15 @@ def test_native_video(toy_samples, world, tmp_path):
     trainer.compute_loss(trainer.model, batch).backward()
 
 
-def test_native_video_that_cannot_be_shared_is_an_error(toy_samples, world, tmp_path):
+def test_native_video_that_cannot_be_shared_runs_stock(toy_samples, world, tmp_path):
     model, processor = build_tiny(0)
     model.config.text_config.attention_dropout = 0.1
-    with pytest.raises(ValueError, match="because dropout .*share_prefix=False"), pytest.warns(UserWarning):
-        view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
-        params = GRPOParams(prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G)
-        grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
+    view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
+    params = GRPOParams(steps=1, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=8)
+    with pytest.warns(UserWarning, match="stock TRL, because dropout"):
+        trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[0]] * 2 + [trainer.train_dataset[1]] * 2)
+    assert len(batch["features"]) == 4 and "prompts" not in batch
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):

@@ -33,6 +33,7 @@ from vtg_r1.models.prefix_cache import (
     use_shared_prefix,
     why_not_shareable,
 )
+from .video_inputs import VideoGRPOTrainer
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #5fd1a7c0
 def suffixes(
@@ -66,13 +67,13 @@ def _unless_fallback(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def either(self: GRPOTrainer, *args: Any, **kwargs: Any) -> Any:
         if self.fallback_reason:
-            return getattr(GRPOTrainer, method.__name__)(self, *args, **kwargs)
+            return getattr(VideoGRPOTrainer, method.__name__)(self, *args, **kwargs)
         return method(self, *args, **kwargs)
 
     return either
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #348534ce
-class _SharedPrefixRollout(GRPOTrainer):
+class _SharedPrefixRollout(VideoGRPOTrainer):
     "Preprocessing and prefill once per prompt."
 
     fallback_reason = ""  # why nothing is shared, if so
