@@ -23,7 +23,8 @@ from .readers import read_dataset
 from .validation import read_with_videos
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #255adb64
-BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos")
+_TIMELENS = ("timelens_charades", "timelens_activitynet", "timelens_qvhighlights")  # TimeLens-Bench: three files of one form
+BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos", *_TIMELENS)
 OWN = ("samples", "csv", "jsonl")  # formats of own data
 
 
@@ -37,12 +38,13 @@ def load_benchmark(
     if name not in BENCHMARKS + OWN:
         raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN)}", reason="unknown_dataset")
     split = "val" if Path(path).is_dir() and not (Path(path) / "test.csv").exists() and (Path(path) / "val.csv").exists() else None
+    reader = "timelens" if name in _TIMELENS else name
     options: dict[str, Any] = {"zero_length": "keep", "missing_duration": "last_end"}
     if name in ("csv", "jsonl"):
         options["columns"] = columns
-    samples, report = read_samples(path) if name == "samples" else read_dataset(name, path, split, **options)
+    samples, report = read_samples(path) if name == "samples" else read_dataset(reader, path, split, **options)
     if videos and any(f.reason == "missing_duration" for f in report.findings):
-        samples, report, _ = read_with_videos(name, path, videos, split, **options)
+        samples, report, _ = read_with_videos(reader, path, videos, split, **options)
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")
     if report.dropped:
@@ -282,11 +284,34 @@ _PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four 
     },
     "activitynet": {"Time-R1-7B": (58.6, 39.0, 21.4, None, "2503.13377")},
     "tvgbench": {"Time-R1-7B": (41.8, 29.4, 16.4, None, "2503.13377")},
+    "timelens_charades": {
+        "TimeLens-7B": (None, None, None, 48.8, "2512.14698"),
+        "TimeLens-8B": (None, None, None, 55.2, "2512.14698"),
+        "TimeLens2-4B": (None, None, None, 57.7, "2607.17423"),
+        "TimeLens2-8B": (None, None, None, 58.6, "2607.17423"),
+        "Video-OPD": (73.1, None, None, None, "2602.02994"),
+    },
+    "timelens_activitynet": {
+        "TimeLens-7B": (None, None, None, 46.2, "2512.14698"),
+        "TimeLens-8B": (None, None, None, 53.2, "2512.14698"),
+        "TimeLens2-4B": (None, None, None, 59.0, "2607.17423"),
+        "TimeLens2-8B": (None, None, None, 58.6, "2607.17423"),
+        "Video-OPD": (60.5, None, None, None, "2602.02994"),
+    },
+    "timelens_qvhighlights": {
+        "TimeLens-7B": (None, None, None, 56.0, "2512.14698"),
+        "TimeLens-8B": (None, None, None, 65.5, "2512.14698"),
+        "TimeLens2-4B": (None, None, None, 69.3, "2607.17423"),
+        "TimeLens2-8B": (None, None, None, 70.2, "2607.17423"),
+        "Video-OPD": (73.8, None, None, None, "2602.02994"),
+    },
 }
+_ABOVE = {"Time-R1-7B"}  # their evaluator counts IoU > m (xiaomi-research/time-r1, src/vllm_inference/eval_all.py); all others ≥ m
 
 
 def published(
     benchmark: str,  # one of `BENCHMARKS`
-) -> list[dict]:  # {"model", "source", "R1@0.3", …, "mIoU"}, percent; None if a number was not published
+) -> list[dict]:  # {"model", "source", "rule" (≥ or >, of R1@m), "R1@0.3", …, "mIoU"}, percent; None if a number was not published
     "What papers report on a benchmark, zero-shot; an empty list if none is known."
-    return [{"model": model, "source": row[-1], **dict(zip(_COLUMNS, row))} for model, row in _PUBLISHED.get(benchmark, {}).items()]
+    rows = _PUBLISHED.get(benchmark, {})
+    return [{"model": m, "source": row[-1], "rule": ">" if m in _ABOVE else "≥", **dict(zip(_COLUMNS, row))} for m, row in rows.items()]
