@@ -90,6 +90,8 @@ def score_command(
             samples = load_queries(benchmark, annotations)  # hidden labels: nothing to score, but a file to upload
         answers = read_prediction_file(predictions, samples)
         rows = answers.predictions(reading)
+        if missing == "skip":
+            rows = {qid: row for qid, row in rows.items() if qid not in answers.ungrounded}
         if submission:
             count = write_submission(submission, benchmark, samples, rows)
             print(f"{submission}: {count} queries, {SUBMISSIONS[benchmark]}", file=sys.stderr)
@@ -128,6 +130,8 @@ def _recognised(file: "PredictionFile") -> list[str]:
     notes = [f"form of {form.owner}: {form.what}; {len(file.rows)} rows, queries found: {ways}"]
     if file.passed_over:
         notes.append(f"{file.passed_over} rows are about questions without a truth, and are passed over as {form.owner} does")
+    if file.ungrounded:
+        notes.append(f"{len(file.ungrounded)} questions have an option and no span")
     if file.other_truths:
         notes.append(f"{file.other_truths} rows repeat another truth than the annotations have: another label file? --explain shows what that makes")
     ends = [end for row in file.rows.values() if not row.shares for _, end in row.spans or []]

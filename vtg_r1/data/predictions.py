@@ -6,7 +6,7 @@
 __all__ = ['FORMS', 'SUBMISSIONS', 'PredictionError', 'Prediction', 'Row', 'Form', 'recognise', 'PredictionFile',
            'read_prediction', 'read_prediction_file', 'read_predictions', 'write_submission']
 
-# %% ../../nbs/parts/data/predictions.ipynb #8f746e2f
+# %% ../../nbs/parts/data/predictions.ipynb #28719d98
 import ast
 import gzip
 import json
@@ -25,7 +25,7 @@ from ..core.prompts import READINGS, parse_answer, parse_spans
 from ..core.samples import Sample, is_number, iter_jsonl, shorten, write_jsonl
 from .readers import normalise_query, video_id
 
-# %% ../../nbs/parts/data/predictions.ipynb #7f2d7210
+# %% ../../nbs/parts/data/predictions.ipynb #a90f7d94
 class PredictionError(ValueError):
     "A prediction file that cannot be scored; the message names the row and the fix."
 
@@ -56,7 +56,7 @@ class Row:
     answer: str | None = None  # option letter
     duration: float = 0.0  # of the query's video, seconds, filled in when the query is known
 
-# %% ../../nbs/parts/data/predictions.ipynb #fc89ee26
+# %% ../../nbs/parts/data/predictions.ipynb #31717a43
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) < 1e12:
         raise PredictionError(f"pred holds {repr(value)[:40]}; give finite numbers of seconds")
@@ -116,7 +116,7 @@ def _qid(row: dict) -> str:
         raise PredictionError(f"qid is {qid!r}; give the query's id as a string")
     return qid
 
-# %% ../../nbs/parts/data/predictions.ipynb #8e4fbddd
+# %% ../../nbs/parts/data/predictions.ipynb #677d27c6
 @dataclass(frozen=True)
 class Form:
     "One shape of prediction files."
@@ -126,20 +126,44 @@ class Form:
     fits: Callable[[dict], bool]  # whether a row has this shape
     parse: Callable[[dict], Row]
     reading: str = "time"  # how a response is read where the file states no span
-    convention: str = "vtg_r1"  # how its owner scores it, a key of `official_benchmarks.CONVENTIONS`
+    convention: str = "ours"  # how its owner scores it, a key of `protocol.CONVENTIONS`
     extras: bool = False  # rows about queries without a truth are passed over, as its owner does
 
 
+def _int(value: Any, name: str) -> int:
+    try:
+        if float(value) == int(float(value)) >= 0:
+            return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        pass  # raised below
+    raise PredictionError(f"{name} is {repr(value)[:40]}; give the query's number in the official file, from 0")
+
+
+def _own_name(row: dict) -> Row:
+    "By qid; without one by video and sentence, or by number."
+    video = _text(row, "video") or _text(row, "vid")
+    query = _text(row, "query") or _text(row, "sentence")
+    if row.get("qid") is None and video and query:
+        return Row(video=video, query=query)
+    if row.get("qid") is None and row.get("index") is not None:
+        return Row(index=_int(row["index"], "index"))
+    return Row(qid=_qid(row))
+
+
 def _own(row: dict) -> Row:
-    qid = _qid(row)
+    name = _own_name(row)
     if not row.keys() & {"pred", "response", "answer"}:
         raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
     spans, scores = None, None
     if row.get("pred") is not None:
         spans, scores = _spans(row["pred"], row.get("scores"))
-    return Row(qid=qid, spans=spans, scores=scores, response=_text(row, "response"), answer=_letter(_text(row, "answer")))
+    return replace(name, spans=spans, scores=scores, response=_text(row, "response"), answer=_letter(_text(row, "answer")))
 
-# %% ../../nbs/parts/data/predictions.ipynb #1a1ac9f6
+
+def _is_own(row: dict) -> bool:
+    return "qid" in row or bool(row.keys() & {"pred", "response"})
+
+# %% ../../nbs/parts/data/predictions.ipynb #7b496988
 def _truths(value: Any) -> list[list[float]] | None:
     "The true spans that a row repeats, as numbers or as text; None where there are none."
     if isinstance(value, str):
@@ -180,28 +204,27 @@ def _videochat_r1_gqa(row: dict) -> Row:
     return Row(video=_text(row, "video_path"), prompt=_text(row, "prompt"), truths=truths, response=_text(row, "pred"))
 
 
+def _query_of_videomind(row: dict) -> Row:
+    "The part that VideoMind's and TVG-R1's rows share."
+    qid = _qid(row) if row.get("qid") is not None else None
+    query = _text(row, "question") or _text(row, "query")
+    return Row(qid, video=_text(row, "video_path"), query=query, truths=_truths(row.get("span")))
+
+
 def _videomind(row: dict) -> Row:
-    spans = None
-    if row.get("pred") is not None:
-        spans, _ = _spans(row["pred"])
-    response = row.get("response")
+    "Spans of the grounder; the response is the answerer's, and begins with an option."
+    answer = re.match(r"\s*\(?([A-Za-z])", _text(row, "response") or "", re.A)
+    letter = answer[1].upper() if answer and row.get("options") else None
+    return replace(_query_of_videomind(row), spans=_spans(row["pred"])[0], answer=letter)
+
+
+def _tvg_r1(row: dict) -> Row:
+    response = row["response"]
     if isinstance(response, list) and len(response) == 1:  # vLLM's outputs of one prompt
         response = response[0]
-    query = _text(row, "question") or _text(row, "query")
-    qid = _qid(row) if row.get("qid") is not None else None
-    truths = _truths(row.get("span"))
-    return Row(qid, video=_text(row, "video_path"), query=query, truths=truths, spans=spans, response=_text({"response": response}, "response"))
+    return replace(_query_of_videomind(row), response=_text({"response": response}, "response"))
 
-# %% ../../nbs/parts/data/predictions.ipynb #a73ed9d5
-def _int(value: Any, name: str) -> int:
-    try:
-        if float(value) == int(float(value)) >= 0:
-            return int(float(value))
-    except (TypeError, ValueError, OverflowError):
-        pass  # raised below
-    raise PredictionError(f"{name} is {repr(value)[:40]}; give the query's number in the official file, from 0")
-
-
+# %% ../../nbs/parts/data/predictions.ipynb #1aa3d5b0
 def _timechat(row: dict) -> Row:
     "An entry of the dict; `key` is its key."
     spans, _ = _spans(row["timestamp"])
@@ -266,7 +289,7 @@ def _vlmevalkit(row: dict) -> Row:
         response=_text({"prediction": response}, "prediction"),
     )
 
-# %% ../../nbs/parts/data/predictions.ipynb #1dbd44e3
+# %% ../../nbs/parts/data/predictions.ipynb #b87ef1a9
 def _has(*keys: str) -> Callable[[dict], bool]:
     needed = frozenset(keys)
     return lambda row: needed <= row.keys()
@@ -279,10 +302,6 @@ def _is_timer1(row: dict) -> bool:
 
 def _is_moment_detr(row: dict) -> bool:
     return "pred_relevant_windows" in row or row.keys() == {"qid", "ans"}
-
-
-def _is_videomind(row: dict) -> bool:
-    return {"video_path", "source"} <= row.keys() and bool(row.keys() & {"pred", "response"})
 
 
 def _is_nextgqa(row: dict) -> bool:
@@ -317,9 +336,13 @@ FORMS = {  # in the order in which they are tried
     "videochat_r1_gqa": Form(
         "{video_path, prompt, gt, pred}", "VideoChat-R1 (GQA)", _has("video_path", "prompt", "gt", "pred"), _videochat_r1_gqa, "glue", "videochat_r1"
     ),
-    # yeliudev/VideoMind, videomind/eval/infer_auto.py; zjuruizhechen/TVG-R1, VideoMind/videomind/eval/infer_auto_vllm.py
+    # yeliudev/VideoMind, videomind/eval/infer_auto.py
     "videomind": Form(
-        "{source, video_path, query or question, span, pred or response}", "TVG-R1, VideoMind", _is_videomind, _videomind, convention="tvg_r1"
+        "{source, video_path, query or question, span, pred}", "VideoMind", _has("source", "video_path", "pred"), _videomind, convention="videomind"
+    ),
+    # zjuruizhechen/TVG-R1, VideoMind/videomind/eval/infer_auto_vllm.py
+    "tvg_r1": Form(
+        "{source, video_path, query or question, span, response}", "TVG-R1", _has("source", "video_path", "response"), _tvg_r1, convention="tvg_r1"
     ),
     # RenShuhuai-Andy/TimeChat, metrics/tvg/eval_tvg.py; OpenGVLab/TimeSuite, eval/format_tvg.py
     "timechat": Form("{number: {timestamp, query, vid}}", "TimeChat, TimeSuite", _has("key", "timestamp"), _timechat, convention="timechat"),
@@ -346,7 +369,7 @@ FORMS = {  # in the order in which they are tried
     "vlmevalkit": Form(
         "a table of index, video, question, answer, prediction", "VLMEvalKit", _has("index", "prediction"), _vlmevalkit, "auto", "lmms_eval"
     ),
-    "vtg_r1": Form("{qid, pred [[start, end], …] or null, scores, response, answer}", "VTG-R1", _has("qid"), _own, convention="tvg_r1"),
+    "vtg_r1": Form("{qid, pred [[start, end], …] or null, scores, response, answer}", "VTG-R1", _is_own, _own, convention="tvg_r1"),
 }
 
 
@@ -361,13 +384,11 @@ def recognise(
     for name, form in FORMS.items():
         if form.fits(row):
             return name
-    if row.keys() & {"pred", "response"}:
-        return "vtg_r1"
     keys = ", ".join(map(repr, list(row)[:8]))
     forms = "; ".join(form.what for form in FORMS.values())
     raise PredictionError(f"has the keys {shorten(keys, 150)}, and is none of the forms that are read: {forms}")
 
-# %% ../../nbs/parts/data/predictions.ipynb #f31bd7c3
+# %% ../../nbs/parts/data/predictions.ipynb #a5447e16
 _NOT_READ = {  # first bytes → what the file is
     b"PK\x03\x04": "a workbook (xlsx) or zip file; save the table as tsv (VLMEvalKit: PRED_FORMAT=tsv)",
     b"\xd0\xcf\x11\xe0": "a workbook (xls); save the table as tsv",
@@ -458,7 +479,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the ex
     rows = data if isinstance(data, list) else [data]
     yield from _flat((f"row {number}", row) for number, row in enumerate(rows, 1))
 
-# %% ../../nbs/parts/data/predictions.ipynb #3e6ab9d9
+# %% ../../nbs/parts/data/predictions.ipynb #208b7c49
 def _video_key(video: str) -> str:
     "A video's id without the parts that projects add or leave out."
     return video_id(video).removeprefix("v_").removesuffix("-cam-002")
@@ -549,7 +570,7 @@ class _Queries:
         example = min(self.positions) if self.positions else ""
         raise _Problem("unknown", f"qid {row.qid!r} is not in the annotations; their ids look like {example!r}")
 
-# %% ../../nbs/parts/data/predictions.ipynb #ee77d80b
+# %% ../../nbs/parts/data/predictions.ipynb #188f3d7e
 @dataclass
 class PredictionFile:
     "Rows of one or several files, each on a query of its own."
@@ -558,6 +579,7 @@ class PredictionFile:
     rows: dict[str, Row]  # by qid, in the files' order
     ways: dict[str, int]  # how rows found their query → how many
     passed_over: int = 0  # rows about queries without a truth
+    ungrounded: set[str] = field(default_factory=set)  # qids with an option and no span, of NExT-GQA's second file
     other_truths: int = 0  # rows that repeat another truth than the annotations have
 
     def predictions(
@@ -570,8 +592,6 @@ class PredictionFile:
 
 def _read(row: Row, reading: str | None, default: str) -> Prediction:
     "A row's answer; without a response, the stated spans count under any convention."
-    if reading is not None and reading not in READINGS:
-        raise ValueError(f"reading must be one of {READINGS}, got {reading!r}")
     convention = reading or default
     if convention not in READINGS:
         convention = {"time": "strict"}.get(convention, "lenient")  # DEVSHIM
@@ -593,7 +613,7 @@ def read_prediction(
     "One row of a prediction file of this project, checked."
     return _read(_own({"qid": "", **row}), reading, FORMS["vtg_r1"].reading)
 
-# %% ../../nbs/parts/data/predictions.ipynb #460e28bd
+# %% ../../nbs/parts/data/predictions.ipynb #822f6472
 def _joined(a: Row, b: Row) -> Row | None:
     "A row with a span and a row with an answer as one; None if both have the same part."
     if (a.spans is None) == (b.spans is None):
@@ -664,6 +684,8 @@ class _Collector:
             raise PredictionError(self.first_problem + more)
         if not self.file.rows:
             raise PredictionError(f"{name}: holds no predictions; write one JSON object per line")
+        if self.file.form == "nextgqa":
+            self.file.ungrounded = {qid for qid, row in self.file.rows.items() if row.spans is None}
         if self.file.ways.get("number") and len(self.file.rows) < len(self.samples):
             raise PredictionError(
                 f"{name}: its rows name their query by number alone, and there are {len(self.file.rows)} of them for {len(self.samples)} queries; "
@@ -696,7 +718,7 @@ def read_predictions(
     "The predictions of a file, by query."
     return read_prediction_file(path, samples).predictions(reading)
 
-# %% ../../nbs/parts/data/predictions.ipynb #4eee3074
+# %% ../../nbs/parts/data/predictions.ipynb #113f5e4d
 def _windows(prediction: Prediction, scored: bool) -> list[list[float]]:
     spans = prediction.spans or [[0.0, 0.0]]
     if not scored:

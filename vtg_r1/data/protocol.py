@@ -6,7 +6,7 @@
 __all__ = ['CAUSES', 'CONVENTIONS', 'file_digest', 'Protocol', 'describe_parsing', 'protocol_of', 'Convention', 'resolved',
            'own_convention', 'truths_of_other_file', 'explain']
 
-# %% ../../nbs/parts/data/protocol.ipynb #aa586867
+# %% ../../nbs/parts/data/protocol.ipynb #99ecf031
 import hashlib
 import itertools
 import math
@@ -27,7 +27,7 @@ from .official_benchmarks import COUNTS_ABOVE, per_query
 from .predictions import FORMS, Prediction, PredictionFile
 from .readers import normalise_query, video_id
 
-# %% ../../nbs/parts/data/protocol.ipynb #1ccdaba9
+# %% ../../nbs/parts/data/protocol.ipynb #bbcfd005
 def file_digest(path: str | Path) -> str:  # hexadecimal digits
     "SHA-256 of an annotation file; of a folder, of its csv and json files together."
     if not Path(path).is_dir():
@@ -89,7 +89,7 @@ def protocol_of(
     rule = "IoU > m" if benchmark in COUNTS_ABOVE else "IoU ≥ m"
     return Protocol(benchmark, file_digest(annotations)[:12], queries, rule, describe_parsing(file, reading), missing)
 
-# %% ../../nbs/parts/data/protocol.ipynb #c221a297
+# %% ../../nbs/parts/data/protocol.ipynb #50db618b
 @dataclass(frozen=True)
 class Convention:
     "How predictions and labels become a number; the fields are the possible causes of a difference."
@@ -116,6 +116,8 @@ CONVENTIONS = {
     "time_r1": Convention(rule=">", missing="skip", labels="file"),
     # OpenGVLab/VideoChat-R1, src_eval/evaluate_grounding.py: queries that fail are left out
     "videochat_r1": Convention(rule="≥", missing="skip", labels="file"),
+    # yeliudev/VideoMind, videomind/eval/eval_auto.py: the mean over the list
+    "videomind": Convention(rule="≥", missing="skip", labels="file"),
     # zjuruizhechen/TVG-R1, VideoMind/videomind/eval/eval_auto.py: the first two numbers of a response
     "tvg_r1": Convention("tvg_r1", "≥", "skip", labels="file"),
     # RenShuhuai-Andy/TimeChat, metrics/tvg/eval_tvg.py: an entry for every query
@@ -123,7 +125,7 @@ CONVENTIONS = {
     # doc-doc/NExT-GQA, code/TempGQA/eval_ground.py: questions without a prediction are left out
     "nextgqa": Convention(rule="≥", missing="skip"),
     # EvolvingLMMs-Lab/lmms-eval, lmms_eval/tasks/charades_sta/utils.py: the truth in each key
-    "lmms_eval": Convention("auto", "≥", "skip", labels="file"),
+    "lmms_eval": Convention(rule="≥", missing="skip", labels="file"),
     # line/lighthouse: its annotation files are cut to the video
     "lighthouse": Convention(rule="≥", past_end="clip"),
 }
@@ -145,7 +147,7 @@ def own_convention(file: PredictionFile) -> Convention:
         return Convention(FORMS[file.form].reading)
     return CONVENTIONS["ours"]
 
-# %% ../../nbs/parts/data/protocol.ipynb #6c8b73df
+# %% ../../nbs/parts/data/protocol.ipynb #7f156ac2
 def truths_of_other_file(
     samples: Sequence[Sample],  # of the benchmark
     others: Sequence[Sample],  # of a second label file
@@ -167,7 +169,7 @@ class _Scorer:
     def __init__(self, samples: Sequence[Sample], file: PredictionFile, other: Mapping[str, list[list[float]]] | None):
         self.samples, self.file, self.other = samples, file, other
         self.overlaps: dict[tuple[str, ...], np.ndarray] = {}
-        self.has_row = np.array([s.qid in file.rows for s in samples])
+        self.has_row = np.array([s.qid in file.rows and s.qid not in file.ungrounded for s in samples])
 
     def _truths(self, sample: Sample, convention: Convention) -> list[list[float]]:
         spans, row = sample.spans, self.file.rows.get(sample.qid)
@@ -204,7 +206,7 @@ class _Scorer:
         recall = {f"R1@{m}": Fraction(100 * int(reaches(iou, m).sum()), n) for m in THRESHOLDS}
         return {**recall, "mIoU": 100 * Fraction(math.fsum(iou)) / n}
 
-# %% ../../nbs/parts/data/protocol.ipynb #e41620cd
+# %% ../../nbs/parts/data/protocol.ipynb #8f8d73e9
 _DIGITS = 4  # decimals of percent in the result
 
 
