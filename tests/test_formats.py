@@ -5,11 +5,13 @@ raw file itself. docs/formats.md is the table of what these tests find; `python 
 """
 
 import contextlib
+import gzip
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from vtg_r1.cli import main
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.tables import markdown_table
 from vtg_r1.data.official_benchmarks import load_benchmark
-from vtg_r1.data.predictions import FORMS, read_prediction_file
+from vtg_r1.data.predictions import FORMS, PredictionError, read_prediction_file, recognise
+from vtg_r1.data.protocol import CAUSES, CONVENTIONS, explain, file_digest
 
 DOCUMENT = project_root() / "docs" / "formats.md"
 HERE = Path(__file__).parent / "score"
@@ -486,7 +489,407 @@ def document(folder: Path) -> str:
 
 def test_the_table_is_what_the_tests_find(tmp_path):
     assert DOCUMENT.read_text(encoding="utf-8") == document(tmp_path), "run `python tests/test_formats.py`"
-    assert "NO" not in DOCUMENT.read_text(encoding="utf-8").split("|---", 1)[-1].replace("NO_", "")
+    assert "| NO" not in DOCUMENT.read_text(encoding="utf-8")
+
+
+# ---- one row, one query ----
+
+
+def charades(folder: Path, **files: str) -> list[Path]:
+    (folder / "charades_test.json").write_text(json.dumps(CHARADES))
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+    return [folder / name.replace("__", ".") for name in files]
+
+
+def refusal(folder: Path, capsys, *names: str, options: tuple[str, ...] = ()) -> str:
+    "The one line of an error."
+    words = ["score", "--benchmark", "charades_sta", "--annotations", str(folder / "charades_test.json"), *options]
+    for name in names:
+        words += ["--predictions", str(folder / name)]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1
+    return err
+
+
+def time_r1(index: int, target: list[float], pred: list = [0, 5]) -> dict[str, Any]:
+    return {"qid": f"charades_{index}", "pred": pred, "target": target, "output_text": ""}
+
+
+REFUSED = {
+    "another_order": ([time_r1(0, [5, 15]), time_r1(1, [0, 10])], "row 1: repeats the truth [5.0, 15.0], and query number 0 has [0, 10]"),
+    "all_misplaced_are_counted": ([time_r1(0, [5, 15]), time_r1(1, [0, 10])], "(rows in all: 2 with another truth than their query)"),
+    "too_many": ([time_r1(5, [0, 10])], "row 1: is about query number 5, and the annotations have 5, from 0"),
+    "number_alone": ([{"doc_id": 0, "filtered_resps": "0 to 5"}], "by number alone, and there are 1 of them for 5 queries"),
+    "twice": ([{"qid": "AAAAA_0", "pred": [1, 2]}, {"video": "AAAAA.mp4", "query": "Person opens a door", "pred": [1, 2]}], "is already in row 1"),
+    "ambiguous": (
+        [{"video": "AAAAA.mp4", "query": "a person sits down", "pred": [1, 2]}],
+        "row 1: its sentence is in 2 queries of this video (AAAAA_1, AAAAA_2); give the qid, or the true span",
+    ),
+    "another_video": (
+        [{"video": "CCCCC.mp4", "query": "a person leaves", "pred": [1, 2]}],
+        "row 1: video 'CCCCC.mp4' with 'a person leaves' is not in",
+    ),
+    "foreign_keys": ([{"clip": "a.mp4", "begin": 1, "finish": 2}], "row 1: has the keys 'clip', 'begin', 'finish', and is none of the forms"),
+    "two_forms": (
+        [time_r1(0, [0, 10]), {"qid": "AAAAA_1", "pred_relevant_windows": [[1, 2, 0.5]]}],
+        "row 2: is a row of the form {qid, pred_relevant_windows",
+    ),
+    "some_scores": ([{"qid": "AAAAA_0", "pred": [[1, 2, 0.9], [3, 4]]}], "(qid 'AAAAA_0'): pred has scores at some spans only"),
+    "scores_of_another_length": ([{"qid": "AAAAA_0", "pred": [[1, 2]], "scores": [0.9, 0.1]}], "scores is [0.9, 0.1] beside 1 spans"),
+    "all_kinds": (
+        [{"qid": "AAAAA_0", "pred": [1, 2]}, {"qid": "AAAAA_0", "pred": [1, 2]}, {"qid": "nobody", "pred": None}, {"qid": "AAAAA_1", "pred": "1 2"}],
+        "(rows in all: 1 about a query that has a row already, 1 not in the annotations, 1 not readable)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_one_to_one_is_refused_and_counted(name, tmp_path, capsys):
+    rows, message = REFUSED[name]
+    charades(tmp_path, log__jsonl=lines(rows))
+    assert message in refusal(tmp_path, capsys, "log.jsonl")
+
+
+def test_files_that_are_no_text_are_named(tmp_path, capsys):
+    charades(tmp_path)
+    for head, said in (
+        (b"PK\x03\x04", "a workbook (xlsx) or zip file; save the table as tsv"),
+        (b"PAR1", "parquet"),
+        (b"\x1f\x8b\x08broken", "gzip"),
+    ):
+        (tmp_path / "table.xlsx").write_bytes(head)
+        assert said in refusal(tmp_path, capsys, "table.xlsx")
+
+
+def test_lists_lines_and_packed_files_are_the_same(tmp_path):
+    rows = [
+        {"qid": "AAAAA_0", "pred": [23.5, 30.0]},
+        {"qid": "AAAAA_1", "pred": [None, None]},
+        {"qid": "BBBBB_3", "pred": [[1, 2, 0.2], [3, 4, 0.4]]},
+    ]
+    charades(tmp_path, a__jsonl=lines(rows), b__json=json.dumps(rows), c__json=json.dumps(rows, indent=2), d__jsonl="\ufeff" + lines(rows))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines(rows).encode()))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    read = [read_prediction_file(tmp_path / name, samples).predictions() for name in ("a.jsonl", "b.json", "c.json", "d.jsonl", "e.jsonl.gz")]
+    assert all(other == read[0] for other in read)
+    assert {qid: (p.spans, p.scores) for qid, p in read[0].items()} == {
+        "AAAAA_0": ([[23.5, 30.0]], None),
+        "AAAAA_1": ([], None),
+        "BBBBB_3": ([[1, 2], [3, 4]], [0.2, 0.4]),
+    }
+
+
+def test_rows_without_id_find_their_query(tmp_path):
+    "By video and sentence, and by number where every query has a row."
+    named = [{"vid": vid, "sentence": sentence, "pred": span} for vid, sentence, span in QUERIES if sentence != "a person sits down."]
+    numbered = [{"index": i, "pred": QUERIES[i][2]} for i in ORDER]
+    charades(tmp_path, named__jsonl=lines(named), numbered__jsonl=lines(numbered))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    for name, count in (("named.jsonl", 3), ("numbered.jsonl", 5)):
+        read = read_prediction_file(tmp_path / name, samples).predictions()
+        assert len(read) == count and all(read[s.qid].spans == s.spans for s in samples if s.qid in read)
+
+
+def test_queries_that_are_alike_share_their_rows(tmp_path):
+    "Two queries with the same video, sentence and truth: it does not matter which row is whose, but a third row is one too many."
+    alike = {"AAAAA": {"duration": 20.0, "timestamps": [[0, 10], [0, 10]], "sentences": ["a dog runs", "a dog runs"]}}
+    (tmp_path / "charades_test.json").write_text(json.dumps(alike))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    rows = [{"video": "AAAAA", "query": "a dog runs", "pred": [i, 9]} for i in range(3)]
+    (tmp_path / "two.jsonl").write_text(lines(rows[:2]))
+    (tmp_path / "three.jsonl").write_text(lines(rows))
+    assert len(read_prediction_file(tmp_path / "two.jsonl", samples).rows) == 2
+    with pytest.raises(PredictionError, match="row 3.*is already in row 1"):
+        read_prediction_file(tmp_path / "three.jsonl", samples)
+
+
+def test_a_revised_label_file_is_noticed(tmp_path, capsys):
+    "The last span ends at second 30 in the log and at 33 in the annotations: a clipped file was used."
+    charades(tmp_path, log__jsonl=lines([time_r1(4, [20, 30]), time_r1(0, [0, 10])]))
+    words = ["--annotations", str(tmp_path / "charades_test.json"), "--predictions", str(tmp_path / "log.jsonl")]
+    assert main(["score", "--benchmark", "charades_sta", *words]) == 0
+    err = capsys.readouterr().err
+    assert "1 rows repeat another truth than the annotations have" in err
+    assert "form of Time-R1: {qid, pred [start, end], target, output_text}; 2 rows, queries found: 2 by number, checked by the true span" in err
+    assert "3 queries have no prediction (zero): AAAAA_1, AAAAA_2, BBBBB_3\n" in err
+
+
+def test_gaussian_spans_are_shares_of_the_video(tmp_path, capsys):
+    "NExT-GQA's script multiplies the spans of *_gs.json by the duration and rounds to tenths."
+    (tmp_path / "test_ground_gs.json").write_text('{"111_3": [0.3333, 0.5], "222_5": [0.4, 0.6]}')
+    samples, _ = load_benchmark("nextgqa", HERE / "nextgqa")
+    assert {q: p.spans for q, p in read_prediction_file(tmp_path / "test_ground_gs.json", samples).predictions().items()} == {
+        "111_3": [[10.0, 15.0]],
+        "222_5": [[4.0, 6.0]],
+    }
+    (tmp_path / "test_ground.json").write_text((tmp_path / "test_ground_gs.json").read_text())
+    words = ["score", "--benchmark", "nextgqa", "--annotations", str(HERE / "nextgqa"), "--predictions"]
+    assert main([*words, str(tmp_path / "test_ground.json")]) == 0
+    assert "are these shares of the video?" in capsys.readouterr().err
+
+
+def test_no_form_takes_a_row_of_another():
+    "Of the forms that a row fits, the first is its own; a dict of entries is no row."
+    checked = set()
+    for make in CASES.values():
+        case = make()
+        for text in case.files.values():
+            try:
+                rows = json.loads(text)
+            except ValueError:
+                rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            for row in rows if isinstance(rows, list) else []:
+                if case.form != "lmms_eval_submission":
+                    checked.add(case.form)
+                    assert recognise(row) == case.form
+    assert set(FORMS) - checked == {"timechat", "nextgqa", "lmms_eval_submission", "vlmevalkit"}
+
+
+# ---- files to upload ----
+
+
+def test_qvhighlights_upload(tmp_path, capsys):
+    "The shape of moment_detr's standalone_eval/README.md; a miss has a window that overlaps nothing, since its script reads the first window of every query."
+    words = ["score", "--benchmark", "qvhighlights", "--annotations", str(HERE / "qvhighlights.val.jsonl")]
+    upload = tmp_path / "hl_val_submission.jsonl"
+    assert main([*words, "--predictions", str(HERE / "qvhighlights.jsonl"), "--submission", str(upload), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in upload.read_text().splitlines()]
+    assert rows[0] == {
+        "qid": 10,
+        "query": "a girl cooks",
+        "vid": "a_0.0_150.0",
+        "pred_relevant_windows": [[50.0, 60.0, 1.0], [100.0, 120.0, 0.5]],
+    }
+    assert [row["qid"] for row in rows] == [10, 11, 12, 13] and rows[3]["pred_relevant_windows"] == [[0.0, 0.0, 1.0]]
+    assert main([*words, "--predictions", str(upload), "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in first.items() if k != "protocol"} == {k: v for k, v in second.items() if k != "protocol"}
+
+
+def test_upload_for_hidden_labels(tmp_path, capsys):
+    "The test files give no labels: the file to upload is written, and nothing is scored."
+    hidden = [
+        {k: v for k, v in json.loads(line).items() if k != "relevant_windows"} for line in (HERE / "qvhighlights.val.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "highlight_test_release.jsonl").write_text(lines(hidden))
+    words = ["score", "--benchmark", "qvhighlights", "--annotations", str(tmp_path / "highlight_test_release.jsonl")]
+    words += ["--predictions", str(HERE / "qvhighlights.jsonl")]
+    assert main([*words, "--submission", str(tmp_path / "hl_test_submission.jsonl")]) == 0
+    out, err = capsys.readouterr()
+    assert not out and "labels are withheld, so nothing is scored" in err and "4 queries" in err
+    assert len((tmp_path / "hl_test_submission.jsonl").read_text().splitlines()) == 4
+    assert main(words) == 2  # without a file to write there is nothing to do
+    rextime = [{**row, "span": [0, 0], "ans": ""} for row in json.loads((HERE / "rextime_val.json").read_text())]
+    (tmp_path / "rextime_test_release.json").write_text(json.dumps(rextime))
+    words = ["score", "--benchmark", "rextime", "--annotations", str(tmp_path / "rextime_test_release.json")]
+    assert main([*words, "--predictions", str(HERE / "rextime.jsonl"), "--submission", str(tmp_path / "r.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert rows[0] == {"qid": "q0", "pred_relevant_windows": [[15.0, 20.0]], "ans": "A"} and len(rows) == 4
+
+
+def test_lmms_eval_upload(tmp_path, capsys):
+    "Scored by lmms-eval's rule as by ours, and read again as what it was."
+    case = case_own()
+    annotations, files = write(case, tmp_path)
+    upload = tmp_path / "inference_results.json"
+    result = command(case, annotations, files, "--submission", str(upload))
+    owner = owner_lmms_eval({"inference_results.json": upload.read_text()})
+    assert {name: result[name] for name in owner} == pytest.approx(owner, abs=1e-3)
+    assert next(iter(json.loads(upload.read_text()).items())) == (
+        "AAAAA.mp4>>>person opens a door.>>>[0, 10]",
+        "The event happens in 0.0 - 5.0 seconds.",
+    )
+    samples, _ = load_benchmark("charades_sta", annotations)
+    assert {q: p.spans[0] if p.spans else None for q, p in read_prediction_file(upload, samples).predictions().items()} == BY_QID
+
+
+def test_no_upload_file_is_known(tmp_path, capsys):
+    words = ["score", "--benchmark", "tacos", "--annotations", str(HERE / "tacos_test.jsonl"), "--predictions", str(HERE / "tacos.jsonl")]
+    assert main([*words, "--submission", str(tmp_path / "x")]) == 2
+    assert "no upload file is known for tacos; there are qvhighlights, rextime" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+# ---- why your number is not theirs ----
+
+
+def explained(folder: Path, capsys, *options: str, benchmark: str = "charades_sta", annotations: str = "charades_test.json") -> dict[str, Any]:
+    words = [
+        "score",
+        "--benchmark",
+        benchmark,
+        "--annotations",
+        str(folder / annotations),
+        "--predictions",
+        str(folder / "log.jsonl"),
+        "--explain",
+        "--json",
+    ]
+    assert main([*words, *options]) == 0
+    return json.loads(capsys.readouterr().out)["explanation"]
+
+
+def assert_adds_up(result: dict[str, Any]) -> None:
+    "In the decimals as they are written, without a tolerance."
+    for metric, whole in result["difference"].items():
+        hundredths = [round(10**4 * part[metric]) for part in result["parts"].values()]
+        assert sum(hundredths) == round(10**4 * whole) == round(10**4 * result["second"][metric]) - round(10**4 * result["first"][metric])
+
+
+def test_each_cause_has_its_part(tmp_path, capsys):
+    "One log in which every cause but parsing makes a difference; each alone is as large as the change that it is."
+    rows = [
+        {"qid": "AAAAA_0", "pred": [0, 5]},  # IoU exactly 1/2: the rule
+        {"qid": "AAAAA_1", "pred": [5, 25]},  # 10/20, clipped to the video 10/15: clipping
+        {"qid": "BBBBB_4", "pred": [20, 30]},  # 10/13, against the clipped truth 1: past-end truths
+    ]
+    charades(tmp_path, log__jsonl=lines(rows))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    file = read_prediction_file(tmp_path / "log.jsonl", samples)
+    ours = CONVENTIONS["ours"]
+    alone = {
+        "rule": (replace(ours, rule=">"), {"R1@0.5": -40, "R1@0.7": 0, "mIoU": 0}),
+        "missing": (
+            replace(ours, missing="skip"),
+            {"R1@0.5": 100 - 60, "R1@0.7": 100 / 3 - 20, "mIoU": 100 * (1 / 3 - 1 / 5) * (0.5 + 0.5 + 10 / 13)},
+        ),
+        "clipping": (replace(ours, clipping="video"), {"R1@0.5": 0, "R1@0.7": 0, "mIoU": 20 * (10 / 15 - 1 / 2)}),
+        "past_end": (replace(ours, past_end="clip"), {"R1@0.5": 0, "R1@0.7": 0, "mIoU": 20 * (1 - 10 / 13)}),
+    }
+    for cause, (convention, parts) in alone.items():
+        result = explain("charades_sta", samples, file, ours, convention)
+        assert result["differs"].keys() == {CAUSES[cause]}
+        assert {metric: result["parts"][CAUSES[cause]][metric] for metric in parts} == pytest.approx(parts, abs=1e-3)
+        assert_adds_up(result)
+    together = replace(ours, rule=">", missing="skip", clipping="video", past_end="clip")
+    result = explain("charades_sta", samples, file, ours, together)
+    assert_adds_up(result)
+    assert result["parts"]["parsing"] == result["parts"]["label file"] == dict.fromkeys(result["difference"], 0.0)
+
+
+def test_parts_are_the_mean_over_all_orders(tmp_path):
+    "Against a slow computation that walks through every order."
+    rows = [{"qid": "AAAAA_0", "pred": [0, 5]}, {"qid": "AAAAA_1", "pred": [5, 25]}, {"qid": "BBBBB_4", "pred": [20, 30]}]
+    charades(tmp_path, log__jsonl=lines(rows))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    file = read_prediction_file(tmp_path / "log.jsonl", samples)
+    first, second = CONVENTIONS["ours"], replace(CONVENTIONS["ours"], rule=">", missing="skip", clipping="video", past_end="clip")
+    first = replace(first, rule="≥")
+
+    def value(causes: tuple[str, ...], metric: str) -> float:
+        mixed = replace(first, **{cause: getattr(second, cause) for cause in causes})
+        return explain("charades_sta", samples, file, mixed, mixed)["first"][metric]
+
+    names = ("rule", "missing", "clipping", "past_end")
+    orders = list(itertools.permutations(names))
+    result = explain("charades_sta", samples, file, first, second)
+    for metric in ("R1@0.5", "R1@0.7", "mIoU"):
+        for name in names:
+            effects = [value(order[: order.index(name) + 1], metric) - value(order[: order.index(name)], metric) for order in orders]
+            assert result["parts"][CAUSES[name]][metric] == pytest.approx(sum(effects) / len(orders), abs=1e-3)
+
+
+def test_parsing_and_label_file_have_their_parts(tmp_path, capsys):
+    "Time-R1 took a span out of the thinking of query 0, and was scored with a clipped label of query 4."
+    rows = [
+        {
+            "qid": "charades_0",
+            "pred": [0, 10],
+            "target": [0, 10],
+            "output_text": "<think>From 0 to 10 he opens it.</think><answer>I cannot say</answer>",
+        },
+        {"qid": "charades_4", "pred": [20, 30], "target": [20, 30], "output_text": "<answer>20 to 30</answer>"},
+    ]
+    charades(tmp_path, log__jsonl=lines(rows))
+    result = explained(tmp_path, capsys, "--between", "ours,time_r1")
+    assert_adds_up(result)
+    assert result["conventions"] == ["ours", "time_r1"]
+    assert result["differs"] == {
+        "parsing": ["answer", "stated"],
+        "threshold rule": ["≥", ">"],
+        "missing answers": ["zero", "skip"],
+        "label file": ["annotations", "file"],
+    }
+    assert result["first"]["mIoU"] == pytest.approx(20 * 10 / 13, abs=1e-3) and result["second"]["mIoU"] == 100
+    assert result["parts"]["parsing"]["mIoU"] > 20 and result["parts"]["label file"]["mIoU"] > 20 * 3 / 13
+
+
+def test_a_second_label_file(tmp_path, capsys):
+    charades(tmp_path, log__jsonl=lines([{"qid": "BBBBB_4", "pred": [20, 30]}]))
+    clipped = json.loads(json.dumps(CHARADES))
+    clipped["BBBBB"]["timestamps"][1][1] = 30
+    (tmp_path / "clipped.json").write_text(json.dumps(clipped))
+    result = explained(tmp_path, capsys, "--between", "ours,ours", "--other-annotations", str(tmp_path / "clipped.json"))
+    assert result["parts"]["label file"]["mIoU"] == result["difference"]["mIoU"] == pytest.approx(20 * 3 / 13, abs=1e-3)
+    clipped["BBBBB"]["sentences"][1] = "another one"
+    (tmp_path / "clipped.json").write_text(json.dumps(clipped))
+    message = refusal(tmp_path, capsys, "log.jsonl", options=("--explain", "--other-annotations", str(tmp_path / "clipped.json")))
+    assert "the label files differ in 1 queries; the first is number 4" in message
+
+
+def test_explain_as_text(tmp_path, capsys):
+    charades(tmp_path, log__jsonl=lines([time_r1(0, [0, 10])]))
+    words = ["--annotations", str(tmp_path / "charades_test.json"), "--predictions", str(tmp_path / "log.jsonl")]
+    assert main(["score", "--benchmark", "charades_sta", *words, "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert "from ours to time_r1" in out and "threshold rule (≥ → >)" in out and "Shapley" in out
+    assert main(["score", "--benchmark", "charades_sta", *words, "--explain", "--between", "ours,nobody"]) == 2
+    assert "'nobody' is none of ours, time_r1" in capsys.readouterr().err
+    assert main(["score", "--benchmark", "charades_sta", *words, "--between", "ours,ours"]) == 2
+    assert "--between and --other-annotations are for --explain" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_the_threshold_rule_of_time_r1_is_worth_four_points(shared, tmp_path, capsys):
+    "On Time-R1's own 2,500 training predictions: 531 have IoU ≥ 0.5, 423 have more; all of the difference is the rule's."
+    file = shared / "data" / "annotations" / "timer1" / "train_2k5.json"
+    words = ["score", "--benchmark", "timer1", "--annotations", str(file), "--predictions", str(file), "--explain", "--json"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)["explanation"]
+    assert_adds_up(result)
+    rows = json.loads(file.read_text())
+    ious = [iou(row["pred"], row["timestamp"]) for row in rows]
+    at_least, above = sum(v >= 0.5 for v in ious), sum(v > 0.5 for v in ious)
+    assert (result["first"]["R1@0.5"], result["second"]["R1@0.5"]) == (100 * at_least / 2500, 100 * above / 2500) == (21.24, 16.92)
+    assert result["parts"]["threshold rule"]["R1@0.5"] == result["difference"]["R1@0.5"] == -4.32
+    assert all(part["R1@0.5"] == 0 for name, part in result["parts"].items() if name != "threshold rule")
+
+
+# ---- the protocol ----
+
+
+def test_the_protocol_changes_with_everything_a_score_depends_on(tmp_path):
+    "Equal hashes for the same way of scoring, another one for another rule, label file, number of queries, parsing or treatment of missing rows."
+    case = case_own()
+    annotations, files = write(case, tmp_path)
+    said = [{"qid": qid, "response": f"<time>{span}</time>"} for qid, span in BY_QID.items()]
+    (tmp_path / "responses.jsonl").write_text(lines(said))
+    (tmp_path / "copy.jsonl").write_text(files[0].read_text())
+
+    def hash_of(*options: str, file: Path = files[0], benchmark: str = "charades_sta", labels: Path = annotations) -> str:
+        return command(replace(case, benchmark=benchmark), labels, [file], *options)["protocol"]["hash"]
+
+    one = hash_of()
+    assert hash_of(file=tmp_path / "copy.jsonl") == one
+    (tmp_path / "other.json").write_text(json.dumps(CHARADES, indent=1))
+    others = [
+        hash_of("--missing", "skip"),
+        hash_of(file=tmp_path / "responses.jsonl"),
+        hash_of(benchmark="activitynet"),
+        hash_of(labels=tmp_path / "other.json"),
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_a_folder_of_labels_has_a_digest(tmp_path):
+    (tmp_path / "a.csv").write_text("1")
+    first = file_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a label")
+    assert file_digest(tmp_path) == first
+    (tmp_path / "a.csv").write_text("2")
+    assert file_digest(tmp_path) != first
 
 
 if __name__ == "__main__":

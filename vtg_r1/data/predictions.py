@@ -659,6 +659,8 @@ class _Collector:
             self._keep(i, path, place, row)
         except PredictionError as e:
             self.problems[getattr(e, "kind", "unreadable")] += 1
+            if not known and isinstance(record, dict) and str(record.get("qid")) in self.queries.positions:
+                known = record["qid"]
             name = f" (qid {known!r})" if known else ""
             self.first_problem = self.first_problem or f"{path}, {place}{name}: {shorten(str(e), 600)}"
 
