@@ -534,7 +534,7 @@ REFUSED = {
     "foreign_keys": ([{"clip": "a.mp4", "begin": 1, "finish": 2}], "row 1: has the keys 'clip', 'begin', 'finish', and is none of the forms"),
     "two_forms": (
         [time_r1(0, [0, 10]), {"qid": "AAAAA_1", "pred_relevant_windows": [[1, 2, 0.5]]}],
-        "row 2: is a row of the form {qid, pred_relevant_windows",
+        "row 2 (qid 'AAAAA_1'): is a row of the form {qid, pred_relevant_windows",
     ),
     "some_scores": ([{"qid": "AAAAA_0", "pred": [[1, 2, 0.9], [3, 4]]}], "(qid 'AAAAA_0'): pred has scores at some spans only"),
     "scores_of_another_length": ([{"qid": "AAAAA_0", "pred": [[1, 2]], "scores": [0.9, 0.1]}], "scores is [0.9, 0.1] beside 1 spans"),
