@@ -605,6 +605,17 @@ def test_queries_that_are_alike_share_their_rows(tmp_path):
         read_prediction_file(tmp_path / "three.jsonl", samples)
 
 
+def test_the_option_of_videomind_is_the_answerers(tmp_path):
+    "Its response begins with the option; spans are the grounder's, whatever numbers the response holds."
+    row = {"source": "nextgqa", "video_path": "a/111.mp4", "question": "why did she laugh", "options": ["a", "b", "c", "d", "e"], "span": [[2, 6]]}
+    rows = [{**row, "pred": [[2.0, 5.0]], "response": "(B) he fell at 7 to 9"}]
+    (tmp_path / "output.json").write_text(json.dumps(rows))
+    samples, _ = load_benchmark("nextgqa", HERE / "nextgqa")
+    for reading in (None, "tvg_r1", "auto"):
+        read = read_prediction_file(tmp_path / "output.json", samples).predictions(reading)["111_0"]
+        assert (read.spans, read.answer) == ([[2.0, 5.0]], "B")
+
+
 def test_a_revised_label_file_is_noticed(tmp_path, capsys):
     "The last span ends at second 30 in the log and at 33 in the annotations: a clipped file was used."
     charades(tmp_path, log__jsonl=lines([time_r1(4, [20, 30]), time_r1(0, [0, 10])]))

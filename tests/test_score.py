@@ -67,7 +67,7 @@ HAND = {
     ("charades_sta", "--missing", "skip"): {"n": 7, "missing": 1, **recalls(400 / 7, 200 / 7, 200 / 7, 100 * sum(CHARADES) / 7)},
     # [-10, 10] against [0, 10] is 1/2; an answer outside any block is read by the lenient reading only; an end past the duration stays
     ("activitynet",): {"n": 3, "missing": 0, **recalls(200 / 3, 200 / 3, 100 / 3, 50)},
-    ("activitynet", "--reading", "lenient"): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 250 / 3)},
+    ("activitynet", "--reading", "tvg_r1"): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 250 / 3)},
     # zero-length inside a span: IoU 0, IoP 1; inverted: 0, 0; [1, 3]: 1, 1; [4, 8] against [4, 6]: 1/2, 1/2; missing. Options right, right, right, wrong, missing
     ("nextgqa",): {"n": 5, "missing": 1, **recalls(40, 40, 20, 30), "mIoP": 50, "IoP@0.3": 60, "IoP@0.5": 60, "Acc@QA": 60, "Acc@GQA": 40},
     ("nextgqa", "--missing", "skip"): {
