@@ -83,15 +83,15 @@ def _spans(
     if len(pred) == 2 and not any(isinstance(t, (list, tuple)) for t in pred):
         pred = [pred]
     windows = [_window(w) for w in pred if w not in _MISSES]
-    if len({len(w) for w in windows}) > 1:
-        raise PredictionError("pred has scores at some spans only; give each span a score, or none of them")
     if not windows:
         return [], None
+    if len({len(w) for w in windows}) > 1:
+        raise PredictionError("pred has scores at some spans only; give each span a score, or none of them")
     if len(windows[0]) == 3:
-        scores = [w[2] for w in windows]
+        scores = [w.pop() for w in windows]
     if scores is not None and (not isinstance(scores, list) or len(scores) != len(windows) or not all(map(is_number, scores))):
         raise PredictionError(f"scores is {repr(scores)[:60]} beside {len(windows)} spans; give one number per span")
-    return [w[:2] for w in windows], scores
+    return windows, scores
 
 
 def _text(row: dict, key: str) -> str | None:
