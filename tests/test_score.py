@@ -243,6 +243,18 @@ def test_rows_that_cannot_score_are_counted(tmp_path, capsys):
     assert "count as misses" not in capsys.readouterr().err
 
 
+def test_didemo_has_its_own_mean(tmp_path):
+    "Rank-1 and the mean of the best three annotators' IoU (LisaAnne/LocalizingMoments); R1@m is of the best annotator."
+    rows = [
+        {"num_segments": 6, "description": "x", "times": [[4, 4], [4, 4], [0, 0], [4, 4]], "video": "a.m4v", "annotation_id": 1},
+        {"num_segments": 6, "description": "y", "times": [[0, 0], [0, 1], [0, 1], [2, 2]], "video": "b.m4v", "annotation_id": 2},
+    ]
+    (tmp_path / "val_data.json").write_text(json.dumps(rows))
+    (tmp_path / "p.jsonl").write_text('{"qid": "1", "pred": [20, 25]}\n{"qid": "2", "pred": [0, 5]}\n')
+    scored = run("didemo", "--json", annotations=tmp_path / "val_data.json", predictions=tmp_path / "p.jsonl")
+    assert scored == pytest.approx({"n": 2, "missing": 0, **recalls(100, 100, 100, 50 + 50 * (1 + 1 / 2 + 1 / 2) / 3), "rank@1": 50}, abs=1e-3)
+
+
 def test_an_error_names_the_qid():
     samples = [Sample("a", "v.mp4", 9.0, "q", [[1, 2]])]
     with pytest.raises(ValueError, match=r"query 0 \(qid 'a'\) is 1;"):

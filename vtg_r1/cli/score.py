@@ -97,9 +97,12 @@ def score_command(
         rows = answers.predictions(reading)
         if missing == "skip":
             rows = {qid: row for qid, row in rows.items() if qid not in answers.ungrounded}
+            if not rows:
+                raise PredictionError(f"{predictions[0]}: no row gives a span, so --missing skip has nothing to score")
         if submission:
             count = write_submission(submission, benchmark, samples, rows)
-            print(f"{submission}: {count} queries, {SUBMISSIONS[benchmark]}", file=sys.stderr)
+            empty = sum(s.qid not in rows or not rows[s.qid].spans for s in samples)
+            print(f"{submission}: {count} queries, {empty} of them without a span; {SUBMISSIONS[benchmark]}", file=sys.stderr)
         if report is None:
             print(f"{annotations}: labels are withheld, so nothing is scored", file=sys.stderr)
             return 0

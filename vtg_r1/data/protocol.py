@@ -24,7 +24,7 @@ from ..core.runtime import sha256
 from ..core.samples import Sample, SampleError
 from ..core.spans import clip
 from .official_benchmarks import COUNTS_ABOVE, per_query
-from .predictions import FORMS, Prediction, PredictionFile
+from .predictions import FORMS, Prediction, PredictionError, PredictionFile
 from .readers import normalise_query, video_id
 
 # %% ../../nbs/parts/data/protocol.ipynb #bbcfd005
@@ -206,6 +206,8 @@ class _Scorer:
         if convention.missing == "skip":
             iou = iou[self.has_row]
         n = len(iou)
+        if not n:
+            raise PredictionError("no row gives a span, so a convention that leaves out queries without one has nothing to score")
         reaches = {">": np.greater, "≥": np.greater_equal}[convention.rule]
         recall = {f"R1@{m}": Fraction(100 * int(reaches(iou, m).sum()), n) for m in THRESHOLDS}
         return {**recall, "mIoU": 100 * Fraction(math.fsum(iou)) / n}
