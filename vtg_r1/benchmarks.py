@@ -205,7 +205,7 @@ class Scoring:
 
     model: str
     predictions: dict[str, Predictions]  # of the model, then of the answers that look at no frame
-    scores: dict[str, dict[str, float]]  # the same, and the model's under the lenient reading
+    scores: dict[str, dict[str, float]]  # the same, and the model's by the reading of TVG-R1's evaluator
     protocol: Protocol  # what the model's score depends on besides its predictions
 
     @property
@@ -219,7 +219,7 @@ def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scorin
     file = read_prediction_file(run.path / "predictions.jsonl", data.samples)
     predictions = {params.model: file.predictions(), **trivial_predictions(data.samples, data.train, params.seed)}
     scores = {name: score(data.name, data.samples, of_all) for name, of_all in predictions.items()}
-    scores[f"{params.model} (lenient reading)"] = score(data.name, data.samples, file.predictions("lenient"))
+    scores[f"{params.model} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"))
     protocol = protocol_of(data.name, data.labels, len(data.samples), file)
     run.record(protocol=protocol.to_dict())
     print(f"protocol {protocol.hash}: {protocol.line}")

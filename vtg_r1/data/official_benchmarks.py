@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.metrics import overlaps, qa_metrics, qvhighlights_metrics, recalls
+from ..core.metrics import didemo_metrics, overlaps, qa_metrics, qvhighlights_metrics, recalls
 from ..core.samples import Report, Sample, SampleError, log_rows, read_samples
 from ..core.spans import tiou
 from ..core.stats import paired_test
@@ -98,6 +98,10 @@ def _extra_metrics(benchmark: str, samples: Sequence[Sample], predictions: dict[
         }
     if benchmark == "rextime":
         return qa_metrics(table["correct"].tolist(), table["iou"], "Acc@IoU")
+    if benchmark == "didemo":
+        first = [[*predictions.get(s.qid, Prediction()).spans, None][0] for s in samples]
+        best_three = didemo_metrics(first, [s.spans for s in samples])
+        return {name: best_three[name] for name in ("rank@1", "mIoU")}
     if benchmark == "qvhighlights":
         ranked = [predictions.get(s.qid, Prediction()) for s in samples]
         return qvhighlights_metrics([p.spans for p in ranked], [s.spans for s in samples], [p.scores for p in ranked])
