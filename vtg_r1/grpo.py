@@ -23,7 +23,7 @@ from .core.samples import Sample
 from .data.model_inputs import VideoInputConfig, frame_cache, training_set
 from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.loading import lora_config
-from .rewards import format_reward, tiou_reward
+from .rewards import format_reward, tiou_reward, with_options
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
@@ -223,8 +223,8 @@ def grpo_trainer(
         trainer_class = SharedPrefixGRPOTrainer
     elif view.time_encoding == "native":
         trainer_class = NativeGRPOTrainer
-    logger = CompletionLogger(params.num_generations)
-    reward: Any = tiou_reward
+    logger = CompletionLogger(params.num_generations, params.reading)
+    reward: Any = with_options(tiou_reward, reading=params.reading)
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
@@ -232,7 +232,7 @@ def grpo_trainer(
     lora = lora_config(params.lora_rank) if params.lora_rank else None
     trainer = with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
-        [logger.wrap_reward(reward), format_reward],
+        [logger.wrap_reward(reward), with_options(format_reward, reading=params.reading)],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
         train_dataset=training_set(samples, view),
         processing_class=without_response_template(processor),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..core.prompts import grounding_prompt, qa_prompt
+from ..core.prompts import check_reading, grounding_prompt, qa_prompt
 from ..core.runtime import resolve
 from ..core.samples import Sample
 from ..runs.parameters import ParameterGroup, param
@@ -44,12 +44,14 @@ class VideoInputConfig:
     cache_gb: float = field(default_factory=cache_gigabytes)  # maximum size of the cache, 10⁹ bytes
     backend: str = field(default_factory=default_backend)  # decoder: "decord", "pyav" or "torchcodec"
     trusted: bool = False  # decode in this process, which a bad file may end
+    reading: str = "time"  # how the answers are read, one of `core.prompts.READINGS`
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.time_encoding not in _ENCODINGS:
             raise ValueError(f"time_encoding must be one of {_ENCODINGS}, got {self.time_encoding!r}")
+        check_reading(self.reading)
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #077914b5
 @dataclass(kw_only=True)
@@ -65,6 +67,9 @@ class VideoParams(ParameterGroup):
         "interleaved",
         "How time reaches the model: each frame an image behind its second as text, or the model's own video input.",
         paper="native (code)",
+    )
+    reading: Literal["time", "answer", "glue", "sentence", "json", "vtimellm", "tvg_r1"] = param(
+        "time", "How an answer is read: the convention of the model that gives it (parts/core/prompts)."
     )
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #f12482b2

@@ -33,6 +33,7 @@ class InferenceConfig:
     style: str = "full"  # of the prompt, as in `VideoInputConfig`
     time_encoding: str = "interleaved"  # as in `VideoInputConfig`
     max_completion_length: int = 2048  # tokens
+    reading: str = "time"  # how its answers are read
 
 
 TINY_INFERENCE = InferenceConfig(16, 784, "short", max_completion_length=64)
@@ -93,7 +94,7 @@ def ground(
             if word in query:
                 raise ValueError(f"query {query[:80]!r} holds {word!r}, a control word of the model: write it in plain words")
     duration, path = probe(video).duration, Path(os.path.realpath(video))  # a link that a person names may lead anywhere
-    view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="")
+    view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", reading=config.reading)
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]
     rows = predict(model, processor, samples, view, max_completion_length=config.max_completion_length, desc="answers")
     for row in rows:
