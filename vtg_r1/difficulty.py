@@ -65,9 +65,10 @@ def difficulty(
     responses: Sequence[str],  # K rollouts of one policy
     policy: str,  # its name, for the record
     pass_iou: float = 0.5,  # tIoU from which a rollout is a hit
+    reading: str = "time",  # how responses are read
 ) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate}, the record's `difficulty`
     "The tIoU of each rollout with the best true span, their mean, and the share of hits."
-    spans = [parse_span(r) or [np.nan, np.nan] for r in responses]
+    spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
     ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
     rounded = [round(float(iou), 4) for iou in ious]
     return {"policy": policy, "ious": rounded, "mean_iou": float(ious.mean()), "pass_rate": float((ious >= pass_iou).mean())}
@@ -475,7 +476,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps, reading=params.reading)
     path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
     processor = load_processor(path, params.chat_template_kwargs)
     require_encoding(path, processor, view.time_encoding, view.pixels)
@@ -489,7 +490,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
 
 def _rollouts_folder(run: Run, params: DifficultyParams, policy: Policy) -> Path:
     "The folder of rollouts, named after all that decides them."
-    view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted")}
+    view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted", "reading")}
     samples = [s.to_dict() for s in policy.samples]
     sampling = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
     if params.chat_template_kwargs:
@@ -514,7 +515,7 @@ def score_samples(run: Run, params: DifficultyParams, policy: Policy) -> list[Sa
     file = _rollouts_folder(run, params, policy) / "rollouts.jsonl"
     responses = resumable_rollouts(file, rollouts, policy.samples, params.batch_size, params.seed)
     name = params.model or "cold start"
-    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou)) for s in policy.samples]
+    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou, params.reading)) for s in policy.samples]
     write_jsonl(run.path / "rl_scored.jsonl", scored)
     return scored
 

@@ -28,7 +28,7 @@ from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.loading import lora_config
 from .models.templates import opening, with_opening
-from .rewards import format_reward, tiou_reward
+from .rewards import format_reward, tiou_reward, with_options
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
@@ -242,8 +242,8 @@ def grpo_trainer(
     trainer_class: Any = VideoGRPOTrainer
     if params.share_prefix:
         trainer_class = SharedPrefixGRPOTrainer
-    logger = CompletionLogger(params.num_generations)
-    reward: Any = tiou_reward
+    logger = CompletionLogger(params.num_generations, params.reading)
+    reward: Any = with_options(tiou_reward, reading=params.reading)
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
@@ -253,7 +253,7 @@ def grpo_trainer(
         lora = lora_config(model, params.lora_rank)
     return with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
-        [behind_prompt(logger.wrap_reward(reward), opened), behind_prompt(format_reward, opened)],
+        [behind_prompt(logger.wrap_reward(reward), opened), behind_prompt(with_options(format_reward, reading=params.reading), opened)],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
         train_dataset=training_set(samples, view),
         processing_class=without_response_template(processor),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LAST_CHARACTERS', 'LONGEST_JSON', 'MOST_SPANS', 'READINGS',
            'format_time', 'frame_times', 'format_span', 'grounding_prompt', 'response_text', 'qa_prompt',
-           'completion_text', 'tag_text', 'think_block', 'think_text', 'parse_seconds', 'auto_readings',
+           'completion_text', 'tag_text', 'answer_text', 'think_block', 'think_text', 'parse_seconds', 'auto_readings',
            'count_readings', 'check_reading', 'parse_spans', 'parse_span', 'parse_answer', 'is_well_formed']
 
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
@@ -147,6 +147,14 @@ def _last_blocks(text: str) -> dict[str, str]:  # tag → text
 def tag_text(response: str, tag: str = "time") -> str | None:
     'The text of the last closed `<time>` (or "answer", "glue") block after the thinking, if there is one; none after an unclosed `<think>`.'
     return _last_blocks(_after_thinking(response)).get(tag)
+
+
+def answer_text(
+    response: str,
+    reading: str = "time",  # one of `READINGS`
+) -> str | None:  # None: no closed block of the reading's tag
+    "The piece of a response in which a reading looks for the answer: the block of its tag, else all that follows the reasoning."
+    return tag_text(response, reading) if reading in _TAGS else _after_thinking(response) or None
 
 
 def think_block(response: str) -> str:

@@ -349,6 +349,7 @@ _LABEL = re.compile(
     r"(?m)(?:^|(?<=; ))(?:[*•-] )?[\[(*]*(?:(?:scene|segment|clip|event|part|step|shot|moment|span|answer|interval|section|instance|第)? ?#?[0-9]{1,3}(?:[.):](?=[ *])|[.)](?=\[)))"
     r"[\])*]* (?=[\[({\"'0-9.]|from|between|start|begin|at )"
 )
+_PLAIN_ANSWER = re.compile(r"\[([0-9]{1,6}(?:\.[0-9]{1,6})?), ([0-9]{1,6}(?:\.[0-9]{1,6})?)\]")  # our own form: nothing in it is open
 _TIGHT_COMMA = re.compile(r"[0-9],[0-9]")
 _DIGITS = re.compile(r"[0-9]+")
 _Rule = Callable[[str, re.Pattern[str], bool], list[list[float]]]
@@ -378,6 +379,9 @@ def _read(text: str, rule: _Rule) -> list[list[float]]:
 
 def read_spans(text: str) -> list[list[float]]:  # [start, end] in seconds, as written; an end may come before its start
     "Every span of a short text; none if any number in it belongs to no span, or may mean something else."
+    match = _PLAIN_ANSWER.fullmatch(text)
+    if match:
+        return [[float(match[1]), float(match[2])]]
     return _read(text, _all_pairs) if len(text) <= LONGEST_ANSWER else []
 
 

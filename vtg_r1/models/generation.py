@@ -196,6 +196,7 @@ def _vllm_frames(prompt: dict[str, Any]) -> dict[str, Any]:
 # %% ../../nbs/parts/models/generation.ipynb #0f75bcc3
 def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], view: VideoInputConfig) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {s.qid: dict(qid=s.qid, pred=None, response=None, answer=None) for s in batch}
+    durations = {s.qid: s.duration for s in batch}
     prompts = {}
     for s in batch:
         try:
@@ -206,9 +207,9 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
     if prompts:
         completions = generate_fn(list(prompts.values()))
     for qid, completion in zip(prompts, completions):
-        rows[qid].update(pred=parse_spans(completion) or None, response=completion)
+        rows[qid].update(pred=parse_spans(completion, view.reading, durations[qid]) or None, response=completion)
         if view.options:
-            rows[qid]["answer"] = parse_answer(completion)
+            rows[qid]["answer"] = parse_answer(completion, view.reading)
     return list(rows.values())
 
 

@@ -68,8 +68,8 @@ Reward = Callable[..., list[float | None]]  # of TRL: completions and columns of
 class CompletionLogger(TrainerCallback):
     "Writes completions.jsonl, the first `keep` completions per step, and adds the tIoU histogram and tokens per second to the log."
 
-    def __init__(self, keep: int = 8) -> None:
-        self.keep, self.tokens = keep, 0  # tokens so far
+    def __init__(self, keep: int = 8, reading: str = "time") -> None:
+        self.keep, self.reading, self.tokens = keep, reading, 0  # tokens so far
         self.rows: list[dict[str, Any]] = []  # of the current step, one for each completion
 
     def wrap_reward(self, reward: Reward) -> Reward:
@@ -78,9 +78,11 @@ class CompletionLogger(TrainerCallback):
         @wraps(reward)
         def recorded(completions: list[Any], spans: list[Any], qid: list[str], **kwargs: Any) -> list[float | None]:
             values = reward(completions=completions, spans=spans, qid=qid, **kwargs)
-            for q, truth, completion, value in zip(qid, spans, completions, values):
+            durations = kwargs.get("duration", [None] * len(qid))
+            for q, truth, completion, duration, value in zip(qid, spans, completions, durations, values):
                 text = completion_text(completion)
-                self.rows.append(dict(qid=q, truth=truth, response=text, pred=parse_spans(text) or None, tiou=value))
+                pred = parse_spans(text, self.reading, duration) or None
+                self.rows.append(dict(qid=q, truth=truth, response=text, pred=pred, tiou=value))
             return values
 
         return recorded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.prompts import is_well_formed, tag_text, think_text
+from ..core.prompts import answer_text, is_well_formed, think_text
 from ..core.runtime import broadcast_object, gather_object, is_main_process, process_index_and_count
 from ..core.samples import Sample, iter_jsonl, write_jsonl
 from ..data.model_inputs import VideoInputConfig
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 def response_facts(
     responses: list[str | None],  # None for a sample without a response
     length: Callable[[str], int],  # tokens of a text
+    reading: str = "time",  # how answers are read
 ) -> dict[str, float]:  # mean length in tokens; shares in percent
-    "Mean length, and the shares that reason (a think block that is not empty), are in the paper's format, and have a readable time block."
+    "Mean length, and the shares that reason (a think block that is not empty), are in the reading's format, and have a block with an answer."
 
     def share(test: Callable[[str], Any]) -> float:
         return 100 * float(np.mean([bool(test(text)) for text in texts]))
@@ -38,8 +39,8 @@ def response_facts(
     return dict(
         completion_length=float(np.mean([length(text) for text in texts])),
         thinking_rate=share(think_text),
-        format_rate=share(is_well_formed),
-        answers=share(tag_text),
+        format_rate=share(lambda text: is_well_formed(text, reading=reading)),
+        answers=share(lambda text: answer_text(text, reading)),
     )
 
 # %% ../../nbs/parts/train/evaluation.ipynb #5d82da4f
@@ -52,9 +53,10 @@ def scores(
     rows: list[dict[str, Any]],  # predictions, in the order of `samples`
     samples: list[Sample],
     length: Callable[[str], int],  # tokens of a text
+    reading: str = "time",  # how answers are read
 ) -> dict[str, float]:  # "mIoU", "R1@0.5", "thinking_rate", …; with several levels "mIoU/ordinal" and "thinking_rate/ordinal" too
     "All scores of one held-out set: percent, but for the length in tokens."
-    result = {**evaluate(rows, samples), **response_facts([r["response"] for r in rows], length)}
+    result = {**evaluate(rows, samples), **response_facts([r["response"] for r in rows], length, reading)}
     levels = sorted({level(s) for s in samples})
     if len(levels) < 2:
         return result
@@ -138,7 +140,7 @@ def evaluate_sets(
             set_view, label = replace(view, video_root=s.video_root), f"{prefix} {s.name}".strip()
             predictions = _predict_shared(model, processor, s.samples, set_view, batch_size, max_completion_length, label)
         prefixes = f"{prefix}/{s.name}" if s.name else prefix
-        metrics |= {f"{prefixes}/{key}": value for key, value in scores(predictions, s.samples, length).items()}
+        metrics |= {f"{prefixes}/{key}": value for key, value in scores(predictions, s.samples, length, view.reading).items()}
         rows += [{**row, "set": s.name} for row in predictions]
     if keep and not complete and is_main_process():
         write_jsonl(keep, rows)
