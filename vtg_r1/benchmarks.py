@@ -148,7 +148,9 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
         if getattr(params, role):
             record_files(run, getattr(params, role), role)
     samples = samples[: params.eval_limit or None]
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options, params.fps, reading=params.reading)
+    view = VideoInputConfig(
+        root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options, params.fps, reading=params.reading
+    )
     data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, view)
     print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
     return data

@@ -26,8 +26,8 @@ from .core.atomic_files import LockHeld, lock
 from .core.plots import draw_histogram, looks_of, style
 from .core.prompts import parse_span
 from .core.runtime import gather_object, project_root, resolve, set_seed
-from .core.samples import Sample, SampleError, append_jsonl, load_samples, log_rows, write_jsonl
-from .core.spans import tiou
+from .core.samples import Sample, SampleError, append_jsonl, load_samples, log_rows, target_span, write_jsonl
+from .core.spans import length, tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
 from .models.abilities import record_abilities, require_encoding
@@ -376,7 +376,7 @@ def score_table(
         "teacher": [s.teacher["iou"] if s.teacher else np.nan for s in scored],
         "source": [s.source for s in scored],
         "spread": [reward_spread(s) for s in scored],
-        "seconds": [s.spans[0][1] - s.spans[0][0] for s in scored],
+        "seconds": [float(length(target_span(s.spans))) for s in scored],
     }
     return pd.DataFrame(columns)
 

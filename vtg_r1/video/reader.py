@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # %% ../../nbs/parts/video/reader.ipynb #8538957e
+def _is_in_cache_of(path: Path, target: Path) -> bool:
+    "Whether a link in `<repository>/snapshots/<revision>/` of Hugging Face's cache leads to a file of `<repository>/blobs`."
+    folder = Path(os.path.realpath(path.parent))
+    for snapshots in folder.parents:
+        blobs = snapshots.parent / "blobs"
+        if snapshots.name == "snapshots" and Path(os.path.realpath(blobs)) == blobs:
+            return target.parent == blobs
+    return False
+
+
 def video_path(root: str | Path, video: str) -> Path:
     "The file of a `Sample.video` below its root; a `VideoError` where it leads outside the root and the folders of `VTG_R1_VIDEO_LINKS`."
     path = Path(root) / video
@@ -34,7 +44,8 @@ def video_path(root: str | Path, video: str) -> Path:
         target = Path(os.path.realpath(path))
     except (OSError, ValueError) as e:
         raise VideoError(path, f"is no name of a file ({e})") from None
-    if not any(target.is_relative_to(os.path.realpath(folder)) for folder in (root, *stores)):
+    inside = any(target.is_relative_to(os.path.realpath(folder)) for folder in (root, *stores))
+    if not inside and not _is_in_cache_of(path, target):
         raise VideoError(path, f"leads outside the video root, to {target}: name a folder that links may lead to in VTG_R1_VIDEO_LINKS")
     return path
 
