@@ -376,8 +376,8 @@ def test_native_video_that_cannot_be_shared_runs_stock(toy_samples, world, tmp_p
     params = GRPOParams(steps=1, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=8)
     with pytest.warns(UserWarning, match="stock TRL, because dropout"):
         trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
-    batch = trainer._generate_and_score_completions([trainer.train_dataset[0]] * 2 + [trainer.train_dataset[1]] * 2)
-    assert len(batch["features"]) == 4 and "prompts" not in batch
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[0]] * G + [trainer.train_dataset[1]] * G)
+    assert len(batch["features"]) == 2 * G and "prompts" not in batch
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):

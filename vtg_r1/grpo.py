@@ -208,6 +208,7 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         beta=params.beta,
         epsilon=0.2,
         loss_type="dapo",
+        router_aux_loss_coef=0.0,  # a mixture of experts learns from rewards alone, as other models do
         scale_rewards="group",
         reward_weights=[params.tiou_weight, params.format_weight],
         entropy_coef=params.entropy_coef,

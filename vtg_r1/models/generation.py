@@ -150,9 +150,15 @@ def generate(
             rows = [prompt for prompt in of for _ in range(repeats)]
             completions = generate_shared(model, inputs, rows, processor.tokenizer.pad_token_id, encode_once=True, **kwargs)
         else:
-            batch = model_inputs(processor, prompts, model.device)
-            completions = model.generate(**batch, num_return_sequences=repeats, **kwargs)[:, batch["input_ids"].shape[1] :]
-    return processor.tokenizer.batch_decode(completions, skip_special_tokens=True)
+            batch = dict(model_inputs(processor, prompts, "cpu"))
+            if repeats > 1:  # not `num_return_sequences`, which repeats pixels rightly for some models only
+                alone = [model_inputs(processor, [p], "cpu") for p in prompts]
+                rows = [i for i in range(len(prompts)) for _ in range(repeats)]
+                batch = join_inputs(processor, [prompts[i] for i in rows], [alone[i] for i in rows])
+            on_device = {name: x.to(model.device) for name, x in batch.items()}
+            completions = model.generate(**on_device, **kwargs)[:, batch["input_ids"].shape[1] :]
+    opened = opening(processor)
+    return [with_opening(text, opened) for text in processor.tokenizer.batch_decode(completions, skip_special_tokens=True)]
 
 # %% ../../nbs/parts/models/generation.ipynb #ee507750
 def vllm_backend(
