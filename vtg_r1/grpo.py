@@ -190,6 +190,7 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         loss_type="dapo",
         scale_rewards="group",
         reward_weights=[params.tiou_weight, params.format_weight],
+        router_aux_loss_coef=0.0,  # else a mixture of experts learns from steps whose rewards are all equal
         entropy_coef=params.entropy_coef,
         log_completions=params.report_to in ("trackio", "wandb"),
         use_vllm=bool(params.vllm),
@@ -214,15 +215,14 @@ def grpo_trainer(
     from vtg_r1.train.callbacks import CompletionLogger
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.native_video import NativeGRPOTrainer
-    from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
+    from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
 
     if len(samples) < params.prompts_per_step:
         raise UserError(f"{len(samples)} RL samples are fewer than prompts_per_step = {params.prompts_per_step}: give more samples or a smaller step")
-    trainer_class: Any = GRPOTrainer
-    if params.share_prefix:
-        trainer_class = SharedPrefixGRPOTrainer
-    elif view.time_encoding == "native":
-        trainer_class = NativeGRPOTrainer
+    stock, shared = GRPOTrainer, SharedPrefixGRPOTrainer
+    if view.time_encoding == "native":
+        stock, shared = NativeGRPOTrainer, SharedPrefixNativeGRPOTrainer
+    trainer_class: Any = shared if params.share_prefix else stock
     logger = CompletionLogger(params.num_generations)
     reward: Any = tiou_reward
     callbacks: list[Any] = [logger]
@@ -230,7 +230,7 @@ def grpo_trainer(
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
         reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
     lora = lora_config(params.lora_rank) if params.lora_rank else None
-    trainer = with_nan_guard(trainer_class)(
+    return with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
         [logger.wrap_reward(reward), format_reward],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
@@ -239,10 +239,6 @@ def grpo_trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
-    reason = getattr(trainer, "fallback_reason", "")
-    if view.time_encoding == "native" and reason:
-        raise ValueError(f"native video cannot be shared here, because {reason}: give share_prefix=False")
-    return trainer
 
 # %% ../nbs/05_grpo.ipynb #6c56c7d7
 def prepare_data(run: Run, params: GRPOParams) -> tuple[StageData, CurriculumSampler | None]:

@@ -59,12 +59,14 @@ def generate(
     "Completions of prompts with frames."
     import torch
 
-    from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts, shareable
+    from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts
+    from vtg_r1.models.sharing import shares_prefix
 
     kwargs = dict(max_new_tokens=max_completion_length, **generation_kwargs(temperature))
     repeats = samples if temperature > 0 else 1
+    time_encoding = "native" if "video" in prompts[0] else "interleaved"
     with torch.inference_mode():
-        if share_prefix and shareable(model):
+        if share_prefix and shares_prefix(model, processor, time_encoding):
             of, first, videos = same_prompts(prompts)
             distinct = [prompts[i] for i in first]
             texts = [prompt_text(processor, p) for p in distinct]
