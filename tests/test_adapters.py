@@ -100,7 +100,8 @@ def test_a_folder_of_adapters_is_no_policy_to_train(quantize, tmp_path):
     from peft import get_peft_model
 
     adapters = tmp_path / "adapters"
-    get_peft_model(load_model("tiny", device="cpu"), lora_config(4)).save_pretrained(adapters)
+    model = load_model("tiny", device="cpu")
+    get_peft_model(model, lora_config(model, 4)).save_pretrained(adapters)
     assert not any(p.requires_grad for p in load_model(str(adapters), device="cpu").parameters())
     with pytest.raises(RunError, match="adapters' holds adapters, .*merge them into their base '.*tiny'"):
         load_policy(str(adapters), quantize)

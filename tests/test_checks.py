@@ -53,7 +53,8 @@ def test_a_folder_of_the_embedded_architecture_may_have_toy_values(tmp_path):
     from vtg_r1.models.loading import load_model, lora_config
 
     shutil.copytree(model_path("tiny"), tmp_path / "run/model")
-    get_peft_model(load_model("tiny", device="cpu"), lora_config(4)).save_pretrained(tmp_path / "adapters")
+    model = load_model("tiny", device="cpu")
+    get_peft_model(model, lora_config(model, 4)).save_pretrained(tmp_path / "adapters")
     for model in ("", "tiny", str(tmp_path / "run"), str(tmp_path / "run/model"), str(tmp_path / "adapters")):
         refuse_toy_values(GRPOParams(model=model))
     config = json.loads((tmp_path / "run/model/config.json").read_text())

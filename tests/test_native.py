@@ -14,10 +14,11 @@ from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.generation import model_inputs
 from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.models.templates import stop_ids
 from vtg_r1.models.tiny import build_tiny
 from vtg_r1.sft import SFTParams, sft_trainer
-from vtg_r1.train.native_video import native_collator
 from vtg_r1.train.trainer import fit
+from vtg_r1.train.video_inputs import sft_collator
 from vtg_r1.video.reader import probe
 
 RATES = {  # milliseconds at which the frames are shown
@@ -99,7 +100,7 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     model, processor = build_tiny(0)
     params = SFTParams(epochs=6, batch_size=4, per_device_batch_size=2, learning_rate=3e-3)
     trainer = sft_trainer(model, processor, taught, native, tmp_path, params)
-    batch = native_collator(processor)([trainer.train_dataset[0], trainer.train_dataset[3]])
+    batch = sft_collator(processor, stop_ids(model, processor))([trainer.train_dataset[0], trainer.train_dataset[3]])
     learned = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert learned == [taught[i].teacher["response"] + "<|im_end|>" for i in (0, 3)]
     asked = model_inputs(processor, [build_prompt(taught[i], native) for i in (0, 3)], "cpu")
@@ -115,7 +116,7 @@ def qwen2_5_vl():
     return load_model("tiny", device="cpu"), load_processor("tiny")
 
 
-@pytest.mark.parametrize("family", [qwen2_5_vl, qwen2_vl, qwen3_vl])
+@pytest.mark.parametrize("family", [qwen2_5_vl, qwen3_vl])
 def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_samples, native, tmp_path):
     "The trainer that reads every video once takes native rows itself; TRL's, made to carry them, gives the same numbers."
     logs = []
@@ -131,10 +132,19 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
             trainer.reward_funcs[1],
         ]  # any reward that varies
         logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
-        assert type(trainer).__name__ == ("SharedPrefixGRPOTrainer" if once else "NativeGRPOTrainer")
+        assert type(trainer).__name__ == ("SharedPrefixNativeGRPOTrainer" if once else "VideoGRPOTrainer")
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
     assert all(row[1] > 0.01 for row in logs[0])
+
+
+def test_native_video_without_a_clock_is_refused(toy_samples, native, tmp_path):
+    "Qwen2-VL's positions count frames, not seconds: it could not learn when anything happens."
+    params = GRPOParams(steps=1, prompts_per_step=2, num_generations=2, per_device_batch_size=4)
+    with pytest.raises(UserError, match="it has no clock.*use time_encoding 'interleaved'"):
+        grpo_trainer(*qwen2_vl(), toy_samples[:4], native, tmp_path, params)
+    with pytest.raises(UserError, match="it has no clock.*use time_encoding 'interleaved'"):
+        sft_trainer(*qwen2_vl(), toy_samples[:4], native, tmp_path, SFTParams(batch_size=4, per_device_batch_size=4))
 
 
 def test_vllm_takes_no_native_video():

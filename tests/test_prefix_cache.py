@@ -270,7 +270,7 @@ def test_an_adapter_answers_as_it_does_alone(videos):
     from peft import get_peft_model
 
     model, processor = build_tiny(1)
-    model = get_peft_model(model, lora_config(4))
+    model = get_peft_model(model, lora_config(model, 4))
     for name, p in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p, std=0.3)

@@ -152,7 +152,7 @@ def test_one_update_is_stocks(tiny, tmp_path, case):
     how = dict(CASES[case])
     rows = ROWS[how.pop("rows")]
     if how.pop("lora", False):
-        how["lora"] = lora_config(4)
+        how["lora"] = lora_config(load_model(str(tiny)), 4)
     stock, once = (step(trainer_of(kind, tiny, tmp_path, rows, **how), rows) for kind in (GRPOTrainer, SharedPrefixGRPOTrainer))
     assert torch.equal(once["ids"], stock["ids"]) and torch.equal(once["mask"], stock["mask"])
     assert distance(once, stock) < TOLERANCE
@@ -426,7 +426,7 @@ def test_families_learn_as_in_trl(case, tmp_path):
     "A mixture of experts learns its router loss too, which is TRL's default."
     rows, how = ROWS["two queries on one video"], dict(FAMILIES[case])
     if how.pop("lora", False):
-        how["lora"] = lora_config(4)
+        how["lora"] = lora_config(load_model(str(family_folder(case))), 4)
     once = short_responses(trainer_of(SharedPrefixGRPOTrainer, family_folder(case), tmp_path, rows, **how))
     assert once.sharing.shares and once.aux_loss_enabled == ("moe" in case)
     stock = short_responses(trainer_of(GRPOTrainer, family_folder(case), tmp_path, rows, **how))

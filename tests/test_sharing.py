@@ -126,7 +126,7 @@ def test_with_adapters(name):
     from peft import get_peft_model
 
     model, processor = build(name)
-    model = get_peft_model(model, lora_config(4))
+    model = get_peft_model(model, lora_config(model, 4))
     with torch.no_grad():
         for parameter in (p for key, p in model.named_parameters() if "lora_B" in key):
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))

@@ -28,6 +28,7 @@ from .data.model_inputs import VideoInputConfig, VideoParams
 from .data.official_benchmarks import Prediction, compare, load_benchmark, per_query, published, read_predictions, score, trivial_predictions
 from .data.sources import find_videos
 from .data.toyworld import queries, script
+from .models.abilities import record_abilities, require_encoding
 from .models.generation import generate, generation_kwargs, resumable_predict, vllm_backend
 from .models.loading import load_model, load_processor, producing_run, record_policy
 from .runs.execute import stage_run
@@ -149,9 +150,13 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
 def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Callable[[list[dict[str, Any]]], list[str]]:
     "A function from prompts to greedy completions; the model is recorded."
     if params.backend == "vllm":
-        generate_fn = vllm_backend(params.model, data.view, params.max_completion_length)
+        require_encoding(params.model, load_processor(params.model), data.view.time_encoding, data.view.pixels)
+        generate_fn = vllm_backend(params.model, data.view, params.max_completion_length, params.chat_template_kwargs)
     else:
-        model, processor = load_model(params.model), load_processor(params.model)
+        processor = load_processor(params.model, params.chat_template_kwargs)
+        require_encoding(params.model, processor, data.view.time_encoding, data.view.pixels)
+        model = load_model(params.model)
+        record_abilities(run, params.model, model, processor, data.view)
         generate_fn = partial(generate, model, processor, max_completion_length=params.max_completion_length)
     record_policy(run, params.model)
     return generate_fn

@@ -30,6 +30,7 @@ from .core.samples import Sample, SampleError, append_jsonl, load_samples, log_r
 from .core.spans import tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
+from .models.abilities import record_abilities, require_encoding
 from .models.generation import by_video, generate, generation_kwargs
 from .models.loading import load_model, load_processor, record_policy
 from .runs.execute import stage_run
@@ -475,10 +476,12 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
     view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding)
     path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
-    processor = load_processor(path)
+    processor = load_processor(path, params.chat_template_kwargs)
+    require_encoding(path, processor, view.time_encoding, view.pixels)
     check_context_length(path, processor, samples, view, params.max_completion_length)
     model = load_model(path)
     record_policy(run, path)
+    record_abilities(run, path, model, processor, view)
     return Policy(model, processor, path, samples, view)
 
 
@@ -487,6 +490,8 @@ def _rollouts_folder(run: Run, params: DifficultyParams, policy: Policy) -> Path
     view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted")}
     samples = [s.to_dict() for s in policy.samples]
     sampling = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
+    if params.chat_template_kwargs:
+        sampling.append(params.chat_template_kwargs)
     identity = json.dumps([run.manifest["policy"]["key"], samples, view, *sampling], sort_keys=True)
     folder = resolve(params.outputs_dir) / "difficulty-work" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['PANELS', 'advantages', 'RolloutParams', 'RewardParams', 'CurriculumParams', 'GRPOParams', 'without_response_template',
-           'grpo_arguments', 'grpo_trainer', 'prepare_data', 'decode_videos', 'policy_path', 'build_trainer', 'train',
-           'draw_reward', 'held_out_tious', 'draw_tious', 'by_change', 'draw_changes', 'save_results', 'main']
+           'behind_prompt', 'grpo_arguments', 'grpo_trainer', 'prepare_data', 'decode_videos', 'policy_path',
+           'build_trainer', 'train', 'draw_reward', 'held_out_tious', 'draw_tious', 'by_change', 'draw_changes',
+           'save_results', 'main']
 
 # %% ../nbs/05_grpo.ipynb #bccc108f
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,11 +20,14 @@ import numpy as np
 
 from .core.metrics import overlaps
 from .core.plots import draw_histogram, draw_log, draw_timelines
+from .core.prompts import completion_text
 from .core.runtime import UserError, process_index_and_count
 from .core.samples import Sample
 from .data.model_inputs import VideoInputConfig, frame_cache, training_set
 from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
+from .models.abilities import require_encoding
 from .models.loading import lora_config
+from .models.templates import opening, with_opening
 from .rewards import format_reward, tiou_reward
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
@@ -168,6 +173,21 @@ def without_response_template(processor: Any) -> Any:  # the same, or a copy
     return processor
 
 # %% ../nbs/05_grpo.ipynb #7effa2e7
+def behind_prompt(
+    reward: Callable[..., Any],  # of TRL's form
+    opened: str,  # of `opening`
+) -> Callable[..., Any]:  # under the same name, which TRL logs
+    "A reward that reads each completion behind what its prompt opened, as evaluation does."
+    if not opened:
+        return reward
+
+    @wraps(reward)
+    def judged(completions: list[Any], **columns: Any) -> Any:
+        return reward(completions=[with_opening(completion_text(completion), opened) for completion in completions], **columns)
+
+    return judged
+
+
 def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
     "The paper's GRPO in TRL's words: a composite reward, advantages scaled within each group."
     host, port = params.vllm_server.rsplit(":", 1)
@@ -210,29 +230,31 @@ def grpo_trainer(
     curriculum: CurriculumSampler | None = None,  # which of its samples come when; None shuffles `samples`
 ) -> Any:  # a trl GRPOTrainer
     "TRL's GRPO trainer with the paper's reward."
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
     from vtg_r1.train.callbacks import CompletionLogger
     from vtg_r1.train.nan_guard import with_nan_guard
-    from vtg_r1.train.native_video import NativeGRPOTrainer
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
+    from vtg_r1.train.video_inputs import VideoGRPOTrainer
 
     if len(samples) < params.prompts_per_step:
         raise UserError(f"{len(samples)} RL samples are fewer than prompts_per_step = {params.prompts_per_step}: give more samples or a smaller step")
-    stock, shared = GRPOTrainer, SharedPrefixGRPOTrainer
-    if view.time_encoding == "native":
-        stock, shared = NativeGRPOTrainer, SharedPrefixNativeGRPOTrainer
-    trainer_class: Any = shared if params.share_prefix else stock
+    require_encoding(params.model or type(model).__name__, processor, view.time_encoding, view.pixels, model)
+    trainer_class: Any = VideoGRPOTrainer
+    if params.share_prefix:
+        trainer_class = SharedPrefixNativeGRPOTrainer if view.time_encoding == "native" else SharedPrefixGRPOTrainer
     logger = CompletionLogger(params.num_generations)
     reward: Any = tiou_reward
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
         reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
-    lora = lora_config(params.lora_rank) if params.lora_rank else None
+    lora, opened = None, opening(processor)
+    if params.lora_rank:
+        lora = lora_config(model, params.lora_rank)
     return with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
-        [logger.wrap_reward(reward), format_reward],
+        [behind_prompt(logger.wrap_reward(reward), opened), behind_prompt(format_reward, opened)],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
         train_dataset=training_set(samples, view),
         processing_class=without_response_template(processor),

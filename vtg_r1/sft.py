@@ -17,7 +17,9 @@ from .core.prompts import is_well_formed, parse_span, response_text
 from .core.runtime import UserError, process_index_and_count
 from .core.samples import Sample, SampleError
 from .data.model_inputs import VideoInputConfig, training_set
+from .models.abilities import require_encoding
 from .models.loading import lora_config
+from .models.templates import stop_ids
 from .runs.execute import stage_run
 from .runs.parameters import param, stage_program
 from .runs.run import Run
@@ -99,20 +101,19 @@ def sft_trainer(model: Any, processor: Any, samples: list[Sample], view: VideoIn
     from trl import SFTConfig, SFTTrainer
 
     from vtg_r1.train.nan_guard import with_nan_guard
-    from vtg_r1.train.native_video import native_collator
+    from vtg_r1.train.video_inputs import sft_collator
 
-    lora, collator = None, None
+    require_encoding(params.model, processor, view.time_encoding, view.pixels, model)
+    lora = None
     if params.lora_rank:
-        lora = lora_config(params.lora_rank)
-    if view.time_encoding == "native":
-        collator = native_collator(processor)
+        lora = lora_config(model, params.lora_rank)
     return with_nan_guard(SFTTrainer)(
         model if lora else to_float32(model),
         SFTConfig(**sft_arguments(params, folder, process_index_and_count()[1])),
         train_dataset=training_set(samples, view, TARGETS[params.sft_target]),
         processing_class=processor,
         peft_config=lora,
-        data_collator=collator,
+        data_collator=sft_collator(processor, stop_ids(model, processor)),
     )
 
 # %% ../nbs/03_sft.ipynb #2e05edb1

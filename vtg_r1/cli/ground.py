@@ -37,6 +37,9 @@ def ground_command(
         Literal["interleaved", "native"] | None, Option(help="text timestamps, or the model's video input; default: as trained, else interleaved")
     ] = None,
     max_completion_length: Annotated[int | None, Option(min=1, metavar="TOKENS", help="default: as the model was trained, else 2048")] = None,
+    chat_template_kwargs: Annotated[
+        str | None, Option(metavar="YAML", help="arguments of the model's chat template, such as '{enable_thinking: false}'; default: as trained")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> int:
@@ -53,11 +56,14 @@ def ground_command(
             raise UserError(f"query {number} is empty: say in words what to look for")
     options = dict(frames=frames, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if chat_template_kwargs is not None:
+        given["chat_template_kwargs"] = read_mapping(chat_template_kwargs, "--chat-template-kwargs")
     try:
         info = probe(video)
         outs = _clip_files(clip, video, len(queries))
         folder, config = resolve_model(model)
-        answers = ground(*load_model_and_processor(folder, device), video, queries, replace(config, **given))
+        config = replace(config, **given)
+        answers = ground(*load_model_and_processor(folder, device, config.chat_template_kwargs), video, queries, config)
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
@@ -72,7 +78,20 @@ def ground_command(
     return 1
 
 
-def load_model_and_processor(model: str, device: str | None) -> tuple[Any, Any]:
+def read_mapping(text: str, option: str) -> dict[str, Any]:
+    "A mapping that an option gives as YAML."
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UserError(f"{option} {text!r}: {first_line(e)}") from e
+    if not isinstance(value, dict):
+        raise UserError(f"{option} {text!r}: write a mapping, such as '{{enable_thinking: false}}'")
+    return value
+
+
+def load_model_and_processor(model: str, device: str | None, chat_template_kwargs: dict[str, Any] | None = None) -> tuple[Any, Any]:
     "Model and processor; a hub id or folder that cannot be loaded is a `UserError`."
     unreachable = _hub_problem(model)
     from transformers.utils import logging
@@ -82,7 +101,7 @@ def load_model_and_processor(model: str, device: str | None) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load_model(model, device), load_processor(model)
+        return load_model(model, device), load_processor(model, chat_template_kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         reason = first_line(e)
         if unreachable:

@@ -66,6 +66,7 @@ class VideoParams(ParameterGroup):
         "How time reaches the model: each frame an image behind its second as text, or the model's own video input.",
         paper="native (code)",
     )
+    chat_template_kwargs: dict = param({}, 'Arguments of the model\'s chat template, such as {"enable_thinking": false}.')
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #f12482b2
 _recent = LRUCache(10**9)  # decoded videos in this process, bytes

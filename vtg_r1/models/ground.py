@@ -8,7 +8,7 @@ __all__ = ['TINY_INFERENCE', 'InferenceConfig', 'resolve_model', 'Answer', 'cont
 # %% ../../nbs/parts/models/ground.ipynb #20e2c8f2
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from ..core.prompts import think_text
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
+from .abilities import require_encoding
 from .generation import predict
 from .loading import TINY, model_path
 from ..runs.run import read_manifest
@@ -33,6 +34,7 @@ class InferenceConfig:
     style: str = "full"  # of the prompt, as in `VideoInputConfig`
     time_encoding: str = "interleaved"  # as in `VideoInputConfig`
     max_completion_length: int = 2048  # tokens
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
 
 
 TINY_INFERENCE = InferenceConfig(16, 784, "short", max_completion_length=64)
@@ -52,7 +54,7 @@ def resolve_model(
         raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {run / 'model'})")
     manifest = read_manifest(run)
     recorded = {**manifest.get("config", {}).get("view", {}), **manifest.get("parameters", {})}
-    names = {field.name for field in fields(InferenceConfig)}
+    names = {f.name for f in fields(InferenceConfig)}
     return str(run / "model"), InferenceConfig(**{k: v for k, v in recorded.items() if k in names})
 
 # %% ../../nbs/parts/models/ground.ipynb #63d72124
@@ -92,6 +94,7 @@ def ground(
         for word in words:
             if word in query:
                 raise ValueError(f"query {query[:80]!r} holds {word!r}, a control word of the model: write it in plain words")
+    require_encoding(type(model).__name__, processor, config.time_encoding, config.pixels, model)
     duration, path = probe(video).duration, Path(os.path.realpath(video))  # a link that a person names may lead anywhere
     view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="")
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]

@@ -51,14 +51,14 @@ class LoadedModel:
     config: InferenceConfig
 
 
-def load(name: str) -> tuple[Any, Any]:
+def load(name: str, chat_template_kwargs: dict[str, Any]) -> tuple[Any, Any]:
     "Model and processor of any name that `load_model` takes."
-    return load_model(name), load_processor(name)
+    return load_model(name), load_processor(name, chat_template_kwargs)
 
 
 def load_models(
     names: Sequence[str],  # as `resolve_model` takes them
-    load: Callable[[str], tuple[Any, Any]] = load,  # name → model and processor
+    load: Callable[[str, dict[str, Any]], tuple[Any, Any]] = load,  # name and arguments of its chat template → model and processor
 ) -> list[LoadedModel]:
     "One model, or two: before and after RL. A run folder means the model in it."
     if not 1 <= len(names) <= 2:
@@ -67,7 +67,9 @@ def load_models(
     if len(names) == 1:
         labels = [Path(names[0]).name]
     resolved = [resolve_model(name) for name in names]
-    return [LoadedModel(label, name, *load(path), config) for label, name, (path, config) in zip(labels, names, resolved)]
+    return [
+        LoadedModel(label, name, *load(path, config.chat_template_kwargs), config) for label, name, (path, config) in zip(labels, names, resolved)
+    ]
 
 
 # --- questions and answers ---

@@ -16,7 +16,8 @@ from typing import Any
 from ..core.runtime import UserError
 from ..core.samples import Sample, SampleError
 from ..data.model_inputs import VideoInputConfig, build_messages, dry_prompt
-from ..models.generation import model_inputs, prompt_text
+from ..models.abilities import RATIOS
+from ..models.generation import model_inputs, noise_frames, noise_prompt, prompt_text
 from ..models.loading import model_path
 from ..runs.parameters import RunParams, parameter_fields
 from ..runs.run import Run
@@ -40,7 +41,7 @@ def _architecture(folder: str) -> list[Any]:
         return []
     parts = json.loads(config.read_text(encoding="utf-8"))
     sizes = [("text_config", "hidden_size"), ("text_config", "num_hidden_layers"), ("vision_config", "hidden_size"), ("vision_config", "depth")]
-    return [parts.get("model_type"), *(parts.get(part, {}).get(name) for part, name in sizes)]
+    return [parts.get("architectures"), *(parts.get(part, {}).get(name) for part, name in sizes)]
 
 
 def is_embedded(model: str) -> bool:
@@ -99,17 +100,21 @@ def _text_tokens(processor: Any, text: str) -> int:
     return len(processor.tokenizer(text)["input_ids"])
 
 
-def _image_tokens(processor: Any, size: tuple[int, int]) -> int:
-    "Tokens of one image of a size, (width, height) pixels."
-    from PIL import Image
-
-    prompt = dict(prompt=[{"role": "user", "content": [{"type": "image"}]}], images=[Image.new("RGB", size)])
-    return model_inputs(processor, [prompt], "cpu")["input_ids"].shape[1] - _text_tokens(processor, prompt_text(processor, prompt)) + 1
+def _most_frame_tokens(processor: Any, view: VideoInputConfig) -> int:
+    "Tokens of one frame within the budget, the most that any shape takes."
+    sizes = [(28, 28), *(fit_size(1000 * width, 1000 * height, view.pixels) for width, height in RATIOS.values())]
+    counts = []
+    for size in sizes:
+        prompt = noise_prompt(view.time_encoding, noise_frames(2, size), 1.0)
+        counts.append(
+            (model_inputs(processor, [prompt], "cpu")["input_ids"].shape[1] - _text_tokens(processor, prompt_text(processor, prompt))) // 2 + 1
+        )
+    return max(counts)
 
 
 def max_prompt_tokens(processor: Any, samples: list[Sample], view: VideoInputConfig) -> int:
-    "An upper bound of the longest prompt in tokens; no video is opened. Every frame has the full budget, every byte of text is a token."
-    per_image = max(view.pixels // 28**2, *(_image_tokens(processor, size) for size in ((28, 28), fit_size(9999, 9999, view.pixels))))
+    "An upper bound of the longest prompt in tokens; no video is opened. Every frame has the full budget and the costliest shape, every byte of text is a token."
+    per_image = max(view.pixels // 28**2, _most_frame_tokens(processor, view))
     longest = max(samples, key=lambda s: len(repr((s.query, s.question, s.options)).encode()))
     text = prompt_text(processor, dict(prompt=build_messages(longest, [9999.9] * view.frames, view)))
     return view.frames * (per_image + 16) + len(text.encode())  # 16: what a processor writes around each frame

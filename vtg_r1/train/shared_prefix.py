@@ -31,7 +31,7 @@ from vtg_r1.models.prefix_cache import (
     use_shared_prefix,
 )
 from ..models.sharing import SharingTest, try_sharing
-from .native_video import NativeGRPOTrainer
+from .video_inputs import VideoGRPOTrainer
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #ed994014
 def _unless_fallback(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,17 +40,16 @@ def _unless_fallback(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def either(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.fallback_reason:
-            return getattr(self.stock, method.__name__)(self, *args, **kwargs)
+            return getattr(VideoGRPOTrainer, method.__name__)(self, *args, **kwargs)
         return method(self, *args, **kwargs)
 
     return either
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #348534ce
-class _SharedPrefixRollout(GRPOTrainer):
+class _SharedPrefixRollout(VideoGRPOTrainer):
     "Preprocessing and prefill once per prompt."
 
     fallback_reason = ""  # why nothing is shared, if so
-    stock: type[GRPOTrainer] = GRPOTrainer  # what the run is then
 
     @_unless_fallback
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -240,8 +239,7 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
         return place(out.log_probs), place(out.entropy), out.aux_loss
 
 
-class SharedPrefixNativeGRPOTrainer(SharedPrefixGRPOTrainer, NativeGRPOTrainer):
+class SharedPrefixNativeGRPOTrainer(SharedPrefixGRPOTrainer):
     "`SharedPrefixGRPOTrainer` on native video."
 
     time_encoding = "native"
-    stock = NativeGRPOTrainer

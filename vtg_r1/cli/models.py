@@ -1,0 +1,84 @@
+"`vtg-r1 check-model MODEL`: what a model can really do here, measured."
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from ..core.runtime import UserError
+from .common import AsJson, command, print_json, quiet_libraries
+from .ground import Device, load_model_and_processor, read_mapping
+
+if TYPE_CHECKING:
+    from ..models.abilities import Abilities, EncodingAbilities
+
+
+@command(
+    "check-model",
+    "vtg-r1 check-model Qwen/Qwen3-VL-4B-Instruct",
+    "vtg-r1 check-model my/model --chat-template-kwargs '{enable_thinking: false}' --json",
+    fails="no time encoding works with this model, the table says why",
+)
+def check_model(
+    model: Annotated[str, Argument(metavar="MODEL", help="a model folder, a run folder, a hub id, or tiny")],
+    pixels: Annotated[int, Option(min=784, metavar="N", help="pixel budget per frame")] = 100352,
+    chat_template_kwargs: Annotated[str, Option(metavar="YAML", help="arguments of the model's chat template")] = "{}",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> int:
+    """Measure what a model can do before hours are spent on it: whether it sees the video and knows the time in each encoding, what a frame costs, what
+    its chat template opens and ends with, which layers LoRA reaches. It is loaded and asked about frames of noise; no video is needed."""
+    quiet_libraries()
+    arguments = read_mapping(chat_template_kwargs, "--chat-template-kwargs")
+    from ..models.abilities import measure
+    from ..models.loading import model_path
+
+    try:
+        path = model_path(model)
+    except FileNotFoundError as e:
+        raise UserError(e) from e
+    abilities = measure(*load_model_and_processor(path, device, arguments), pixels=pixels)
+    usable = [name for name, encoding in abilities.encodings.items() if not encoding.problem]
+    if as_json:
+        print_json({"model": model, "usable": usable, "remedy": remedy(abilities), **abilities.as_dict()})
+    else:
+        for name, value in table(abilities).items():
+            print(f"{name:<20}{value}")
+    return int(not usable)
+
+
+def remedy(abilities: "Abilities") -> str:
+    "What to do about what does not work; empty if everything does."
+    usable = [name for name, encoding in abilities.encodings.items() if not encoding.problem]
+    if not usable:
+        return "use another model, or give this one a chat template that keeps each image behind its time"
+    if len(usable) < len(abilities.encodings):
+        return f"use time_encoding {usable[0]!r}"
+    return ""
+
+
+def _one_encoding(encoding: "EncodingAbilities") -> str:
+    "A line about one time encoding."
+    if encoding.problem:
+        return f"cannot be used: {encoding.problem}"
+    clock = "its clock has steps of unknown size"
+    if encoding.clock_step is not None:
+        clock = f"clock in steps of {encoding.clock_step:g} s"
+    tokens = ", ".join(f"{ratio} {count:g}" for ratio, count in encoding.frame_tokens.items())
+    return f"works, {clock}; tokens per frame: {tokens}"
+
+
+def table(abilities: "Abilities") -> dict[str, Any]:
+    "Line by line for a person."
+    lines: dict[str, Any] = {name: _one_encoding(encoding) for name, encoding in abilities.encodings.items()}
+    lines["prompt opens"] = repr(abilities.opening) if abilities.opening else "nothing of the response"
+    if "</think>" in abilities.opening:
+        lines["prompt opens"] += ", a closed thought: reasoning cannot be taught behind it (03_sft, sft_target response)"
+    lines["turn ends with"] = abilities.end_of_turn
+    lines["template takes"] = ", ".join(abilities.template_arguments) or "no arguments"
+    lines["LoRA"] = abilities.linear.describe()
+    for name, test in abilities.sharing.items():
+        lines[f"shared prefix, {name}"] = test.reason or "yes"
+    fix = remedy(abilities)
+    if fix:
+        lines["remedy"] = fix
+    return lines
