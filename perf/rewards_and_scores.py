@@ -13,7 +13,8 @@ from pathlib import Path
 from vtg_r1 import rewards
 from vtg_r1.core.metrics import mean_ap, overlaps
 from vtg_r1.core.stats import bootstrap_ci
-from vtg_r1.data.official_benchmarks import load_benchmark, read_predictions, score
+from vtg_r1.data.official_benchmarks import load_benchmark, score
+from vtg_r1.data.predictions import read_predictions
 
 GOAL = 2.0  # seconds for 100,000
 
@@ -76,11 +77,10 @@ def main(n: int):
         said.write_text("".join(json.dumps({"qid": f"v{i}_{i}", "pred": [p]}) + "\n" for i, p in enumerate(preds)))
         texts_file.write_text("".join(json.dumps({"qid": f"v{i}_{i}", "response": t}) + "\n" for i, t in enumerate(texts)))
         samples, _ = load_benchmark("charades_sta", truth)
-        qids = [s.qid for s in samples]
         report(
             "prediction file to metrics",
             [
-                (f"read and score {kind}", clock(lambda f=file: score("charades_sta", samples, read_predictions(f, qids)), 1))
+                (f"read and score {kind}", clock(lambda f=file: score("charades_sta", samples, read_predictions(f, samples)), 1))
                 for kind, file in (("spans", said), ("whole responses", texts_file))
             ],
             n,

@@ -62,6 +62,8 @@ def test_toy_world(toy):
     assert manifest["inputs"]["annotations"]["path"].endswith("held-out-in-domain/samples.jsonl")
     assert manifest["policy"] == {"path": "tiny", "key": model_fingerprint("tiny")}
     assert manifest["config"]["sampling"]["repetition_penalty"] == 1.0
+    protocol = manifest["protocol"]
+    assert protocol["queries"] == 48 and f"protocol {protocol['hash']}: toyworld, labels " in (folder / "07_benchmarks.ipynb").read_text()
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
     for figure in ("recall_curve", "shape", "cases"):
@@ -95,6 +97,9 @@ def test_score_command_agrees(toy, tmp_path, capsys):
         == 0
     )
     scored = json.loads(capsys.readouterr().out)
+    protocol = scored.pop("protocol")
+    same = ("queries", "rule", "parsing", "missing", "clipping", "truths", "version")  # the label file is another one
+    assert {k: protocol[k] for k in same} == {k: json.loads((folder / "manifest.json").read_text())["protocol"][k] for k in same}
     assert all(metrics[k] == pytest.approx(v) for k, v in scored.items())
 
 
@@ -146,6 +151,23 @@ def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
     )
     assert metrics["n"] == 6 and metrics["failed"] == 0 and 0 <= metrics["Acc@IoU"] <= metrics["Acc@QA"]
     assert {"qid", "pred", "response", "answer"} == set(rows_of(folder)[0]) and all(isinstance(r["response"], str) for r in rows_of(folder))
+
+
+def test_timelens_bench_stands_beside_its_published_numbers(toy, outputs, tmp_path):
+    "A file in TimeLens-Bench's form over toy videos; the table names the source and the threshold rule of every row."
+    samples = load_samples(toy[2] / "samples.jsonl")[:4]
+    bench: dict = {}
+    for s in samples:
+        video = bench.setdefault(Path(s.video).stem, {"duration": s.duration, "spans": [], "queries": []})
+        video["spans"].append(s.spans[0])
+        video["queries"].append(s.query)
+    (tmp_path / "charades-timelens.json").write_text(json.dumps(bench))
+    given = dict(benchmark="timelens_charades", annotations=str(tmp_path / "charades-timelens.json"), video_root=str(toy[2] / "videos"))
+    folder, metrics = run(outputs, "timelens", figures=False, **given)
+    assert metrics["n"] == 4 and metrics["failed"] == 0
+    page = (folder / "07_benchmarks.ipynb").read_text()
+    for text in ("TimeLens2-8B", "2607.17423", "58.6", "IoU ≥ m"):
+        assert text in page
 
 
 def test_annotations_are_asked_for(outputs):

@@ -15,6 +15,7 @@ from vtg_r1.core.metrics import (
     mean_ap,
     overlaps,
     qa_metrics,
+    qvhighlights_metrics,
     recalls,
 )
 from vtg_r1.core.spans import best_over_gts, tiou
@@ -183,6 +184,56 @@ def test_map_of_no_predictions_and_of_all():
     assert AP_THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
     assert mean_ap([[], []], gts) == 0 and mean_ap(gts, gts) == 100 and average_precisions([[], []], gts).tolist() == [[0] * 10] * 2
     assert mean_ap([[[5, 9]] * 10 + [[0, 10]], gts[1]], gts) == 50  # the eleventh does not count
+
+
+window = st.tuples(st.integers(0, 60), st.integers(1, 60)).map(lambda p: [2.0 * p[0], 2.0 * (p[0] + p[1])])
+ranked = st.lists(st.tuples(window | proper, st.sampled_from([0.1, 0.5, 0.9])), max_size=13)
+
+
+def slow_brief(rows):
+    "QVHighlights' brief from its definition: (predictions with scores, true windows) of each query."
+    firsts = [max((tiou(preds[0][0], g) for g in gts), default=0) if preds else 0 for preds, gts in rows]
+    brief = {f"R1@{m}": 100 * np.mean([iou >= m for iou in firsts]) for m in (0.5, 0.7)}
+    best_first = [[p for p, _ in sorted(preds[:10], key=lambda p: -p[1])] for preds, _ in rows]
+
+    def mean(thresholds, low=0, high=np.inf):
+        values = []
+        for preds, (_, gts) in zip(best_first, rows):
+            inside = [g for g in gts if low < g[1] - g[0] <= high]
+            if inside:
+                values.append(np.mean([slow_ap(preds, inside, t) for t in thresholds]))
+        return 100 * np.mean(values) if values else None
+
+    brief |= {"mAP": mean(AP_THRESHOLDS), "mAP@0.5": mean([0.5]), "mAP@0.75": mean([0.75])}
+    brief |= {"mAP-short": mean(AP_THRESHOLDS, 0, 10), "mAP-middle": mean(AP_THRESHOLDS, 10, 30), "mAP-long": mean(AP_THRESHOLDS, 30, 150)}
+    return {name: value for name, value in brief.items() if value is not None}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(ranked, st.lists(window, min_size=1, max_size=4, unique_by=tuple)), min_size=1, max_size=5))
+def test_the_brief_of_qvhighlights(rows):
+    fast = qvhighlights_metrics(
+        [[p for p, _ in preds] for preds, _ in rows], [gts for _, gts in rows], [[score for _, score in preds] for preds, _ in rows]
+    )
+    ious = [tiou(p, g) for preds, gts in rows for p, _ in preds for g in gts]
+    on_threshold = any(min(abs(u - t) for t in AP_THRESHOLDS) < 1e-9 for u in ious)  # rounding decides there, as in `test_average_precision`
+    assert fast.keys() == slow_brief(rows).keys()
+    assert on_threshold or fast == pytest.approx(slow_brief(rows))
+
+
+def test_the_brief_by_hand():
+    "R1 is of the list's first, mAP of the highest score among the first ten; of equal scores the first. A true window of 10 s is short, one of 30 s middle."
+    true, exact, off = [[0, 10]], [0, 10], [50, 60]
+    by_score = qvhighlights_metrics([[off, exact]], [true], [[0.2, 0.9]])
+    assert by_score == {"R1@0.5": 0, "R1@0.7": 0, "mAP": 100, "mAP@0.5": 100, "mAP@0.75": 100, "mAP-short": 100}
+    as_listed = qvhighlights_metrics([[off, exact]], [true])
+    assert as_listed == qvhighlights_metrics([[off, exact]], [true], [None]) == qvhighlights_metrics([[off, exact]], [true], [[0.5, 0.5]])
+    assert as_listed["mAP"] == 50 and qvhighlights_metrics([[off] * 10 + [exact]], [true], [[0.1] * 10 + [0.9]])["mAP"] == 0
+    lengths = qvhighlights_metrics([[[0, 10]], [[0, 30]], [[0, 31]], [[0, 160]]], [[[0, 10]], [[0, 30]], [[0, 31]], [[0, 160]]])
+    assert {k for k in lengths if "-" in k} == {"mAP-short", "mAP-middle", "mAP-long"} and set(lengths.values()) == {100}
+    assert "mAP-long" not in qvhighlights_metrics([[]], [[[0, 160]]])  # longer than any window of the data
+    with pytest.raises(ValueError, match="query 0 has 1 predictions and 2 scores"):
+        qvhighlights_metrics([[exact]], [true], [[1, 2]])
 
 
 def test_didemo_by_hand():

@@ -22,7 +22,7 @@ _MODULE_OF = {
     "grounding_metrics": "core.metrics",
     "read_dataset": "data.readers",
     "load_benchmark": "data.official_benchmarks",
-    "read_predictions": "data.official_benchmarks",
+    "read_predictions": "data.predictions",
     "score": "data.official_benchmarks",
     "load_model": "models.loading",
     "load_processor": "models.loading",

@@ -25,10 +25,13 @@ from .core.samples import Sample, log_rows
 from .core.spans import length
 from .core.stats import bootstrap_ci
 from .data.model_inputs import VideoInputConfig, VideoParams
-from .data.official_benchmarks import Prediction, compare, load_benchmark, per_query, published, read_predictions, score, trivial_predictions
+from .data.official_benchmarks import compare, load_benchmark, per_query, published, score, trivial_predictions
+from .data.predictions import Prediction, read_prediction_file, read_predictions
+from .data.protocol import Protocol, protocol_of
 from .data.sources import find_videos
 from .data.toyworld import queries, script
 from .models.abilities import record_abilities, require_encoding
+from .models.clock import model_without_weights, record_dense_clips
 from .models.generation import generate, generation_kwargs, resumable_predict, vllm_backend
 from .models.loading import load_model, load_processor, producing_run, record_policy
 from .runs.execute import stage_run
@@ -54,7 +57,8 @@ class BenchmarksParams(RunParams, VideoParams, ComputeParams):
     model: str = param("tiny", 'Model to measure: a folder, a hub id, or "tiny" (embedded).')
     benchmark: str = param(
         "",
-        "charades_sta, activitynet, nextgqa, rextime, qvhighlights, tvgbench, tacos, or an own format such as samples; empty takes the toy world's held-out set.",
+        "charades_sta, activitynet, nextgqa, rextime, qvhighlights, tvgbench, tacos, timelens_charades, timelens_activitynet, "
+        "timelens_qvhighlights, or an own format such as samples; empty takes the toy world's held-out set.",
     )
     annotations: str = param("", "The benchmark's official file; for NExT-GQA the folder of its files.")
     video_root: str = param("", "Folder of the videos.")
@@ -105,6 +109,7 @@ class BenchmarkData:
     "The queries of a benchmark."
 
     name: str  # of the benchmark, or "toyworld"
+    labels: Path  # the annotation file
     samples: list[Sample]
     train: Sequence[Sample] | None  # for the dataset-prior baseline
     view: VideoInputConfig
@@ -124,7 +129,8 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
     "Read the benchmark, or make the toy world's held-out set; inputs are recorded."
     train: Sequence[Sample] | None = None
     if params.benchmark:
-        samples, report = load_benchmark(params.benchmark, resolve(params.annotations), videos=resolve(params.video_root))
+        labels = resolve(params.annotations)
+        samples, report = load_benchmark(params.benchmark, labels, videos=resolve(params.video_root))
         record_files(run, params.annotations, "annotations")
         root = str(resolve(params.video_root))
         with_video = {s.qid: s for s in find_videos(samples, root, missing="skip")}
@@ -135,14 +141,15 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
             print(report)
     else:
         samples, root = toy_eval_set(params.outputs_dir)
-        record_files(run, Path(root).parent / "samples.jsonl", "annotations")
+        labels = Path(root).parent / "samples.jsonl"
+        record_files(run, labels, "annotations")
         train = _toy_prior(params.seed)
     for role in ("train_annotations", "baseline_predictions"):
         if getattr(params, role):
             record_files(run, getattr(params, role), role)
     samples = samples[: params.eval_limit or None]
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options)
-    data = BenchmarkData(params.benchmark or "toyworld", samples, train, view)
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options, params.fps)
+    data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, view)
     print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
     return data
 
@@ -150,7 +157,8 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
 def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Callable[[list[dict[str, Any]]], list[str]]:
     "A function from prompts to greedy completions; the model is recorded."
     if params.backend == "vllm":
-        require_encoding(params.model, load_processor(params.model), data.view.time_encoding, data.view.pixels)
+        model, processor = model_without_weights(params.model), load_processor(params.model, params.chat_template_kwargs)
+        require_encoding(params.model, processor, data.view.time_encoding, data.view.pixels)
         generate_fn = vllm_backend(params.model, data.view, params.max_completion_length, params.chat_template_kwargs)
     else:
         processor = load_processor(params.model, params.chat_template_kwargs)
@@ -159,6 +167,7 @@ def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Cal
         record_abilities(run, params.model, model, processor, data.view)
         generate_fn = partial(generate, model, processor, max_completion_length=params.max_completion_length)
     record_policy(run, params.model)
+    record_dense_clips(run, model, processor, data.samples, data.view)
     return generate_fn
 
 
@@ -197,6 +206,7 @@ class Scoring:
     model: str
     predictions: dict[str, Predictions]  # of the model, then of the answers that look at no frame
     scores: dict[str, dict[str, float]]  # the same, and the model's under the lenient reading
+    protocol: Protocol  # what the model's score depends on besides its predictions
 
     @property
     def best_blind(self) -> str:
@@ -206,11 +216,14 @@ class Scoring:
 
 def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scoring:
     "Score the model's predictions and blind ones."
-    file, qids = run.path / "predictions.jsonl", [s.qid for s in data.samples]
-    predictions = {params.model: read_predictions(file, qids), **trivial_predictions(data.samples, data.train, params.seed)}
+    file = read_prediction_file(run.path / "predictions.jsonl", data.samples)
+    predictions = {params.model: file.predictions(), **trivial_predictions(data.samples, data.train, params.seed)}
     scores = {name: score(data.name, data.samples, of_all) for name, of_all in predictions.items()}
-    scores[f"{params.model} (lenient reading)"] = score(data.name, data.samples, read_predictions(file, qids, "lenient"))
-    return Scoring(params.model, predictions, scores)
+    scores[f"{params.model} (lenient reading)"] = score(data.name, data.samples, file.predictions("lenient"))
+    protocol = protocol_of(data.name, data.labels, len(data.samples), file)
+    run.record(protocol=protocol.to_dict())
+    print(f"protocol {protocol.hash}: {protocol.line}")
+    return Scoring(params.model, predictions, scores, protocol)
 
 
 def score_table(params: BenchmarksParams, scoring: Scoring) -> "pd.DataFrame":
@@ -218,6 +231,7 @@ def score_table(params: BenchmarksParams, scoring: Scoring) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.DataFrame(scoring.scores).T.drop(columns=["n", "missing"])
+    table["rule"] = scoring.protocol.rule
     table["source"] = ["no frame seen" if name in list(scoring.predictions)[1:] else "this run" for name in scoring.scores]
     known = published(params.benchmark)
     if known:
@@ -255,7 +269,7 @@ def compare_with_baseline(params: BenchmarksParams, data: BenchmarkData, scoring
     "Print a paired test against the predictions of another model, if there are any."
     if not params.baseline_predictions:
         return
-    baseline = read_predictions(resolve(params.baseline_predictions), [s.qid for s in data.samples])
+    baseline = read_predictions(resolve(params.baseline_predictions), data.samples)
     for name, test in compare(data.samples, baseline, scoring.predictions[params.model]).items():
         ends = bracket(test["low"], test["high"], "+.2f")
         print(f"{name}: {params.model} − {params.baseline_predictions} = {test['difference']:+.2f} {ends}, p = {test['p']:.4f}")

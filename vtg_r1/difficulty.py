@@ -31,6 +31,7 @@ from .core.spans import tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
 from .models.abilities import record_abilities, require_encoding
+from .models.clock import record_dense_clips
 from .models.generation import by_video, generate, generation_kwargs
 from .models.loading import load_model, load_processor, record_policy
 from .runs.execute import stage_run
@@ -474,13 +475,14 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding)
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
     path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
     processor = load_processor(path, params.chat_template_kwargs)
     require_encoding(path, processor, view.time_encoding, view.pixels)
     check_context_length(path, processor, samples, view, params.max_completion_length)
     model = load_model(path)
     record_policy(run, path)
+    record_dense_clips(run, model, processor, samples, view)
     record_abilities(run, path, model, processor, view)
     return Policy(model, processor, path, samples, view)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from typer import Argument, Option
+from typer import Argument, Option, echo
 
 from ..core.runtime import UserError
 from .common import AsJson, command, first_line, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from ..models.ground import Answer
+    from ..models.ground import Answer, InferenceConfig
 
 Device = Annotated[str | None, Option(metavar="NAME", help="cuda, cpu, …; default: the GPU if there is one")]
 
@@ -31,6 +31,9 @@ def ground_command(
     model: Annotated[str, Option(metavar="NAME", help="a run folder, a model folder, a hub id, or tiny, the embedded toy model")] = "tiny",
     clip: Annotated[str | None, Option(metavar="OUT.mp4", help="cut the span out, with its sound; of several queries OUT-1.mp4, …")] = None,
     frames: Annotated[int | None, Option(min=1, metavar="N", help="maximum frames; default: as the model was trained, else 64")] = None,
+    fps: Annotated[
+        float | None, Option(min=0, metavar="N", help="maximum frames per second; default: as the model was trained, else no limit")
+    ] = None,
     pixels: Annotated[int | None, Option(min=784, metavar="N", help="pixels per frame; default: as the model was trained, else 100352")] = None,
     style: Annotated[Literal["full", "short"] | None, Option(help="prompt; default: as the model was trained, else full, the paper's")] = None,
     time_encoding: Annotated[
@@ -54,7 +57,7 @@ def ground_command(
     for number, query in enumerate(queries, 1):
         if not query.strip():
             raise UserError(f"query {number} is empty: say in words what to look for")
-    options = dict(frames=frames, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
+    options = dict(frames=frames, fps=fps, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if chat_template_kwargs is not None:
         given["chat_template_kwargs"] = read_mapping(chat_template_kwargs, "--chat-template-kwargs")
@@ -63,7 +66,9 @@ def ground_command(
         outs = _clip_files(clip, video, len(queries))
         folder, config = resolve_model(model)
         config = replace(config, **given)
-        answers = ground(*load_model_and_processor(folder, device, config.chat_template_kwargs), video, queries, config)
+        pair = load_model_and_processor(folder, device, config.chat_template_kwargs)
+        _say_if_dense(*pair, video, info.duration, config)
+        answers = ground(*pair, video, queries, config)
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
@@ -76,6 +81,18 @@ def ground_command(
     if all(answer.span for answer in answers):
         return 0
     return 1
+
+
+def _say_if_dense(model: Any, processor: Any, video: str, duration: float, config: "InferenceConfig") -> None:
+    "Say on stderr if the model's own clock is too coarse for as many frames."
+    from ..core.samples import Sample
+    from ..data.model_inputs import VideoInputConfig
+    from ..models.clock import dense_note
+
+    view = VideoInputConfig("", config.frames, time_encoding=config.time_encoding, fps=config.fps)
+    note, _ = dense_note(model, processor, [Sample("", video, duration, "", [[0.0, duration]])], view)
+    if note:
+        echo(note, err=True)
 
 
 def read_mapping(text: str, option: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class VideoInputConfig:
     style: str = "full"  # "full" (paper's system prompt, frames first) or "short" (the tiny model's)
     time_encoding: str = "interleaved"  # "interleaved" (each frame an image behind its time as text) or "native" (the model's own video input)
     options: bool = False  # ask grounded-QA samples for their option too, not for the span alone
+    fps: float = 0.0  # maximum frames per second; 0 sets no limit
     cache: str = field(default_factory=cache_folder)  # folder of decoded frames; "" decodes every time
     cache_gb: float = field(default_factory=cache_gigabytes)  # maximum size of the cache, 10⁹ bytes
     backend: str = field(default_factory=default_backend)  # decoder: "decord", "pyav" or "torchcodec"
@@ -50,6 +51,8 @@ class VideoInputConfig:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {self.backend!r}")
         if self.time_encoding not in _ENCODINGS:
             raise ValueError(f"time_encoding must be one of {_ENCODINGS}, got {self.time_encoding!r}")
+        if self.fps < 0:
+            raise ValueError(f"fps must be 0 (no limit) or more, got {self.fps}")
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #077914b5
 @dataclass(kw_only=True)
@@ -57,6 +60,7 @@ class VideoParams(ParameterGroup):
     "Video and prompt"
 
     frames: int = param(16, "Maximum frames per video.", paper="64", minimum=1)
+    fps: float = param(0.0, "Maximum frames per second; 0 sets no limit.", minimum=0)
     pixels: int = param(784, "Pixel budget per frame.", paper="128·28·28 = 100352", minimum=784)
     prompt_style: Literal["short", "full"] = param(
         "short", 'Prompt: "full" is the paper\'s system prompt, "short" the embedded model\'s.', paper="full"
@@ -87,18 +91,28 @@ def _clip_of(sample: Sample) -> tuple[float, float] | None:
     return (float(sample.clip[0]), float(sample.clip[1])) if sample.clip else None
 
 
-def _load(sample: Sample, view: VideoInputConfig) -> tuple[list, list[float]]:
+def _max_frames(sample: Sample, view: VideoInputConfig) -> int:
+    "Maximum number of frames of a sample's video."
+    if not view.fps:
+        return view.frames
+    times, clip = probe(video_path(view.video_root, sample.video), view.backend, _limits(view)).times, _clip_of(sample)
+    times = times[pick_frames(times, len(times), clip)]
+    first = max(times[0], clip[0]) if clip else times[0]  # a clip may begin while a frame is on display
+    return min(view.frames, int(view.fps * (times[-1] - first) + 1e-6) + 1)
+
+
+def _load(sample: Sample, view: VideoInputConfig, frames: int) -> tuple[list, list[float]]:
     "PIL frames of a video and their times in seconds; the same objects as long as they stay in memory, since a group of rollouts reads them repeatedly."
     from PIL import Image
 
     path, clip = video_path(view.video_root, sample.video), _clip_of(sample)
 
     def read() -> tuple[tuple[list, list[float]], int]:
-        arrays, times = read_frames(path, view.frames, view.pixels, clip, frame_cache(view), view.backend, _limits(view))
+        arrays, times = read_frames(path, frames, view.pixels, clip, frame_cache(view), view.backend, _limits(view))
         return ([Image.fromarray(a) for a in arrays], times.tolist()), arrays.nbytes * 4 // 3  # Pillow keeps four bytes per pixel
 
     identity = file_identity(path) if os.path.isfile(path) else None
-    return _recent.get((str(path), identity, view.frames, view.pixels, clip, view.backend), read)
+    return _recent.get((str(path), identity, frames, view.pixels, clip, view.backend), read)
 
 
 def build_messages(sample: Sample, times: list[float] | None, view: VideoInputConfig) -> list[dict]:
@@ -113,14 +127,15 @@ def build_prompt(
     view: VideoInputConfig,
 ) -> dict[str, Any]:  # {"prompt": chat messages, "images": PIL frames}, or natively {"prompt", "video": PIL frames, "fps"}; raises VideoError
     "The prompt of a sample, and its frames."
-    return _prompt_with(sample, view, *_load(sample, view))
+    frames = _max_frames(sample, view)
+    return _prompt_with(sample, view, frames, *_load(sample, view, frames))
 
 
-def _prompt_with(sample: Sample, view: VideoInputConfig, images: list, times: list[float]) -> dict[str, Any]:
+def _prompt_with(sample: Sample, view: VideoInputConfig, frames: int, images: list, times: list[float]) -> dict[str, Any]:
     "A sample's prompt with these frames."
     if view.time_encoding == "interleaved":
         return {"prompt": build_messages(sample, times, view), "images": list(images)}
-    indices, fps = _evenly_timed(times, view.frames)
+    indices, fps = _evenly_timed(times, frames)
     return {"prompt": build_messages(sample, None, view), "video": [images[i] for i in indices], "fps": fps}
 
 
@@ -143,10 +158,10 @@ def dry_prompt(
     from PIL import Image
 
     info, clip = probe(video_path(view.video_root, sample.video), view.backend, _limits(view)), _clip_of(sample)
-    start = clip[0] if clip else 0.0
-    times = np.maximum(0.0, info.times[pick_frames(info.times, view.frames, clip)] - start)
+    start, frames = clip[0] if clip else 0.0, _max_frames(sample, view)
+    times = np.maximum(0.0, info.times[pick_frames(info.times, frames, clip)] - start)
     frame = Image.new("RGB", fit_size(info.width, info.height, view.pixels))
-    return _prompt_with(sample, view, [frame] * len(times), times.tolist())
+    return _prompt_with(sample, view, frames, [frame] * len(times), times.tolist())
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #2e6501b7
 def training_set(

@@ -18,6 +18,7 @@ from ..core.runtime import UserError, is_main_process
 from ..data.model_inputs import VideoInputConfig
 from .generation import first_axes, model_inputs, noise_frames, noise_prompt, per_token
 from .loading import LinearLayers, linear_layers
+from .positions import require_checkpoint_positions
 from .prefix_cache import base_model
 from .sharing import SharingTest, inference_sharing, try_sharing
 from .templates import end_of_turn, opening, special_tokens, stop_ids, template_arguments
@@ -212,12 +213,12 @@ class Abilities:
 def measure(
     model: Any,  # of transformers or PEFT
     processor: Any,  # of `load_processor`
-    encodings: tuple[str, ...] = ENCODINGS,  # to measure
+    encodings: tuple[Encoding, ...] = ENCODINGS,  # to measure
     pixels: int = 128 * 28 * 28,  # budget per frame
 ) -> Abilities:
     "The record of a loaded pair."
     base = base_model(model)
-    measured = {encoding: measure_encoding(processor, encoding, pixels, model) for encoding in encodings}
+    measured: dict[str, EncodingAbilities] = {encoding: measure_encoding(processor, encoding, pixels, model) for encoding in encodings}
     end = processor.tokenizer.convert_ids_to_tokens(end_of_turn(processor, stop_ids(base, processor)))
     arguments = sorted(template_arguments(processor.chat_template))
     sharing = {name: try_sharing(model, processor, name) for name, found in measured.items() if not found.problem}
@@ -235,6 +236,8 @@ def require_encoding(
     model: Any = None,  # of transformers or PEFT, once it is loaded
 ) -> EncodingAbilities:
     "The abilities of a pair in one time encoding; one that cannot be used is a `UserError` that names what can."
+    if encoding == "native" and model is not None:
+        require_checkpoint_positions(model)
     known = _measured.setdefault(processor, {})
     key = (f"{encoding} {id(model) if model is not None else ''}", pixels)
     if key not in known:
@@ -244,7 +247,7 @@ def require_encoding(
         return known[key]
     other = next(e for e in ENCODINGS if e != encoding)
     remedy = f"use time_encoding {other!r}"
-    other_problem = measure_encoding(processor, other, pixels, model).problem  # type: ignore[arg-type]
+    other_problem = measure_encoding(processor, other, pixels, model).problem
     if other_problem:
         remedy = f"time_encoding {other!r} does not work either ({other_problem}): use another model, or a chat template that keeps each image behind its time"
     raise UserError(f"model {name!r}, time_encoding {encoding!r}: {problem}; {remedy}")

@@ -133,12 +133,18 @@ def generate(
     share_prefix: bool = True,  # share the passes of a video among its prompts and their completions
 ) -> list[str]:  # len(prompts) · samples completions, those of one prompt together
     "Completions of prompts with frames, behind what the prompt opened (`with_opening`)."
+    import torch
+
+    from vtg_r1.models.positions import require_checkpoint_positions
     from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts
     from vtg_r1.models.sharing import inference_sharing
 
     kwargs = dict(max_new_tokens=max_completion_length, **generation_kwargs(temperature))
     repeats = samples if temperature > 0 else 1
-    time_encoding = "native" if "video" in prompts[0] else "interleaved"
+    time_encoding = "interleaved"
+    if "video" in prompts[0]:
+        time_encoding = "native"
+        require_checkpoint_positions(model)
     with torch.inference_mode():
         if share_prefix and inference_sharing(model, processor, time_encoding).shares:
             of, first, videos = same_prompts(prompts)

@@ -34,6 +34,7 @@ class InferenceConfig:
     style: str = "full"  # of the prompt, as in `VideoInputConfig`
     time_encoding: str = "interleaved"  # as in `VideoInputConfig`
     max_completion_length: int = 2048  # tokens
+    fps: float = 0.0  # maximum frames per second; 0 sets no limit
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
 
 
@@ -96,7 +97,7 @@ def ground(
                 raise ValueError(f"query {query[:80]!r} holds {word!r}, a control word of the model: write it in plain words")
     require_encoding(type(model).__name__, processor, config.time_encoding, config.pixels, model)
     duration, path = probe(video).duration, Path(os.path.realpath(video))  # a link that a person names may lead anywhere
-    view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="")
+    view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", fps=config.fps)
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]
     rows = predict(model, processor, samples, view, max_completion_length=config.max_completion_length, desc="answers")
     for row in rows:

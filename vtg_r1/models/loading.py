@@ -145,10 +145,12 @@ def load_model(
     import torch
     from transformers import AutoModelForImageTextToText
 
+    from vtg_r1.models.positions import use_checkpoint_positions
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     model = AutoModelForImageTextToText.from_pretrained(model_path(name), dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True)
-    return batch_frames(model.to(device).eval())
+    return use_checkpoint_positions(batch_frames(model.to(device).eval()))
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c2e02
 def model_fingerprint(name: str) -> str:

@@ -28,6 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from .positions import require_checkpoint_positions
 from .templates import special_tokens
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #b37ff7c1
@@ -176,6 +177,8 @@ def read_prompts(
     device: Any = "cpu",  # of the tensors
 ) -> Prompts:
     "Tokens, positions and pixels of prompts; a video is preprocessed once, however many prompts ask about it."
+    if "videos" in frames:
+        require_checkpoint_positions(model)
     processor, stand_ins = _each_video_once(processor)
     prompts = Prompts([], [], [], [], videos, [])
     pixels: dict[int, dict[str, torch.Tensor]] = {}

@@ -12,6 +12,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from .loading import TINY, TINY_PATH, batch_frames, load_processor
+from .positions import use_checkpoint_positions
 
 # %% ../../nbs/parts/models/tiny.ipynb #a374ef4a
 def tiny_config() -> Qwen2_5_VLConfig:
@@ -26,4 +27,4 @@ def build_tiny(seed: int = 0) -> tuple[Any, Any]:
     model = Qwen2_5_VLForConditionalGeneration(tiny_config())
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    return batch_frames(model.eval()), processor
+    return use_checkpoint_positions(batch_frames(model.eval())), processor

@@ -25,7 +25,7 @@ import numpy as np
 from ..core.atomic_files import atomic_write
 from ..core.samples import Sample, SampleError, from_dict, iter_jsonl
 from ..core.spans import best_over_gts
-from ..data.official_benchmarks import PredictionError, read_prediction
+from ..data.predictions import PredictionError, read_prediction
 from ..video.decoders import VideoError
 from ..video.reader import jpeg_uri, read_frames, video_path
 

@@ -175,7 +175,7 @@ def stage_data(run: Run, params: TrainingParams, toy_file: str, dataset: str = "
     sets = [replace(s, samples=evenly_spaced(s.samples, params.eval_limit)) for s in sets]
     counts = ", ".join(f"{len(s.samples)} {s.name}".strip() for s in sets)
     print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on; held out: {counts}")
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding)
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
     return StageData(pick_samples(run, params, train), view, sets)
 
 

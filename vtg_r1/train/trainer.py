@@ -23,6 +23,7 @@ from ..core.runtime import RunError, broadcast_object, is_main_process, on_sigte
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
 from ..models.abilities import record_abilities, require_encoding
+from ..models.clock import record_dense_clips
 from ..models.loading import load_model, load_processor, model_path, outside_decoder, record_policy
 from ..models.templates import behind_opening, opening
 from ..runs.run import Run
@@ -199,6 +200,8 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils.peft_utils import find_adapter_config_file
 
+    from vtg_r1.models.positions import use_checkpoint_positions
+
     adapter = find_adapter_config_file(model_path(name))
     if adapter:
         base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
@@ -220,7 +223,7 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
         llm_int8_skip_modules=kept_out_of_4bit(name),
     )
     kwargs = dict(quantization_config=quantization, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()})
-    return AutoModelForImageTextToText.from_pretrained(model_path(name), use_safetensors=True, **kwargs)
+    return use_checkpoint_positions(AutoModelForImageTextToText.from_pretrained(model_path(name), use_safetensors=True, **kwargs))
 
 # %% ../../nbs/parts/train/trainer.ipynb #c7ae098d
 def to_float32(model: Any) -> Any:  # the same model
@@ -287,13 +290,14 @@ def load_policy_and_processor(
     processor = load_processor(model, params.chat_template_kwargs)
     require_encoding(model, processor, data.view.time_encoding, data.view.pixels)
     if callable(response):
-        for s in data.train:
-            behind_opening(response(s), opening(processor))
+        for sample in data.train:
+            behind_opening(response(sample), opening(processor))
     check_context_length(model, processor, data.train, data.view, response)
     for s in data.eval_sets:
         check_context_length(model, processor, s.samples, replace(data.view, video_root=s.video_root), params.max_completion_length)
     policy = load_policy(model, params.quantize)
     record_policy(run, model)
+    record_dense_clips(run, policy, processor, [*data.train, *(sample for held_out in data.eval_sets for sample in held_out.samples)], data.view)
     abilities = record_abilities(run, model, policy, processor, data.view)
     if params.lora_rank:
         print(abilities.linear.describe())

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
 from ..models.generation import join_inputs, model_inputs, per_token
+from ..models.positions import use_checkpoint_positions
 from ..models.prefix_cache import row_frames, same_prompts
 from ..models.templates import target_ids
 
@@ -48,6 +49,11 @@ def sft_collator(
 # %% ../../nbs/parts/train/video_inputs.ipynb #40f561a4
 class VideoGRPOTrainer(GRPOTrainer):
     "TRL's GRPO trainer on rows with `prompt` and `images`, or `video` and `fps`, for any model that transformers can show them."
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        if self.ref_model is not None:
+            use_checkpoint_positions(self.ref_model)  # TRL reads it by itself
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._features = list[Any]()

@@ -1,0 +1,128 @@
+"Two frames never show the same second: as text, or by the model's own clock, of which a run says once how fine it is."
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_native import videos  # noqa: F401
+from test_prefix_cache import qwen3_vl
+
+from vtg_r1.cli import main
+from vtg_r1.core.prompts import frame_times, grounding_prompt
+from vtg_r1.core.samples import Sample
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, dry_prompt
+from vtg_r1.models.clock import dense_clips, finest_rate, model_without_weights
+from vtg_r1.models.tiny import build_tiny
+from vtg_r1.runs.run import start_run
+from vtg_r1.sft import SFTParams
+from vtg_r1.train.evaluation import EvalSet
+from vtg_r1.train.stage_data import StageData
+from vtg_r1.train.trainer import load_policy_and_processor
+
+
+def test_seconds_have_one_decimal_where_that_tells_frames_apart():
+    assert frame_times([0, 0.52, 1.04, 3.0]) == ["0", "0.5", "1", "3"]
+    assert frame_times([]) == []
+
+
+def test_seconds_have_the_decimals_that_the_spacing_needs():
+    assert frame_times([0.0, 0.033, 0.067, 0.1]) == ["0", "0.03", "0.07", "0.1"]
+    assert frame_times([10.001, 10.002, 11.0]) == ["10.001", "10.002", "11"]
+    draw = np.random.default_rng(0)
+    for step in (0.5, 0.1, 0.04, 1 / 60, 0.001):
+        times = (draw.uniform(0, 100) + step * np.arange(64)).round(3).tolist()
+        texts = frame_times(times)
+        assert len(set(texts)) == 64 and all(abs(float(t) - s) <= max(0.051, 0.51 * step) for t, s in zip(texts, times))
+    blocks = grounding_prompt("x", [0.0, 0.04])[1]["content"]
+    assert [b["text"] for b in blocks if b["type"] == "text"] == ["0", "0.04", "x"]
+
+
+@pytest.mark.parametrize("encoding", ["interleaved", "native"])
+@pytest.mark.parametrize("name", ["constant", "variable", "many, with pauses"])
+@pytest.mark.parametrize("fps", [0.5, 1.0, 3.0])
+def test_fps_limits_the_frames_of_a_second(videos, name, fps, encoding):  # noqa: F811
+    view = VideoInputConfig(str(videos), 64, 28 * 28, "full", encoding, fps=fps)
+    sample = Sample("q", f"{name}.mp4", 13.0, "x", [[0, 1]])
+    for s in (sample, replace(sample, clip=[0.5, 4.5])):
+        prompt, dry = build_prompt(s, view), dry_prompt(s, view)
+        assert prompt["prompt"] == dry["prompt"] and prompt.get("fps") == dry.get("fps")
+        if encoding == "native":
+            assert prompt["fps"] <= fps * 1.01 or len(prompt["video"]) == 1
+        else:
+            seconds = [float(b["text"]) for b in prompt["prompt"][1]["content"][:-1] if b["type"] == "text"]
+            assert (len(seconds) - 1) <= fps * (seconds[-1] - seconds[0]) + 0.3
+    everything = build_prompt(sample, replace(view, fps=0))
+    assert len(everything.get("images") or everything["video"]) > len(prompt.get("images") or prompt["video"])
+
+
+def test_a_negative_fps_is_refused():
+    with pytest.raises(ValueError, match="fps must be 0"):
+        VideoInputConfig("videos", fps=-1)
+
+
+def test_the_finest_rate_is_measured():
+    tiny, processor = build_tiny(0)
+    assert tiny.config.vision_config.tokens_per_second == 4 and finest_rate(tiny, processor) == 8
+    tiny.config.vision_config.tokens_per_second = 2  # the published checkpoints'
+    assert finest_rate(tiny, processor) == 4
+    assert finest_rate(model_without_weights("tiny"), processor) == 8
+    assert finest_rate(*qwen3_vl()) == 20  # it writes tenths of a second, two frames to a step
+
+
+@pytest.mark.parametrize(("family", "finest"), [("glm4v", 2), ("glm46v", 20), ("gemma4", 1), ("smolvlm", 1), ("qwen3_5", 20)])
+def test_the_finest_rate_of_clocks_that_are_text(family, finest):
+    zoo = pytest.importorskip("model_zoo")
+    assert finest_rate(*zoo.build(family)) == finest
+
+
+def test_dense_clips_are_counted_once_each():
+    view = VideoInputConfig("videos", 64, time_encoding="native")
+    samples = [
+        Sample(str(i), f"{v}.mp4", d, "x", [[0, 1]], clip=c)
+        for i, (v, d, c) in enumerate([(1, 15.7, None), (1, 15.7, None), (2, 15.75, None), (3, 99.0, [5.0, 9.0])])
+    ]
+    assert dense_clips(samples, view, 4.0) == (2, 3)
+    assert dense_clips(samples, replace(view, frames=16), 4.0) == (0, 3)
+    assert dense_clips(samples, replace(view, fps=4.0), 4.0) == (0, 3)
+    assert dense_clips(samples, replace(view, fps=5.0), 4.0) == (2, 3)
+
+
+@pytest.mark.shared
+def test_dense_clips_of_the_benchmarks(shared):
+    view = VideoInputConfig("videos", 64, time_encoding="native")
+    folder = shared / "data/annotations"
+    charades = json.loads((folder / "charades_sta/charades_test.json").read_text(encoding="utf-8"))
+    nextgqa = json.loads((folder / "nextgqa/gsub_test.json").read_text(encoding="utf-8"))
+    for videos_of, expected in ((charades, (69, 1334)), (nextgqa, (126, 999))):  # 5.2 and 12.6 %
+        samples = [Sample(name, name, v["duration"], "x", [[0, 1]]) for name, v in videos_of.items()]
+        assert dense_clips(samples, view, 4.0) == expected
+
+
+def prepared(tmp_path, toy_samples, world, capsys, **values):
+    "The manifest of a run that has loaded its policy, and what it printed."
+    params = SFTParams(run_name="x", outputs_dir=str(tmp_path), **values)
+    run = start_run("sft", params.run_name, {}, params.outputs_dir)
+    view = VideoInputConfig(str(world / "videos"), params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
+    load_policy_and_processor(run, params, "tiny", StageData(toy_samples, view, [EvalSet("", toy_samples[:1], view.video_root)]), 8)
+    return run.manifest, capsys.readouterr().out
+
+
+def test_a_run_says_once_that_frames_share_a_time(tmp_path, toy_samples, world, capsys):
+    clips = len({s.video for s in toy_samples})
+    manifest, out = prepared(tmp_path / "a", toy_samples, world, capsys, frames=400, time_encoding="native")
+    assert manifest["clock"] == dict(clips=clips, dense=clips, finest_fps=8)
+    assert out.count("neighbouring frames then get the same time from this model: fps = 8 keeps them apart") == 1
+    manifest, out = prepared(tmp_path / "b", toy_samples, world, capsys, frames=400, time_encoding="native", fps=8.0)
+    assert manifest["clock"]["dense"] == 0 and "same time" not in out
+    manifest, out = prepared(tmp_path / "c", toy_samples, world, capsys, frames=64)
+    assert "clock" not in manifest and "same time" not in out
+
+
+def test_ground_says_it_too(toy_samples, world, capsys):
+    video = str(world / "videos" / toy_samples[0].video)
+    words = ["ground", video, "red circle", "--time-encoding", "native", "--frames", "400", "--max-completion-length", "2"]
+    main(words)
+    assert "1 of 1 clips (100.0 %)" in capsys.readouterr().err
+    main([*words, "--fps", "8"])
+    assert "same time" not in capsys.readouterr().err

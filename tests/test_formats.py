@@ -1,0 +1,898 @@
+"""Prediction files of other projects: recognised, mapped to the benchmark's queries, and scored as their owners score them.
+
+Each file is written by hand in the shape that its owner's repository writes. Each owner's rule is written here once more, from its evaluator, and reads the
+raw file itself. docs/formats.md is the table of what these tests find; `python tests/test_formats.py` writes it anew.
+"""
+
+import contextlib
+import gzip
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vtg_r1.cli import main
+from vtg_r1.core.runtime import project_root
+from vtg_r1.core.tables import markdown_table
+from vtg_r1.data.official_benchmarks import load_benchmark
+from vtg_r1.data.predictions import FORMS, PredictionError, read_prediction_file, recognise
+from vtg_r1.data.protocol import CAUSES, CONVENTIONS, explain, file_digest
+
+DOCUMENT = project_root() / "docs" / "formats.md"
+HERE = Path(__file__).parent / "score"
+
+# Five queries; one sentence stands twice on a video, and the last span ends after its video
+CHARADES = {
+    "AAAAA": {
+        "duration": 20.0,
+        "timestamps": [[0, 10], [5, 15], [12, 18]],
+        "sentences": ["person opens a door.", "a person sits down.", "a person sits down."],
+    },
+    "BBBBB": {"duration": 30.0, "timestamps": [[2, 6], [20, 33]], "sentences": ["person drinks from a cup.", "a person leaves"]},
+}
+QUERIES = [(vid, sentence, span) for vid, video in CHARADES.items() for span, sentence in zip(video["timestamps"], video["sentences"])]
+QIDS = ["AAAAA_0", "AAAAA_1", "AAAAA_2", "BBBBB_3", "BBBBB_4"]
+# IoU: exactly 1/2; 1; a miss; 3/4; 10/13
+SPANS = [[0, 5], [5, 15], None, [2, 5], [20, 30]]
+ORDER = [3, 0, 4, 2, 1]  # of the rows in a file
+
+
+def texts(form: str) -> list[str]:
+    return [form.format(*span) if span else "I cannot see this in the video." for span in SPANS]
+
+
+def lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    "As most evaluators compute it: the hull in place of the union."
+    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / (max(a[1], b[1]) - min(a[0], b[0]))
+
+
+def summary(values: list[float], above: bool = False) -> dict[str, float]:
+    "R1@m and mIoU in percent."
+    hits = {m: sum(v > m or (v == m and not above) for v in values) for m in (0.3, 0.5, 0.7)}
+    return {**{f"R1@{m}": 100 * n / len(values) for m, n in hits.items()}, "mIoU": 100 * sum(values) / len(values)}
+
+
+def first_two_numbers(text: str) -> list[float]:
+    block = re.search("<time>(.*?)</time>", text)
+    return [float(n) for n in re.findall(r"\d+\.?\d*", block[1] if block else text)[:2]]
+
+
+def owner_time_r1(files: dict[str, str]) -> dict[str, float]:
+    "src/vllm_inference/eval_all.py: rows with a null score 0, IoU > m."
+    rows = [json.loads(line) for text in files.values() for line in text.splitlines()]
+    return summary([0.0 if None in r["pred"] else iou(r["pred"], r["target"]) for r in rows], above=True)
+
+
+def owner_videochat_r1(files: dict[str, str]) -> dict[str, float]:
+    "src_eval/evaluate_grounding.py."
+    rows = [json.loads(line) for text in files.values() for line in text.splitlines()]
+    return summary([0.0 if None in r["timestamp"] else iou(r["timestamp"], r["ans"]) for r in rows])
+
+
+def owner_videochat_r1_gqa(files: dict[str, str]) -> dict[str, float]:
+    "src_eval/evaluate_gqa.py, for answers of one span: the span in <glue>, the first letter in <answer>."
+    rows = [json.loads(line) for text in files.values() for line in text.splitlines()]
+    values, right = [], []
+    for row in rows:
+        glue = re.search(r"<glue>\[\(([\d.]+), ([\d.]+)\)\]</glue>", row["pred"])
+        values.append(iou([float(glue[1]), float(glue[2])], row["gt"]["glue"][0]) if glue else 0.0)
+        right.append(re.search("<answer>.*?([A-E])", row["pred"])[1] == row["gt"]["answer"].strip("()"))
+    return {**summary(values), "Acc@QA": 100 * sum(right) / len(right)}
+
+
+def owner_tvg_r1(files: dict[str, str]) -> dict[str, float]:
+    "VideoMind/videomind/eval/eval_auto.py: the first two numbers of the block, else of the response."
+    values = []
+    for row in json.loads(*files.values()):
+        numbers = first_two_numbers(row["response"])
+        values.append(iou(numbers, row["span"][0]) if len(numbers) == 2 else 0.0)
+    return summary(values)
+
+
+def owner_videomind(files: dict[str, str]) -> dict[str, float]:
+    "videomind/eval/eval_auto.py: the first of the list against the best truth."
+    return summary([max(iou(row["pred"][0], span) for span in row["span"]) for text in files.values() for row in json.loads(text)])
+
+
+def owner_timechat(files: dict[str, str]) -> dict[str, float]:
+    "metrics/tvg/eval_tvg.py: an entry for every query, R1 alone."
+    entries = json.loads(*files.values())
+    assert len(entries) == len(QUERIES)
+    values = [iou(QUERIES[int(i)][2], e["timestamp"][0]) if e["timestamp"] else 0.0 for i, e in entries.items()]
+    return {name: value for name, value in summary(values).items() if name != "mIoU"}
+
+
+def owner_timechat_log(files: dict[str, str]) -> dict[str, float]:
+    "eval/format_tvg.py, then the same."
+    values = []
+    for row in json.loads(*files.values()):
+        match = re.search(r"(\d+\.?\d*)\s*-\s*(\d+\.?\d*)", row["generated_cap"])
+        values.append(iou([float(match[1]), float(match[2])], QUERIES[row["id"]][2]) if match else 0.0)
+    return {name: value for name, value in summary(values).items() if name != "mIoU"}
+
+
+def owner_lmms_eval(files: dict[str, str]) -> dict[str, float]:
+    "lmms_eval/tasks/charades_sta/utils.py: 'to' is a dash, the first pair counts, smaller number first."
+    entries: dict[str, str] = {}
+    for text in files.values():
+        try:
+            entries |= json.loads(text)
+        except ValueError:
+            for line in text.splitlines():
+                entries |= json.loads(line)["charades_sta_mIOU"]
+    values = []
+    for key, text in entries.items():
+        match = re.search(r"(\d+(?:\.\d+)?)\s*-\s*(\d+(?:\.\d+)?)", text.lower().replace("to", "-"))
+        values.append(iou(sorted(map(float, match.groups())), json.loads(key.split(">>>")[2])) if match else 0.0)
+    return summary(values)
+
+
+def owner_timelens(files: dict[str, str]) -> dict[str, float]:
+    "evaluation/compute_metrics.py: the first of the stated pairs."
+    values = []
+    for line in "".join(files.values()).splitlines():
+        for key, entry in json.loads(line).items():
+            values.append(iou(json.loads(key.split(">>>")[2]), (entry["timestamps"] or [[-100, -100]])[0]))
+    return summary(values)
+
+
+def owner_vlmevalkit(files: dict[str, str]) -> dict[str, float]:
+    "evaluation/vlmeval/dataset/timelens.py (TimeLens2's copy of VLMEvalKit)."
+    header, *rows = [line.split("\t") for line in "".join(files.values()).splitlines()]
+    values = []
+    for row in (dict(zip(header, cells)) for cells in rows):
+        match = re.search(r"(\d+\.?\d*)\s*-\s*(\d+\.?\d*)", row["prediction"])
+        values.append(iou([float(match[1]), float(match[2])], json.loads(row["answer"])[0]) if match else 0.0)
+    return summary(values)
+
+
+def owner_nextgqa(files: dict[str, str]) -> dict[str, float]:
+    "code/TempGQA/eval_ground.py: IoU and IoP each with their best truth; questions without a span are left out."
+    truth = json.loads((HERE / "nextgqa" / "gsub_test.json").read_text())
+    spans, answers = json.loads(files["test_ground.json"]), json.loads(files["test-res.json"])
+    best_iou, best_iop, right = [], [], []
+    for vid, video in truth.items():
+        for qid, locations in video["location"].items():
+            key = f"{vid}_{qid}"
+            if key not in spans:
+                continue
+            start, end = spans[key]
+            inside = [max(0.0, min(end, e) - max(start, s)) for s, e in locations]
+            if start == end:
+                ious, iops = [0.0], [float(any(s <= start <= e for s, e in locations))]
+            else:
+                ious, iops = [iou([start, end], list(loc)) for loc in locations], [overlap / (end - start) for overlap in inside]
+            best_iou.append(max(ious))
+            best_iop.append(max(iops))
+            right.append(answers[key]["prediction"] == answers[key]["answer"])
+    found = {name: value for name, value in summary(best_iou).items()}
+    iop = summary(best_iop)
+    grounded = sum(r and p >= 0.5 for r, p in zip(right, best_iop))
+    return {**found, "mIoP": iop["mIoU"], "IoP@0.3": iop["R1@0.3"], "IoP@0.5": iop["R1@0.5"], "Acc@GQA": 100 * grounded / len(right)}
+
+
+@dataclass
+class Case:
+    "A prediction file as its owner writes it."
+
+    form: str  # as it has to be recognised
+    files: dict[str, str]  # name → content
+    spans: dict[str, list | None]  # qid → the span that counts
+    owner: Callable[[dict[str, str]], dict[str, float]]  # its rule, on the raw files
+    benchmark: str = "charades_sta"
+    annotations: str | Path = "charades_test.json"
+    options: list[str] = field(default_factory=lambda: ["--explain"])  # under which the score is the owner's
+
+
+BY_QID = dict(zip(QIDS, SPANS))
+WITHOUT_ONE = {qid: span for qid, span in BY_QID.items() if qid != "AAAAA_1"}
+SEEN = [(i, *QUERIES[i], SPANS[i]) for i in ORDER]
+
+
+def case_timer1() -> Case:
+    rows = [
+        {"qid": f"charades_{i}", "pred": span or [None, None], "target": truth, "duration": 20.0, "output_text": f"<answer>{span}</answer>"}
+        for i, _, _, truth, span in SEEN
+        if i != 1
+    ]
+    return Case("timer1", {"tg_0_2.jsonl": lines(rows[:2]), "tg_1_2.jsonl": lines(rows[2:])}, WITHOUT_ONE, owner_time_r1)
+
+
+def case_videochat_r1() -> Case:
+    rows = [
+        {
+            "video_path": f"p2:s3://charades/{vid}.mp4",
+            "query": sentence,
+            "answer": f"<think>…</think><answer>{span}</answer>",
+            "timestamp": span or [None, None],
+            "iou": 0,
+            "ans": truth,
+        }
+        for i, vid, sentence, truth, span in SEEN
+        if i != 1
+    ]
+    return Case("videochat_r1", {"cuda:0.jsonl": lines(rows)}, WITHOUT_ONE, owner_videochat_r1)
+
+
+def case_videochat_r1_gqa() -> Case:
+    answers = {
+        "111_0": ("Select why she laughed", "(A)", [[2.0, 6.0]], "<answer>A</answer><glue>[(2.0, 5.0)]</glue>"),
+        "111_3": ("", "(C)", [[10.0, 20.0]], "<answer>B</answer><glue>[(10.0, 20.0)]</glue>"),
+        "333_1": ("", "(A)", [[5.0, 10.0]], "<think>a bed</think><answer>A</answer>"),
+    }
+    questions = {"111_0": "why did she laugh", "111_3": "what did he do after", "333_1": "where is the cat"}
+    rows = [
+        {
+            "video_path": f"nextqa/{qid.split('_')[0]}.mp4",
+            "prompt": f'Answer the question: "{questions[qid]}" according to the content of the video.',
+            "gt": {"answer": answer, "glue": glue},
+            "pred": text,
+            "acc": 0.0,
+            "iou": 0.0,
+        }
+        for qid, (_, answer, glue, text) in answers.items()
+    ]
+    spans = {"111_0": [2, 5], "111_3": [10, 20], "333_1": None}
+    return Case("videochat_r1_gqa", {"cuda:0.jsonl": lines(rows)}, spans, owner_videochat_r1_gqa, "nextgqa", HERE / "nextgqa", ["--missing", "skip"])
+
+
+def videomind_row(vid: str, sentence: str, truth: list[float]) -> dict[str, Any]:
+    return {
+        "source": "charades_sta",
+        "data_type": "grounding",
+        "video_path": f"data/charades_sta/videos_3fps_480_noaudio/{vid}.mp4",
+        "duration": CHARADES[vid]["duration"],
+        "query": sentence.strip("."),
+        "span": [truth],
+    }
+
+
+def case_videomind() -> Case:
+    rows = [
+        {
+            **videomind_row(vid, sentence, truth),
+            "agents": ["grounder"],
+            "grounder_success": True,
+            "pred": [span or [19, 20], [0, 1]],
+            "conf": [0.9, 0.1],
+        }
+        for i, vid, sentence, truth, span in SEEN
+        if i != 1
+    ]
+    spans = {qid: span or [19, 20] for qid, span in WITHOUT_ONE.items()}
+    return Case("videomind", {"output_0.json": json.dumps(rows[:3]), "output_1.json": json.dumps(rows[3:])}, spans, owner_videomind)
+
+
+def case_tvg_r1() -> Case:
+    said = texts("<think>he moves</think><time>{}, {}</time>")
+    said[3] = "<think>From 2 to 5 he drinks</think>"  # its evaluator takes numbers out of the thinking
+    rows = [{**videomind_row(vid, sentence, truth), "response": said[i]} for i, vid, sentence, truth, _ in SEEN if i != 1]
+    return Case("tvg_r1", {"output.json": json.dumps(rows)}, {**WITHOUT_ONE, "BBBBB_3": None}, owner_tvg_r1)
+
+
+def case_timechat() -> Case:
+    entries = {str(i): {"timestamp": [span] if span else [], "query": sentence, "vid": f"{vid}.mp4"} for i, vid, sentence, _, span in SEEN}
+    return Case("timechat", {"fmt_charades_test_f8_result.json": json.dumps(entries)}, BY_QID, owner_timechat)
+
+
+def case_timechat_log() -> Case:
+    said = texts("The given query happens in {} - {} seconds.")
+    rows = [
+        {"vname": f"{vid}.mp4", "generated_cap": said[i], "query": sentence, "id": i, "prompt": "Localize", "url": ""}
+        for i, vid, sentence, _, _ in SEEN
+    ]
+    return Case("timechat_log", {"charades_test_f8_result.json": json.dumps(rows)}, BY_QID, owner_timechat_log)
+
+
+def case_nextgqa() -> Case:
+    spans = {"111_0": [22.0, 22.0], "111_3": [12.0, 15.0], "222_5": [4.0, 8.0], "333_1": [0.0, 20.0], "999_4": [1.0, 2.0]}
+    answers = {"111_0": (0, 0), "111_3": (1, 2), "222_0": (4, 4), "222_5": (1, 1), "333_1": (0, 0), "999_4": (0, 1)}
+    files = {
+        "test_ground.json": json.dumps(spans),
+        "test-res.json": json.dumps({qid: {"prediction": p, "answer": a} for qid, (p, a) in answers.items()}),
+    }
+    counted = {qid: span for qid, span in {**spans, "222_0": None}.items() if qid != "999_4"}
+    return Case("nextgqa", files, counted, owner_nextgqa, "nextgqa", HERE / "nextgqa", ["--missing", "skip"])
+
+
+def case_lmms_eval() -> Case:
+    said, rows = texts("The event happens in the {} - {}."), []
+    for i, vid, sentence, truth, _ in SEEN:
+        entry = {f"{vid}.mp4>>>{sentence}>>>{truth}": said[i]}
+        metrics = {f"charades_sta_{name}": entry for name in ("IOU@3", "IOU@5", "IOU@7", "mIOU")}
+        rows.append({"doc_id": i, "target": str(truth), "filtered_resps": said[i], "doc_hash": "0" * 64, "input": "Please find", **metrics})
+    return Case("lmms_eval", {"20250101_samples_temporal_grounding_charades.jsonl": lines(rows)}, BY_QID, owner_lmms_eval)
+
+
+def case_lmms_eval_submission() -> Case:
+    said = texts("{} to {}")
+    entries = {f"{vid}.mp4>>>{sentence}>>>{truth}": said[i] for i, vid, sentence, truth, _ in SEEN if i != 1}
+    name = "inference_results_temporal_grounding_charades.json"
+    return Case("lmms_eval_submission", {name: json.dumps(entries, indent=4)}, WITHOUT_ONE, owner_lmms_eval)
+
+
+def case_timelens() -> Case:
+    said = texts("The event happens in {} - {} seconds.")
+    rows = [
+        {f"{vid}.mp4>>>{sentence.strip('.')}>>>{truth}": {"timestamps": [span or [40, 50]], "answers": said[i], "duration": 20.0}}
+        for i, vid, sentence, truth, span in SEEN
+        if i != 1
+    ]
+    spans = {qid: span or [40, 50] for qid, span in WITHOUT_ONE.items()}
+    return Case("lmms_eval_submission", {"charades_0.jsonl": lines(rows)}, spans, owner_timelens)
+
+
+def case_vlmevalkit() -> Case:
+    said = texts("From {} - {} seconds")
+    rows = [f"{i}\t{vid}\t{sentence.strip('.')}\t{[truth]}\t{said[i]}\n" for i, vid, sentence, truth, _ in SEEN]
+    return Case("vlmevalkit", {"Qwen_Charades.tsv": "index\tvideo\tquestion\tanswer\tprediction\n" + "".join(rows)}, BY_QID, owner_vlmevalkit)
+
+
+def case_moment_detr() -> Case:
+    rows = [
+        # R1 is of the first, which misses; by score the exact one comes first: AP 1/2 for two truths
+        {"qid": 10, "query": "a girl cooks", "vid": "a_0.0_150.0", "pred_relevant_windows": [[79.3, 150, 0.9], [0, 20, 0.95]]},
+        {"qid": 11, "pred_relevant_windows": [[30, 48, 0.5], [30, 60, 0.4]], "pred_saliency_scores": [0.1]},  # 0.6, then exact
+        {"qid": 12, "pred_relevant_windows": [[40, 60, 0.1]]},
+        {"qid": 13, "pred_relevant_windows": [[0, 10, 0.2]]},
+    ]
+    spans = {"10": [79.3, 150], "11": [30, 48], "12": [40, 60], "13": [0, 10]}
+
+    def by_hand(_: dict[str, str]) -> dict[str, float]:
+        "standalone_eval/eval.py. Query 11: at IoU 0.5, 0.55, 0.6 the first hits (AP 1), above only the second (precision 1/2)."
+        mean = 25 * (0.5 + (3 + 7 * 0.5) / 10 + 1 + 0)
+        return {"R1@0.5": 50, "R1@0.7": 25, "mAP": mean, "mAP@0.5": 25 * (0.5 + 1 + 1), "mAP@0.75": 25 * (0.5 + 0.5 + 1)}
+
+    return Case("moment_detr", {"hl_val.jsonl": lines(rows)}, spans, by_hand, "qvhighlights", HERE / "qvhighlights.val.jsonl", [])
+
+
+def case_rextime() -> Case:
+    rows = [
+        {"qid": "q0", "pred_relevant_windows": [[15, 20]], "ans": "A"},
+        {"qid": "q1", "pred_relevant_windows": [[0, 10]], "ans": "C"},
+        {"qid": "q2", "pred_relevant_windows": [[1, 1]], "ans": "C"},
+        {"qid": "q3", "pred_relevant_windows": [[20, 26]], "ans": "D"},
+    ]
+    spans = {"q0": [15, 20], "q1": [0, 10], "q2": [1, 1], "q3": [20, 26]}
+
+    def by_hand(_: dict[str, str]) -> dict[str, float]:
+        "evaluation/rextime_eval.py: IoU 1/2, 1, 0 (a window of no length), 1; three answers are right, two of them on an IoU ≥ 0.5."
+        return {"R1@0.3": 75, "R1@0.5": 75, "mIoU": 62.5, "Acc@QA": 75, "Acc@IoU": 50}
+
+    return Case("moment_detr", {"rextime.jsonl": lines(rows)}, spans, by_hand, "rextime", HERE / "rextime_val.jsonl", [])
+
+
+def case_own() -> Case:
+    rows = [{"qid": QIDS[i], "pred": [span] if span else None, "scores": [0.5] if span else None} for i, _, _, _, span in SEEN]
+
+    def by_hand(_: dict[str, str]) -> dict[str, float]:
+        return summary([0.5, 1, 0, 0.75, 10 / 13])
+
+    return Case("vtg_r1", {"predictions.jsonl": lines(rows)}, BY_QID, by_hand, options=[])
+
+
+CASES = {
+    "VTG-R1": case_own,
+    "moment_detr, lighthouse": case_moment_detr,
+    "ReXTime": case_rextime,
+    "Time-R1": case_timer1,
+    "VideoChat-R1": case_videochat_r1,
+    "VideoChat-R1 (GQA)": case_videochat_r1_gqa,
+    "VideoMind": case_videomind,
+    "TVG-R1": case_tvg_r1,
+    "TimeChat, TimeSuite": case_timechat,
+    "TimeChat, TimeSuite (raw log)": case_timechat_log,
+    "NExT-GQA (two files)": case_nextgqa,
+    "lmms-eval (sample log)": case_lmms_eval,
+    "lmms-eval (submission)": case_lmms_eval_submission,
+    "TimeLens": case_timelens,
+    "VLMEvalKit (tsv)": case_vlmevalkit,
+}
+
+
+def write(case: Case, folder: Path) -> tuple[Path, list[Path]]:
+    "The annotation file, and the prediction files."
+    (folder / "charades_test.json").write_text(json.dumps(CHARADES))
+    for name, content in case.files.items():
+        (folder / name).write_text(content)
+    return folder / case.annotations, [folder / name for name in case.files]
+
+
+def command(case: Case, annotations: Path, files: list[Path], *options: str) -> dict[str, Any]:
+    "What `vtg-r1 score --json` prints."
+    words = ["score", "--benchmark", case.benchmark, "--annotations", str(annotations), "--json", *options]
+    for file in files:
+        words += ["--predictions", str(file)]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(words)
+    assert code == 0, err.getvalue()
+    return json.loads(out.getvalue())
+
+
+@dataclass
+class Finding:
+    "What a case gave."
+
+    form: str
+    spans: dict[str, list | None]
+    ours: dict[str, float]  # the owner's metrics, by our command
+    owner: dict[str, float]
+    rows: int
+
+
+def find(case: Case, folder: Path) -> Finding:
+    annotations, files = write(case, folder)
+    samples, _ = load_benchmark(case.benchmark, annotations)
+    read = read_prediction_file(files, samples)
+    spans = {qid: p.spans[0] if p.spans else None for qid, p in read.predictions().items()}
+    result = command(case, annotations, files, *case.options)
+    owner = case.owner(case.files)
+    ours = result["explanation"]["second"] if "--explain" in case.options else result
+    return Finding(read.form, spans, {name: ours[name] for name in owner}, owner, len(read.rows))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recognised_mapped_and_scored_as_its_owner_does(name, tmp_path):
+    case = CASES[name]()
+    found = find(case, tmp_path)
+    assert found.form == case.form
+    assert found.spans == case.spans
+    assert found.ours == pytest.approx(found.owner, abs=1e-3)
+
+
+def test_every_form_has_a_case():
+    assert {make().form for make in CASES.values()} == set(FORMS)
+
+
+def document(folder: Path) -> str:
+    "docs/formats.md."
+    rows = []
+    for name, make in CASES.items():
+        case = make()
+        (folder / case.owner.__name__ / name).mkdir(parents=True)
+        found = find(case, folder / case.owner.__name__ / name)
+        equal = found.ours == pytest.approx(found.owner, abs=1e-3)
+        numbers = ", ".join(f"{metric} {value:.2f}" for metric, value in found.owner.items())
+        mapped = "yes" if found.spans == case.spans else "NO"
+        rows.append(
+            [
+                name,
+                f"`{FORMS[case.form].what}`",
+                found.form == case.form and "yes" or "NO",
+                f"{mapped}, {found.rows} rows",
+                equal and "yes" or "NO",
+                numbers,
+            ]
+        )
+    head = ["file of", "rows", "recognised", "mapped", "score equal to the owner's rule", "the owner's numbers"]
+    return (
+        "# Prediction files that `vtg-r1 score` reads\n\n"
+        "Made by `python tests/test_formats.py`, and compared by its test. Each row is a file written by hand in the owner's shape, with a miss, an IoU of\n"
+        "exactly 0.5, a sentence that stands twice on its video, and, where the owner allows it, a query without a row. *Mapped*: every row found its query and span.\n"
+        "*Score equal*: `vtg-r1 score` gives what the owner's rule, written independently in the test, computes from the raw file. Where the owner's convention\n"
+        "is another than ours, that is the second number of `--explain`. Any of the files may be packed by gzip.\n\n"
+        + markdown_table(head, rows)
+        + "\n"
+    )
+
+
+def test_the_table_is_what_the_tests_find(tmp_path):
+    assert DOCUMENT.read_text(encoding="utf-8") == document(tmp_path), "run `python tests/test_formats.py`"
+    assert "| NO" not in DOCUMENT.read_text(encoding="utf-8")
+
+
+# ---- one row, one query ----
+
+
+def charades(folder: Path, **files: str) -> list[Path]:
+    (folder / "charades_test.json").write_text(json.dumps(CHARADES))
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+    return [folder / name.replace("__", ".") for name in files]
+
+
+def refusal(folder: Path, capsys, *names: str, options: tuple[str, ...] = ()) -> str:
+    "The one line of an error."
+    words = ["score", "--benchmark", "charades_sta", "--annotations", str(folder / "charades_test.json"), *options]
+    for name in names:
+        words += ["--predictions", str(folder / name)]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1
+    return err
+
+
+def time_r1(index: int, target: list[float], pred: list = [0, 5]) -> dict[str, Any]:
+    return {"qid": f"charades_{index}", "pred": pred, "target": target, "output_text": ""}
+
+
+REFUSED = {
+    "another_order": ([time_r1(0, [5, 15]), time_r1(1, [0, 10])], "row 1: repeats the truth [5.0, 15.0], and query number 0 has [0, 10]"),
+    "all_misplaced_are_counted": ([time_r1(0, [5, 15]), time_r1(1, [0, 10])], "(rows in all: 2 with another truth than their query)"),
+    "too_many": ([time_r1(5, [0, 10])], "row 1: is about query number 5, and the annotations have 5, from 0"),
+    "number_alone": ([{"doc_id": 0, "filtered_resps": "0 to 5"}], "by number alone, and there are 1 of them for 5 queries"),
+    "twice": ([{"qid": "AAAAA_0", "pred": [1, 2]}, {"video": "AAAAA.mp4", "query": "Person opens a door", "pred": [1, 2]}], "is already in row 1"),
+    "ambiguous": (
+        [{"video": "AAAAA.mp4", "query": "a person sits down", "pred": [1, 2]}],
+        "row 1: its sentence is in 2 queries of this video (AAAAA_1, AAAAA_2); give the qid, or the true span",
+    ),
+    "another_video": (
+        [{"video": "CCCCC.mp4", "query": "a person leaves", "pred": [1, 2]}],
+        "row 1: video 'CCCCC.mp4' with 'a person leaves' is not in",
+    ),
+    "foreign_keys": ([{"clip": "a.mp4", "begin": 1, "finish": 2}], "row 1: has the keys 'clip', 'begin', 'finish', and is none of the forms"),
+    "two_forms": (
+        [time_r1(0, [0, 10]), {"qid": "AAAAA_1", "pred_relevant_windows": [[1, 2, 0.5]]}],
+        "row 2 (qid 'AAAAA_1'): is a row of the form {qid, pred_relevant_windows",
+    ),
+    "some_scores": ([{"qid": "AAAAA_0", "pred": [[1, 2, 0.9], [3, 4]]}], "(qid 'AAAAA_0'): pred has scores at some spans only"),
+    "scores_of_another_length": ([{"qid": "AAAAA_0", "pred": [[1, 2]], "scores": [0.9, 0.1]}], "scores is [0.9, 0.1] beside 1 spans"),
+    "all_kinds": (
+        [{"qid": "AAAAA_0", "pred": [1, 2]}, {"qid": "AAAAA_0", "pred": [1, 2]}, {"qid": "nobody", "pred": None}, {"qid": "AAAAA_1", "pred": "1 2"}],
+        "(rows in all: 1 about a query that has a row already, 1 not in the annotations, 1 not readable)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_one_to_one_is_refused_and_counted(name, tmp_path, capsys):
+    rows, message = REFUSED[name]
+    charades(tmp_path, log__jsonl=lines(rows))
+    assert message in refusal(tmp_path, capsys, "log.jsonl")
+
+
+def test_files_that_are_no_text_are_named(tmp_path, capsys):
+    charades(tmp_path)
+    for head, said in (
+        (b"PK\x03\x04", "a workbook (xlsx) or zip file; save the table as tsv"),
+        (b"PAR1", "parquet"),
+        (b"\x1f\x8b\x08broken", "gzip"),
+    ):
+        (tmp_path / "table.xlsx").write_bytes(head)
+        assert said in refusal(tmp_path, capsys, "table.xlsx")
+
+
+def test_lists_lines_and_packed_files_are_the_same(tmp_path):
+    rows = [
+        {"qid": "AAAAA_0", "pred": [23.5, 30.0]},
+        {"qid": "AAAAA_1", "pred": [None, None]},
+        {"qid": "BBBBB_3", "pred": [[1, 2, 0.2], [3, 4, 0.4]]},
+    ]
+    charades(tmp_path, a__jsonl=lines(rows), b__json=json.dumps(rows), c__json=json.dumps(rows, indent=2), d__jsonl="\ufeff" + lines(rows))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines(rows).encode()))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    read = [read_prediction_file(tmp_path / name, samples).predictions() for name in ("a.jsonl", "b.json", "c.json", "d.jsonl", "e.jsonl.gz")]
+    assert all(other == read[0] for other in read)
+    assert {qid: (p.spans, p.scores) for qid, p in read[0].items()} == {
+        "AAAAA_0": ([[23.5, 30.0]], None),
+        "AAAAA_1": ([], None),
+        "BBBBB_3": ([[1, 2], [3, 4]], [0.2, 0.4]),
+    }
+
+
+def test_rows_without_id_find_their_query(tmp_path):
+    "By video and sentence, and by number where every query has a row."
+    named = [{"vid": vid, "sentence": sentence, "pred": span} for vid, sentence, span in QUERIES if sentence != "a person sits down."]
+    numbered = [{"index": i, "pred": QUERIES[i][2]} for i in ORDER]
+    charades(tmp_path, named__jsonl=lines(named), numbered__jsonl=lines(numbered))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    for name, count in (("named.jsonl", 3), ("numbered.jsonl", 5)):
+        read = read_prediction_file(tmp_path / name, samples).predictions()
+        assert len(read) == count and all(read[s.qid].spans == s.spans for s in samples if s.qid in read)
+
+
+def test_queries_that_are_alike_share_their_rows(tmp_path):
+    "Two queries with the same video, sentence and truth: it does not matter which row is whose, but a third row is one too many."
+    alike = {"AAAAA": {"duration": 20.0, "timestamps": [[0, 10], [0, 10]], "sentences": ["a dog runs", "a dog runs"]}}
+    (tmp_path / "charades_test.json").write_text(json.dumps(alike))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    rows = [{"video": "AAAAA", "query": "a dog runs", "pred": [i, 9]} for i in range(3)]
+    (tmp_path / "two.jsonl").write_text(lines(rows[:2]))
+    (tmp_path / "three.jsonl").write_text(lines(rows))
+    assert len(read_prediction_file(tmp_path / "two.jsonl", samples).rows) == 2
+    with pytest.raises(PredictionError, match="row 3.*is already in row 1"):
+        read_prediction_file(tmp_path / "three.jsonl", samples)
+
+
+def test_a_revised_label_file_is_noticed(tmp_path, capsys):
+    "The last span ends at second 30 in the log and at 33 in the annotations: a clipped file was used."
+    charades(tmp_path, log__jsonl=lines([time_r1(4, [20, 30]), time_r1(0, [0, 10])]))
+    words = ["--annotations", str(tmp_path / "charades_test.json"), "--predictions", str(tmp_path / "log.jsonl")]
+    assert main(["score", "--benchmark", "charades_sta", *words]) == 0
+    err = capsys.readouterr().err
+    assert "1 rows repeat another truth than the annotations have" in err
+    assert "form of Time-R1: {qid, pred [start, end], target, output_text}; 2 rows, queries found: 2 by number, checked by the true span" in err
+    assert "3 queries have no prediction (zero): AAAAA_1, AAAAA_2, BBBBB_3\n" in err
+
+
+def test_gaussian_spans_are_shares_of_the_video(tmp_path, capsys):
+    "NExT-GQA's script multiplies the spans of *_gs.json by the duration and rounds to tenths."
+    (tmp_path / "test_ground_gs.json").write_text('{"111_3": [0.3333, 0.5], "222_5": [0.4, 0.6]}')
+    samples, _ = load_benchmark("nextgqa", HERE / "nextgqa")
+    assert {q: p.spans for q, p in read_prediction_file(tmp_path / "test_ground_gs.json", samples).predictions().items()} == {
+        "111_3": [[10.0, 15.0]],
+        "222_5": [[4.0, 6.0]],
+    }
+    (tmp_path / "test_ground.json").write_text((tmp_path / "test_ground_gs.json").read_text())
+    words = ["score", "--benchmark", "nextgqa", "--annotations", str(HERE / "nextgqa"), "--predictions"]
+    assert main([*words, str(tmp_path / "test_ground.json")]) == 0
+    assert "are these shares of the video?" in capsys.readouterr().err
+
+
+def test_no_form_takes_a_row_of_another():
+    "Of the forms that a row fits, the first is its own; a dict of entries is no row."
+    checked = set()
+    for make in CASES.values():
+        case = make()
+        for text in case.files.values():
+            try:
+                rows = json.loads(text)
+            except ValueError:
+                rows = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            for row in rows if isinstance(rows, list) else []:
+                if case.form != "lmms_eval_submission":
+                    checked.add(case.form)
+                    assert recognise(row) == case.form
+    assert set(FORMS) - checked == {"timechat", "nextgqa", "lmms_eval_submission", "vlmevalkit"}
+
+
+# ---- files to upload ----
+
+
+def test_qvhighlights_upload(tmp_path, capsys):
+    "The shape of moment_detr's standalone_eval/README.md; a miss has a window that overlaps nothing, since its script reads the first window of every query."
+    words = ["score", "--benchmark", "qvhighlights", "--annotations", str(HERE / "qvhighlights.val.jsonl")]
+    upload = tmp_path / "hl_val_submission.jsonl"
+    assert main([*words, "--predictions", str(HERE / "qvhighlights.jsonl"), "--submission", str(upload), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in upload.read_text().splitlines()]
+    assert rows[0] == {
+        "qid": 10,
+        "query": "a girl cooks",
+        "vid": "a_0.0_150.0",
+        "pred_relevant_windows": [[50.0, 60.0, 1.0], [100.0, 120.0, 0.5]],
+    }
+    assert [row["qid"] for row in rows] == [10, 11, 12, 13] and rows[3]["pred_relevant_windows"] == [[0.0, 0.0, 1.0]]
+    assert main([*words, "--predictions", str(upload), "--json"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in first.items() if k != "protocol"} == {k: v for k, v in second.items() if k != "protocol"}
+
+
+def test_upload_for_hidden_labels(tmp_path, capsys):
+    "The test files give no labels: the file to upload is written, and nothing is scored."
+    hidden = [
+        {k: v for k, v in json.loads(line).items() if k != "relevant_windows"} for line in (HERE / "qvhighlights.val.jsonl").read_text().splitlines()
+    ]
+    (tmp_path / "highlight_test_release.jsonl").write_text(lines(hidden))
+    words = ["score", "--benchmark", "qvhighlights", "--annotations", str(tmp_path / "highlight_test_release.jsonl")]
+    words += ["--predictions", str(HERE / "qvhighlights.jsonl")]
+    assert main([*words, "--submission", str(tmp_path / "hl_test_submission.jsonl")]) == 0
+    out, err = capsys.readouterr()
+    assert not out and "labels are withheld, so nothing is scored" in err and "4 queries" in err
+    assert len((tmp_path / "hl_test_submission.jsonl").read_text().splitlines()) == 4
+    assert main(words) == 2  # without a file to write there is nothing to do
+    rextime = [{**row, "span": [0, 0], "ans": ""} for row in json.loads((HERE / "rextime_val.json").read_text())]
+    (tmp_path / "rextime_test_release.json").write_text(json.dumps(rextime))
+    words = ["score", "--benchmark", "rextime", "--annotations", str(tmp_path / "rextime_test_release.json")]
+    assert main([*words, "--predictions", str(HERE / "rextime.jsonl"), "--submission", str(tmp_path / "r.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert rows[0] == {"qid": "q0", "pred_relevant_windows": [[15.0, 20.0]], "ans": "A"} and len(rows) == 4
+
+
+def test_lmms_eval_upload(tmp_path, capsys):
+    "Scored by lmms-eval's rule as by ours, and read again as what it was."
+    case = case_own()
+    annotations, files = write(case, tmp_path)
+    upload = tmp_path / "inference_results.json"
+    result = command(case, annotations, files, "--submission", str(upload))
+    owner = owner_lmms_eval({"inference_results.json": upload.read_text()})
+    assert {name: result[name] for name in owner} == pytest.approx(owner, abs=1e-3)
+    assert next(iter(json.loads(upload.read_text()).items())) == (
+        "AAAAA.mp4>>>person opens a door.>>>[0, 10]",
+        "The event happens in 0.0 - 5.0 seconds.",
+    )
+    samples, _ = load_benchmark("charades_sta", annotations)
+    assert {q: p.spans[0] if p.spans else None for q, p in read_prediction_file(upload, samples).predictions().items()} == BY_QID
+
+
+def test_no_upload_file_is_known(tmp_path, capsys):
+    words = ["score", "--benchmark", "tacos", "--annotations", str(HERE / "tacos_test.jsonl"), "--predictions", str(HERE / "tacos.jsonl")]
+    assert main([*words, "--submission", str(tmp_path / "x")]) == 2
+    assert "no upload file is known for tacos; there are qvhighlights, rextime" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+# ---- why your number is not theirs ----
+
+
+def explained(folder: Path, capsys, *options: str, benchmark: str = "charades_sta", annotations: str = "charades_test.json") -> dict[str, Any]:
+    words = [
+        "score",
+        "--benchmark",
+        benchmark,
+        "--annotations",
+        str(folder / annotations),
+        "--predictions",
+        str(folder / "log.jsonl"),
+        "--explain",
+        "--json",
+    ]
+    assert main([*words, *options]) == 0
+    return json.loads(capsys.readouterr().out)["explanation"]
+
+
+def assert_adds_up(result: dict[str, Any]) -> None:
+    "In the decimals as they are written, without a tolerance."
+    for metric, whole in result["difference"].items():
+        hundredths = [round(10**4 * part[metric]) for part in result["parts"].values()]
+        assert sum(hundredths) == round(10**4 * whole) == round(10**4 * result["second"][metric]) - round(10**4 * result["first"][metric])
+
+
+def test_each_cause_has_its_part(tmp_path, capsys):
+    "One log in which every cause but parsing makes a difference; each alone is as large as the change that it is."
+    rows = [
+        {"qid": "AAAAA_0", "pred": [0, 5]},  # IoU exactly 1/2: the rule
+        {"qid": "AAAAA_1", "pred": [5, 25]},  # 10/20, clipped to the video 10/15: clipping
+        {"qid": "BBBBB_4", "pred": [20, 30]},  # 10/13, against the clipped truth 1: past-end truths
+    ]
+    charades(tmp_path, log__jsonl=lines(rows))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    file = read_prediction_file(tmp_path / "log.jsonl", samples)
+    ours = CONVENTIONS["ours"]
+    alone = {
+        "rule": (replace(ours, rule=">"), {"R1@0.5": -40, "R1@0.7": 0, "mIoU": 0}),
+        "missing": (
+            replace(ours, missing="skip"),
+            {"R1@0.5": 100 - 60, "R1@0.7": 100 / 3 - 20, "mIoU": 100 * (1 / 3 - 1 / 5) * (0.5 + 0.5 + 10 / 13)},
+        ),
+        "clipping": (replace(ours, clipping="video"), {"R1@0.5": 0, "R1@0.7": 0, "mIoU": 20 * (10 / 15 - 1 / 2)}),
+        "past_end": (replace(ours, past_end="clip"), {"R1@0.5": 0, "R1@0.7": 0, "mIoU": 20 * (1 - 10 / 13)}),
+    }
+    for cause, (convention, parts) in alone.items():
+        result = explain("charades_sta", samples, file, ours, convention)
+        assert result["differs"].keys() == {CAUSES[cause]}
+        assert {metric: result["parts"][CAUSES[cause]][metric] for metric in parts} == pytest.approx(parts, abs=1e-3)
+        assert_adds_up(result)
+    together = replace(ours, rule=">", missing="skip", clipping="video", past_end="clip")
+    result = explain("charades_sta", samples, file, ours, together)
+    assert_adds_up(result)
+    assert result["parts"]["parsing"] == result["parts"]["label file"] == dict.fromkeys(result["difference"], 0.0)
+
+
+def test_parts_are_the_mean_over_all_orders(tmp_path):
+    "Against a slow computation that walks through every order."
+    rows = [{"qid": "AAAAA_0", "pred": [0, 5]}, {"qid": "AAAAA_1", "pred": [5, 25]}, {"qid": "BBBBB_4", "pred": [20, 30]}]
+    charades(tmp_path, log__jsonl=lines(rows))
+    samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
+    file = read_prediction_file(tmp_path / "log.jsonl", samples)
+    first, second = CONVENTIONS["ours"], replace(CONVENTIONS["ours"], rule=">", missing="skip", clipping="video", past_end="clip")
+    first = replace(first, rule="≥")
+
+    def value(causes: tuple[str, ...], metric: str) -> float:
+        mixed = replace(first, **{cause: getattr(second, cause) for cause in causes})
+        return explain("charades_sta", samples, file, mixed, mixed)["first"][metric]
+
+    names = ("rule", "missing", "clipping", "past_end")
+    orders = list(itertools.permutations(names))
+    result = explain("charades_sta", samples, file, first, second)
+    for metric in ("R1@0.5", "R1@0.7", "mIoU"):
+        for name in names:
+            effects = [value(order[: order.index(name) + 1], metric) - value(order[: order.index(name)], metric) for order in orders]
+            assert result["parts"][CAUSES[name]][metric] == pytest.approx(sum(effects) / len(orders), abs=1e-3)
+
+
+def test_parsing_and_label_file_have_their_parts(tmp_path, capsys):
+    "Time-R1 took a span out of the thinking of query 0, and was scored with a clipped label of query 4."
+    rows = [
+        {
+            "qid": "charades_0",
+            "pred": [0, 10],
+            "target": [0, 10],
+            "output_text": "<think>From 0 to 10 he opens it.</think><answer>I cannot say</answer>",
+        },
+        {"qid": "charades_4", "pred": [20, 30], "target": [20, 30], "output_text": "<answer>20 to 30</answer>"},
+    ]
+    charades(tmp_path, log__jsonl=lines(rows))
+    result = explained(tmp_path, capsys, "--between", "ours,time_r1")
+    assert_adds_up(result)
+    assert result["conventions"] == ["ours", "time_r1"]
+    assert result["differs"] == {
+        "parsing": ["answer", "stated"],
+        "threshold rule": ["≥", ">"],
+        "missing answers": ["zero", "skip"],
+        "label file": ["annotations", "file"],
+    }
+    assert result["first"]["mIoU"] == pytest.approx(20 * 10 / 13, abs=1e-3) and result["second"]["mIoU"] == 100
+    assert result["parts"]["parsing"]["mIoU"] > 20 and result["parts"]["label file"]["mIoU"] > 20 * 3 / 13
+
+
+def test_a_second_label_file(tmp_path, capsys):
+    charades(tmp_path, log__jsonl=lines([{"qid": "BBBBB_4", "pred": [20, 30]}]))
+    clipped = json.loads(json.dumps(CHARADES))
+    clipped["BBBBB"]["timestamps"][1][1] = 30
+    (tmp_path / "clipped.json").write_text(json.dumps(clipped))
+    result = explained(tmp_path, capsys, "--between", "ours,ours", "--other-annotations", str(tmp_path / "clipped.json"))
+    assert result["parts"]["label file"]["mIoU"] == result["difference"]["mIoU"] == pytest.approx(20 * 3 / 13, abs=1e-3)
+    clipped["BBBBB"]["sentences"][1] = "another one"
+    (tmp_path / "clipped.json").write_text(json.dumps(clipped))
+    message = refusal(tmp_path, capsys, "log.jsonl", options=("--explain", "--other-annotations", str(tmp_path / "clipped.json")))
+    assert "the label files differ in 1 queries; the first is number 4" in message
+
+
+def test_explain_as_text(tmp_path, capsys):
+    charades(tmp_path, log__jsonl=lines([time_r1(0, [0, 10])]))
+    words = ["--annotations", str(tmp_path / "charades_test.json"), "--predictions", str(tmp_path / "log.jsonl")]
+    assert main(["score", "--benchmark", "charades_sta", *words, "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert "from ours to time_r1" in out and "threshold rule (≥ → >)" in out and "Shapley" in out
+    assert main(["score", "--benchmark", "charades_sta", *words, "--explain", "--between", "ours,nobody"]) == 2
+    assert "'nobody' is none of ours, time_r1" in capsys.readouterr().err
+    assert main(["score", "--benchmark", "charades_sta", *words, "--between", "ours,ours"]) == 2
+    assert "--between and --other-annotations are for --explain" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_the_threshold_rule_of_time_r1_is_worth_four_points(shared, tmp_path, capsys):
+    "On Time-R1's own 2,500 training predictions: 531 have IoU ≥ 0.5, 423 have more; all of the difference is the rule's."
+    file = shared / "data" / "annotations" / "timer1" / "train_2k5.json"
+    words = ["score", "--benchmark", "timer1", "--annotations", str(file), "--predictions", str(file), "--explain", "--json"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)["explanation"]
+    assert_adds_up(result)
+    rows = json.loads(file.read_text())
+    ious = [iou(row["pred"], row["timestamp"]) for row in rows]
+    at_least, above = sum(v >= 0.5 for v in ious), sum(v > 0.5 for v in ious)
+    assert (result["first"]["R1@0.5"], result["second"]["R1@0.5"]) == (100 * at_least / 2500, 100 * above / 2500) == (21.24, 16.92)
+    assert result["parts"]["threshold rule"]["R1@0.5"] == result["difference"]["R1@0.5"] == -4.32
+    assert all(part["R1@0.5"] == 0 for name, part in result["parts"].items() if name != "threshold rule")
+
+
+# ---- the protocol ----
+
+
+def test_the_protocol_changes_with_everything_a_score_depends_on(tmp_path):
+    "Equal hashes for the same way of scoring, another one for another rule, label file, number of queries, parsing or treatment of missing rows."
+    case = case_own()
+    annotations, files = write(case, tmp_path)
+    said = [{"qid": qid, "response": f"<time>{span}</time>"} for qid, span in BY_QID.items()]
+    (tmp_path / "responses.jsonl").write_text(lines(said))
+    (tmp_path / "copy.jsonl").write_text(files[0].read_text())
+
+    def hash_of(*options: str, file: Path = files[0], benchmark: str = "charades_sta", labels: Path = annotations) -> str:
+        return command(replace(case, benchmark=benchmark), labels, [file], *options)["protocol"]["hash"]
+
+    one = hash_of()
+    assert hash_of(file=tmp_path / "copy.jsonl") == one
+    (tmp_path / "other.json").write_text(json.dumps(CHARADES, indent=1))
+    others = [
+        hash_of("--missing", "skip"),
+        hash_of(file=tmp_path / "responses.jsonl"),
+        hash_of(benchmark="activitynet"),
+        hash_of(labels=tmp_path / "other.json"),
+    ]
+    assert len({one, *others}) == 5
+
+
+def test_a_folder_of_labels_has_a_digest(tmp_path):
+    (tmp_path / "a.csv").write_text("1")
+    first = file_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a label")
+    assert file_digest(tmp_path) == first
+    (tmp_path / "a.csv").write_text("2")
+    assert file_digest(tmp_path) != first
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    DOCUMENT.write_text(document(Path(tempfile.mkdtemp())), encoding="utf-8")
