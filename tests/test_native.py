@@ -132,7 +132,7 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
             trainer.reward_funcs[1],
         ]  # any reward that varies
         logs.append([(row["loss"], row["grad_norm"], row["completions/mean_length"]) for row in fit(trainer, "GRPO", {})])
-        assert type(trainer).__name__ == ("SharedPrefixGRPOTrainer" if once else "VideoGRPOTrainer")
+        assert type(trainer).__name__ == ("SharedPrefixNativeGRPOTrainer" if once else "VideoGRPOTrainer")
         assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if "visual" in n)
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)
     assert all(row[1] > 0.01 for row in logs[0])

@@ -281,15 +281,6 @@ def test_an_adapter_answers_as_it_does_alone(videos):
         assert generate(model, processor, shown, 10) != with_adapter
 
 
-def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkeypatch):
-    model, processor = tiny
-    shown = ask(videos)
-    expected = generate(model, processor, shown, 6)
-    monkeypatch.setattr("vtg_r1.models.prefix_cache.SHAREABLE", ())
-    with pytest.warns(UserWarning, match="every prompt passes the model by itself, because qwen2_5_vl is not one of"):
-        assert generate(model, processor, shown, 6) == expected
-
-
 @pytest.mark.parametrize(
     "ids, end, lengths, parents",
     [
@@ -306,14 +297,14 @@ def test_another_architecture_is_asked_as_usual_and_says_so(tiny, videos, monkey
 def test_a_prefix_never_takes_the_last_token_and_holds_the_whole_video(ids, end, lengths, parents):
     tokens = [torch.tensor(row) for row in ids]
     positions = [torch.arange(len(row)).expand(3, -1) for row in ids]
-    packed = pack_prompts(Prompts(tokens, positions, [{}] * len(ids), [0] * len(ids), [end] * len(ids)), list(range(len(ids))))
+    packed = pack_prompts(Prompts(tokens, positions, [{}] * len(ids), [{}] * len(ids), [0] * len(ids), [end] * len(ids)), list(range(len(ids))))
     assert sorted(packed.leaves) == list(range(len(ids))) and max(packed.leaves.values()) < len(lengths[-1])
     assert packed.lengths == lengths and packed.parents == parents and packed.ids.shape[1] == sum(map(sum, lengths))
 
 
 def test_equal_words_about_two_videos_are_two_prefixes():
     ids = [torch.tensor([1, 9, 9, 5])] * 2
-    packed = pack_prompts(Prompts(ids, [torch.arange(4).expand(3, -1)] * 2, [{}] * 2, [0, 1], [3, 3]), [0, 1])
+    packed = pack_prompts(Prompts(ids, [torch.arange(4).expand(3, -1)] * 2, [{}] * 2, [{}] * 2, [0, 1], [3, 3]), [0, 1])
     assert packed.lengths == [[3, 3]] and packed.heads == [0, 1]
 
 

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import model_zoo
 import numpy as np
 import pytest
 import torch
@@ -18,9 +20,10 @@ from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
 from vtg_r1.models.prefix_cache import build_tree, same_prompts
+from vtg_r1.models.sharing import SharingTest
 from vtg_r1.models.tiny import build_tiny
 from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
-from vtg_r1.train.trainer import common_arguments
+from vtg_r1.train.trainer import common_arguments, fit, resolved_config
 
 TOLERANCE = 5e-6  # relative, float32
 G = 3
@@ -117,6 +120,12 @@ def distance(a: dict, b: dict) -> float:
     assert a.keys() == b.keys()
     floor = 1e-3 * max(x.float().norm() for k, x in b.items() if "." in k)
     return max(float((a[k].float() - b[k].float()).norm() / b[k].float().norm().clamp(min=floor if "." in k else 1e-9)) for k in a)
+
+
+def vector_distance(a: dict, b: dict) -> float:
+    "The relative difference of the whole gradient vector."
+    names = [k for k in b if "." in k]
+    return float(torch.stack([(a[k] - b[k]).norm() for k in names]).norm() / torch.stack([b[k].norm() for k in names]).norm())
 
 
 def test_what_stock_itself_varies_by(tiny, tmp_path):
@@ -369,15 +378,70 @@ def test_native_video(toy_samples, world, tmp_path):
     trainer.compute_loss(trainer.model, batch).backward()
 
 
-def test_native_video_that_cannot_be_shared_runs_stock(toy_samples, world, tmp_path):
-    model, processor = build_tiny(0)
-    model.config.text_config.attention_dropout = 0.1
-    view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "full", "native")
-    params = GRPOParams(steps=1, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=8)
-    with pytest.warns(UserWarning, match="stock TRL, because dropout"):
+def test_native_video_that_cannot_be_shared_is_stock(toy_samples, world, tmp_path, capsys):
+    logs = []
+    for share_prefix in (True, False):
+        set_seed(0)
+        model, processor = build_tiny(0)
+        model.config.text_config.attention_dropout = 1e-9
+        view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short", "native")
+        params = GRPOParams(
+            steps=1, prompts_per_step=2, num_generations=G, per_device_batch_size=2 * G, max_completion_length=6, share_prefix=share_prefix
+        )
         trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, params)
-    batch = trainer._generate_and_score_completions([trainer.train_dataset[0]] * G + [trainer.train_dataset[1]] * G)
-    assert len(batch["features"]) == 2 * G and "prompts" not in batch
+        trainer.reward_funcs = [spread, trainer.reward_funcs[1]]
+        logs.append({key: row[key] for row in fit(trainer, "GRPO", {}) for key in ("loss", "grad_norm", "reward")})
+        if share_prefix:
+            assert isinstance(trainer, SharedPrefixGRPOTrainer)
+            assert resolved_config(trainer, view)["sharing"] == asdict(SharingTest(False, "dropout draws other random numbers"))
+    assert logs[0] == logs[1] and logs[0]["grad_norm"] > 0
+    assert capsys.readouterr().out.count("share_prefix: this run is stock TRL, because dropout draws other random numbers") == 1
+
+
+FAMILIES = {
+    "qwen3_vl_moe": {},
+    "qwen3_5": {},
+    "qwen3_5 with LoRA and a reference": dict(lora=True, beta=0.1),
+    "internvl": {},
+    "gemma3": {},
+    "gemma4": {},
+    "glm46v": dict(checkpointing=True),
+    "qwen3_5 with checkpointing": dict(checkpointing=True),
+    "qwen3_5_moe": {},
+}
+
+
+def family_folder(case: str):
+    return model_zoo.folder(case.split(" ")[0])
+
+
+def short_responses(trainer):
+    "Responses of many lengths from a small vocabulary."
+    trainer.eos_token_ids = list(range(100, 200))
+    return trainer
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_families_learn_as_in_trl(case, tmp_path):
+    "A mixture of experts learns its router loss too, which is TRL's default."
+    rows, how = ROWS["two queries on one video"], dict(FAMILIES[case])
+    if how.pop("lora", False):
+        how["lora"] = lora_config(load_model(str(family_folder(case))), 4)
+    once = short_responses(trainer_of(SharedPrefixGRPOTrainer, family_folder(case), tmp_path, rows, **how))
+    assert once.sharing.shares and once.aux_loss_enabled == ("moe" in case)
+    stock = short_responses(trainer_of(GRPOTrainer, family_folder(case), tmp_path, rows, **how))
+    shared, plain = step(once, rows), step(stock, rows)
+    assert torch.equal(shared["ids"], plain["ids"]) and len(set(plain["mask"].sum(1).tolist())) > 2
+    assert distance(shared, plain) < (1e-3 if "qwen3_5" in case else 5e-5)
+    assert vector_distance(shared, plain) < (5e-5 if "qwen3_5" in case else 1e-5)
+
+
+def test_a_router_that_counts_prefixes_once_shows(tmp_path, monkeypatch):
+    rows, found = ROWS["two queries on one video"], []
+    monkeypatch.setattr("vtg_r1.models.prefix_cache._rows_by_token", lambda tree: torch.ones(1, tree[-1].end, dtype=torch.long))
+    for kind in (SharedPrefixGRPOTrainer, GRPOTrainer):
+        found.append(step(short_responses(trainer_of(kind, family_folder("qwen3_vl_moe"), tmp_path, rows, router_aux_loss_coef=1.0)), rows))
+    assert abs(found[0]["loss"] - found[1]["loss"]) > 1e-3
 
 
 def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):

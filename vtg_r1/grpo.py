@@ -211,6 +211,7 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         router_aux_loss_coef=0.0,  # a mixture of experts learns from rewards alone, as other models do
         scale_rewards="group",
         reward_weights=[params.tiou_weight, params.format_weight],
+        router_aux_loss_coef=0.0,  # else a mixture of experts learns from steps whose rewards are all equal
         entropy_coef=params.entropy_coef,
         log_completions=params.report_to in ("trackio", "wandb"),
         use_vllm=bool(params.vllm),
@@ -234,7 +235,7 @@ def grpo_trainer(
 
     from vtg_r1.train.callbacks import CompletionLogger
     from vtg_r1.train.nan_guard import with_nan_guard
-    from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
+    from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
     from vtg_r1.train.video_inputs import VideoGRPOTrainer
 
     if len(samples) < params.prompts_per_step:
@@ -242,7 +243,7 @@ def grpo_trainer(
     require_encoding(params.model or type(model).__name__, processor, view.time_encoding, view.pixels, model)
     trainer_class: Any = VideoGRPOTrainer
     if params.share_prefix:
-        trainer_class = SharedPrefixGRPOTrainer
+        trainer_class = SharedPrefixNativeGRPOTrainer if view.time_encoding == "native" else SharedPrefixGRPOTrainer
     logger = CompletionLogger(params.num_generations, params.reading)
     reward: Any = with_options(tiou_reward, reading=params.reading)
     callbacks: list[Any] = [logger]

@@ -76,7 +76,8 @@ def table(abilities: "Abilities") -> dict[str, Any]:
     lines["turn ends with"] = abilities.end_of_turn
     lines["template takes"] = ", ".join(abilities.template_arguments) or "no arguments"
     lines["LoRA"] = abilities.linear.describe()
-    lines["shared prefix"] = abilities.why_not_shareable or "yes"
+    for name, test in abilities.sharing.items():
+        lines[f"shared prefix, {name}"] = test.reason or "yes"
     fix = remedy(abilities)
     if fix:
         lines["remedy"] = fix

@@ -19,8 +19,9 @@ from ..data.model_inputs import VideoInputConfig
 from .generation import first_axes, model_inputs, noise_frames, noise_prompt, per_token
 from .loading import LinearLayers, linear_layers
 from .positions import require_checkpoint_positions
-from .prefix_cache import base_model, why_not_shareable
-from .templates import end_of_turn, opening, stop_ids, template_arguments
+from .prefix_cache import base_model
+from .sharing import SharingTest, inference_sharing, try_sharing
+from .templates import end_of_turn, opening, special_tokens, stop_ids, template_arguments
 from ..runs.run import Run
 from ..video.reader import fit_size
 
@@ -33,7 +34,8 @@ RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "16:9": (16, 9), "9:16": (9, 16)}  # wid
 def _bare_ids(processor: Any, prompt: dict[str, Any]) -> list[int]:
     "The tokens of a prompt without its images or video."
     messages = [{**m, "content": [part for part in m["content"] if part["type"] == "text"]} for m in prompt["prompt"]]
-    return processor.tokenizer(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))["input_ids"]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return processor.tokenizer(text, **special_tokens(processor, text))["input_ids"]
 
 
 def _placeholders(processor: Any, inputs: Any, bare: list[int]) -> set[int]:
@@ -200,7 +202,7 @@ class Abilities:
     end_of_turn: str  # the token that ends a response
     template_arguments: list[str]  # of the chat template, for chat_template_kwargs
     linear: LinearLayers  # of the decoder
-    why_not_shareable: str  # why prompts about one video cannot share its pass through the model; empty if they can
+    sharing: dict[str, SharingTest]  # by time encoding: whether prompts about one video share its pass through the model
 
     def as_dict(self) -> dict[str, Any]:
         "For the manifest and for JSON."
@@ -219,7 +221,8 @@ def measure(
     measured: dict[str, EncodingAbilities] = {encoding: measure_encoding(processor, encoding, pixels, model) for encoding in encodings}
     end = processor.tokenizer.convert_ids_to_tokens(end_of_turn(processor, stop_ids(base, processor)))
     arguments = sorted(template_arguments(processor.chat_template))
-    return Abilities(measured, opening(processor), end, arguments, linear_layers(base), why_not_shareable(model))
+    sharing = {name: try_sharing(model, processor, name) for name, found in measured.items() if not found.problem}
+    return Abilities(measured, opening(processor), end, arguments, linear_layers(base), sharing)
 
 # %% ../../nbs/parts/models/abilities.ipynb #b21ae8ad
 _measured: WeakKeyDictionary[Any, dict[tuple[str, int], EncodingAbilities]] = WeakKeyDictionary()
@@ -266,7 +269,8 @@ def record_abilities(
 ) -> Abilities:
     "Measure a loaded pair for a stage and keep the record in the manifest; what cannot be used is refused, a coarse clock is printed."
     encoding = require_encoding(name, processor, view.time_encoding, view.pixels, model)
-    abilities = replace(measure(model, processor, (), view.pixels), encodings={view.time_encoding: encoding})
+    sharing = {view.time_encoding: inference_sharing(model, processor, view.time_encoding)}
+    abilities = replace(measure(model, processor, (), view.pixels), encodings={view.time_encoding: encoding}, sharing=sharing)
     warning = coarse_clock(encoding, view.time_encoding)
     if is_main_process():
         run.record(abilities=abilities.as_dict())

@@ -23,7 +23,7 @@ from ..core.runtime import UserError
 from ..core.samples import Sample, append_jsonl, iter_jsonl, write_jsonl
 from ..data.model_inputs import VideoInputConfig, build_prompt
 from .loading import load_processor, model_path
-from .templates import opening, with_opening
+from .templates import opening, special_tokens, with_opening
 from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/generation.ipynb #009b44fb
@@ -43,7 +43,8 @@ def prompt_text(processor: Any, prompt: dict[str, Any]) -> str:
 def model_inputs(processor: Any, prompts: list[dict[str, Any]], device: Any) -> Any:
     "Tokens and pixels of a batch of prompts of `build_prompt`, as a BatchFeature; a processor that makes no pixels of their frames is a `UserError`."
     texts, frames = [prompt_text(processor, p) for p in prompts], processor_frames(prompts)
-    inputs = processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt").to(device)
+    options = dict(padding=True, padding_side="left", return_tensors="pt", **special_tokens(processor, texts[0]))
+    inputs = processor(text=texts, **frames, **options).to(device)
     if not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs.values()):
         raise UserError(f"{type(processor).__name__} makes no pixels of {next(iter(frames))}: the model would answer without seeing the video")
     return inputs
@@ -135,14 +136,17 @@ def generate(
     import torch
 
     from vtg_r1.models.positions import require_checkpoint_positions
-    from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts, shareable
+    from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts
+    from vtg_r1.models.sharing import inference_sharing
 
     kwargs = dict(max_new_tokens=max_completion_length, **generation_kwargs(temperature))
     repeats = samples if temperature > 0 else 1
+    time_encoding = "interleaved"
     if "video" in prompts[0]:
+        time_encoding = "native"
         require_checkpoint_positions(model)
     with torch.inference_mode():
-        if share_prefix and shareable(model):
+        if share_prefix and inference_sharing(model, processor, time_encoding).shares:
             of, first, videos = same_prompts(prompts)
             distinct = [prompts[i] for i in first]
             texts = [prompt_text(processor, p) for p in distinct]

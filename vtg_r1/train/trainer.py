@@ -177,7 +177,10 @@ def resolved_config(trainer: Any, view: VideoInputConfig) -> dict[str, Any]:
     args = json.loads(trainer.args.to_json_string())
     paths = {name: os.path.relpath(args[name], project_root()) for name in ("output_dir", "logging_dir") if args.get(name)}
     view_config = {**asdict(view), "video_root": os.path.relpath(view.video_root, project_root())}
-    return dict(video_root=view_config["video_root"], view=view_config, trainer={**args, **paths})
+    config = dict(video_root=view_config["video_root"], view=view_config, trainer={**args, **paths})
+    if hasattr(trainer, "sharing"):
+        config["sharing"] = asdict(trainer.sharing)
+    return config
 
 # %% ../../nbs/parts/train/trainer.ipynb #22f130fb
 def kept_out_of_4bit(name: str) -> list[str]:  # names of modules
