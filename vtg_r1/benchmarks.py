@@ -20,7 +20,7 @@ import numpy as np
 
 from .core.metrics import THRESHOLDS
 from .core.plots import draw_cases, draw_recall, style
-from .core.runtime import RunError, UserError, resolve
+from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve
 from .core.samples import Sample, log_rows
 from .core.spans import length
 from .core.stats import bootstrap_ci
@@ -31,7 +31,7 @@ from .data.toyworld import queries, script
 from .models.generation import generate, generation_kwargs, resumable_predict, vllm_backend
 from .models.loading import load_model, load_processor, producing_run, record_policy
 from .runs.execute import stage_run
-from .runs.parameters import ComputeParams, RunParams, param, stage_program
+from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, read_manifest, record_files
 from .train.checks import refuse_toy_values
 from .train.stage_data import toy_eval_set
@@ -45,7 +45,7 @@ Predictions = dict[str, Prediction]  # by qid
 
 # %% ../nbs/07_benchmarks.ipynb #a37b20ef
 @dataclass(kw_only=True)
-class BenchmarksParams(RunParams, VideoParams, ComputeParams):
+class BenchmarksParams(RunParams, VideoParams, ComputeParams, LaunchParams):
     "Benchmark"
 
     stage: ClassVar[str] = "benchmarks"
@@ -121,6 +121,20 @@ def _toy_prior(seed: int) -> list[Sample]:
 
 def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
     "Read the benchmark, or make the toy world's held-out set; inputs are recorded."
+    with main_process_first():
+        samples, root, train = _read_queries(run, params)
+    for role in ("train_annotations", "baseline_predictions"):
+        if getattr(params, role):
+            record_files(run, getattr(params, role), role)
+    samples = samples[: params.eval_limit or None]
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options)
+    data = BenchmarkData(params.benchmark or "toyworld", samples, train, view)
+    print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
+    return data
+
+
+def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], str, Sequence[Sample] | None]:
+    "The queries, the folder of their videos, and training samples if there are any."
     train: Sequence[Sample] | None = None
     if params.benchmark:
         samples, report = load_benchmark(params.benchmark, resolve(params.annotations), videos=resolve(params.video_root))
@@ -136,14 +150,7 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
         samples, root = toy_eval_set(params.outputs_dir)
         record_files(run, Path(root).parent / "samples.jsonl", "annotations")
         train = _toy_prior(params.seed)
-    for role in ("train_annotations", "baseline_predictions"):
-        if getattr(params, role):
-            record_files(run, getattr(params, role), role)
-    samples = samples[: params.eval_limit or None]
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options)
-    data = BenchmarkData(params.benchmark or "toyworld", samples, train, view)
-    print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
-    return data
+    return samples, root, train
 
 
 def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Callable[[list[dict[str, Any]]], list[str]]:
@@ -355,6 +362,8 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
         generate_fn = load_backend(run, params, data)
         seen = count_seen(params, data)
         rows = predict(run, params, data, generate_fn)
+        if not is_main_process():
+            return run.path
         scoring = score_all(run, params, data)
         sure = intervals(data.samples, scoring.predictions[params.model])
         compare_with_baseline(params, data, scoring)

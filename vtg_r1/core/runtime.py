@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UserError', 'RunError', 'project_root', 'resolve', 'process_index_and_count', 'is_main_process', 'gather_object',
-           'broadcast_object', 'sha256', 'set_seed', 'on_sigterm']
+           'broadcast_object', 'main_process_first', 'patient_barrier', 'sha256', 'set_seed', 'on_sigterm']
 
 # %% ../../nbs/parts/core/runtime.ipynb #42217556
 import contextlib
@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,6 +66,30 @@ def gather_object(value: Any) -> list[Any]:
 def broadcast_object(value: Any) -> Any:
     "The first process's value, in every process."
     return gather_object(value if is_main_process() else None)[0]
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    "The first process runs the block before the others, which find what it has made."
+    if not is_main_process():
+        broadcast_object(None)
+    yield
+    if is_main_process():
+        broadcast_object(None)
+
+
+@contextlib.contextmanager
+def patient_barrier() -> Iterator[Callable[[], None]]:
+    "A function that waits until all processes have called it, for days if need be; NCCL's own barrier gives up after ten minutes. All processes enter together."
+    if process_index_and_count()[1] == 1:
+        yield lambda: None
+        return
+    import torch.distributed
+
+    broadcast_object(None)
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    yield lambda: torch.distributed.barrier(group)
+    torch.distributed.destroy_process_group(group)
 
 # %% ../../nbs/parts/core/runtime.ipynb #86e294ef
 def sha256(path: str | Path) -> str:

@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 from ..core.atomic_files import DiskFull, LockHeld, atomic_write, lock, naming, write_json
 from ..core.runtime import RunError, UserError, is_main_process, on_sigterm, project_root, resolve, set_seed
-from .parameters import ComputeParams, RunParams, from_mapping, to_mapping
+from .parameters import ComputeParams, LaunchParams, RunParams, from_mapping, to_mapping
 from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, running, start_run
 
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
@@ -30,12 +30,12 @@ def start_stage(params: RunParams) -> Run:  # of the stage
     import torch
 
     refuse_secrets(to_mapping(params))
-    if getattr(params, "accelerate_config", "") and _in_notebook():
+    if isinstance(params, LaunchParams) and params.accelerate_config and _in_notebook():
         folder = run_folder(params.stage, params.run_name, params.outputs_dir)
         make_folder(folder)
         params.run_name = folder.name
         launch_stage(params, folder)
-        raise StageDone(f"The stage ran in the processes of {getattr(params, 'accelerate_config')}; its results are in {folder}")
+        raise StageDone(f"The stage ran in the processes of {params.accelerate_config}; its results are in {folder}")
     if isinstance(params, ComputeParams):
         torch.set_num_threads(params.threads)
     set_seed(params.seed)
