@@ -28,8 +28,9 @@ from .data.model_inputs import VideoInputConfig, VideoParams
 from .data.official_benchmarks import Prediction, compare, load_benchmark, per_query, published, read_predictions, score, trivial_predictions
 from .data.sources import find_videos
 from .data.toyworld import queries, script
-from .models.generation import generate, generation_kwargs, resumable_predict, vllm_backend
+from .models.generation import generate, generation_kwargs, resumable_predict
 from .models.loading import load_model, load_processor, producing_run, record_policy
+from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, read_manifest, record_files
@@ -155,8 +156,9 @@ def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], str
 
 def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Callable[[list[dict[str, Any]]], list[str]]:
     "A function from prompts to greedy completions; the model is recorded."
+    generate_fn: Any
     if params.backend == "vllm":
-        generate_fn = vllm_backend(params.model, data.view, params.max_completion_length)
+        generate_fn = verified_vllm(run, params.model, data.samples, data.view, params.max_completion_length)
     else:
         model, processor = load_model(params.model), load_processor(params.model)
         generate_fn = partial(generate, model, processor, max_completion_length=params.max_completion_length)

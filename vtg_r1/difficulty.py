@@ -16,9 +16,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
 from .models.generation import generate, generation_kwargs, resumable_rows
 from .models.loading import load_model, load_processor, record_policy
+from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
@@ -66,6 +67,7 @@ class DifficultyParams(RunParams, AnnotationParams, VideoParams, ComputeParams, 
     pass_iou: float = param(0.5, "tIoU from which a rollout is a hit.", minimum=0, maximum=1)
     max_completion_length: int = param(40, "Maximum length of a response.", paper="2048", unit="tokens", minimum=1)
     batch_size: int = param(16, "Samples per batch.", minimum=1)
+    backend: Literal["transformers", "vllm"] = param("transformers", 'What generates; "vllm" if it is installed.')
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
 def difficulty(
@@ -467,8 +469,7 @@ def plot_strategies(
 class Policy:
     "A policy and the samples that it is asked about."
 
-    model: Any  # of transformers
-    processor: Any  # of transformers
+    generate_fn: Callable[[list[dict[str, Any]]], list[str]]  # prompts with frames → K completions each
     path: str  # folder, hub id, or "tiny"
     samples: list[Sample]
     view: VideoInputConfig
@@ -485,16 +486,23 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding)
     processor = load_processor(path)
     check_context_length(path, processor, samples, view, params.max_completion_length)
-    model = load_model(path)
+    generate_fn: Any
+    if params.backend == "vllm":
+        generate_fn = verified_vllm(run, path, samples, view, params.max_completion_length, params.temperature, params.num_rollouts)
+    else:
+        sampling: Any = dict(max_completion_length=params.max_completion_length, temperature=params.temperature, samples=params.num_rollouts)
+        generate_fn = partial(generate, load_model(path), processor, **sampling)
     record_policy(run, path)
-    return Policy(model, processor, path, samples, view)
+    return Policy(generate_fn, path, samples, view)
 
 
 def _rollouts_folder(run: Run, params: DifficultyParams, policy: Policy) -> Path:
     "The folder of rollouts, named after all that decides them."
     view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted")}
     samples = [s.to_dict() for s in policy.samples]
-    sampling = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
+    sampling: list[Any] = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
+    if params.backend != "transformers":
+        sampling.append(params.backend)
     identity = json.dumps([run.manifest["policy"]["key"], samples, view, *sampling], sort_keys=True)
     folder = resolve(params.outputs_dir) / "difficulty-work" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -509,8 +517,7 @@ def score_samples(run: Run, params: DifficultyParams, policy: Policy) -> list[Sa
     "Make the rollouts, or read those of an earlier run, and write rl_scored.jsonl; returns its samples."
 
     def rollouts(batch: list[Sample]) -> list[str]:
-        prompts = [build_prompt(s, policy.view) for s in batch]
-        return generate(policy.model, policy.processor, prompts, params.max_completion_length, params.temperature, params.num_rollouts)
+        return policy.generate_fn([build_prompt(s, policy.view) for s in batch])
 
     folder = broadcast_object(_rollouts_folder(run, params, policy) if is_main_process() else None)
     responses = resumable_rollouts(folder / "rollouts.jsonl", rollouts, policy.samples, params.batch_size, params.seed)

@@ -50,7 +50,7 @@ class RolloutParams(ParameterGroup):
     temperature: float = param(1.0, "Temperature of the rollouts.", paper="1.0 (code)", above=0)
     share_prefix: bool = param(True, "Compute each video of a batch once (parts/train/shared_prefix); false is TRL's own trainer.")
     vllm: Literal["", "colocate", "server"] = param("", "Rollouts by vLLM, in the training processes or by a server; empty: by the model itself.")
-    vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `trl vllm-serve` started.")
+    vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `vllm serve` started, as examples/vllm_server.sh does.")
 
 
 @dataclass(kw_only=True)
@@ -211,7 +211,7 @@ def grpo_trainer(
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig, GRPOTrainer
 
-    from vtg_r1.train.callbacks import CompletionLogger
+    from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.native_video import NativeGRPOTrainer
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer
@@ -229,6 +229,8 @@ def grpo_trainer(
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
         reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
+    if params.vllm:
+        callbacks.append(RolloutCheck())
     lora = lora_config(params.lora_rank) if params.lora_rank else None
     trainer = with_nan_guard(trainer_class)(
         model if lora else to_float32(model),

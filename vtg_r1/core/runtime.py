@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['UserError', 'RunError', 'project_root', 'resolve', 'process_index_and_count', 'is_main_process', 'gather_object',
-           'broadcast_object', 'main_process_first', 'patient_barrier', 'sha256', 'set_seed', 'on_sigterm']
+           'broadcast_object', 'main_process_first', 'patient_barrier', 'environment_without_launcher', 'sha256',
+           'set_seed', 'on_sigterm']
 
 # %% ../../nbs/parts/core/runtime.ipynb #42217556
 import contextlib
@@ -87,9 +88,22 @@ def patient_barrier() -> Iterator[Callable[[], None]]:
     import torch.distributed
 
     broadcast_object(None)
-    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
-    yield lambda: torch.distributed.barrier(group)
+    group: Any = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+
+    def wait_for_all() -> None:
+        torch.distributed.barrier(group)
+
+    yield wait_for_all
     torch.distributed.destroy_process_group(group)
+
+
+_LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_")
+
+
+def environment_without_launcher() -> dict[str, str]:
+    "The environment variables but for those of the launcher, for a program that is not one of its processes."
+    return {k: v for k, v in os.environ.items() if k not in _LAUNCHER_NAMES and not k.startswith(_LAUNCHER_PREFIXES)}
 
 # %% ../../nbs/parts/core/runtime.ipynb #86e294ef
 def sha256(path: str | Path) -> str:

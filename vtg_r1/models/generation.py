@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['processor_frames', 'prompt_text', 'model_inputs', 'generation_kwargs', 'generate', 'is_sharded', 'in_step',
-           'vllm_backend', 'by_video', 'iter_predictions', 'predict', 'resumable_rows', 'resumable_predict', 'evaluate']
+           'by_video', 'iter_predictions', 'predict', 'resumable_rows', 'resumable_predict', 'evaluate']
 
 # %% ../../nbs/parts/models/generation.ipynb #81ddc82c
 from collections.abc import Callable, Iterator
@@ -17,7 +17,6 @@ from ..core.prompts import parse_answer, parse_spans
 from ..core.runtime import broadcast_object, gather_object, is_main_process, patient_barrier, process_index_and_count
 from ..core.samples import Sample, append_jsonl, log_rows, write_jsonl
 from ..data.model_inputs import VideoInputConfig, build_prompt
-from .loading import load_processor, model_path
 from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/generation.ipynb #009b44fb
@@ -102,43 +101,6 @@ def in_step(generate_fn: Callable[[list[dict[str, Any]]], list[str]]) -> Callabl
         return completions if prompts else []
 
     return generate_together
-
-# %% ../../nbs/parts/models/generation.ipynb #ee507750
-def vllm_backend(
-    model: str,  # folder or hub id
-    view: VideoInputConfig,  # for the number of frames per prompt
-    max_completion_length: int = 2048,  # tokens (paper: 2048)
-) -> Callable[[list[dict[str, Any]]], list[str]]:  # prompts with frames → greedy completions
-    "vLLM's offline engine, greedy; needs `pip install vllm` and a GPU."
-    try:
-        from vllm import LLM, SamplingParams
-    except ImportError as e:
-        raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
-
-    processor = load_processor(model)
-    limits = {"video": 1}
-    if view.time_encoding == "interleaved":
-        limits = {"image": view.frames}
-    engine = LLM(model=model_path(model), trust_remote_code=False, limit_mm_per_prompt=limits, seed=0)
-    sampling = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=max_completion_length)
-
-    def generate_fn(prompts: list[dict[str, Any]]) -> list[str]:
-        requests = [{"prompt": prompt_text(processor, p), **_vllm_frames(p)} for p in prompts]
-        return [out.outputs[0].text for out in engine.generate(requests, sampling, use_tqdm=False)]
-
-    return generate_fn
-
-
-def _vllm_frames(prompt: dict[str, Any]) -> dict[str, Any]:
-    "Frames of one prompt in vLLM's form."
-    import numpy as np
-
-    if "images" in prompt:
-        return {"multi_modal_data": {"image": prompt["images"]}}
-    frames, fps = np.stack([np.asarray(f) for f in prompt["video"]]), prompt["fps"]
-    n = len(frames)
-    clock = dict(fps=fps, total_num_frames=n, frames_indices=list(range(n)), duration=n / fps, do_sample_frames=False)
-    return {"multi_modal_data": {"video": [(frames, clock)]}, "mm_processor_kwargs": {"do_sample_frames": False}}
 
 # %% ../../nbs/parts/models/generation.ipynb #0f75bcc3
 def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], view: VideoInputConfig) -> list[dict[str, Any]]:
