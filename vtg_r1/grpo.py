@@ -55,7 +55,7 @@ class RolloutParams(ParameterGroup):
     temperature: float = param(1.0, "Temperature of the rollouts.", paper="1.0 (code)", above=0)
     share_prefix: bool = param(True, "Compute each video of a batch once (parts/train/shared_prefix); false is TRL's own trainer.")
     vllm: Literal["", "colocate", "server"] = param("", "Rollouts by vLLM, in the training processes or by a server; empty: by the model itself.")
-    vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `trl vllm-serve` started.")
+    vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `vllm serve` started, as examples/vllm_server.sh does.")
 
 
 @dataclass(kw_only=True)
@@ -211,7 +211,6 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         router_aux_loss_coef=0.0,  # a mixture of experts learns from rewards alone, as other models do
         scale_rewards="group",
         reward_weights=[params.tiou_weight, params.format_weight],
-        router_aux_loss_coef=0.0,  # else a mixture of experts learns from steps whose rewards are all equal
         entropy_coef=params.entropy_coef,
         log_completions=params.report_to in ("trackio", "wandb"),
         use_vllm=bool(params.vllm),
@@ -233,7 +232,7 @@ def grpo_trainer(
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig
 
-    from vtg_r1.train.callbacks import CompletionLogger
+    from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
     from vtg_r1.train.video_inputs import VideoGRPOTrainer
@@ -250,6 +249,8 @@ def grpo_trainer(
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
         reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
+    if params.vllm:
+        callbacks.append(RolloutCheck())
     lora, opened = None, opening(processor)
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)

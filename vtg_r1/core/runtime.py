@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['UserError', 'RunError', 'project_root', 'resolve', 'process_index_and_count', 'is_main_process', 'gather_object',
-           'broadcast_object', 'sha256', 'set_seed', 'on_sigterm']
+           'broadcast_object', 'main_process_first', 'patient_barrier', 'environment_without_launcher', 'sha256',
+           'set_seed', 'on_sigterm']
 
 # %% ../../nbs/parts/core/runtime.ipynb #42217556
 import contextlib
@@ -13,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,6 +67,43 @@ def gather_object(value: Any) -> list[Any]:
 def broadcast_object(value: Any) -> Any:
     "The first process's value, in every process."
     return gather_object(value if is_main_process() else None)[0]
+
+
+@contextlib.contextmanager
+def main_process_first() -> Iterator[None]:
+    "The first process runs the block before the others, which find what it has made."
+    if not is_main_process():
+        broadcast_object(None)
+    yield
+    if is_main_process():
+        broadcast_object(None)
+
+
+@contextlib.contextmanager
+def patient_barrier() -> Iterator[Callable[[], None]]:
+    "A function that waits until all processes have called it, for days if need be; NCCL's own barrier gives up after ten minutes. All processes enter together."
+    if process_index_and_count()[1] == 1:
+        yield lambda: None
+        return
+    import torch.distributed
+
+    broadcast_object(None)
+    group: Any = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+
+    def wait_for_all() -> None:
+        torch.distributed.barrier(group)
+
+    yield wait_for_all
+    torch.distributed.destroy_process_group(group)
+
+
+_LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_")
+
+
+def environment_without_launcher() -> dict[str, str]:
+    "The environment variables but for those of the launcher, for a program that is not one of its processes."
+    return {k: v for k, v in os.environ.items() if k not in _LAUNCHER_NAMES and not k.startswith(_LAUNCHER_PREFIXES)}
 
 # %% ../../nbs/parts/core/runtime.ipynb #86e294ef
 def sha256(path: str | Path) -> str:

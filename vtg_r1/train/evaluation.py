@@ -9,6 +9,7 @@ __all__ = ['response_facts', 'level', 'scores', 'EvalParams', 'EvalSet', 'EvalRe
 # %% ../../nbs/parts/train/evaluation.ipynb #945bae45
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ..core.prompts import answer_text, is_well_formed, think_text
 from ..core.runtime import broadcast_object, gather_object, is_main_process, process_index_and_count
 from ..core.samples import Sample, iter_jsonl, write_jsonl
 from ..data.model_inputs import VideoInputConfig
-from ..models.generation import evaluate, predict
+from ..models.generation import by_video, evaluate, generate, in_step, is_sharded, iter_predictions
 from ..runs.parameters import ParameterGroup, param
 
 if TYPE_CHECKING:
@@ -105,11 +106,19 @@ def evenly_spaced(samples: list[Sample], limit: int = 0) -> list[Sample]:
     return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
 
 
-def _predict_shared(model: Any, processor: Any, samples: list[Sample], *args: Any) -> list[dict[str, Any]]:  # arguments and rows of `predict`
-    "Predictions for all samples; each process makes its share, and all processes get all."
-    rank, world = process_index_and_count()
-    shares = gather_object(predict(model, processor, samples[rank::world], *args))
-    return [shares[i % world][i // world] for i in range(len(samples))]
+def _predict_shared(
+    model: Any, processor: Any, samples: list[Sample], view: VideoInputConfig, batch_size: int, max_completion_length: int, desc: str
+) -> list[dict[str, Any]]:  # rows of `predict`
+    "Predictions for all samples; each process makes its share of the batches, and all processes get all."
+    generate_fn: Any = partial(generate, model, processor, max_completion_length=max_completion_length)
+    batches, (rank, processes) = list(by_video(samples, batch_size)), process_index_and_count()
+    own_batches = batches[rank::processes]
+    if is_sharded(model):  # then all processes make the same number of passes
+        generate_fn = in_step(generate_fn)
+        own_batches += [[]] * (-(-len(batches) // processes) - len(own_batches))
+    own_rows = [row for rows in iter_predictions(generate_fn, own_batches, view, desc) for row in rows]
+    rows = {row["qid"]: row for share in gather_object(own_rows) for row in share}
+    return [rows[s.qid] for s in samples]
 
 
 def evaluate_sets(
