@@ -62,13 +62,13 @@ def qwen(path: str):
     return fetch_video(dict(video=path, nframes=FRAMES, max_pixels=PIXELS, min_pixels=28 * 28))
 
 
-def ours(path: str, folder: str):
+def ours(path: str, folder: str, backend: str = "pyav"):
     "Frames and their seconds, from a cache object that knows nothing yet, as in a new process."
     from vtg_r1.video import reader as video
     from vtg_r1.video.cache import FrameCache
 
-    video._probe_here.cache_clear()
-    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), limits=None)
+    video._facts_in_process.cache_clear()
+    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), backend=backend, limits=None)
 
 
 def cold(path: str):
