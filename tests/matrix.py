@@ -324,7 +324,7 @@ class Maker:
 # ---- the judge: it decodes every picture in order and knows nothing of the package ----
 
 
-def in_order(path: Path, width: int, height: int, stretch: bool = True) -> tuple[list[float | None], np.ndarray]:
+def in_order(path: Path, width: int, height: int) -> tuple[list[float | None], np.ndarray]:
     "(seconds on the player's clock, pictures `(N, height, width, 3)`) of a file as players show them, of the film, not of its cover."
     seconds: list[float | None] = []
     images = []
@@ -351,8 +351,8 @@ def in_order(path: Path, width: int, height: int, stretch: bool = True) -> tuple
         seconds[n] = seconds[n + 1] - step
     for n, t in enumerate(seconds):
         seconds[n] = seconds[n - 1] + step if t is None else t
-        if f.format.name in ("avi", "mpegvideo", "m4v", "h264", "hevc"):  # no presentation times: players show the first picture at the start
-            seconds = [t - seconds[0] for t in seconds]
+    if f.format.name in ("avi", "mpegvideo", "m4v", "h264", "hevc"):  # no presentation times: pictures are shown in turn, the first at the start
+        seconds = [n * step for n in range(len(seconds))]
     return continued(seconds), np.stack(images)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/parts/video/cut.ipynb #c0cc863f
 _TICKS = 90_000  # per second, of a cut's clock
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # samples per second
-_SLACK = 0.05  # seconds by which sound may lag behind its clock before silence or a cut puts it right
+_SLACK = 0.02  # seconds by which sound may lag behind its clock before silence or a cut puts it right
 
 
 def _pictures(video: Path, facts: Facts, start: float, end: float) -> Iterator[tuple[float, Any]]:
@@ -134,6 +134,7 @@ def _decoded_sound(video: Path, shifts: Sequence[float], seek: float | None) -> 
         if seek is not None:
             source.seek(int((seek + origin) * av.time_base))
         restarts, last, begun = 0, 0.0, False
+        warming_up = 2 * (seek is not None)  # the first frames after a seek are not whole, and their times not exact
         for packet in source.demux(stream):
             still_working()
             try:
@@ -144,7 +145,8 @@ def _decoded_sound(video: Path, shifts: Sequence[float], seek: float | None) -> 
                 continue  # the rest of a frame that begins before the seek
             for frame in frames:
                 begun = True
-                if frame.time is None:
+                if frame.time is None or warming_up:
+                    warming_up = max(0, warming_up - 1)
                     continue
                 seconds = frame.time - origin
                 if seconds < last - 0.5 and restarts + 1 < len(shifts):

@@ -165,8 +165,10 @@ def _packets(container: "av.container.InputContainer", stream: "av.video.stream.
 
 def _times_are_missing(packets: list[_Packet]) -> bool:
     "Whether packets carry no times, or their clock starts again."
+    if any(p.pts is None for p in packets):
+        return True
     clock = [p.dts for p in packets if p.dts is not None]
-    return any(p.pts is None for p in packets) or any(later < earlier for earlier, later in zip(clock, clock[1:]))
+    return any(later < earlier for earlier, later in zip(clock, clock[1:]))
 
 
 def _why_by_index_fails(container: Any, stream: Any, packets: list[_Packet], discarded: int, by_number: bool, first: int | None) -> str:
@@ -191,6 +193,14 @@ def _why_by_index_fails(container: Any, stream: Any, packets: list[_Packet], dis
     return ""
 
 # %% ../../nbs/parts/video/decoders.ipynb #37ea27b3
+def _in_turn(n: int, packets: list[_Packet]) -> list[int | None]:
+    "Times of `n` pictures of a file that only tells when each packet is decoded: the pictures are shown in turn at these times."
+    times = sorted(p.dts for p in packets if p.dts is not None)
+    if len(times) == len(packets) >= n:
+        return [*times[:n]]
+    return [None] * n
+
+
 def _filled(pts: list[int | None], step: int) -> list[int]:
     "Times of pictures in the order of decoding; those without one lie evenly between their neighbours, or `step` ticks apart."
     known = [(number, tick) for number, tick in enumerate(pts) if tick is not None] or [(0, 0)]
@@ -273,9 +283,13 @@ def _facts(container: "av.container.InputContainer", path: Path, packets: list[_
         raise VideoError(path, "none of its pictures can be decoded")
     size, first_pts = _shown_size(stream, first), first.pts
     tick = float(stream.time_base or 0)
+    guessed = container.format.name in _WITHOUT_TIMES
     by_number = by_decoding or _times_are_missing(packets) or stream.codec_context.codec.canonical_name not in _SEEKABLE
+    by_number = by_number or (guessed and stream.codec_context.has_b_frames)  # ffmpeg guesses the times of reordered pictures wrongly
     if by_number:
         pts = [first_pts, *(frame.pts for frame in pictures)]
+        if guessed:
+            pts = _in_turn(len(pts), packets)
         step = statistics.median_low([p.duration for p in packets]) or round(1 / float(stream.average_rate or 25) / tick)
         ids, ticks, shifts = _one_clock(_filled(pts, step), step, round(_RESTART / tick))
         keys, last = ids[:1], step
@@ -287,7 +301,7 @@ def _facts(container: "av.container.InputContainer", path: Path, packets: list[_
         keys = sorted(p.pts for p in packets if p.pts is not None and p.is_key)
         last = lengths[ticks[-1]]
     origin = (container.start_time or 0) / 1e6
-    if container.format.name in _WITHOUT_TIMES:
+    if guessed:
         origin = (ticks[0] - (stream.start_time or 0)) * tick + origin  # the first picture is shown where its stream starts
     times = np.array(ticks) * tick - origin
     doubt = _why_by_index_fails(container, stream, packets, discarded, by_number, first_pts)
@@ -351,6 +365,8 @@ def towards(
                     seen = number
                 if seen is None or (frame.is_corrupt and back is not None):
                     continue
+                if position is not None and seen < position:
+                    raise MissingPicture(path, f"its pictures do not come in the order of their times (at {facts.times[index]:.2f} s)")
                 if seen != position:
                     position, nth = seen, 0
                 nth += 1
@@ -378,6 +394,8 @@ def _pyav_frames(path: Path, facts: Facts, picked: np.ndarray, width: int, heigh
         except (av.FFmpegError, ValueError, OverflowError) as e:
             if back is None:
                 raise VideoError(path, f"cannot be decoded ({last_line(e)})") from e
+        except MissingPicture:
+            raise
         except VideoError:
             if back is None:
                 raise
