@@ -57,12 +57,15 @@ def lengths(samples: Iterable[Sample]) -> dict[str, dict[str, float]]:
 
 # %% ../../nbs/parts/data/validation.ipynb #8a78c0a8
 def _probe_one(root: str | Path, video: str) -> tuple[float | None, str]:
-    "Duration in seconds, or None and why it cannot be read."
-    from vtg_r1.video.decoders import VideoError, default_backend
-    from vtg_r1.video.reader import probe, video_path
+    "Duration in seconds, or None and why it cannot be read. The header may be sound and the pictures not, so a few are decoded."
+    from vtg_r1.video.decoders import VideoError
+    from vtg_r1.video.reader import probe, read_frames, video_path
+    from vtg_r1.video.sandbox import ResourceLimits
 
     try:
-        return probe(video_path(root, video), default_backend()).duration, ""
+        path = video_path(root, video)
+        read_frames(path, n=5, max_pixels=28 * 28, limits=ResourceLimits(seconds=60))
+        return probe(path).duration, ""
     except VideoError as e:
         return None, e.reason
 
@@ -73,7 +76,7 @@ def probe_each(
     workers: int = 2,  # files opened at once, each in its own process
     progress: bool = False,  # show a bar
 ) -> Iterator[tuple[str, float | None, str]]:  # (video, seconds or None, why it cannot be read), in the given order, streamed
-    "Open videos in several processes; a video that crashes, hangs or fills its process affects no other."
+    "Decode a few frames of each video, in several processes; a video that crashes, hangs or fills its process affects no other."
     from concurrent.futures import ThreadPoolExecutor
     from functools import partial
 

@@ -27,7 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.atomic_files import HeldLock, LockHeld, atomic_write, lock, write_json
 from ..core.plots import save_figure
-from ..core.runtime import RunError, broadcast_object, is_main_process, process_index_and_count, project_root, resolve, sha256
+from vtg_r1.core.runtime import (
+    PROCESS_FACTS,
+    RunError,
+    broadcast_object,
+    is_main_process,
+    process_index_and_count,
+    project_root,
+    resolve,
+    sha256,
+)
 from ..core.samples import write_jsonl
 
 if TYPE_CHECKING:
@@ -155,7 +164,7 @@ class Run:
 
     def finish(self, status: str = "finished") -> None:
         'Close the run as "finished" or "failed". A finished run no longer needs its checkpoints: they are removed.'
-        self.record(status=status, ended=now(), seconds=round(time.monotonic() - self._start, 1))
+        self.record(**PROCESS_FACTS, status=status, ended=now(), seconds=round(time.monotonic() - self._start, 1))
         if is_main_process() and status == "finished":
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
             (self.path / ".lock").unlink(missing_ok=True)
@@ -205,6 +214,7 @@ def start_run(
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm.auto outside JupyterLab
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated.*")  # TRL 1.16 on transformers 5.23
     refuse_secrets(parameters)
+    PROCESS_FACTS.clear()
     own_name = run_folder(stage, name, outputs).name if is_main_process() else None
     path = run_folder(stage, broadcast_object(own_name), outputs)
     if not is_main_process():
