@@ -237,7 +237,9 @@ def checkpoint(tmp_path_factory):
     (folder / "config.json").write_text(json.dumps(flat, indent=1), encoding="utf-8")
     processor = load_processor("tiny")
     template = processor.chat_template
-    processor.chat_template = template.replace("<|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>")  # by which the first versions find videos
+    processor.chat_template = template.replace(
+        "<|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>"
+    )  # the first versions look for the start
     assert processor.chat_template != template
     processor.save_pretrained(folder)
     return folder
