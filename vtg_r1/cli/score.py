@@ -18,9 +18,10 @@ from .common import AsJson, Columns, column_options, command, one_of, print_json
 
 Predictions = dict[str, Prediction]  # by qid
 NAMES = (*BENCHMARKS, *OWN, *OTHERS)
+OWNERS = dict.fromkeys(owner for form in FORMS.values() for owner in form.owner.split(", ") if form.owner != "VTG-R1")
 PREDICTIONS = (
     'JSON lines {"qid", "pred": [[start, end], …] or null, "response", "answer"}, pred wins over response; or a file of '
-    f"{', '.join(dict.fromkeys(form.owner for form in FORMS.values()))}. Repeat it for parts of one set"
+    f"{', '.join(OWNERS)}. Repeat it for parts of one set"
 )
 
 
