@@ -239,15 +239,19 @@ def _json_spans(text: str) -> list[list[float]]:
 
 # %% ../../nbs/parts/core/prompts.ipynb #f3a25a08
 _HUNDREDTHS = re.compile(
-    r"(?<![\w.,:-])([0-9]{1,2}|100) (?:to|and) ([0-9]{1,2}|100)(?![\w%]|[.,:][0-9]| ?(?:s|sec|seconds?|m|min|minutes?|frames?|percent)\b)"
+    r"(?<![^\s(\[\"'])([0-9]{1,2}|100) (?:to|and) ([0-9]{1,2}|100)(?=[\s;!?)\]<]|[.,](?![0-9])|$)(?!\s[0-9]| (?:to|and) [0-9]| ?(?:s|m|h|ms)\b)"
 )
+_OTHER_UNIT = re.compile(r"%|帧|frame|image|picture|second|minute|hour|percent|sec|min|fps", re.I)
 _ANY_NUMBER = re.compile(r"\d+\.?\d*")
 
 
 def _vtimellm_spans(response: str, duration: float) -> list[list[float]]:
     "The first `x to y` in hundredths of a video of `duration` seconds."
-    match = _HUNDREDTHS.search(_after_thinking(response)[:LONGEST_JSON])
-    return [[int(share) * duration / 100 for share in match.groups()]] if match else []
+    text = _after_thinking(response)[:LONGEST_JSON]
+    match = _HUNDREDTHS.search(text)
+    if match is None or _OTHER_UNIT.search(text):
+        return []
+    return [[int(share) * duration / 100 for share in match.groups()]]
 
 
 # what `<time>(.*?)</time>` and its like find, in time proportional to the length
