@@ -131,32 +131,36 @@ def _time(text: str, match: re.Match[str], earlier: int) -> _Time:
         seconds, end = (1.0 if after == '"' else 60.0), end + 1
     if not fields:
         return _Time(value, seconds, False, start, match.end(1), end)
-    if (seconds, fields) in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2)):
-        value = None
-    return _Time(value, 0.0, True, start, match.end(1), end)
+    fits = (seconds, fields) not in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2))  # `1:30 h` is open
+    return _Time(value if fits else None, 0.0, True, start, match.end(1), end)
+
+
+def _together(a: _Time, b: _Time, gap: str, digits: int) -> _Time | None:
+    "Two numbers in falling units as one time, `1 min 3 s`; `digits` is the length of the second. None if they are two times."
+    if a.value is None or b.value is None or a.unit < 60 or b.clock or a.value != int(a.value):
+        return None
+    unit = b.unit
+    if not unit and not gap and digits == 2:
+        unit = a.unit / 60  # `1h30`
+    if gap not in ("", " ", ", ", " and ") or not 0 < unit < a.unit or b.value * unit >= a.unit:
+        return None
+    return _Time((a.value * a.unit + b.value * unit) / unit, unit, False, a.start, a.number_end, b.end, True)
 
 
 def _times(text: str, pattern: re.Pattern[str]) -> list[_Time]:
     "Every number of a text; `1 min 3 s` is one."
     times: list[_Time] = []
-    last = _Time(None, 0.0, False, 0, 0, 0)
     for match in pattern.finditer(text):
+        last = times[-1] if times else _Time(None, 0.0, False, 0, 0, 0)
         time = _time(text, match, last.end)
-        gap, merged = text[last.end : time.start], False
-        both = last.value is not None and time.value is not None
-        if both and last.unit >= 60 and not time.clock and match[1][0] != "." and last.value == int(last.value):
-            unit = time.unit
-            if not unit and not gap and match.end(1) - match.start(1) == 2:
-                unit = last.unit / 60  # `1h30`
-            merged = gap in ("", " ", ", ", " and ") and 0 < unit < last.unit and time.value * unit < last.unit
-            if merged:
-                value = (last.value * last.unit + time.value * unit) / unit
-                time = _Time(value, unit, False, last.start, last.number_end, time.end, True)
-                times.pop()
-        if times and not merged and not gap:
+        gap = text[last.end : time.start]
+        merged = _together(last, time, gap, len(match[1])) if match[1][0] != "." else None
+        if merged:
+            times[-1] = merged
+            continue
+        if times and not gap:
             last.value = time.value = None  # numbers that touch are none
         times.append(time)
-        last = time
     return times
 
 # %% ../../nbs/parts/core/times.ipynb #620a8b45
@@ -232,8 +236,9 @@ def _lead(gap: str) -> tuple[str, float]:
     named = any(mark in marks for mark in ":=[({")
     if "%" in gap[-12:]:
         return "no", 0.0
-    if (word or character) in _SECONDS:
-        return "yes", _SECONDS[word or character]
+    unit = _SECONDS.get(word or character or "", 0.0)
+    if unit:
+        return "yes", unit
     if character:
         return ("yes" if named or character in "从在于第自约为是到至和与间段刻由" else "unit"), 0.0
     if word is None or word in _LEADS:
@@ -439,11 +444,15 @@ def read_pairs(text: str) -> list[list[float]]:
 
 def read_time(text: str) -> float | None:  # seconds
     "The only time in a text; None if there is no number, or more than one."
-    text = _plain(text[: LONGEST_ANSWER + 1])
+    if len(text) > LONGEST_ANSWER:
+        return None
+    text = _plain(text)
     times = _times(text, _TOGETHER)
-    if len(times) != 1 or times[0].value is None or len(text) > LONGEST_ANSWER:
+    if len(times) != 1:
         return None
     time = times[0]
+    if time.value is None:
+        return None
     has_unit = time.clock or time.unit > 0
     before, after = text[: time.start], text[time.end :]
     if not has_unit and (_HAS_COUNTS.search(text) or not _may_follow(after)):
