@@ -506,7 +506,7 @@ def unsound(n: int, seed: int) -> tuple[list[str], float, dict[str, int]]:  # co
             spans = prompts.parse_spans(response, reading, 30.0)
             taken = 1000 * (time.thread_time() - start)
             if taken > max(0.5, slowest):  # whatever else the machine does may have added to it
-                taken = milliseconds(lambda: prompts.parse_spans(response, reading, 30.0))
+                taken = min(milliseconds(lambda: prompts.parse_spans(response, reading, 30.0)) for _ in range(5))
             slowest = max(slowest, taken)
             if not spans:
                 continue

@@ -278,9 +278,10 @@ def may_mean(number: Number, other: Number, front: Fraction | None) -> set[Fract
         return set()
     if number.clock:
         return {number.value}
-    units = {number.unit} if number.unit else ({front} if front else {other.unit or Fraction(1), Fraction(1)})
-    if not number.unit and not front and other.unit and other.unit != 1:
-        units = {other.unit}
+    other_unit = None if other.clock else other.unit
+    units = {number.unit} if number.unit else ({front} if front else {other_unit or Fraction(1), Fraction(1)})
+    if not number.unit and not front and other_unit and other_unit != 1:
+        units = {other_unit}
     return {number.value * unit for unit in units}
 
 

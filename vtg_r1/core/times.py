@@ -56,6 +56,8 @@ _OTHER_GROUPS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\u2009[0-9]{3})+(?:[.,][0-9]+)
 
 def _read_number(text: str) -> tuple[float, int] | None:  # the value, and how many fields a clock time has (0: it is none)
     "A number as written; None if it is malformed."
+    if len(text) > 30:
+        return None
     if _POINT.fullmatch(text):
         return float(text), 0
     clock = _CLOCK.fullmatch(text) or _PRIME.fullmatch(text)
@@ -115,32 +117,41 @@ _APART = _number_pattern(".:'\u2009")  # it parts two numbers
 _BAD_BEFORE = re.compile(rf"[{_LETTER}{_ODD}×^/+°$€£#.一二三四五六七八九十百千万亿]\Z|[{_LETTER}]-\Z")
 
 
+_PRIMES = {'"': 1.0, "'": 60.0}
+
+
 def _time(text: str, match: re.Match[str], earlier: int) -> _Time:
     "One number of a text; `earlier` is the end of the number before it."
     lexeme, unit, tail = match.groups()
     start, end = match.span()
     before, after = text[max(start - 2, earlier) : start], text[end : end + 1]
-    read = _read_number(lexeme) if len(lexeme) <= 30 else None
+    read = _read_number(lexeme)
+    if tail:
+        end = match.start(3)
     if read is None or read[0] > LARGEST_TIME or tail or _BAD_BEFORE.search(before):
-        return _Time(None, 0.0, False, start, match.end(1), match.start(3) if tail else end)
+        return _Time(None, 0.0, False, start, match.end(1), end)
     value, fields = read
     if "," in lexeme and not fields and before[-1:] in ("[", "(") and after in ("]", ")"):
         return _Time(None, 0.0, False, start, end, end)  # a list of two numbers
-    seconds = _SECONDS[unit] if unit else 0.0
-    if after in ('"', "'") and not unit and before[-1:] != after:  # a prime: no quote was opened
-        seconds, end = (1.0 if after == '"' else 60.0), end + 1
+    seconds = _SECONDS.get(unit or "", 0.0)
+    if after in _PRIMES and not unit and before[-1:] != after:  # no quote was opened
+        seconds, end = _PRIMES[after], end + 1
     if not fields:
         return _Time(value, seconds, False, start, match.end(1), end)
-    fits = (seconds, fields) not in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2))  # `1:30 h` is open
-    return _Time(value if fits else None, 0.0, True, start, match.end(1), end)
+    time = _Time(value, 0.0, True, start, match.end(1), end)
+    if (seconds, fields) in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2)):
+        time.value = None  # `1:30 h` is open
+    return time
 
 
-def _together(a: _Time, b: _Time, gap: str, digits: int) -> _Time | None:
-    "Two numbers in falling units as one time, `1 min 3 s`; `digits` is the length of the second. None if they are two times."
+def _together(a: _Time, b: _Time, gap: str, written: str) -> _Time | None:
+    "Two numbers in falling units as one time, `1 min 3 s`; the second is as `written`. None if they are two times."
+    if written.startswith(".") and not gap:
+        return None
     if a.value is None or b.value is None or a.unit < 60 or b.clock or a.value != int(a.value):
         return None
     unit = b.unit
-    if not unit and not gap and digits == 2:
+    if not unit and not gap and len(written) == 2:
         unit = a.unit / 60  # `1h30`
     if gap not in ("", " ", ", ", " and ") or not 0 < unit < a.unit or b.value * unit >= a.unit:
         return None
@@ -150,17 +161,18 @@ def _together(a: _Time, b: _Time, gap: str, digits: int) -> _Time | None:
 def _times(text: str, pattern: re.Pattern[str]) -> list[_Time]:
     "Every number of a text; `1 min 3 s` is one."
     times: list[_Time] = []
+    last = _Time(None, 0.0, False, 0, 0, 0)
     for match in pattern.finditer(text):
-        last = times[-1] if times else _Time(None, 0.0, False, 0, 0, 0)
         time = _time(text, match, last.end)
         gap = text[last.end : time.start]
-        merged = _together(last, time, gap, len(match[1])) if match[1][0] != "." else None
+        merged = _together(last, time, gap, match[1])
         if merged:
-            times[-1] = merged
+            times[-1] = last = merged
             continue
         if times and not gap:
             last.value = time.value = None  # numbers that touch are none
         times.append(time)
+        last = time
     return times
 
 # %% ../../nbs/parts/core/times.ipynb #620a8b45
@@ -169,12 +181,12 @@ _OPEN, _CLOSE = r"[\[({<\"'`*]{0,4}", r"[\])}>\"'`*]{0,4}"
 _ABOUT = r"(?:(?:about|around|approximately|approx\.?|roughly|exactly|the|at|timestamp|time|t|大约|约|第)(?: ?[=:])? ?)*+~? ?"
 _BEFORE_NUMBER = rf"{_OPEN}{_ABOUT}(?:(?:{_UNIT}) ?[:=]? ?)?{_OPEN}-?"
 _TO = re.compile(
-    rf" ?\.? ?{_CLOSE}(?:[ \n]*(?:to|and to|until|till|til|through|thru|up to|bis|至|到|から|에서) ?| ?(?:–|--?|~|-{{0,2}}>|==?>|→) ?(?:to )?){_BEFORE_NUMBER}"
+    rf" ?\.? ?{_CLOSE}(?:[ \n]*(?:(?:to|and to|until|till|til|through|thru|up to|bis)(?![{_LETTER}])|至|到|から|에서) ?| ?(?:–|--?|~|-{{0,2}}>|==?>|→) ?(?:to )?){_BEFORE_NUMBER}"
 )
 _ENDS = re.compile(
     rf"[ \n]?{_CLOSE}[ \n]?(?:[,;.|/&–-]|and|then|to)?[ \n]?(?:(?:and|then|the|it|its|event|action|moment) )*+{_OPEN}"
     r"(?:end(?:s|ed|ing)?|stop(?:s|ped|ping)?|finish(?:es|ed|ing)?|offset|结束)"
-    rf"(?:[ _-]?(?:timestamp|times|time|point|seconds|second|secs|sec|s|at|on|in|is|around|about|by|approximately|时间|于|在|为|是))*+"
+    rf"(?:[ _-]?(?:(?:timestamp|times|time|point|seconds|second|secs|sec|s|at|on|in|is|around|about|by|approximately)(?![{_LETTER}])|时间|于|在|为|是))*+"
     rf"{_CLOSE} ?[:=]? ?{_BEFORE_NUMBER}"
 )
 _STARTS = re.compile(r"[\"']?[,;]? ?[\"']?(?:start|begin|onset)(?:[ _-]?(?:time|timestamp|seconds|second|secs|sec|s))?[\"']? ?[:=] ?[\"']?-?")
@@ -198,7 +210,9 @@ def _joiner(gap: str) -> str:
     listed = _LIST.fullmatch(gap)
     if listed:
         return listed[1]
-    return " " if gap == " " else ""
+    if gap == " ":
+        return " "
+    return ""
 
 
 _BOUNDS = (
@@ -232,29 +246,33 @@ _TRAIL = re.compile(rf" ?([{_LETTER}]+|[{_CJK}])?")
 def _lead(gap: str) -> tuple[str, float]:
     'Whether a time may follow a text: "yes", "no", or "unit" if only with a unit of its own; and the unit that the text ends with, in seconds, else 0.'
     match = _LEAD.search(gap[-80:])
-    word, character, marks = match.groups() if match else (None, None, "")
+    assert match
+    word, character, marks = match.groups()
     named = any(mark in marks for mark in ":=[({")
     if "%" in gap[-12:]:
         return "no", 0.0
     unit = _SECONDS.get(word or character or "", 0.0)
     if unit:
         return "yes", unit
-    if character:
-        return ("yes" if named or character in "从在于第自约为是到至和与间段刻由" else "unit"), 0.0
+    if character and not named and character not in "从在于第自约为是到至和与间段刻由":
+        return "unit", 0.0
     if word is None or word in _LEADS:
         return "yes", 0.0
     if word in _DURATIONS or word.startswith(("start", "begin", "end")) or _COUNT.fullmatch(word):
         return "no", 0.0
     if word in _NO_LEADS and not named:
         return "no", 0.0
-    return ("yes" if named else "unit"), 0.0
+    if named:
+        return "yes", 0.0
+    return "unit", 0.0
 
 
 @lru_cache(4096)
 def _may_follow(gap: str) -> bool:
     "Whether a text may follow a time without a unit; a noun may not, it says what the number counts."
     match = _TRAIL.match(gap)
-    word = match[1] if match else None
+    assert match
+    word = match[1]
     return word is None or word in _TRAILS or word in "之间的内处时这发まで까지"
 
 # %% ../../nbs/parts/core/times.ipynb #2df95383
@@ -298,7 +316,9 @@ def _may_join(layout: _Layout, i: int, join: str) -> bool:
     "Whether the text between numbers i and i + 1 makes them a span there."
     before, _, after = layout.gaps[i : i + 3]
     last = i + 2 == len(layout.times)
-    following = "" if last else _joiner(after)
+    following = ""
+    if not last:
+        following = _joiner(after)
     if join == "" or following in ("to", join):
         return False
     if join == "and":
@@ -313,7 +333,11 @@ def _in_seconds(a: _Time, b: _Time, a_front: float, b_front: float) -> list[floa
     "[start, end] of two numbers, with the units before them; None if the units leave it open."
     if a.value is None or b.value is None:
         return None
-    a_unit, b_unit = (0.0 if time.clock else time.unit or front for time, front in ((a, a_front), (b, b_front)))
+    a_unit, b_unit = a.unit or a_front, b.unit or b_front
+    if a.clock:
+        a_unit = 0.0
+    if b.clock:
+        b_unit = 0.0
     open_unit = a.clock != b.clock and a_unit == b_unit == 0  # `1:12 - 30`
     if a_front and a.unit and a_front != a.unit:
         return None  # `minutes: 3 s`
@@ -325,7 +349,9 @@ def _in_seconds(a: _Time, b: _Time, a_front: float, b_front: float) -> list[floa
         a_unit = b_unit = a_unit or b_unit
         open_unit = a_unit != 1
     span = [a.value * (a_unit or 1.0), b.value * (b_unit or 1.0)]
-    return None if open_unit and span[0] > span[1] else span
+    if open_unit and span[0] > span[1]:
+        return None
+    return span
 
 
 def _is_negative(gap: str, first: bool) -> bool:
@@ -334,6 +360,13 @@ def _is_negative(gap: str, first: bool) -> bool:
     if not gap.endswith("-") or not rest.strip(" \n"):
         return gap == "-" and first
     return rest[-1] in " ,;([{:=~\"'"
+
+
+def _signed(value: float, gap: str, first: bool) -> float:
+    "A number with the sign that the text before it ends with."
+    if _is_negative(gap, first):
+        return 0.0 - value
+    return value
 
 
 def _pair(layout: _Layout, i: int) -> list[float] | None:
@@ -357,8 +390,7 @@ def _pair(layout: _Layout, i: int) -> list[float] | None:
         a, b = b, a
     span = _in_seconds(a, b, front, middle_front)
     if span is not None and join != "start":
-        signs = [-1 if _is_negative(before, i == 0) else 1, -1 if _is_negative(between, False) else 1]
-        span = [sign * value if value else value for sign, value in zip(signs, span)]
+        span = [_signed(span[0], before, i == 0), _signed(span[1], between, False)]
     return span
 
 
@@ -381,7 +413,9 @@ def _any_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list
     for i in range(len(layout.times) - 1):
         chained = i > 0 and _joiner(layout.gaps[i]) == "to"  # a date: 2024-01-02
         touches = i > 0 and layout.gaps[i] == " " or i + 2 < len(layout.times) and layout.gaps[i + 2] == " "
-        span = None if chained or touches else _pair(layout, i)
+        if chained or touches:
+            continue
+        span = _pair(layout, i)
         if span is not None:
             spans.append(span)
     return spans
@@ -413,7 +447,9 @@ def _both_ways(text: str, rule: _Rule, explicit: bool) -> list[list[float]]:
     if not _TIGHT_COMMA.search(text):
         return spans
     apart = rule(text, _APART, explicit)
-    return [] if spans and apart and spans != apart else spans or apart
+    if spans and apart and spans != apart:
+        return []
+    return spans or apart
 
 
 def _read(text: str, rule: _Rule) -> list[list[float]]:
@@ -434,7 +470,9 @@ def read_spans(text: str) -> list[list[float]]:  # [start, end] in seconds, as w
     match = _PLAIN_ANSWER.fullmatch(text)
     if match:
         return [[float(match[1]), float(match[2])]]
-    return _read(text, _all_pairs) if len(text) <= LONGEST_ANSWER else []
+    if len(text) > LONGEST_ANSWER:
+        return []
+    return _read(text, _all_pairs)
 
 
 def read_pairs(text: str) -> list[list[float]]:
@@ -458,4 +496,4 @@ def read_time(text: str) -> float | None:  # seconds
     if not has_unit and (_HAS_COUNTS.search(text) or not _may_follow(after)):
         return None
     value = time.value * (time.unit or 1.0)
-    return -value if _is_negative(before, True) else value
+    return _signed(value, before, True)
