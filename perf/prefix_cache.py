@@ -62,17 +62,26 @@ def qwen(path: str):
     return fetch_video(dict(video=path, nframes=FRAMES, max_pixels=PIXELS, min_pixels=28 * 28))
 
 
-def ours(path: str, folder: str):
+def ours(path: str, folder: str, backend: str = "pyav"):
     "Frames and their seconds, from a cache object that knows nothing yet, as in a new process."
     from vtg_r1.video import reader as video
     from vtg_r1.video.cache import FrameCache
 
-    video._probe_here.cache_clear()
-    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), limits=None)
+    video._facts_in_process.cache_clear()
+    return video.read_frames(path, FRAMES, PIXELS, cache=FrameCache(folder), backend=backend, limits=None)
 
 
-def cold(path: str):
-    return ours(path, tempfile.mkdtemp())
+def cold(path: str, backend: str = "pyav"):
+    return ours(path, tempfile.mkdtemp(), backend)
+
+
+def unchecked(path: str):
+    "What the reader before did: decord's clock, and the pictures that decord gives for its indices; nothing is compared."
+    from vtg_r1.video import decoders, reader
+
+    clock = decoders.decord_unchecked(Path(path), np.array([0]), 28, 28)[1]
+    info = reader.probe(path)  # known already
+    return decoders.decord_unchecked(Path(path), reader.pick_frames(clock, FRAMES), *reader.fit_size(info.width, info.height, PIXELS))
 
 
 def resampling(path: str) -> tuple[float, float, float, float]:
@@ -86,7 +95,8 @@ def resampling(path: str) -> tuple[float, float, float, float]:
     info = video.probe(path)
     picked = video.pick_frames(info.times, 16).tolist()
     small = video.read_frames(path, 16, PIXELS)[0].astype(float)
-    full = torch.tensor(decoders._open(Path(path)).get_batch(picked).asnumpy()).permute(0, 3, 1, 2)
+    facts = decoders.read_facts(Path(path))
+    full = torch.tensor(decoders.BACKENDS["pyav"].frames(Path(path), facts, np.array(picked), info.width, info.height)).permute(0, 3, 1, 2)
     out = []
     for mode in (InterpolationMode.BICUBIC, InterpolationMode.BILINEAR):
         difference = small - resize(full, small.shape[1:3], mode, antialias=True).permute(0, 2, 3, 1).numpy()
@@ -95,7 +105,7 @@ def resampling(path: str) -> tuple[float, float, float, float]:
 
 
 def frames(args) -> list[dict]:
-    "Loading 64 frames: cold (decode, resize, keep) and warm (from the cache) beside qwen_vl_utils."
+    "Loading 64 frames: cold (decode, resize, check, keep), warm (from the cache), and what the checks cost, beside qwen_vl_utils."
     home, rows = Path(tempfile.mkdtemp()), []
     clips = sorted(p for p in Path(args.videos).iterdir() if p.suffix in (".mp4", ".mkv", ".webm")) if args.videos else []
     if not clips:
@@ -106,7 +116,13 @@ def frames(args) -> list[dict]:
         assert all(np.array_equal(a, b) for a, b in zip(*same))
         time.sleep(max(0.0, 2.1 - (time.time() - os.stat(path).st_ctime)))  # so that the digest of a new file is noted
         ours(path, kept)
-        variants = {"qwen_vl_utils": lambda p=path: qwen(p), "cold": lambda p=path: cold(p), "warm": lambda p=path, k=kept: ours(p, k)}
+        variants = {
+            "qwen_vl_utils": lambda p=path: qwen(p),
+            "cold": lambda p=path: cold(p),
+            "warm": lambda p=path, k=kept: ours(p, k),
+            "decord": lambda p=path: cold(p, "decord"),
+            "unchecked": lambda p=path: unchecked(p),
+        }
         times = {v: [] for v in variants}
         for _ in range(args.repeats):
             for v, work in variants.items():
@@ -118,14 +134,16 @@ def frames(args) -> list[dict]:
         rows.append(row)
         print(
             f"frames  {row['video'][:28]:28} qwen_vl_utils {row['qwen_vl_utils']:6.3f} s  cold {row['cold']:6.3f} s {row['qwen_vl_utils'] / row['cold']:5.1f} ×  warm {1000 * row['warm']:6.1f} ms {row['qwen_vl_utils'] / row['warm']:6.1f} ×"
+            f"  decord {row['decord']:6.3f} s, unchecked {row['unchecked']:6.3f} s"
             f"   from bicubic {row['bicubic_mean']:.2f} levels, {row['bicubic_psnr']:.1f} dB; from bilinear {row['bilinear_mean']:.2f}, {row['bilinear_psnr']:.1f} dB",
             flush=True,
         )
     heads = [r for r in rows if not r["synthetic"]] or rows
-    ratio = {v: exp(mean(log(r["qwen_vl_utils"] / r[v]) for r in heads)) for v in ("cold", "warm")}
+    ratio = {v: exp(mean(log(r["qwen_vl_utils"] / r[v]) for r in heads)) for v in ("cold", "warm", "decord", "unchecked")}
     largest = max(heads, key=lambda r: r["qwen_vl_utils"])["video"]
     path = next((str(p) for p in clips if p.name == largest), str(home / largest))
     print(f"frames  peak memory on {largest}: " + ", ".join(f"{v} {peak('frames', v, path, kept):.2f} GB" for v in ("qwen_vl_utils", "cold")))
+    print(f"frames  with decord: {ratio['decord']:.2f} × cold where it is trusted, else PyAV after it; {ratio['unchecked']:.2f} × without any check")
     print(f"frames: {ratio['cold']:.2f} × cold, {ratio['warm']:.1f} × warm (geometric mean of {len(heads)} clips)", flush=True)
     return rows
 

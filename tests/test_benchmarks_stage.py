@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import sys
 import types
@@ -13,8 +14,8 @@ from vtg_r1.benchmarks import BenchmarksParams, main
 from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample, load_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
-from vtg_r1.models.generation import vllm_backend
-from vtg_r1.models.loading import model_fingerprint
+from vtg_r1.models.loading import load_model, model_fingerprint
+from vtg_r1.models.vllm_engine import VLLMEngine
 from vtg_r1.runs.execute import run_notebook
 
 pytestmark = pytest.mark.slow
@@ -192,30 +193,43 @@ def test_grounded_qa_prompt_and_native_training_set(toy):
 def test_vllm_interface(toy, monkeypatch):
     "What is handed to vLLM, against a stand-in with its signatures; vLLM itself needs a GPU."
     videos = toy[2]
-    sample, seen = load_samples(videos / "samples.jsonl")[0], []
+    sample, seen, sampled, engines = load_samples(videos / "samples.jsonl")[0], [], [], []
 
     class LLM:
-        def __init__(self, model, trust_remote_code, limit_mm_per_prompt, seed):
-            self.limits = limit_mm_per_prompt
+        def __init__(self, model, trust_remote_code, limit_mm_per_prompt, seed, dtype):
+            assert dtype == str(load_model("tiny").dtype).removeprefix("torch.")  # else vLLM takes what the checkpoint names
+            engines.append(dict(os.environ))
 
         def generate(self, prompts, sampling_params, use_tqdm):
-            assert sampling_params == {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 9}
+            sampled.extend(sampling_params)
             seen.extend(prompts)
-            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(text="<time>[1, 2]</time>")]) for _ in prompts]
+            text = types.SimpleNamespace(text="<time>[1, 2]</time>")
+            return [types.SimpleNamespace(outputs=[text] * sampling.get("n", 1)) for sampling in sampling_params]
 
     monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=lambda **k: k))
     for encoding, token in (("interleaved", "<|image_pad|>"), ("native", "<|video_pad|>")):
         seen.clear()
         view = VideoInputConfig(str(videos / "videos"), 6, 784, "short", encoding)
-        assert vllm_backend("tiny", view, 9)([build_prompt(sample, view)] * 2) == ["<time>[1, 2]</time>"] * 2
+        assert VLLMEngine("tiny", view, 9)([build_prompt(sample, view)] * 2) == ["<time>[1, 2]</time>"] * 2
+        assert sampled[-1] == {"temperature": 0.0, "repetition_penalty": 1.0, "max_tokens": 9}
         data = seen[0]["multi_modal_data"]
         count = len(data["image"]) if encoding == "interleaved" else len(data["video"])
         assert seen[0]["prompt"].count(token) == count
     frames, clock = data["video"][0]
     assert frames.shape[0] == 6 == clock["total_num_frames"] == len(clock["frames_indices"]) and clock["do_sample_frames"] is False
+    texts, draws = [], []
+    for rank in (0, 1):  # two processes of a launcher: each an engine on its own GPU, outside the launcher's group, with the same seeds
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": 1, "CUDA_VISIBLE_DEVICES": "4,6"}.items():
+            monkeypatch.setenv(name, str(value))
+        random.seed(5)
+        texts.append(VLLMEngine("tiny", view, 9, temperature=0.7, samples=3)([build_prompt(sample, view)] * 2))
+        draws.append(sampled[-2:])
+        assert engines[-1]["CUDA_VISIBLE_DEVICES"] == "46"[rank] and not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & engines[-1].keys()
+        assert os.environ["RANK"] == str(rank) and os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
+    assert len(texts[0]) == 6 and draws[0] == draws[1] and draws[0][0]["seed"] != draws[0][1]["seed"] and draws[0][0]["n"] == 3
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match="pip install vllm"):
-        vllm_backend("tiny", view)
+        VLLMEngine("tiny", view)
 
 
 @pytest.mark.shared

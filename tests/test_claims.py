@@ -510,13 +510,13 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
         return [f"<time>[{random.random()}, 9]</time>" for _ in range(3 * len(batch))]
 
     pool, calls, stop = [sample(i) for i in range(7)], [], None
-    whole = resumable_rollouts(tmp_path / "a.jsonl", ask, pool, 2, seed=5, progress=False)
+    whole = resumable_rollouts(tmp_path / "a.jsonl", ask, pool, 2, seed=5)
     calls, stop = [], 2
     with pytest.raises(KeyboardInterrupt):
-        resumable_rollouts(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False)
+        resumable_rollouts(tmp_path / "b.jsonl", ask, pool, 2, seed=5)
     calls, stop = [], None
-    assert resumable_rollouts(tmp_path / "b.jsonl", ask, pool, 2, seed=5, progress=False) == whole and calls == [2, 1]
-    assert resumable_rollouts(tmp_path / "c.jsonl", ask, pool, 2, seed=6, progress=False) != whole
+    assert resumable_rollouts(tmp_path / "b.jsonl", ask, pool, 2, seed=5) == whole and calls == [2, 1]
+    assert resumable_rollouts(tmp_path / "c.jsonl", ask, pool, 2, seed=6) != whole
 
 
 def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):

@@ -109,10 +109,13 @@ def test_allocate(sizes, total):
 
 
 def make(folder: Path, **sources):
+    "Files of samples whose precomputed answers have the tIoU 0.05, 0.15, …, 0.95 with the truth [2, 8.5]."
     for name, n in sources.items():
-        write_jsonl(
-            folder / f"{name}.jsonl", [replace(sample(str(i), iou=(i % 10) / 10 + 0.05), source=name, video=f"{name}{i % 3}.mp4") for i in range(n)]
-        )
+        ious = [(i % 10) / 10 + 0.05 for i in range(n)]
+        responses = [f"<think>it appears at 2.</think><time>[2, {2 + 6.5 * iou:.4f}]</time>" for iou in ious]
+        teachers = [{"model": "m", "response": response, "iou": round(iou, 2)} for response, iou in zip(responses, ious)]
+        samples = [replace(sample(str(i)), source=name, video=f"{name}{i % 3}.mp4", teacher=teacher) for i, teacher in enumerate(teachers)]
+        write_jsonl(folder / f"{name}.jsonl", samples)
     return [{"path": folder / f"{name}.jsonl"} for name in sources]
 
 
@@ -258,6 +261,23 @@ def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
         ("1101/2574374895.mp4", "2574374895"),
         ("OHOFG.mp4", "OHOFG"),
         ("s30-d52.avi", "s30-d52"),
+        ("AbCdEfGhIjK_35_79.mp4", "AbCdEfGhIjK"),
+        ("video-AbCdEfGhIjK.mp4", "AbCdEfGhIjK"),
+        ("v_AbCdEfGhIjK_10.5_20.0.mp4", "AbCdEfGhIjK"),
+        ("HiREST/clips/_7urSjT6sQY_35_79.mp4", "_7urSjT6sQY"),
+        ("A dog barks [AbCdEfGhIjK].webm", "AbCdEfGhIjK"),
+        ("s13-d21-cam-002.avi", "s13-d21"),
+        ("35034348999@N01_6060447507_dc1a90b8ef.mov", "6060447507"),
+        # names that look alike and are videos of their own
+        ("kitchen_001_10_20.mp4", "kitchen_001_10_20"),
+        ("kitchen_10_20.mp4", "kitchen_10_20"),
+        ("AbCdEfGhIjK_79_35.mp4", "AbCdEfGhIjK_79_35"),
+        ("front-cam-002.mp4", "front-cam-002"),
+        ("v_123456789.mp4", "v_123456789"),
+        ("video-2.mp4", "video-2"),
+        ("v_Basketball_g01_c01.avi", "v_Basketball_g01_c01"),
+        ("part [2].mp4", "part [2]"),
+        ("6060447507_6060447508.mp4", "6060447507_6060447508"),
     ],
 )
 def test_source_id(video, source):

@@ -67,7 +67,7 @@ def test_published_file(name, file, split, read, kept, before):
     assert (report.read, report.kept, len(samples)) == (read, kept, kept)
     assert {k: report.before[k] for k in before} == before
     assert len({s.qid for s in samples}) == kept
-    assert report.read == kept + len({(f.qid, f.line) for f in report.dropped})
+    assert report.read == kept + len(report.excluded)
 
 
 @shared
@@ -399,7 +399,7 @@ def test_a_stage_measures_what_a_table_lacks(two_kitchens):
 @pytest.mark.parametrize("start, said", [("noon", "start is 'noon': write seconds"), ("", r"\[\[None, 2.0\]\]")])
 def test_a_row_of_an_own_table_that_cannot_be_read_stops_training(start, said, tmp_path):
     (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nb.mp4,{start},2,he,9\nc.mp4,3,2,backwards,9\n")
-    with pytest.raises(SampleError, match=f"1 of 3 rows cannot be read, e.g. record 3: .*{said}"):
+    with pytest.raises(SampleError, match=rf"1 of 3 rows cannot be used \(row 3\), e.g. record 3: .*{said}"):
         read_annotations(str(tmp_path / "mine.csv"), "csv")
     (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nc.mp4,3,2,backwards,9\n")
     assert [s.query for s in read_annotations(str(tmp_path / "mine.csv"), "csv")] == ["she"]  # what a policy drops is the report's
@@ -433,7 +433,8 @@ def test_formats_known_by_description_only(tmp_path):
         json.dumps([{"question_id": "7", "video_id": "abc", "video_file": "x/abc.mp4", "dataset_name": "d", "conversation": turns}])
     )
     samples, report = read_dataset("grounded_videollm", tmp_path / "g.json", durations={"abc": 30.0})
-    assert (samples[0].query, samples[0].spans, samples[0].video, report.read) == ("When does the dog bark?", [[1.0, 4.0]], "x/abc.mp4", 1)
+    assert (samples[0].query, samples[0].spans, samples[0].video, report.read) == ("When does the dog bark?", [[1.0, 4.0]], "x/abc.mp4", 2)
+    assert [(f.reason, f.action) for f in report.excluded] == [("no_span", "dropped")]  # "Why?" asks for no time: counted, not passed over
     (tmp_path / "t.json").write_text(
         json.dumps(
             [
@@ -547,4 +548,4 @@ def test_any_rows_are_read_or_reported(raw):
     assert report.read == 1 + len(raw) and "good" in {s.qid for s in samples}
     for s in samples:
         assert from_dict(s.to_dict()) == s
-    assert len(samples) + len({(f.qid, f.line) for f in report.dropped}) == report.read
+    assert len(samples) + len(report.excluded) == report.read

@@ -4,17 +4,23 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
 import socket
 
 import numpy as np
 import pytest
 
+from vtg_r1.benchmarks import BenchmarksParams
+from vtg_r1.benchmarks import main as measure
 from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
+from vtg_r1.difficulty import DifficultyParams
+from vtg_r1.difficulty import main as score_difficulty
 from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.sft import SFTParams
 from vtg_r1.sft import main as cold_start
@@ -22,6 +28,15 @@ from vtg_r1.sft import main as cold_start
 pytestmark = pytest.mark.distributed
 CLEAN = multiprocessing.get_context("forkserver")
 CLEAN.set_forkserver_preload(["trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl"])
+
+
+STAGES = {"difficulty": (DifficultyParams, score_difficulty), "benchmarks": (BenchmarksParams, measure)}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def curve(folder) -> np.ndarray:
@@ -98,9 +113,7 @@ def test_grpo_on_the_same_responses_equals_one_process(world, toy_samples, tmp_p
     view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short")
     for name, n in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = free_port()
         started = [CLEAN.Process(target=train, args=(rank, n, port, toy_samples[:4], view, str(tmp_path / name))) for rank in range(n)]
         for p in started:
             p.start()
@@ -110,3 +123,95 @@ def test_grpo_on_the_same_responses_equals_one_process(world, toy_samples, tmp_p
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
     assert len(one) == 3 and (one[:, 1] > 0.01).all()
+
+
+# ---- 04 and 07 share their batches among processes ----
+
+GENERATING = {
+    "difficulty": {"num_rollouts": 3, "batch_size": 3, "max_completion_length": 16},
+    "benchmarks": {"batch_size": 3, "max_completion_length": 16, "benchmark": "samples"},
+}
+NOTEBOOKS = {"difficulty": "nbs/04_difficulty.ipynb", "benchmarks": "nbs/07_benchmarks.ipynb"}
+FILES = {"difficulty": ["rl_scored.jsonl", "metrics.json", "strategies.csv"], "benchmarks": ["predictions.jsonl", "metrics.json"]}
+
+
+def generate_with(stage: str, world, out, name: str, config: str = "", **more) -> None:
+    "04 or 07 as a user starts it, by its notebook's command; without a configuration in this process."
+    given = {"model": "tiny", "annotations": str(out / "samples.jsonl"), "video_root": str(world / "videos"), "figures": False, "threads": 1}
+    given |= {**GENERATING[stage], "outputs_dir": str(out / name), "run_name": "run", **more}
+    if config:
+        given["accelerate_config"] = config
+        assert main(["run", NOTEBOOKS[stage], *(x for key, value in given.items() for x in ("-p", key, json.dumps(value)))]) == 0
+    else:
+        params_class, run = STAGES[stage]
+        process = CLEAN.Process(target=run, args=(from_mapping(params_class, given),))
+        process.start()
+        process.join(300)
+        assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def thirteen(world, tmp_path_factory):
+    "Thirteen samples, in an order in which the queries of a video do not follow each other."
+    out = tmp_path_factory.mktemp("parallel")
+    samples = load_samples(world / "samples.jsonl")
+    write_jsonl(out / "samples.jsonl", [samples[i] for i in np.random.default_rng(3).permutation(13)])
+    return out
+
+
+@pytest.mark.parametrize("stage", GENERATING)
+def test_two_processes_generate_the_files_of_one(world, thirteen, stage):
+    "Byte for byte: the batches, and the seed of each, do not depend on the number of processes."
+    generate_with(stage, world, thirteen, "one")
+    generate_with(stage, world, thirteen, "two", "configs/accelerate/two_cpu.yaml")
+    one, two = thirteen / "one" / stage / "run", thirteen / "two" / stage / "run"
+    for name in FILES[stage]:
+        assert (two / name).read_bytes() == (one / name).read_bytes(), name
+    assert read_manifest(two)["status"] == "finished" and read_manifest(two)["processes"] == 2 and read_manifest(one)["processes"] == 1
+    assert not [p for p in (thirteen / "two").rglob("*.jsonl") if p.name.split(".")[1].isdigit()]  # the processes' own files are merged
+
+
+def other_rows(path, samples, kill_rank, rank, world_size, port):
+    "Rows of `resumable_rows` in one of several processes, of which one kills itself in its second batch."
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", TQDM_DISABLE="1")
+    if world_size > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+    from vtg_r1.models.generation import resumable_rows
+
+    batches = []
+
+    def make_rows(k, batch):
+        batches.append(k)
+        if rank == kill_rank and len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(path.with_name("made.txt"), "a") as f:
+            f.write(f"{k}\n")
+        return [{"qid": s.qid, "batch": k} for s in batch]
+
+    rows = resumable_rows(path, make_rows, samples, 2)
+    assert rows == {row["qid"]: row for row in map(json.loads, path.read_text().splitlines())}
+
+
+@pytest.mark.parametrize("kill_rank", [0, 1])
+def test_a_killed_process_loses_nothing_that_was_written(toy_samples, tmp_path, kill_rank):
+    "What every process has written is taken up by the next call, with whatever number of processes; the file is that of one process."
+    samples, path = toy_samples[:13], tmp_path / "rows.jsonl"
+    for processes, killed in ((2, kill_rank), (3, None)):
+        port = free_port()
+        started = [CLEAN.Process(target=other_rows, args=(path, samples, killed, rank, processes, port)) for rank in range(processes)]
+        for p in started:
+            p.start()
+        for p in started:
+            p.join(120)
+        if killed is None:
+            assert [p.exitcode for p in started] == [0] * processes
+        else:
+            assert started[killed].exitcode == -signal.SIGKILL and started[1 - killed].exitcode == 1  # the other one does not wait for ever
+            made_before = (tmp_path / "made.txt").read_text().split()
+            assert len(made_before) > 1
+    made = (tmp_path / "made.txt").read_text().split()
+    assert made[: len(made_before)] == made_before and sorted(made) == sorted(set(made))  # no batch twice
+    alone = CLEAN.Process(target=other_rows, args=(tmp_path / "alone.jsonl", samples, None, 0, 1, 0))
+    alone.start()
+    alone.join(120)
+    assert path.read_bytes() == (tmp_path / "alone.jsonl").read_bytes() and [p.name for p in tmp_path.glob("rows*")] == ["rows.jsonl"]

@@ -363,10 +363,10 @@ def test_who_wants_the_same_rollouts_waits_for_them(tmp_path, toy_samples):
     with subprocess.Popen([sys.executable, "-c", code, f"{path}.lock"], stdout=subprocess.PIPE, env=ENV) as other:
         other.stdout.readline()
         start = time.monotonic()
-        found = resumable_rollouts(path, lambda batch: [f"{s.qid} {k}" for s in batch for k in range(2)], samples, 2, progress=False)
+        found = resumable_rollouts(path, lambda batch: [f"{s.qid} {k}" for s in batch for k in range(2)], samples, 2)
         assert time.monotonic() - start > 0.5 and other.wait(5) == 0
     assert found == {s.qid: [f"{s.qid} 0", f"{s.qid} 1"] for s in samples}
-    assert resumable_rollouts(path, lambda batch: pytest.fail("asked again"), samples, 2, progress=False) == found
+    assert resumable_rollouts(path, lambda batch: pytest.fail("asked again"), samples, 2) == found
 
 
 # ---- a full disk ----

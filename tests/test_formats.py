@@ -5,6 +5,7 @@ raw file itself. docs/formats.md is the table of what these tests find; `python 
 """
 
 import contextlib
+import csv
 import gzip
 import io
 import itertools
@@ -605,6 +606,44 @@ def test_queries_that_are_alike_share_their_rows(tmp_path):
         read_prediction_file(tmp_path / "three.jsonl", samples)
 
 
+def test_the_option_of_videomind_is_the_answerers(tmp_path):
+    "Its response begins with the option; spans are the grounder's, whatever numbers the response holds."
+    row = {"source": "nextgqa", "video_path": "a/111.mp4", "question": "why did she laugh", "options": ["a", "b", "c", "d", "e"], "span": [[2, 6]]}
+    rows = [{**row, "pred": [[2.0, 5.0]], "response": "(B) he fell at 7 to 9"}]
+    (tmp_path / "output.json").write_text(json.dumps(rows))
+    samples, _ = load_benchmark("nextgqa", HERE / "nextgqa")
+    for reading in (None, "tvg_r1", "auto"):
+        read = read_prediction_file(tmp_path / "output.json", samples).predictions(reading)["111_0"]
+        assert (read.spans, read.answer) == ([[2.0, 5.0]], "B")
+
+
+def test_options_alone_are_no_grounding(tmp_path, capsys):
+    "NExT-GQA's second file by itself: accuracy counts, and there is nothing to score where questions without a span are left out."
+    (tmp_path / "test-res.json").write_text('{"111_0": {"prediction": 0, "answer": 0}, "222_0": {"prediction": 4, "answer": 4}}')
+    words = ["score", "--benchmark", "nextgqa", "--annotations", str(HERE / "nextgqa"), "--predictions", str(tmp_path / "test-res.json")]
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["Acc@QA"] == 40 and json.loads(out)["Acc@GQA"] == 0 and "2 questions have an option and no span" in err
+    for options in (["--missing", "skip"], ["--explain"]):
+        assert main([*words, *options]) == 2
+        assert "no row gives a span" in capsys.readouterr().err
+
+
+def test_tables_of_vlmevalkit_are_the_same_in_every_format(tmp_path):
+    case = case_vlmevalkit()
+    annotations, (tsv,) = write(case, tmp_path)
+    header, *rows = [line.split("\t") for line in tsv.read_text().splitlines()]
+    with open(tmp_path / "a.csv", "w", newline="") as f:
+        csv.writer(f).writerows([header, *rows])
+    records = [dict(zip(header, row)) for row in rows]
+    (tmp_path / "a.json").write_text(json.dumps([{**r, "index": int(r["index"]), "answer": json.loads(r["answer"])} for r in records]))
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(tsv.read_bytes()))
+    samples, _ = load_benchmark("charades_sta", annotations)
+    first = read_prediction_file(tsv, samples).predictions()
+    for name in ("a.csv", "a.json", "a.tsv.gz"):
+        assert read_prediction_file(tmp_path / name, samples).predictions() == first
+
+
 def test_a_revised_label_file_is_noticed(tmp_path, capsys):
     "The last span ends at second 30 in the log and at 33 in the annotations: a clipped file was used."
     charades(tmp_path, log__jsonl=lines([time_r1(4, [20, 30]), time_r1(0, [0, 10])]))
@@ -679,7 +718,7 @@ def test_upload_for_hidden_labels(tmp_path, capsys):
     words += ["--predictions", str(HERE / "qvhighlights.jsonl")]
     assert main([*words, "--submission", str(tmp_path / "hl_test_submission.jsonl")]) == 0
     out, err = capsys.readouterr()
-    assert not out and "labels are withheld, so nothing is scored" in err and "4 queries" in err
+    assert not out and "labels are withheld, so nothing is scored" in err and "4 queries, 1 of them without a span" in err
     assert len((tmp_path / "hl_test_submission.jsonl").read_text().splitlines()) == 4
     assert main(words) == 2  # without a file to write there is nothing to do
     rextime = [{**row, "span": [0, 0], "ans": ""} for row in json.loads((HERE / "rextime_val.json").read_text())]

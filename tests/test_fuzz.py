@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -87,26 +88,29 @@ def counting(good: Path, folder: Path) -> Path:
     return folder / "abort.mp4"
 
 
-def test_a_file_that_aborts_the_decoder_costs_one_exception(good, tmp_path):
+def test_a_file_that_aborts_the_decoder_is_read_by_the_next_one(good, tmp_path):
     bad = counting(good, tmp_path)
-    code = "import sys; from vtg_r1.video.reader import read_frames; read_frames(sys.argv[1], limits=None)"
+    code = "import sys; from vtg_r1.video.reader import read_frames; read_frames(sys.argv[1], backend='decord', limits=None)"
     assert subprocess.run([sys.executable, "-c", code, bad], check=False, capture_output=True).returncode < 0, (
         "decord no longer dies of this: find another file"
     )
-    with pytest.raises(VideoError, match=r"SIGABRT.*backend 'pyav' can read it"):
-        read_frames(bad)
-    assert len(read_frames(good)[0]) == 24 and len(read_frames(bad, backend="pyav")[0]) == 24
+    with pytest.warns(UserWarning, match=r"read by pyav; decord: made the decoder crash \(SIGABRT\)"):
+        assert len(read_frames(bad, backend="decord")[0]) == 24
+    assert len(read_frames(good)[0]) == 24 and len(read_frames(bad)[0]) == 24
 
 
-def test_one_bad_file_does_not_end_the_check_of_a_folder(good, tmp_path):
+def test_one_bad_file_does_not_end_the_check_of_a_folder(good, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTG_R1_BACKEND", "decord")
     bad = counting(good, tmp_path)
     (tmp_path / "good.mp4").write_bytes(good.read_bytes())
-    found = {video: (seconds, why) for video, seconds, why in probe_each([bad.name, "good.mp4", "x" * 300, "gone.mp4"], tmp_path)}
-    assert (
-        found["good.mp4"] == (pytest.approx(2.4, abs=0.01), "")
-        and "SIGABRT" in found[bad.name][1]
-        and found["x" * 300][0] is found["gone.mp4"][0] is None
-    )
+    data = good.read_bytes()
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    (tmp_path / "header.mp4").write_bytes(data[:begin] + bytes(end - begin) + data[end:])
+    with pytest.warns(UserWarning, match="SIGABRT"):
+        found = {v: (seconds, why) for v, seconds, why in probe_each([bad.name, "good.mp4", "x" * 300, "gone.mp4", "header.mp4"], tmp_path)}
+    assert found["good.mp4"] == found[bad.name] == (pytest.approx(2.4, abs=0.01), "")
+    assert found["x" * 300][0] is found["gone.mp4"][0] is None
+    assert found["header.mp4"][0] is None and "none of its pictures" in found["header.mp4"][1]  # its header is whole
 
 
 STALL = """
@@ -133,24 +137,35 @@ def test_limits_of_time_and_memory_and_what_a_decoder_prints(tmp_path, monkeypat
     sandbox._stop_all()
 
 
+SPIN = """
+import os
+from pathlib import Path
+from vtg_r1.video import sandbox
+def spin(path):
+    Path(path).write_text(str(os.getpid()))
+    while True: pass
+sandbox.serve({"work": spin}, %r)
+"""
 ORPHAN = """
 import sys, os, signal, threading, time
 from pathlib import Path
 from vtg_r1.video import sandbox
 sandbox._SERVE = sys.argv[2]
-threading.Thread(target=lambda: sandbox.run_sandboxed(sys.argv[1], sandbox.ResourceLimits(4, 1.5), do="hold"), daemon=True).start()
+threading.Thread(target=lambda: sandbox.run_sandboxed(sys.argv[1], sandbox.ResourceLimits(100, 1.5), do="work"), daemon=True).start()
 while not Path(sys.argv[1]).exists() or not Path(sys.argv[1]).read_text(): time.sleep(0.05)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_child_at_work_does_not_outlive_its_killed_parent(tmp_path):
-    subprocess.run([sys.executable, "-c", ORPHAN, tmp_path / "pid", STALL], check=False)
+@pytest.mark.parametrize("code", [SPIN, SPIN.replace("while True: pass", "__import__('time').sleep(600)")], ids=["computes", "waits"])
+def test_a_child_at_work_ends_with_its_killed_parent(code, tmp_path):
+    "The kernel tells it, so it ends at once, not when its time is up."
+    subprocess.run([sys.executable, "-c", ORPHAN, tmp_path / "pid", code], check=False)
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}")
-    end = time.monotonic() + 30
+    end = time.monotonic() + 3
     with suppress(OSError):  # gone between two looks
         while time.monotonic() < end and "Z" not in (child / "stat").read_text().split(")")[1][:3]:
-            time.sleep(0.2)
+            time.sleep(0.05)
     assert time.monotonic() < end
 
 
@@ -252,18 +267,17 @@ def test_backends_tell_the_same_times_of_real_videos(shared):
         assert np.abs(a - b).mean() < 6, path.name
 
 
-def test_times_that_are_no_clock_are_an_error_not_a_label(tmp_path):
-    avi, one, mpg = (
-        encode(tmp_path / "a.avi", options={"x264-params": "bframes=0"}),
-        encode(tmp_path / "b.mkv", n=1, milliseconds=[0]),
-        encode(tmp_path / "c.mpg", "mpeg2video"),
-    )
-    for path in (avi, one, mpg):
-        with pytest.raises(VideoError, match="times.*pyav"):
-            read_frames(path)
-    assert read_frames(avi, backend="pyav")[1].tolist() == pytest.approx([i / 10 for i in range(24)]) and read_frames(one, backend="pyav")[
-        1
-    ].tolist() == [0]
+@pytest.mark.parametrize(
+    "name, codec, options, n", [("a.avi", "libx264", {"x264-params": "bframes=0"}, 24), ("b.mkv", "libx264", {}, 1), ("c.mpg", "mpeg2video", {}, 24)]
+)
+def test_a_clock_that_decord_reads_wrongly_is_not_taken_from_it(tmp_path, name, codec, options, n):
+    path = encode(tmp_path / name, codec, options=options, n=n)
+    frames, times = read_frames(path, backend="pyav")
+    assert times.tolist() == pytest.approx([i / 10 for i in range(n)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = read_frames(path, backend="decord")
+    assert np.array_equal(again[1], times) and np.abs(again[0].astype(int) - frames).mean() < 4
 
 
 def test_what_an_edit_cut_off_is_not_shown(tmp_path):
@@ -328,7 +342,7 @@ def test_the_cache_keeps_backends_apart_and_views_name_them(good, tmp_path, monk
     assert len(list((tmp_path / "c").glob("*.frames"))) == 2
     monkeypatch.setenv("VTG_R1_BACKEND", "pyav")
     assert VideoInputConfig("x").backend == "pyav"
-    with pytest.raises(ValueError, match="backend must be one of decord, pyav, torchcodec"):
+    with pytest.raises(ValueError, match="backend must be one of pyav, decord, torchcodec"):
         VideoInputConfig("x", backend="opencv")
     with pytest.raises(ValueError, match="backend must be"):
         read_frames(good, backend="opencv")
@@ -486,14 +500,18 @@ def test_plain_pickles_are_read_without_the_unpickler(protocol):
 def test_long_responses_take_the_parser_under_a_millisecond():
     slow = {}
     for name, response in pathological():
-        for work in (prompts.parse_spans, prompts.parse_answer, prompts.is_well_formed):
-            if (taken := milliseconds(lambda w=work, r=response: w(r))) > 1:
-                slow[name, work.__name__] = taken
+        calls = {work.__name__: lambda work=work, r=response: work(r) for work in (prompts.parse_answer, prompts.is_well_formed)}
+        for reading in prompts.READINGS:
+            calls[reading] = lambda reading=reading, r=response: prompts.parse_spans(r, reading, 10.0)
+        for call, work in calls.items():
+            if (taken := milliseconds(work)) > 1:
+                slow[name, call] = taken
     assert not slow
 
 
 def test_an_answer_without_end_is_no_answer():
-    assert prompts.parse_spans(f"<time>{'[1, 2], ' * 100}</time>") != [] == prompts.parse_spans(f"<time>{'[1, 2], ' * 200}</time>")
+    for count, readable in {1: True, 50: True, 51: False, 200: False}.items():
+        assert bool(prompts.parse_spans(f"<time>{'[1, 2], ' * count}</time>")) == readable
 
 
 def test_every_public_reward_is_fuzzed():

@@ -107,19 +107,23 @@ def test_exact_is_most_and_unreadable_least(reward):
         (segment_f1_reward, [[0, 0.25]], [[0, 0.5]], 2 / 3),
         (segment_giou_reward, [[0, 0.25]], [[0, 0.5]], 0.75),
         (segment_giou_reward, [[3, 9], [20, 26]], [[3, 9]], 0.5),  # one too many
-        (wasserstein_reward, [[0, 0.25]], [[0, 0.5]], math.exp(-3 * 0.125 / 0.5)),
+        (wasserstein_reward, [[0, 0.25]], [[0, 0.5]], math.exp(-0.125 / 0.5)),
         (with_options(tiou_reward, multi_gt="union"), [[9, 3], [3, 9]], [[3, 9]], 1.0),  # what has no length covers nothing
         (with_options(tiou_reward, multi_gt="union"), [[3, 9]], [[9, 3], [3, 9]], 1.0),
         (segment_f1_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),  # an unsound span spoils the answer
         (segment_giou_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),
-        (wasserstein_reward, [[3, 9], [5, 5]], [[3, 9]], 0.0),
+        (wasserstein_reward, [[3, 9], [5, 5]], [[3, 9]], 1.0),  # TimeLens2 leaves it out
+        (wasserstein_reward, [[9, 3], [5, 5]], [[3, 9]], 0.0),
+        (wasserstein_reward, [[0, 60]], [[10, 14]], math.exp(-(100 + 46**2) / 112 / 4)),  # 0.007: a wide answer pays for its width
+        (wasserstein_reward, [[0, 150]], [[70, 80]], math.exp(-35 / 10)),  # 0.030
+        (wasserstein_reward, [[4, 6]], [[4, 5], [4.5, 6]], 1.0),  # the truth is merged first
         (segment_f1_reward, [[3, 9]], [[5, 5]], 0.0),  # nor can an empty truth be found
         (wasserstein_reward, [[3, 9]], [[5, 5]], 0.0),
         (wasserstein_reward, [], [[5, 5]], 0.0),
-        (wasserstein_reward, [[0, 2], [4, 6]], [[4, 8]], math.exp(-3 * 3 / 6)),  # 3 = 0.5 + 1 + 1 + 0.5 between the borders 0, 2, 4, 6, 8
-        (with_options(wasserstein_reward, beta=1.0), [[0, 2]], [[4, 6]], math.exp(-1)),
-        (wasserstein_reward, [[0, 2]], [[4, 6]], math.exp(-3)),  # everything moves 4 s, both cover 4 s
-        (wasserstein_reward, [[0, 8]], [[4, 8]], math.exp(-3 * 2 / 8)),  # from [0, 8] to [4, 8]: 2 s on average
+        (wasserstein_reward, [[0, 2], [4, 6]], [[4, 8]], math.exp(-3 / 4)),  # 3 = 0.5 + 1 + 1 + 0.5 between the borders 0, 2, 4, 6, 8
+        (with_options(wasserstein_reward, beta=3.0), [[0, 2]], [[4, 6]], math.exp(-6)),
+        (wasserstein_reward, [[0, 2]], [[4, 6]], math.exp(-2)),  # everything moves 4 s, the truth lasts 2
+        (wasserstein_reward, [[0, 8]], [[4, 8]], math.exp(-2 / 4)),  # from [0, 8] to [4, 8]: 2 s on average
     ],
     ids=lambda v: getattr(v, "__name__", None),
 )
@@ -207,12 +211,12 @@ def test_multi_span_rewards_against_a_fine_grid(rows):
         w1 = 0.01 * np.abs(np.cumsum(a) / a.sum() - np.cumsum(b) / b.sum()).sum()
         assert segment_f1_reward(texts, truth)[k] == pytest.approx(f1)
         assert tiou_reward(texts, truth, multi_gt="union")[k] == pytest.approx(iou) == pytest.approx(union_tiou(p, g))
-        assert wasserstein_reward(texts, truth, beta=1)[k] == pytest.approx(math.exp(-w1 / (0.01 * (a | b).sum())), abs=0.01)
+        assert wasserstein_reward(texts, truth, beta=1)[k] == pytest.approx(math.exp(-w1 / (0.01 * b.sum())), abs=0.01)
 
 
 def test_wasserstein_is_exact_where_the_difference_changes_sign():
     "[0, 10] to [4, 6]: the left half moves right, the right half left; W1 = 2 by the quantile functions."
-    assert wasserstein_reward([answer([0, 10])], [[[4, 6]]]) == [pytest.approx(math.exp(-3 * 2 / 10))]
+    assert wasserstein_reward([answer([0, 10])], [[[4, 6]]]) == [pytest.approx(math.exp(-2 / 2))]
 
 
 def test_unknown_ways_are_errors():
@@ -246,6 +250,64 @@ def test_another_number_of_rows_is_named():
 def test_a_reward_with_options_is_that_reward_under_its_name():
     union = with_options(tiou_reward, multi_gt="union")
     assert union([answer([20, 26])], spans=[[[3, 9], [20, 26]]]) == [0.5] and union.__name__ == "tiou_reward" and union.__doc__ == tiou_reward.__doc__
+
+
+def theirs(pred, gt, beta=1.0):
+    "exp(−β · W1 / length of the merged truth), W1 by the quantile functions of both sets on a fine grid (TimeLens2's definition)."
+    grid = (np.arange(20_000) + 0.5) / 20_000
+
+    def quantiles(spans):
+        seconds = sorted({t for span in spans for t in span})
+        cells = [(a, b) for a, b in zip(seconds, seconds[1:]) if any(s <= a and b <= e for s, e in spans)]
+        mass = np.cumsum([0.0, *(b - a for a, b in cells)])
+        place = np.minimum(np.searchsorted(mass, grid * mass[-1], side="right") - 1, len(cells) - 1)
+        return np.array([a for a, _ in cells])[place] + grid * mass[-1] - mass[place], mass[-1]
+
+    (p, _), (g, length) = quantiles(pred), quantiles(gt)
+    return math.exp(-beta * np.abs(p - g).mean() / length)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sets, sets)
+def test_wasserstein_is_that_of_timelens2(pred, gt):
+    assert wasserstein_reward([answer(*pred)], [gt]) == [pytest.approx(theirs(pred, gt), abs=2e-3)]
+
+
+READING_ROWS = {
+    "time": "<think>a</think><time>[3, 9]</time>",
+    "answer": "<think>from 1 to 2</think><answer>3 to 9</answer>",
+    "glue": "<think>at 1</think><answer>A</answer><glue>[(3, 9)]</glue>",
+    "sentence": "The event happens in 3.0 - 9.0 seconds.",
+    "json": '```json\n[{"start_time": "00:03.00", "end_time": "00:09.00"}]\n```',
+    "vtimellm": "From 10 to 30.",
+    "tvg_r1": "It is 3, or 9.",
+}
+
+
+@pytest.mark.parametrize("reward", [*GROUNDING, format_reward, paper_reward, with_options(tiou_reward, multi_gt="union")], ids=lambda r: r.__name__)
+def test_a_reward_reads_by_the_convention_it_is_given(reward):
+    columns = {"spans": [[[3.0, 9.0]]], "duration": [30.0]}
+    for reading, text in READING_ROWS.items():
+        assert reward([text], reading=reading, **columns) == with_options(reward, reading=reading)([text], **columns) == [1.0], reading
+        if reading != "time":
+            assert reward([text], **columns)[0] <= 0  # the default is our own
+    with pytest.raises(ValueError, match="reading 'auto' guesses"):
+        reward([text], reading="auto", **columns)
+    with pytest.raises(ValueError, match="'strict' is now called 'time'"):
+        reward([text], reading="strict", **columns)
+
+
+def test_hundredths_need_the_duration():
+    for reward in (tiou_reward, format_reward):
+        with pytest.raises(ValueError, match="give its duration"):
+            reward([READING_ROWS["vtimellm"]], spans=[[[3, 9]]], reading="vtimellm")
+
+
+def test_the_format_is_paid_for_a_readable_answer_alone():
+    "An answer that gives no period is none, whatever its tags."
+    unreadable = ["not in the video", "", "frames 10-25", "20% to 40%", "[1, 2, 3]"]
+    assert format_reward([f"<think>a</think><time>{text}</time>" for text in unreadable]) == [0] * 5
+    assert format_reward([answer([9, 3]), answer([3, 9])]) == [1, 1]  # a span written backwards is read: the overlap says that it is wrong
 
 
 def test_format_asks_for_the_option_only_of_questions():

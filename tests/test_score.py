@@ -67,7 +67,7 @@ HAND = {
     ("charades_sta", "--missing", "skip"): {"n": 7, "missing": 1, **recalls(400 / 7, 200 / 7, 200 / 7, 100 * sum(CHARADES) / 7)},
     # [-10, 10] against [0, 10] is 1/2; an answer outside any block is read by the lenient reading only; an end past the duration stays
     ("activitynet",): {"n": 3, "missing": 0, **recalls(200 / 3, 200 / 3, 100 / 3, 50)},
-    ("activitynet", "--reading", "lenient"): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 250 / 3)},
+    ("activitynet", "--reading", "tvg_r1"): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 250 / 3)},
     # zero-length inside a span: IoU 0, IoP 1; inverted: 0, 0; [1, 3]: 1, 1; [4, 8] against [4, 6]: 1/2, 1/2; missing. Options right, right, right, wrong, missing
     ("nextgqa",): {"n": 5, "missing": 1, **recalls(40, 40, 20, 30), "mIoP": 50, "IoP@0.3": 60, "IoP@0.5": 60, "Acc@QA": 60, "Acc@GQA": 40},
     ("nextgqa", "--missing", "skip"): {
@@ -241,6 +241,18 @@ def test_rows_that_cannot_score_are_counted(tmp_path, capsys):
     (tmp_path / "said.jsonl").write_text(OWN_SAID)
     run("csv", annotations=tmp_path / "mine.csv", predictions=tmp_path / "said.jsonl")
     assert "count as misses" not in capsys.readouterr().err
+
+
+def test_didemo_has_its_own_mean(tmp_path):
+    "Rank-1 and the mean of the best three annotators' IoU (LisaAnne/LocalizingMoments); R1@m is of the best annotator."
+    rows = [
+        {"num_segments": 6, "description": "x", "times": [[4, 4], [4, 4], [0, 0], [4, 4]], "video": "a.m4v", "annotation_id": 1},
+        {"num_segments": 6, "description": "y", "times": [[0, 0], [0, 1], [0, 1], [2, 2]], "video": "b.m4v", "annotation_id": 2},
+    ]
+    (tmp_path / "val_data.json").write_text(json.dumps(rows))
+    (tmp_path / "p.jsonl").write_text('{"qid": "1", "pred": [20, 25]}\n{"qid": "2", "pred": [0, 5]}\n')
+    scored = run("didemo", "--json", annotations=tmp_path / "val_data.json", predictions=tmp_path / "p.jsonl")
+    assert scored == pytest.approx({"n": 2, "missing": 0, **recalls(100, 100, 100, 50 + 50 * (1 + 1 / 2 + 1 / 2) / 3), "rank@1": 50}, abs=1e-3)
 
 
 def test_an_error_names_the_qid():

@@ -20,7 +20,7 @@ import numpy as np
 
 from .core.metrics import THRESHOLDS
 from .core.plots import draw_cases, draw_recall, style
-from .core.runtime import RunError, UserError, resolve
+from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve
 from .core.samples import Sample, log_rows
 from .core.spans import length
 from .core.stats import bootstrap_ci
@@ -32,10 +32,11 @@ from .data.sources import find_videos
 from .data.toyworld import queries, script
 from .models.abilities import record_abilities, require_encoding
 from .models.clock import model_without_weights, record_dense_clips
-from .models.generation import generate, generation_kwargs, resumable_predict, vllm_backend
+from .models.generation import generate, generation_kwargs, resumable_predict
 from .models.loading import load_model, load_processor, producing_run, record_policy
+from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
-from .runs.parameters import ComputeParams, RunParams, param, stage_program
+from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, read_manifest, record_files
 from .train.checks import refuse_toy_values
 from .train.stage_data import toy_eval_set
@@ -49,7 +50,7 @@ Predictions = dict[str, Prediction]  # by qid
 
 # %% ../nbs/07_benchmarks.ipynb #a37b20ef
 @dataclass(kw_only=True)
-class BenchmarksParams(RunParams, VideoParams, ComputeParams):
+class BenchmarksParams(RunParams, VideoParams, ComputeParams, LaunchParams):
     "Benchmark"
 
     stage: ClassVar[str] = "benchmarks"
@@ -127,6 +128,22 @@ def _toy_prior(seed: int) -> list[Sample]:
 
 def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
     "Read the benchmark, or make the toy world's held-out set; inputs are recorded."
+    with main_process_first():
+        samples, labels, root, train = _read_queries(run, params)
+    for role in ("train_annotations", "baseline_predictions"):
+        if getattr(params, role):
+            record_files(run, getattr(params, role), role)
+    samples = samples[: params.eval_limit or None]
+    view = VideoInputConfig(
+        root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options, params.fps, reading=params.reading
+    )
+    data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, view)
+    print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
+    return data
+
+
+def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], Path, str, Sequence[Sample] | None]:
+    "The queries, their annotation file, the folder of their videos, and training samples if there are any."
     train: Sequence[Sample] | None = None
     if params.benchmark:
         labels = resolve(params.annotations)
@@ -144,22 +161,17 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
         labels = Path(root).parent / "samples.jsonl"
         record_files(run, labels, "annotations")
         train = _toy_prior(params.seed)
-    for role in ("train_annotations", "baseline_predictions"):
-        if getattr(params, role):
-            record_files(run, getattr(params, role), role)
-    samples = samples[: params.eval_limit or None]
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options, params.fps)
-    data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, view)
-    print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
-    return data
+    return samples, labels, root, train
 
 
 def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Callable[[list[dict[str, Any]]], list[str]]:
     "A function from prompts to greedy completions; the model is recorded."
+    generate_fn: Any
     if params.backend == "vllm":
         model, processor = model_without_weights(params.model), load_processor(params.model, params.chat_template_kwargs)
         require_encoding(params.model, processor, data.view.time_encoding, data.view.pixels)
-        generate_fn = vllm_backend(params.model, data.view, params.max_completion_length, params.chat_template_kwargs)
+        length = params.max_completion_length
+        generate_fn = verified_vllm(run, params.model, data.samples, data.view, length, chat_template_kwargs=params.chat_template_kwargs)
     else:
         processor = load_processor(params.model, params.chat_template_kwargs)
         require_encoding(params.model, processor, data.view.time_encoding, data.view.pixels)
@@ -205,7 +217,7 @@ class Scoring:
 
     model: str
     predictions: dict[str, Predictions]  # of the model, then of the answers that look at no frame
-    scores: dict[str, dict[str, float]]  # the same, and the model's under the lenient reading
+    scores: dict[str, dict[str, float]]  # the same, and the model's by the reading of TVG-R1's evaluator
     protocol: Protocol  # what the model's score depends on besides its predictions
 
     @property
@@ -219,7 +231,7 @@ def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scorin
     file = read_prediction_file(run.path / "predictions.jsonl", data.samples)
     predictions = {params.model: file.predictions(), **trivial_predictions(data.samples, data.train, params.seed)}
     scores = {name: score(data.name, data.samples, of_all) for name, of_all in predictions.items()}
-    scores[f"{params.model} (lenient reading)"] = score(data.name, data.samples, file.predictions("lenient"))
+    scores[f"{params.model} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"))
     protocol = protocol_of(data.name, data.labels, len(data.samples), file)
     run.record(protocol=protocol.to_dict())
     print(f"protocol {protocol.hash}: {protocol.line}")
@@ -374,6 +386,8 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
         generate_fn = load_backend(run, params, data)
         seen = count_seen(params, data)
         rows = predict(run, params, data, generate_fn)
+        if not is_main_process():
+            return run.path
         scoring = score_all(run, params, data)
         sure = intervals(data.samples, scoring.predictions[params.model])
         compare_with_baseline(params, data, scoring)

@@ -29,14 +29,27 @@ from .core.atomic_files import LockHeld, lock, write_json
 from .core.plots import draw_cases, draw_histogram, legend_of, looks_of, style
 from .core.prompts import is_well_formed, response_text, think_block
 from .core.runtime import project_root, resolve, sha256
-from .core.samples import Report, Sample, SampleError, append_jsonl, from_dict, iter_jsonl, log_rows, write_jsonl_files
+from vtg_r1.core.samples import (
+    Report,
+    Sample,
+    SampleError,
+    append_jsonl,
+    check_is_text,
+    from_dict,
+    is_json_array,
+    iter_jsonl,
+    log_rows,
+    target_span,
+    with_relative_video,
+    write_jsonl_files,
+)
 from .core.tables import markdown_table
 from .data.model_inputs import VideoInputConfig
-from .data.readers import iter_rows, read_dataset, video_id
+from .data.readers import iter_rows, read_dataset
 from .data.sources import explain_empty_split
-from .data.teacher import Teacher, TeacherError, annotate, with_teacher
+from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
 from .data.toyworld import ToyWorldConfig, make_world, read_scripts, toy_teacher
-from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary
+from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_file
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, RunParams, param, stage_program, to_mapping
 from .runs.run import Run, record_files
@@ -163,6 +176,7 @@ def read_source(
     path: str | Path,  # a file, or what `load_dataset` takes
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.data.readers.READERS`
     past_end: str = "clip",  # ends past the video: "clip", "keep" or "drop"
+    video_root: str | Path = "",  # folder of the videos: absolute paths below it are read as relative
     **options: Any,  # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are read
     "One source of samples and its report."
@@ -172,23 +186,26 @@ def read_source(
         split = options.get("split", "train")
         report = Report(str(path), dataset="huggingface", split=split)
         rows = load_dataset(str(path), split=split, streaming=True)
-        return iter_rows(rows, report, past_end=past_end, **{"source": Path(path).name, **options}), report
+        return iter_rows(rows, report, past_end=past_end, video_root=video_root, **{"source": Path(path).name, **options}), report
     if dataset != "samples":
-        return read_dataset(dataset, path, past_end=past_end, **options)
+        return read_dataset(dataset, path, past_end=past_end, video_root=video_root, **options)
     if not Path(path).is_file():
         raise SampleError(f"{path}: no such file", reason="wrong_file")
+    check_is_text(path)
+    if is_json_array(path):
+        raise SampleError(f"{path}: is one JSON array; write one object per line, as jq -c '.[]' does", reason="wrong_file")
     report = Report(str(path), dataset="samples")
-    return _stream(path, report), report
+    return _stream(path, report, video_root), report
 
 
-def _stream(path: str | Path, report: Report) -> Iterator[Sample]:
+def _stream(path: str | Path, report: Report, video_root: str | Path) -> Iterator[Sample]:
     "Samples of our own JSONL; bad lines go to the report."
     for number, row in iter_jsonl(path):
         report.read += 1
         try:
             if isinstance(row, Exception):
                 raise SampleError(f"not JSON: {row}", reason="malformed_line")
-            sample = from_dict(row)
+            sample = from_dict(with_relative_video(row, video_root))
         except SampleError as e:
             qid = str(row.get("qid", "")) if isinstance(row, dict) else ""
             report.add(qid, e.reason, "dropped", f"{path}, line {number}: {e}", number)
@@ -200,7 +217,7 @@ def _stream(path: str | Path, report: Report) -> Iterator[Sample]:
 
 
 def _with_reasons(
-    samples: Iterable[Sample], guard: Callable[[Sample], str] | None, bad_videos: dict[str, str], qids: set[str]
+    samples: Iterable[Sample], guard: Callable[[Sample], str] | None, videos: dict[str, dict], qids: set[str]
 ) -> Iterator[tuple[Sample, str, str]]:
     "(sample, reason, detail): the reason for which it is excluded, or ''; `qids` collects those of all sources."
     for s in samples:
@@ -209,9 +226,10 @@ def _with_reasons(
         overlap = guard(s) if guard else ""
         if s.qid in qids:
             yield s, "duplicate_qid", "the source has this qid twice"
-        elif s.video in bad_videos:
-            yield s, "video", bad_videos[s.video]
+        elif videos.get(s.video, {}).get("reason"):
+            yield s, "video", videos[s.video]["reason"]
         else:
+            s = replace(s, video=videos.get(s.video, {}).get("file", s.video))
             yield s, "overlap" if overlap else "", overlap
         qids.add(s.qid)
 
@@ -222,18 +240,20 @@ def check_videos(
     work: Path,  # folder of videos.jsonl, which grows
     workers: int = 2,  # processes
     progress: bool = True,  # show a bar
-) -> dict[str, dict]:  # video → {"video", "seconds", "reason"}: its duration, or why it cannot be used
+) -> dict[str, dict]:  # video → {"video", "file", "seconds", "reason"}: the file that was found, its duration, or why it cannot be used
     "Open every video that the sources name; a video that was readable before is not opened again."
     path, known = work / "videos.jsonl", {}
     for _, row in log_rows(path):
-        if not row["reason"] and (Path(video_root) / row["video"]).is_file():  # a bad file may have been replaced
+        row.setdefault("file", row["video"])
+        if not row["reason"] and (Path(video_root) / row["file"]).is_file():  # a bad file may have been replaced
             known[row["video"]] = row
     videos: dict[str, None] = {}
     for entry in entries:
         guess = {} if entry.get("dataset", "samples") in _STREAMED else {"missing_duration": "last_end"}  # so that every video is named
-        videos |= dict.fromkeys(s.video for s in read_source(**entry, **guess)[0])
-    for video, seconds, reason in probe_each([v for v in videos if v not in known], video_root, workers, progress):
-        known[video] = {"video": video, "seconds": seconds, "reason": reason}
+        videos |= dict.fromkeys(s.video for s in read_source(**{"video_root": video_root, **entry}, **guess)[0])
+    files = {video: video_file(video_root, video) or video for video in videos if video not in known}
+    for video, (file, seconds, reason) in zip(files, probe_each(files.values(), video_root, workers, progress)):
+        known[video] = {"video": video, "file": file, "seconds": seconds, "reason": reason}
         append_jsonl(path, [known[video]])
     return {v: known[v] for v in videos}
 
@@ -243,20 +263,21 @@ def collect(
     work: Path,  # folder of these settings
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`
     videos: dict[str, dict] | None = None,  # of `check_videos`; their durations are used if a file has none
+    video_root: str | Path = "",  # as `read_source`
 ) -> list[dict]:  # each source's report as a dict
     "Read all sources into candidates.jsonl and excluded.jsonl, unless an earlier call did."
     done = work / "collected.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))["reports"]
-    bad_videos = {v: r["reason"] for v, r in (videos or {}).items() if r["reason"]}
-    durations = {video_id(v): r["seconds"] for v, r in (videos or {}).items() if not r["reason"]}
+    videos = videos or {}
+    durations = {v: r["seconds"] for v, r in videos.items() if not r["reason"]}
     qids, reports = set[str](), list[dict]()
 
     def rows() -> Iterator[tuple[str, Sample | dict]]:
         for entry in entries:
             measured = {} if not durations or entry.get("dataset", "samples") in _STREAMED else {"durations": durations}
-            samples, report = read_source(**{**measured, **entry})
-            for s, reason, detail in _with_reasons(samples, guard, bad_videos, qids):
+            samples, report = read_source(**{"video_root": video_root, **measured, **entry})
+            for s, reason, detail in _with_reasons(samples, guard, videos, qids):
                 if reason:
                     yield "excluded.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}
                 else:
@@ -351,7 +372,7 @@ def answered(
     if params.teacher == "simulated" and world:
         scripts = read_scripts(world)
         return (replace(s, teacher=toy_teacher(s, scripts, params.seed, params.teacher_reasoning)) for s in samples)
-    return samples
+    return map(judge_precomputed, samples)
 
 # %% ../nbs/01_curation.ipynb #bba9d28f
 def assign_split(
@@ -384,8 +405,8 @@ def to_sft_sample(
     "A cold-start sample with its supervised response."
     if label_source == "teacher" or sample.teacher is None:
         return sample
-    span = Counter(map(tuple, sample.spans)).most_common(1)[0][0]  # the span most annotators gave
-    return replace(sample, teacher={**sample.teacher, "response": response_text(think_block(sample.teacher["response"]), span)})
+    response = response_text(think_block(sample.teacher["response"]), target_span(sample.spans))
+    return replace(sample, teacher={**sample.teacher, "response": response})
 
 
 SETS = ("coldstart.jsonl", "rl.jsonl", "filtered.jsonl")
@@ -613,7 +634,7 @@ def make_pool(params: CurationParams, files: SourceFiles) -> Pool:
     with folder_lock(work):
         if files.benchmarks:
             guard = overlap_guard([(b["dataset"], b["path"], b.get("split")) for b in files.benchmarks], params.overlap_by)
-        reports = collect(files.entries, work, guard, videos)
+        reports = collect(files.entries, work, guard, videos, files.video_root)
         pool = Pool(work, videos, reports, count_excluded(work, reports), sample_pool(work, params.quotas, params.seed))
     candidates, drawn = (sum(size[key] for size in pool.sources.values()) for key in ("candidates", "pool"))
     print(f"{candidates:,} candidates, {drawn:,} in the pool; excluded: {dict(pool.excluded) or 'none'}")

@@ -16,26 +16,37 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .core.atomic_files import LockHeld, lock
 from .core.plots import draw_histogram, looks_of, style
 from .core.prompts import parse_span
-from .core.runtime import gather_object, project_root, resolve, set_seed
-from .core.samples import Sample, SampleError, append_jsonl, load_samples, log_rows, write_jsonl
-from .core.spans import tiou
+from vtg_r1.core.runtime import (
+    RunError,
+    broadcast_object,
+    gather_object,
+    is_main_process,
+    main_process_first,
+    process_index_and_count,
+    project_root,
+    resolve,
+    set_seed,
+)
+from .core.samples import Sample, SampleError, load_samples, target_span
+from .core.spans import length, tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
 from .models.abilities import record_abilities, require_encoding
-from .models.clock import record_dense_clips
-from .models.generation import by_video, generate, generation_kwargs
+from .models.clock import model_without_weights, record_dense_clips
+from .models.generation import generate, generation_kwargs, resumable_rows
 from .models.loading import load_model, load_processor, record_policy
+from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
-from .runs.parameters import ComputeParams, RunParams, param, stage_program
+from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
 from .train.checks import check_context_length, describe_inputs, record_excluded, refuse_toy_values
 from .train.stage_data import stage_samples, subsample, toy_upstream
@@ -46,7 +57,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/04_difficulty.ipynb #e4b53077
 @dataclass(kw_only=True)
-class DifficultyParams(RunParams, AnnotationParams, VideoParams, ComputeParams):
+class DifficultyParams(RunParams, AnnotationParams, VideoParams, ComputeParams, LaunchParams):
     "Policy and rollouts"
 
     stage = "difficulty"
@@ -58,6 +69,7 @@ class DifficultyParams(RunParams, AnnotationParams, VideoParams, ComputeParams):
     pass_iou: float = param(0.5, "tIoU from which a rollout is a hit.", minimum=0, maximum=1)
     max_completion_length: int = param(40, "Maximum length of a response.", paper="2048", unit="tokens", minimum=1)
     batch_size: int = param(16, "Samples per batch.", minimum=1)
+    backend: Literal["transformers", "vllm"] = param("transformers", 'What generates; "vllm" if it is installed.')
 
 # %% ../nbs/04_difficulty.ipynb #e09661d8
 def difficulty(
@@ -65,9 +77,10 @@ def difficulty(
     responses: Sequence[str],  # K rollouts of one policy
     policy: str,  # its name, for the record
     pass_iou: float = 0.5,  # tIoU from which a rollout is a hit
+    reading: str = "time",  # how responses are read
 ) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate}, the record's `difficulty`
     "The tIoU of each rollout with the best true span, their mean, and the share of hits."
-    spans = [parse_span(r) or [np.nan, np.nan] for r in responses]
+    spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
     ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
     rounded = [round(float(iou), 4) for iou in ious]
     return {"policy": policy, "ious": rounded, "mean_iou": float(ious.mean()), "pass_rate": float((ious >= pass_iou).mean())}
@@ -94,37 +107,34 @@ def resumable_rollouts(
     samples: Sequence[Sample],  # in any order; those of one video are in one batch
     batch_size: int,  # samples
     seed: int = 0,  # of all batches
-    progress: bool = True,  # show a bar
 ) -> dict[str, list[str]]:  # qid → K responses
-    "Rollouts of a policy on samples; a second call continues after the batches of the first."
-    from tqdm import tqdm
+    "Rollouts of a policy on samples; a second call continues after the batches of the first. All processes call it, and all get all."
+
+    def rollouts(k: int, batch: list[Sample]) -> list[dict[str, Any]]:
+        set_seed(int(np.random.default_rng([seed, k]).integers(2**31)))
+        texts = generate_fn(batch)
+        if len(texts) % len(batch):
+            raise ValueError(f"{len(texts)} responses for {len(batch)} samples: not the same number each")
+        n = len(texts) // len(batch)
+        return [{"qid": s.qid, "responses": texts[i * n : (i + 1) * n]} for i, s in enumerate(batch)]
 
     path = Path(path)
-    responses: dict[str, list[str]] = {}
     with _waiting_lock(path.with_name(path.name + ".lock"), path.name):
-        for _, row in log_rows(path):
-            responses[row["qid"]] = row["responses"]
-        batches = list(by_video(list(samples), batch_size))  # a video is encoded once for its queries and all their rollouts
-        for k, batch in enumerate(tqdm(batches, desc="rollouts", mininterval=2, disable=not progress)):
-            if all(s.qid in responses for s in batch):
-                continue
-            set_seed(int(np.random.default_rng([seed, k]).integers(2**31)))
-            texts = generate_fn(batch)
-            if len(texts) % len(batch):
-                raise ValueError(f"{len(texts)} responses for {len(batch)} samples: not the same number each")
-            n = len(texts) // len(batch)
-            rows = [{"qid": s.qid, "responses": texts[i * n : (i + 1) * n]} for i, s in enumerate(batch)]
-            append_jsonl(path, rows)
-            responses |= {row["qid"]: row["responses"] for row in rows}
-    return {s.qid: responses[s.qid] for s in samples}
+        rows = resumable_rows(path, rollouts, list(samples), batch_size, "rollouts")
+    return {s.qid: rows[s.qid]["responses"] for s in samples}
 
 
 @contextmanager
 def _waiting_lock(path: Path, name: str) -> Iterator[None]:
-    "Hold the lock of a file of rollouts; wait if another process holds it."
+    "Hold the lock of a file of rollouts, by the first process for all; wait if another run holds it."
+    if not is_main_process():
+        yield
+        return
     try:
         held_lock = lock(path)
     except LockHeld as e:
+        if process_index_and_count()[1] > 1:  # the others would give up waiting for this one
+            raise RunError(f"{path.with_name(name)} is being written by {e.holder}: start this run after it") from e
         print(f"{name} is being written by {e.holder}: waiting for it")
         held_lock = lock(path, patience=float("inf"))
     with held_lock:
@@ -375,7 +385,7 @@ def score_table(
         "teacher": [s.teacher["iou"] if s.teacher else np.nan for s in scored],
         "source": [s.source for s in scored],
         "spread": [reward_spread(s) for s in scored],
-        "seconds": [s.spans[0][1] - s.spans[0][0] for s in scored],
+        "seconds": [float(length(target_span(s.spans))) for s in scored],
     }
     return pd.DataFrame(columns)
 
@@ -462,8 +472,7 @@ def plot_strategies(
 class Policy:
     "A policy and the samples that it is asked about."
 
-    model: Any  # of transformers
-    processor: Any  # of transformers
+    generate_fn: Callable[[list[dict[str, Any]]], list[str]]  # prompts with frames → K completions each
     path: str  # folder, hub id, or "tiny"
     samples: list[Sample]
     view: VideoInputConfig
@@ -473,25 +482,35 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     "The samples and the policy, recorded in the manifest; the toy runs of 01 and 03 are made if missing."
     refuse_toy_values(params)
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
-    samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
+    with main_process_first():
+        samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
+        path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
-    path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps, reading=params.reading)
     processor = load_processor(path, params.chat_template_kwargs)
     require_encoding(path, processor, view.time_encoding, view.pixels)
     check_context_length(path, processor, samples, view, params.max_completion_length)
-    model = load_model(path)
+    generate_fn: Any
+    if params.backend == "vllm":
+        lengths = params.max_completion_length, params.temperature, params.num_rollouts
+        model, generate_fn = model_without_weights(path), verified_vllm(run, path, samples, view, *lengths, params.chat_template_kwargs)
+    else:
+        sampling: Any = dict(max_completion_length=params.max_completion_length, temperature=params.temperature, samples=params.num_rollouts)
+        model = load_model(path)
+        record_abilities(run, path, model, processor, view)
+        generate_fn = partial(generate, model, processor, **sampling)
     record_policy(run, path)
     record_dense_clips(run, model, processor, samples, view)
-    record_abilities(run, path, model, processor, view)
-    return Policy(model, processor, path, samples, view)
+    return Policy(generate_fn, path, samples, view)
 
 
 def _rollouts_folder(run: Run, params: DifficultyParams, policy: Policy) -> Path:
     "The folder of rollouts, named after all that decides them."
-    view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted")}
+    view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted", "reading")}
     samples = [s.to_dict() for s in policy.samples]
-    sampling = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
+    sampling: list[Any] = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
+    if params.backend != "transformers":
+        sampling.append(params.backend)
     if params.chat_template_kwargs:
         sampling.append(params.chat_template_kwargs)
     identity = json.dumps([run.manifest["policy"]["key"], samples, view, *sampling], sort_keys=True)
@@ -508,14 +527,13 @@ def score_samples(run: Run, params: DifficultyParams, policy: Policy) -> list[Sa
     "Make the rollouts, or read those of an earlier run, and write rl_scored.jsonl; returns its samples."
 
     def rollouts(batch: list[Sample]) -> list[str]:
-        prompts = [build_prompt(s, policy.view) for s in batch]
-        return generate(policy.model, policy.processor, prompts, params.max_completion_length, params.temperature, params.num_rollouts)
+        return policy.generate_fn([build_prompt(s, policy.view) for s in batch])
 
-    file = _rollouts_folder(run, params, policy) / "rollouts.jsonl"
-    responses = resumable_rollouts(file, rollouts, policy.samples, params.batch_size, params.seed)
+    folder = broadcast_object(_rollouts_folder(run, params, policy) if is_main_process() else None)
+    responses = resumable_rollouts(folder / "rollouts.jsonl", rollouts, policy.samples, params.batch_size, params.seed)
     name = params.model or "cold start"
-    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou)) for s in policy.samples]
-    write_jsonl(run.path / "rl_scored.jsonl", scored)
+    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou, params.reading)) for s in policy.samples]
+    run.save_rows("rl_scored.jsonl", [s.to_dict() for s in scored])
     return scored
 
 
@@ -568,6 +586,8 @@ def main(params: DifficultyParams) -> Path:  # the run folder
     with stage_run(params) as run:
         policy = load_policy(run, params)
         scored = score_samples(run, params, policy)
+        if not is_main_process():
+            return run.path
         table = draw_difficulty(run, params, scored)
         selected = compare_strategies(run, params, scored, table)
         save_results(run, params, scored, table, selected)

@@ -28,7 +28,7 @@ from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.loading import lora_config
 from .models.templates import opening, with_opening
-from .rewards import format_reward, tiou_reward
+from .rewards import format_reward, tiou_reward, with_options
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
@@ -55,7 +55,7 @@ class RolloutParams(ParameterGroup):
     temperature: float = param(1.0, "Temperature of the rollouts.", paper="1.0 (code)", above=0)
     share_prefix: bool = param(True, "Compute each video of a batch once (parts/train/shared_prefix); false is TRL's own trainer.")
     vllm: Literal["", "colocate", "server"] = param("", "Rollouts by vLLM, in the training processes or by a server; empty: by the model itself.")
-    vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `trl vllm-serve` started.")
+    vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `vllm serve` started, as examples/vllm_server.sh does.")
 
 
 @dataclass(kw_only=True)
@@ -208,9 +208,9 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         beta=params.beta,
         epsilon=0.2,
         loss_type="dapo",
+        router_aux_loss_coef=0.0,  # a mixture of experts learns from rewards alone, as other models do
         scale_rewards="group",
         reward_weights=[params.tiou_weight, params.format_weight],
-        router_aux_loss_coef=0.0,  # else a mixture of experts learns from steps whose rewards are all equal
         entropy_coef=params.entropy_coef,
         log_completions=params.report_to in ("trackio", "wandb"),
         use_vllm=bool(params.vllm),
@@ -232,7 +232,7 @@ def grpo_trainer(
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig
 
-    from vtg_r1.train.callbacks import CompletionLogger
+    from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
     from vtg_r1.train.video_inputs import VideoGRPOTrainer
@@ -243,18 +243,20 @@ def grpo_trainer(
     trainer_class: Any = VideoGRPOTrainer
     if params.share_prefix:
         trainer_class = SharedPrefixNativeGRPOTrainer if view.time_encoding == "native" else SharedPrefixGRPOTrainer
-    logger = CompletionLogger(params.num_generations)
-    reward: Any = tiou_reward
+    logger = CompletionLogger(params.num_generations, params.reading)
+    reward: Any = with_options(tiou_reward, reading=params.reading)
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
         reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
+    if params.vllm:
+        callbacks.append(RolloutCheck())
     lora, opened = None, opening(processor)
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)
     return with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
-        [behind_prompt(logger.wrap_reward(reward), opened), behind_prompt(format_reward, opened)],
+        [behind_prompt(logger.wrap_reward(reward), opened), behind_prompt(with_options(format_reward, reading=params.reading), opened)],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
         train_dataset=training_set(samples, view),
         processing_class=without_response_template(processor),

@@ -41,9 +41,20 @@ def _texts(completions: Completions) -> list[str]:
     return [completion_text(completion) for completion in completions]
 
 
-def _answers_and_truths(completions: Completions, spans: Spans) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
+def _answered(completions: Completions, reading: str, durations: Sequence[float] | None) -> list[list[list[float]]]:
+    "The answered spans of each completion, read by one convention; `durations` are the videos' lengths in seconds."
+    if reading == "auto":
+        raise ValueError("reading 'auto' guesses how an answer is meant: a reward needs one convention, such as 'time'")
+    if durations is None:
+        durations = [None] * len(completions)
+    return [parse_spans(text, reading, duration) for text, duration in zip(_texts(completions), durations, strict=True)]
+
+
+def _answers_and_truths(
+    completions: Completions, spans: Spans, reading: str, durations: Sequence[float] | None
+) -> tuple[list[list[list[float]]], list[list[list[float]]]]:
     "Answered and true spans of each completion."
-    answers = [parse_spans(text) for text in _texts(completions)]
+    answers = _answered(completions, reading, durations)
     if len(answers) != len(spans):
         raise ValueError(f"{len(answers)} completions, {len(spans)} rows of true spans: give one row per completion")
     return answers, plain_rows(spans)
@@ -91,10 +102,11 @@ def tiou_reward(
     completions: Completions,
     spans: Spans,
     multi_gt: str = "best",  # rows with several true spans: "best" scores the one hit best, "union" all together
-    **kwargs: Any,  # other columns, unused
+    reading: str = "time",  # how answers are read, one of `core.prompts.READINGS` but "auto"
+    **kwargs: Any,  # other columns; of these "duration" is used, by the reading "vtimellm"
 ) -> Rewards:  # in [0, 1]
     "Temporal IoU of the answer with the truth (paper, r_tIoU); 0 when no span can be read."
-    answers, truths = _answers_and_truths(completions, spans)
+    answers, truths = _answers_and_truths(completions, spans, reading, kwargs.get("duration"))
     if multi_gt == "best":
         return _known(best_over_gts(_first(answers), truths), truths)
     if multi_gt != "union":
@@ -111,29 +123,39 @@ def with_options(reward: Callable[..., Any], **options: Any) -> Callable[..., An
     return update_wrapper(partial(reward, **options), reward)
 
 # %% ../nbs/02_rewards.ipynb #acfdf68a
-def format_reward(completions: Completions, answer: Sequence[str | None] | None = None, **kwargs: Any) -> list[float]:
-    "1 for one `<think>` block, then one `<time>` block, then in grounded QA (rows with an option letter) one `<answer>` block; else 0 (paper, r_form)."
+def format_reward(
+    completions: Completions,
+    answer: Sequence[str | None] | None = None,  # n option letters in grounded QA; None for a row that is no question
+    reading: str = "time",  # how answers are read; its tags are the format
+    **kwargs: Any,  # other columns, as in `tiou_reward`
+) -> list[float]:
+    "1 for a readable answer in the format: one `<think>` block, then one `<time>` block, then to a question one `<answer>` block; else 0 (paper, r_form)."
     letters = answer if answer is not None else [None] * len(completions)
-    return [float(is_well_formed(text, answer=letter is not None)) for text, letter in zip(_texts(completions), letters, strict=True)]
+    answers = _answered(completions, reading, kwargs.get("duration"))
+    rewards = []
+    for text, letter, spans in zip(_texts(completions), letters, answers, strict=True):
+        rewards.append(float(bool(spans) and is_well_formed(text, letter is not None, reading)))
+    return rewards
 
 # %% ../nbs/02_rewards.ipynb #da983e67
-def answer_reward(completions: Completions, answer: Sequence[str | None], **kwargs: Any) -> Rewards:
+def answer_reward(completions: Completions, answer: Sequence[str | None], reading: str = "time", **kwargs: Any) -> Rewards:
     "1 if the completion chooses the right option letter, else 0; None for a row that is no question."
     texts = _texts(completions)
-    return [None if letter is None else float(parse_answer(text) == letter) for text, letter in zip(texts, answer, strict=True)]
+    return [None if letter is None else float(parse_answer(text, reading) == letter) for text, letter in zip(texts, answer, strict=True)]
 
 # %% ../nbs/02_rewards.ipynb #759b930e
 def tiou_timestamp_reward(
     completions: Completions,
     spans: Spans,
     duration: Sequence[float],  # n video lengths, seconds
+    reading: str = "time",  # how answers are read
     **kwargs: Any,  # other columns, unused
 ) -> Rewards:  # in [0, 1]
     "tIoU weighted by the distance of both borders (Time-R1, arXiv 2503.13377); a border further off than the video is long counts 0."
-    answers, truths = _answers_and_truths(completions, spans)
     seconds = np.asarray(duration, np.float64)
-    if seconds.shape != (len(truths),) or not (seconds > 0).all():
-        raise ValueError(f"duration is {str(duration)[:100]}; give one length in seconds > 0 for each of {len(truths)} completions")
+    if seconds.shape != (len(completions),) or not (seconds > 0).all():
+        raise ValueError(f"duration is {str(duration)[:100]}; give one length in seconds > 0 for each of {len(completions)} completions")
+    answers, truths = _answers_and_truths(completions, spans, reading, duration)
 
     def score(answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
         return tiou(answer, truth) * np.prod(np.maximum(1 - np.abs(np.nan_to_num(answer) - truth), 0), axis=-1)
@@ -142,9 +164,9 @@ def tiou_timestamp_reward(
     return _known(best_over_gts(_first(answers) / seconds[:, None], relative, score), truths)
 
 # %% ../nbs/02_rewards.ipynb #af53435b
-def giou_reward(completions: Completions, spans: Spans, **kwargs: Any) -> Rewards:
+def giou_reward(completions: Completions, spans: Spans, reading: str = "time", **kwargs: Any) -> Rewards:
     "Generalised IoU with the true span nearest in that sense, in [-1, 1]; −1 when no span can be read."
-    answers, truths = _answers_and_truths(completions, spans)
+    answers, truths = _answers_and_truths(completions, spans, reading, kwargs.get("duration"))
     return _known(best_over_gts(_first(answers), truths, giou), truths)
 
 # %% ../nbs/02_rewards.ipynb #a825dc9a
@@ -153,9 +175,9 @@ def _valid(answers: list[list[list[float]]]) -> list[list[list[float]]]:
     return [spans if all(start < end for start, end in spans) else [] for spans in answers]
 
 
-def segment_f1_reward(completions: Completions, spans: Spans, **kwargs: Any) -> Rewards:
+def segment_f1_reward(completions: Completions, spans: Spans, reading: str = "time", **kwargs: Any) -> Rewards:
     "F1 of the time covered by all answered and all true spans (MUSEG, global matching), in [0, 1]."
-    answers, truths = _answers_and_truths(completions, spans)
+    answers, truths = _answers_and_truths(completions, spans, reading, kwargs.get("duration"))
     values = []
     for answer, truth in zip(_valid(answers), truths):
         answered, true, both = _covered(_pieces(answer, truth))
@@ -163,9 +185,9 @@ def segment_f1_reward(completions: Completions, spans: Spans, **kwargs: Any) -> 
     return _known(values, truths)
 
 
-def segment_giou_reward(completions: Completions, spans: Spans, **kwargs: Any) -> Rewards:
+def segment_giou_reward(completions: Completions, spans: Spans, reading: str = "time", **kwargs: Any) -> Rewards:
     "Mean of (1 + gIoU) / 2 over answered and true spans paired in order of time, 0 for those without a partner (MUSEG, local matching)."
-    answers, truths = _answers_and_truths(completions, spans)
+    answers, truths = _answers_and_truths(completions, spans, reading, kwargs.get("duration"))
     pairs = [list(zip(sorted(answer), sorted(truth))) for answer, truth in zip(_valid(answers), truths)]
     flat = np.array([pair for row in pairs for pair in row], np.float64).reshape(-1, 2, 2)
     scores = iter(((1 + np.asarray(giou(flat[:, 0], flat[:, 1]))) / 2).tolist())
@@ -174,9 +196,9 @@ def segment_giou_reward(completions: Completions, spans: Spans, **kwargs: Any) -
 
 # %% ../nbs/02_rewards.ipynb #51c8e9bb
 def _transport(answer: list[list[float]], truth: list[list[float]]) -> float:
-    "W₁ between the uniform distributions on two sets of spans, over the seconds they cover together; infinite if either is empty."
+    "W₁ between the uniform distributions on two sets of spans, over the seconds that the truth covers; infinite if either is empty."
     pieces = _pieces(answer, truth)
-    answered, true, both = _covered(pieces)
+    answered, true, _ = _covered(pieces)
     if not answered or not true:
         return math.inf
     area = gap = 0.0  # gap: difference of the two cumulative distributions
@@ -187,18 +209,19 @@ def _transport(answer: list[list[float]], truth: list[list[float]]) -> float:
             height = (gap**2 + next_gap**2) / height
         area += seconds * height / 2
         gap = next_gap
-    return area / (answered + true - both)
+    return area / true
 
 
 def wasserstein_reward(
     completions: Completions,
     spans: Spans,
-    beta: float = 3.0,  # how fast the reward falls (TimeLens2: 3)
-    **kwargs: Any,  # other columns, unused
+    beta: float = 1.0,  # how fast the reward falls (TimeLens2: 1)
+    reading: str = "time",  # how answers are read
+    **kwargs: Any,  # other columns, as in `tiou_reward`
 ) -> Rewards:  # in [0, 1]
-    "exp(−β · W₁ / L), L the seconds covered by answer and truth together (TimeLens2); 0 when no span can be read."
-    answers, truths = _answers_and_truths(completions, spans)
-    return _known([math.exp(-beta * _transport(answer, truth)) for answer, truth in zip(_valid(answers), truths)], truths)
+    "exp(−β · W₁ / L), L the seconds that the true spans cover (TimeLens2); spans without a length are left out, 0 when none is left."
+    answers, truths = _answers_and_truths(completions, spans, reading, kwargs.get("duration"))
+    return _known([math.exp(-beta * _transport(answer, truth)) for answer, truth in zip(answers, truths)], truths)
 
 # %% ../nbs/02_rewards.ipynb #bcf93391
 def composite(

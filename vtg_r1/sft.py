@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from .core.plots import draw_log, draw_timelines
 from .core.prompts import is_well_formed, parse_span, response_text
 from .core.runtime import UserError, process_index_and_count
-from .core.samples import Sample, SampleError
+from .core.samples import Sample, SampleError, target_span
 from .data.model_inputs import VideoInputConfig, training_set
 from .models.abilities import require_encoding
 from .models.loading import lora_config
@@ -77,7 +77,7 @@ def _teacher_span(sample: Sample) -> str:
 TARGETS: dict[str, Callable[[Sample], str]] = {  # name → the response to imitate
     "response": target_response,
     "teacher_span": _teacher_span,
-    "exact_span": lambda s: response_text("", s.spans[0]),
+    "exact_span": lambda s: response_text("", target_span(s.spans)),
 }
 
 # %% ../nbs/03_sft.ipynb #3e980981

@@ -60,6 +60,11 @@ FORMS = [  # reader, file name, content: an excerpt of every published form
         {"make tea": {"v1.mp4": {"clip": True, "v_duration": 9, "bounds": [1, 4], "steps": [{"heading": "boil", "absolute_bounds": [1, 2]}]}}},
     ),
     ("hirest", "b.json", [{"video": "x/v1.mp4", "QA": [{"q": "When is 'a dog' seen?", "a": "From 1.0 to 2.0 seconds"}]}]),
+    ("timeit", "a.json", [{"video": "x/v1.mp4", "QA": [{"q": "Localize the steps.", "a": "1.0 - 2.0 seconds, a dog.  3.0 - 4.0 seconds, 2 cats."}]}]),
+    ("charades_timelens", "a.json", {"v1": {"duration": 9.0, "spans": [[1, 2]], "queries": ["a dog"]}}),
+    ("activitynet_timelens", "a.jsonl", [{"video_id": "v1", "duration": 9, "annotations": [{"text": "q", "timestamps": [[1, 2]]}]}]),
+    ("qvhighlights_timelens", "a.jsonl", [{"video_path": "c/v1.mp4", "duration": 9, "query": "q", "span": [1, 2]}]),
+    ("tacos", "a.json", {"s1-d1.avi": {"timestamps": [[10, 20]], "sentences": ["a dog"], "num_frames": 90, "fps": 10.0}}),
     ("internvid_vtime", "a.jsonl", [{"vid": "v1", "duration": 9, "query": "a dog", "span": [1, 2]}]),
     ("grounded_videollm", "a.json", [TALK]),
     (
@@ -265,7 +270,7 @@ def examine(name: str, path: Path, seconds: float = 2.0) -> str:
         return "refused"
     for s in samples:
         assert from_dict(s.to_dict()) == s and not Path(s.video).is_absolute() and ".." not in Path(s.video).parts and "://" not in s.video, s.video
-    assert report.read <= len(samples) + len({(f.qid, f.line) for f in report.dropped}), "lost a record"
+    assert report.read == report.kept + len(report.excluded) and report.kept == len(samples), "lost a query, or counted one twice"
     found = quality(samples, report)
     assert len(json.dumps(found)) < 10**6 and len(quality_text(found, report)) < 10**5 and json.loads(json.dumps(found))
     write_jsonl(path.with_suffix(".kept"), samples)

@@ -186,10 +186,10 @@ def fuzzed(n: int, seed: int = 0) -> Iterator[str]:
 def read(response: str) -> None:
     "Every question the parser answers about a response."
     for reading in prompts.READINGS:
-        prompts.parse_spans(response, reading)
+        prompts.parse_spans(response, reading, 10.0)
         prompts.parse_answer(response, reading)
-    for answer in (False, True):
-        prompts.is_well_formed(response, answer)
+        for answer in (False, True):
+            prompts.is_well_formed(response, answer, reading)
 
 
 def milliseconds(work: Callable[[], object], tries: int = 20) -> float:
@@ -229,7 +229,7 @@ def paid(responses: list[str], rng: random.Random) -> None:
             assert value is None or low <= value <= high, f"{name} pays {value} for {response[:200]!r}"  # NaN compares false
     spans = [s or [[1.0, 4.0]] for s in spans]
     for reading in prompts.READINGS:
-        answers = [prompts.parse_spans(r, reading) for r in responses]
+        answers = [prompts.parse_spans(r, reading, 10.0) for r in responses]
         assert all(len(p) == 2 and all(map(math.isfinite, p)) for a in answers for p in a)
         found = {**grounding_metrics([a[0] if a else None for a in answers], spans), "mAP": mean_ap(answers, spans)}
         assert all(0 <= value <= 100 for name, value in found.items() if name != "n"), found
@@ -242,7 +242,7 @@ def timed() -> Iterator[tuple[str, float, str]]:
             max(
                 milliseconds(work)
                 for work in (
-                    lambda r=response: prompts.parse_spans(r),
+                    *(lambda r=response, reading=reading: prompts.parse_spans(r, reading, 10.0) for reading in prompts.READINGS),
                     lambda r=response: prompts.parse_answer(r),
                     lambda r=response: prompts.is_well_formed(r, True),
                 )

@@ -13,7 +13,7 @@ from vtg_r1.video.sandbox import ResourceLimits
 from .make_videos import make_variants
 
 LIMITS = ResourceLimits(seconds=10, gigabytes=3)
-OWN = ("longer than", "made the decoder", "more memory", "its decoder was")  # what only the guard can have said
+OWN = ("longer than", "made the decoder", "more memory", "its decoder was", "its decoder hangs")  # what only the guard can have said
 
 
 def outcome(path: Path, backend: str) -> tuple[str, str, np.ndarray | None]:

@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
 )
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
-Columns = Annotated[str | None, typer.Option(metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…")]
+Columns = Annotated[str | None, typer.Option(metavar="FIELD=COLUMN,…", help="csv and jsonl: query=caption,start=from,…; answer= leaves a column out")]
 
 
 class CommandFailed(Exception):
@@ -91,10 +91,10 @@ def first_line(error: Exception) -> str:
     return next(filter(None, lines), type(error).__name__)
 
 
-def parse_fields(text: str, option: str) -> dict[str, str]:
-    "`a=b,c=d` as a dict."
+def parse_fields(text: str, option: str, may_be_empty: bool = False) -> dict[str, str]:
+    "`a=b,c=d` as a dict; `a=` gives an empty value, where it may be empty."
     fields = [field.split("=", 1) for field in text.split(",")]
-    if any(len(field) != 2 or not all(field) for field in fields):
+    if any(len(field) != 2 or not field[0] or not (field[1] or may_be_empty) for field in fields):
         raise UserError(f"{option} {text!r}: write FIELD=COLUMN, several separated by commas")
     return dict(fields)
 
@@ -105,4 +105,4 @@ def column_options(columns: str | None, dataset: str) -> dict[str, Any]:
         return {}
     if dataset not in ("csv", "jsonl"):
         raise UserError(f"--columns is for csv and jsonl, not for {dataset}")
-    return {"columns": parse_fields(columns, "--columns")}
+    return {"columns": parse_fields(columns, "--columns", may_be_empty=True)}

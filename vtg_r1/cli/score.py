@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Option
+from typer import BadParameter, Option
 
-from ..core.prompts import READINGS
+from ..core.prompts import READINGS, check_reading
 from ..core.runtime import UserError
 from ..data.official_benchmarks import BENCHMARKS, OTHERS, OWN
 from ..data.predictions import FORMS, SUBMISSIONS
@@ -27,7 +27,12 @@ PREDICTIONS = (
 
 
 def _one_reading(value: str | None) -> str | None:
-    return value if value is None else one_of(READINGS)(value)
+    if value is not None:
+        try:
+            check_reading(value)
+        except ValueError as e:
+            raise BadParameter(str(e)) from None
+    return value
 
 
 @command(
@@ -92,13 +97,18 @@ def score_command(
         rows = answers.predictions(reading)
         if missing == "skip":
             rows = {qid: row for qid, row in rows.items() if qid not in answers.ungrounded}
+            if not rows:
+                raise PredictionError(f"{predictions[0]}: no row gives a span, so --missing skip has nothing to score")
         if submission:
             count = write_submission(submission, benchmark, samples, rows)
-            print(f"{submission}: {count} queries, {SUBMISSIONS[benchmark]}", file=sys.stderr)
+            empty = sum(s.qid not in rows or not rows[s.qid].spans for s in samples)
+            print(f"{submission}: {count} queries, {empty} of them without a span; {SUBMISSIONS[benchmark]}", file=sys.stderr)
         if report is None:
             print(f"{annotations}: labels are withheld, so nothing is scored", file=sys.stderr)
             return 0
-        result = _explanation(benchmark, samples, answers, between, other_annotations, options) if explain else {}
+        result = None
+        if explain:
+            result = _explanation(benchmark, samples, answers, between, other_annotations, options)
     except (SampleError, PredictionError, OSError) as e:
         raise UserError(e) from None
     metrics = score(benchmark, samples, rows, missing)
@@ -107,27 +117,34 @@ def score_command(
     if report.before["past_end"]:
         notes[0] += f" ({report.before['past_end']} end past their video)"
     name = ", ".join(predictions)
-    notes += [f"{name}: {note}" for note in [*_recognised(answers), *_problems(rows, samples, missing)]]
+    notes += [f"{name}: {note}" for note in [*_recognised(answers, reading), *_problems(rows, samples, missing)]]
     if "Acc@QA" in metrics and not any(row.answer for row in rows.values()):
         notes.append(f"{name}: no row has an answer, so accuracies are 0")
     print("\n".join(notes), file=sys.stderr)
     if as_json:
-        print_json({**metrics, "protocol": protocol.to_dict(), **({"explanation": result} if explain else {})})
+        document = {**metrics, "protocol": protocol.to_dict()}
+        if result:
+            document["explanation"] = result
+        print_json(document)
         return 0
     for metric, value in metrics.items():
         digits = 0 if isinstance(value, int) else 2
         print(f"{metric:10s} {value:8.{digits}f}")
-    if explain:
+    if result:
         _print_explanation(result)
     print(f"protocol {protocol.hash}: {protocol.line}")
     return 0
 
 
-def _recognised(file: "PredictionFile") -> list[str]:
+def _recognised(file: "PredictionFile", reading: str | None) -> list[str]:
     "What the file is, and how its rows found their queries."
     form = FORMS[file.form]
     ways = ", ".join(f"{count} by {way}" for way, count in file.ways.items())
     notes = [f"form of {form.owner}: {form.what}; {len(file.rows)} rows, queries found: {ways}"]
+    rules = file.rules(reading)
+    if rules:
+        counts = ", ".join(f"{rule} {count}" for rule, count in rules.items())
+        notes.append(f"responses read by the rules of auto: {counts}; an ambiguous or unreadable one is a miss")
     if file.passed_over:
         notes.append(f"{file.passed_over} rows are about questions without a truth, and are passed over as {form.owner} does")
     if file.ungrounded:
@@ -158,13 +175,14 @@ def _conventions(file: "PredictionFile", between: str | None) -> "tuple[list[str
     "The names and settings of the two conventions."
     from ..data.protocol import own_convention
 
-    names = between.split(",") if between else ["ours", FORMS[file.form].convention]
+    names = (between or f"ours,{FORMS[file.form].convention}").split(",")
     if len(names) != 2:
         raise UserError(f"--between {between}: name two of {', '.join(CONVENTIONS)}, separated by a comma")
     for name in names:
         if name not in CONVENTIONS:
             raise UserError(f"--between {between}: {name!r} is none of {', '.join(CONVENTIONS)}")
-    return names, [own_convention(file) if name == "ours" else CONVENTIONS[name] for name in names]
+    settings = {**CONVENTIONS, "ours": own_convention(file)}
+    return names, [settings[name] for name in names]
 
 
 def _explanation(
@@ -198,6 +216,7 @@ def _print_explanation(result: dict[str, Any]) -> None:
     for name, values in rows.items():
         sign = "+" * name.startswith("  ")
         settings = " → ".join(map(str, result["differs"].get(name.strip(), [])))
-        print(f"{name + (f' ({settings})' if settings else ''):30s}" + "".join(f"{values[metric]:{sign}11.4f}" for metric in metrics))
+        title = name + f" ({settings})" * bool(settings)
+        print(f"{title:30s}" + "".join(f"{values[metric]:{sign}11.4f}" for metric in metrics))
     print(f"{'difference':30s}" + "".join(f"{result['difference'][metric]:+11.4f}" for metric in metrics))
     print("Each part is its mean effect over all orders of exchanging the conventions (Shapley values); the parts add up to the difference.\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..core.prompts import grounding_prompt, qa_prompt
+from ..core.prompts import check_reading, grounding_prompt, qa_prompt
 from ..core.runtime import resolve
 from ..core.samples import Sample
 from ..runs.parameters import ParameterGroup, param
@@ -45,6 +45,7 @@ class VideoInputConfig:
     cache_gb: float = field(default_factory=cache_gigabytes)  # maximum size of the cache, 10⁹ bytes
     backend: str = field(default_factory=default_backend)  # decoder: "decord", "pyav" or "torchcodec"
     trusted: bool = False  # decode in this process, which a bad file may end
+    reading: str = "time"  # how the answers are read, one of `core.prompts.READINGS`
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -53,6 +54,7 @@ class VideoInputConfig:
             raise ValueError(f"time_encoding must be one of {_ENCODINGS}, got {self.time_encoding!r}")
         if self.fps < 0:
             raise ValueError(f"fps must be 0 (no limit) or more, got {self.fps}")
+        check_reading(self.reading)
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #077914b5
 @dataclass(kw_only=True)
@@ -71,6 +73,9 @@ class VideoParams(ParameterGroup):
         paper="native (code)",
     )
     chat_template_kwargs: dict = param({}, 'Arguments of the model\'s chat template, such as {"enable_thinking": false}.')
+    reading: Literal["time", "answer", "glue", "sentence", "json", "vtimellm", "tvg_r1"] = param(
+        "time", "How an answer is read: the convention of the model that gives it (parts/core/prompts)."
+    )
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #f12482b2
 _recent = LRUCache(10**9)  # decoded videos in this process, bytes

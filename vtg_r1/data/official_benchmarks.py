@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.metrics import overlaps, qa_metrics, qvhighlights_metrics, recalls
-from ..core.samples import Report, Sample, SampleError, log_rows, read_samples
+from ..core.metrics import didemo_metrics, overlaps, qa_metrics, qvhighlights_metrics, recalls
+from ..core.samples import Report, Sample, SampleError, log_rows, read_samples, target_span
 from ..core.spans import tiou
 from ..core.stats import paired_test
 from .predictions import Prediction
@@ -98,6 +98,10 @@ def _extra_metrics(benchmark: str, samples: Sequence[Sample], predictions: dict[
         }
     if benchmark == "rextime":
         return qa_metrics(table["correct"].tolist(), table["iou"], "Acc@IoU")
+    if benchmark == "didemo":
+        first = [[*predictions.get(s.qid, Prediction()).spans, None][0] for s in samples]
+        best_three = didemo_metrics(first, [s.spans for s in samples])
+        return {name: best_three[name] for name in ("rank@1", "mIoU")}
     if benchmark == "qvhighlights":
         ranked = [predictions.get(s.qid, Prediction()) for s in samples]
         return qvhighlights_metrics([p.spans for p in ranked], [s.spans for s in samples], [p.scores for p in ranked])
@@ -145,7 +149,7 @@ def compare(
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #6756a48b
 def _prior(samples: Sequence[Sample]) -> np.ndarray:
     "The relative span [start, end] / duration of a thousand samples with the largest mean IoU to all of them."
-    spans = np.array([s.spans[0] for s in samples[:1000]]) / np.array([s.duration for s in samples[:1000]])[:, None]
+    spans = np.array([target_span(s.spans) for s in samples[:1000]]) / np.array([s.duration for s in samples[:1000]])[:, None]
     return spans[np.asarray(tiou(spans[:, None], spans[None])).mean(1).argmax()]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic_files import write_json
-from ..core.prompts import READINGS, parse_answer, parse_spans
+from ..core.prompts import check_reading, count_readings, parse_answer, parse_spans
 from ..core.samples import Sample, is_number, iter_jsonl, shorten, write_jsonl
 from .readers import normalise_query, video_id
 
@@ -83,13 +83,15 @@ def _spans(
     if len(pred) == 2 and not any(isinstance(t, (list, tuple)) for t in pred):
         pred = [pred]
     windows = [_window(w) for w in pred if w not in _MISSES]
+    if not windows:
+        return [], None
     if len({len(w) for w in windows}) > 1:
         raise PredictionError("pred has scores at some spans only; give each span a score, or none of them")
-    if windows and len(windows[0]) == 3:
-        scores = [w[2] for w in windows]
-    if windows and scores is not None and (not isinstance(scores, list) or len(scores) != len(windows) or not all(map(is_number, scores))):
+    if len(windows[0]) == 3:
+        scores = [w.pop() for w in windows]
+    if scores is not None and (not isinstance(scores, list) or len(scores) != len(windows) or not all(map(is_number, scores))):
         raise PredictionError(f"scores is {repr(scores)[:60]} beside {len(windows)} spans; give one number per span")
-    return [w[:2] for w in windows], scores if windows else None
+    return windows, scores
 
 
 def _text(row: dict, key: str) -> str | None:
@@ -139,25 +141,27 @@ def _int(value: Any, name: str) -> int:
     raise PredictionError(f"{name} is {repr(value)[:40]}; give the query's number in the official file, from 0")
 
 
-def _own_name(row: dict) -> Row:
-    "By qid; without one by video and sentence, or by number."
-    video = _text(row, "video") or _text(row, "vid")
-    query = _text(row, "query") or _text(row, "sentence")
-    if row.get("qid") is None and video and query:
+def _unnamed(row: dict) -> Row:
+    "A row without qid: named by video and sentence, or by number."
+    video, query = _text(row, "video") or _text(row, "vid"), _text(row, "query") or _text(row, "sentence")
+    if video and query:
         return Row(video=video, query=query)
-    if row.get("qid") is None and row.get("index") is not None:
+    if row.get("index") is not None:
         return Row(index=_int(row["index"], "index"))
     return Row(qid=_qid(row))
 
 
 def _own(row: dict) -> Row:
-    name = _own_name(row)
+    if row.get("qid") is None:
+        read = _unnamed(row)
+    else:
+        read = Row(_qid(row))
     if not row.keys() & {"pred", "response", "answer"}:
         raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
-    spans, scores = None, None
     if row.get("pred") is not None:
-        spans, scores = _spans(row["pred"], row.get("scores"))
-    return replace(name, spans=spans, scores=scores, response=_text(row, "response"), answer=_letter(_text(row, "answer")))
+        read.spans, read.scores = _spans(row["pred"], row.get("scores"))
+    read.response, read.answer = _text(row, "response"), _letter(_text(row, "answer"))
+    return read
 
 
 def _is_own(row: dict) -> bool:
@@ -188,10 +192,12 @@ def _timer1(row: dict) -> Row:
     qid, spans = _qid(row), None
     if row.get("pred") is not None:
         spans, _ = _spans(row["pred"])
+    name = Row(qid, video=_text(row, "video"), query=_text(row, "sentence"))
     number = re.search(r"_(\d+)$", qid, re.A)
-    index = int(number[1]) if number else None
+    if number:
+        name.index = int(number[1])
     truths = _truths(row.get("target", row.get("timestamp")))
-    return Row(qid, index, _text(row, "video"), _text(row, "sentence"), truths=truths, spans=spans, response=_text(row, "output_text"))
+    return replace(name, truths=truths, spans=spans, response=_text(row, "output_text"))
 
 
 def _videochat_r1(row: dict) -> Row:
@@ -200,22 +206,27 @@ def _videochat_r1(row: dict) -> Row:
 
 
 def _videochat_r1_gqa(row: dict) -> Row:
-    truths = _truths(row["gt"].get("glue")) if isinstance(row["gt"], dict) else None
-    return Row(video=_text(row, "video_path"), prompt=_text(row, "prompt"), truths=truths, response=_text(row, "pred"))
+    truth = row["gt"]
+    if not isinstance(truth, dict):
+        raise PredictionError(f"gt is {repr(truth)[:60]}; it is an object with answer and glue")
+    return Row(video=_text(row, "video_path"), prompt=_text(row, "prompt"), truths=_truths(truth.get("glue")), response=_text(row, "pred"))
 
 
 def _query_of_videomind(row: dict) -> Row:
     "The part that VideoMind's and TVG-R1's rows share."
-    qid = _qid(row) if row.get("qid") is not None else None
-    query = _text(row, "question") or _text(row, "query")
+    query, qid = _text(row, "question") or _text(row, "query"), None
+    if row.get("qid") is not None:
+        qid = _qid(row)
     return Row(qid, video=_text(row, "video_path"), query=query, truths=_truths(row.get("span")))
 
 
 def _videomind(row: dict) -> Row:
     "Spans of the grounder; the response is the answerer's, and begins with an option."
-    answer = re.match(r"\s*\(?([A-Za-z])", _text(row, "response") or "", re.A)
-    letter = answer[1].upper() if answer and row.get("options") else None
-    return replace(_query_of_videomind(row), spans=_spans(row["pred"])[0], answer=letter)
+    read = replace(_query_of_videomind(row), spans=_spans(row["pred"])[0])
+    option = re.match(r"\s*\(?([A-Za-z])\b", _text(row, "response") or "", re.A)
+    if option and row.get("options"):
+        read.answer = option[1].upper()
+    return read
 
 
 def _tvg_r1(row: dict) -> Row:
@@ -232,7 +243,9 @@ def _timechat(row: dict) -> Row:
 
 
 def _timechat_log(row: dict) -> Row:
-    index = _int(row["id"], "id") if row.get("id") is not None else None
+    index = None
+    if row.get("id") is not None:
+        index = _int(row["id"], "id")
     return Row(index=index, video=_text(row, "vname"), query=_text(row, "query"), response=_text(row, "generated_cap"))
 
 
@@ -258,14 +271,14 @@ def _named_query(key: str) -> tuple[str, str, list[list[float]] | None]:
 def _submission(row: dict) -> Row:
     "An entry of lmms-eval's dict, a text; or of TimeLens's, spans and a text."
     video, query, truths = _named_query(row["key"])
-    if "timestamps" not in row:
-        return Row(video=video, query=query, truths=truths, response=_text(row, "answers" if "answers" in row else "value"))
-    spans, _ = _spans(row["timestamps"])
-    return Row(video=video, query=query, truths=truths, spans=spans, response=_text(row, "answers"))
+    read = Row(video=video, query=query, truths=truths, response=_text(row, "answers") or _text(row, "value"))
+    if "timestamps" in row:
+        read.spans, _ = _spans(row["timestamps"])
+    return read
 
 
 def _lmms_eval(row: dict) -> Row:
-    response = row["filtered_resps"] if "filtered_resps" in row else row["resps"]
+    response = row.get("filtered_resps", row.get("resps"))
     while isinstance(response, list) and len(response) == 1:
         response = response[0]
     read = Row(index=_int(row["doc_id"], "doc_id"), truths=_truths(row.get("target")), response=_text({"filtered_resps": response}, "filtered_resps"))
@@ -277,17 +290,14 @@ def _lmms_eval(row: dict) -> Row:
 
 
 def _vlmevalkit(row: dict) -> Row:
-    response = row["prediction"] if not isinstance(row["prediction"], float) else None  # NaN: an empty cell
-    video = row.get("video")
-    index = _int(row["index"], "index")
-    video = None if video is None else str(video)
-    return Row(
-        index=index,
-        video=video,
-        query=_text(row, "question"),
-        truths=_truths(row.get("answer")),
-        response=_text({"prediction": response}, "prediction"),
-    )
+    response, video = row["prediction"], row.get("video")
+    if isinstance(response, float):  # NaN, an empty cell
+        response = None
+    read = Row(index=_int(row["index"], "index"), query=_text(row, "question"), truths=_truths(row.get("answer")))
+    read.response = _text({"prediction": response}, "prediction")
+    if video is not None:
+        read.video = str(video)
+    return read
 
 # %% ../../nbs/parts/data/predictions.ipynb #b87ef1a9
 def _has(*keys: str) -> Callable[[dict], bool]:
@@ -418,7 +428,10 @@ def _unpacked(path: Path, stack: ExitStack) -> Path:
 def _entries(data: dict) -> Iterator[tuple[str, dict]]:
     "The entries of a dict as rows with a `key`; what an entry holds is beside it, or is its `value`."
     for key, value in data.items():
-        yield f"key {shorten(repr(key), 80)}", {**value, "key": key} if isinstance(value, dict) else {"key": key, "value": value}
+        entry = {"value": value}
+        if isinstance(value, dict):
+            entry = value
+        yield f"key {shorten(repr(key), 80)}", {**entry, "key": key}
 
 
 def _is_entries(data: Any) -> bool:
@@ -441,9 +454,8 @@ def _flat(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 def _table(path: Path) -> Iterator[tuple[str, dict]]:
     import pandas as pd
 
-    delimiter = "\t" if path.suffix == ".tsv" else ","
     try:
-        table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, sep={".tsv": "\t"}.get(path.suffix, ","), dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as e:
         raise PredictionError(f"{path}: cannot be read as a table ({shorten(str(e), 150)})") from None
     for i, row in enumerate(table.to_dict("records"), 1):
@@ -476,7 +488,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the ex
     if _is_entries(data):
         yield from _entries(data)
         return
-    rows = data if isinstance(data, list) else [data]
+    rows = data
+    if not isinstance(data, list):
+        rows = [data]
     yield from _flat((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 # %% ../../nbs/parts/data/predictions.ipynb #208b7c49
@@ -562,12 +576,12 @@ class _Queries:
                 self.ways["video and sentence"] += 1
                 return self._choose(row, candidates)
             if row.index is None or not row.truths:
-                sentence = repr(row.query) if row.query is not None else "a question of its prompt"
-                raise _Problem("unknown", f"video {row.video!r} with {shorten(sentence, 120)} is not in the annotations")
+                sentence = shorten(repr(row.query or row.prompt), 120)
+                raise _Problem("unknown", f"video {row.video!r} with {sentence} is not in the annotations")
         if row.index is not None:
-            self.ways["number, checked by the true span" if row.truths else "number"] += 1
+            self.ways["number" + ", checked by the true span" * bool(row.truths)] += 1
             return self._by_index(row)
-        example = min(self.positions) if self.positions else ""
+        example = min(self.positions, default="")
         raise _Problem("unknown", f"qid {row.qid!r} is not in the annotations; their ids look like {example!r}")
 
 # %% ../../nbs/parts/data/predictions.ipynb #188f3d7e
@@ -587,17 +601,23 @@ class PredictionFile:
         reading: str | None = None,  # reads every response by this convention; None takes stated spans first, then the form's own convention
     ) -> dict[str, Prediction]:  # by qid
         "What is scored."
+        if reading is not None:
+            check_reading(reading)
         return {qid: _read(row, reading, FORMS[self.form].reading) for qid, row in self.rows.items()}
+
+    def rules(self, reading: str | None = None) -> dict[str, int]:  # as `count_readings`; nothing if no response is read by "auto"
+        "How often each rule of the reading `auto` reads something in the responses, how many are ambiguous and how many unreadable."
+        if (reading or FORMS[self.form].reading) != "auto":
+            return {}
+        return count_readings(row.response for row in self.rows.values() if row.spans is None or (reading and row.response is not None))
 
 
 def _read(row: Row, reading: str | None, default: str) -> Prediction:
     "A row's answer; without a response, the stated spans count under any convention."
     convention = reading or default
-    if convention not in READINGS:
-        convention = {"time": "strict"}.get(convention, "lenient")  # DEVSHIM
     spans, scores = row.spans, row.scores
     if spans is None or (reading is not None and row.response is not None):
-        spans, scores = parse_spans(row.response, convention), None
+        spans, scores = parse_spans(row.response, convention, row.duration), None
     elif row.shares:
         spans = [[round(t * row.duration, 1) for t in span] for span in spans]
     answer = row.answer
@@ -618,7 +638,9 @@ def _joined(a: Row, b: Row) -> Row | None:
     "A row with a span and a row with an answer as one; None if both have the same part."
     if (a.spans is None) == (b.spans is None):
         return None
-    return replace(a, spans=a.spans if a.spans is not None else b.spans, shares=a.shares or b.shares, answer=a.answer or b.answer)
+    if a.spans is None:
+        a, b = b, a
+    return replace(a, answer=a.answer or b.answer)
 
 
 _KINDS = {
@@ -661,14 +683,16 @@ class _Collector:
             self.problems[getattr(e, "kind", "unreadable")] += 1
             if not known and isinstance(record, dict) and str(record.get("qid")) in self.queries.positions:
                 known = record["qid"]
-            name = f" (qid {known!r})" if known else ""
+            name = f" (qid {known!r})" * bool(known)
             self.first_problem = self.first_problem or f"{path}, {place}{name}: {shorten(str(e), 600)}"
 
     def _keep(self, i: int, path: str, place: str, row: Row) -> None:
         sample = self.samples[i]
         row.duration = sample.duration
         if i in self.queries.taken:
-            joined = _joined(self.file.rows[sample.qid], row) if self.file.form == "nextgqa" else None
+            joined = None
+            if self.file.form == "nextgqa":
+                joined = _joined(self.file.rows[sample.qid], row)
             if joined is None:
                 other, earlier = self.queries.taken[i]
                 raise _Problem("repeated", f"is already in {f'{other}, ' * (other != path)}{earlier}; give each query one row")
@@ -682,8 +706,7 @@ class _Collector:
         "Raise the first problem, with the number of all."
         if self.first_problem:
             counts = ", ".join(f"{n} {_KINDS[kind]}" for kind, n in self.problems.items())
-            more = f" (rows in all: {counts})" if self.problems.total() > 1 else ""
-            raise PredictionError(self.first_problem + more)
+            raise PredictionError(self.first_problem + f" (rows in all: {counts})" * (self.problems.total() > 1))
         if not self.file.rows:
             raise PredictionError(f"{name}: holds no predictions; write one JSON object per line")
         if self.file.form == "nextgqa":
@@ -730,7 +753,9 @@ def _windows(prediction: Prediction, scored: bool) -> list[list[float]]:
 
 
 def _for_qvhighlights(sample: Sample, prediction: Prediction) -> dict[str, Any]:
-    qid = int(sample.qid) if sample.qid.isascii() and sample.qid.isdigit() else sample.qid
+    qid: str | int = sample.qid
+    if sample.qid.isascii() and sample.qid.isdigit():
+        qid = int(sample.qid)
     return {"qid": qid, "query": sample.query, "vid": video_id(sample.video), "pred_relevant_windows": _windows(prediction, scored=True)}
 
 
@@ -740,7 +765,9 @@ def _for_rextime(sample: Sample, prediction: Prediction) -> dict[str, Any]:
 
 def _for_lmms_eval(sample: Sample, prediction: Prediction, nested: bool) -> tuple[str, str]:
     "Key and text; its tasks write the true span as [start, end] (Charades-STA) or [[start, end]] (TimeLens)."
-    truth = sample.spans if nested else sample.spans[0]
+    truth: list = sample.spans[0]
+    if nested:
+        truth = sample.spans
     text = ""
     if prediction.spans:
         text = "The event happens in {} - {} seconds.".format(*prediction.spans[0])

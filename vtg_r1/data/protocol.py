@@ -24,7 +24,7 @@ from ..core.runtime import sha256
 from ..core.samples import Sample, SampleError
 from ..core.spans import clip
 from .official_benchmarks import COUNTS_ABOVE, per_query
-from .predictions import FORMS, Prediction, PredictionFile
+from .predictions import FORMS, Prediction, PredictionError, PredictionFile
 from .readers import normalise_query, video_id
 
 # %% ../../nbs/parts/data/protocol.ipynb #bbcfd005
@@ -74,7 +74,7 @@ def describe_parsing(file: PredictionFile, reading: str | None) -> str:
     stated = [row.spans is not None and (reading is None or row.response is None) for row in file.rows.values()]
     if all(stated):
         return "stated spans"
-    return f"stated spans, else {convention}" if any(stated) else convention
+    return "stated spans, else " * any(stated) + convention
 
 
 def protocol_of(
@@ -86,8 +86,8 @@ def protocol_of(
     missing: str = "zero",
 ) -> Protocol:
     "The protocol of `official_benchmarks.score`."
-    rule = "IoU > m" if benchmark in COUNTS_ABOVE else "IoU ≥ m"
-    return Protocol(benchmark, file_digest(annotations)[:12], queries, rule, describe_parsing(file, reading), missing)
+    rule = resolved(CONVENTIONS["ours"], benchmark).rule
+    return Protocol(benchmark, file_digest(annotations)[:12], queries, f"IoU {rule} m", describe_parsing(file, reading), missing)
 
 # %% ../../nbs/parts/data/protocol.ipynb #50db618b
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ class _Scorer:
     def __init__(self, samples: Sequence[Sample], file: PredictionFile, other: Mapping[str, list[list[float]]] | None):
         self.samples, self.file, self.other = samples, file, other
         self.overlaps: dict[tuple[str, ...], np.ndarray] = {}
+        self.read: dict[str, dict[str, Prediction]] = {}  # by parsing
         self.has_row = np.array([s.qid in file.rows and s.qid not in file.ungrounded for s in samples])
 
     def _truths(self, sample: Sample, convention: Convention) -> list[list[float]]:
@@ -182,11 +183,14 @@ class _Scorer:
         return spans
 
     def _predictions(self, convention: Convention) -> dict[str, Prediction]:
-        predictions = self.file.predictions(None if convention.parsing == "stated" else convention.parsing)
+        parsing = convention.parsing
+        if parsing not in self.read:
+            self.read[parsing] = self.file.predictions({"stated": None}.get(parsing, parsing))
+        predictions = self.read[parsing]
         if convention.clipping == "none":
             return predictions
         durations = {s.qid: s.duration for s in self.samples}
-        return {q: replace(p, spans=clip(p.spans, 0.0, durations[q]).tolist() if p.spans else []) for q, p in predictions.items()}
+        return {q: replace(p, spans=[clip(span, 0.0, durations[q]).tolist() for span in p.spans]) for q, p in predictions.items()}
 
     def _iou(self, convention: Convention) -> np.ndarray:
         "IoU of each query, (n,)."
@@ -202,7 +206,9 @@ class _Scorer:
         if convention.missing == "skip":
             iou = iou[self.has_row]
         n = len(iou)
-        reaches = np.greater if convention.rule == ">" else np.greater_equal
+        if not n:
+            raise PredictionError("no row gives a span, so a convention that leaves out queries without one has nothing to score")
+        reaches = {">": np.greater, "≥": np.greater_equal}[convention.rule]
         recall = {f"R1@{m}": Fraction(100 * int(reaches(iou, m).sum()), n) for m in THRESHOLDS}
         return {**recall, "mIoU": 100 * Fraction(math.fsum(iou)) / n}
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..core.runtime import resolve
 from ..core.samples import Report, Sample, SampleError, iter_jsonl, load_samples, log_rows
-from .readers import read_dataset
+from .readers import DROPPED_BY_POLICY, read_dataset
 from .validation import read_with_videos, video_file
 from ..runs.parameters import ParameterGroup, param
 from ..runs.run import read_manifest
@@ -90,19 +90,21 @@ def _read_entry(
         raise SampleError(f"{path}: no such annotation file (looked at {file})", reason="no_file")
     if dataset == "samples":
         try:
-            return load_samples(file), 0
+            return load_samples(file, video_root and resolve(video_root)), 0
         except SampleError as e:
             if e.reason == "empty_file":
                 raise SampleError(f"{e}{explain_empty_split(file)}", reason=e.reason) from None
             raise
+    if video_root:
+        options = {"video_root": resolve(video_root), **options}
     samples, report = read_dataset(dataset, file, past_end=past_end, **options)
+    if dataset in ("csv", "jsonl"):
+        _check_own_rows(path, report)
     if video_root and "missing_duration/dropped" in report.counts():
         samples, report, probed = read_with_videos(dataset, file, resolve(video_root), past_end=past_end, **options)
         if missing_videos == "error" and options.get("missing_duration") != "drop":
             _check_measured(path, report, resolve(video_root), probed)
     print(report)
-    if dataset in ("csv", "jsonl") and samples:
-        _check_own_rows(path, report)
     if not samples:
         why = ": it is empty"
         if report.dropped:
@@ -113,10 +115,11 @@ def _read_entry(
 
 # %% ../../nbs/parts/data/sources.ipynb #86e92d08
 def _check_own_rows(path: str, report: Report) -> None:
-    "Raise `SampleError` if a row of an own table cannot be read; rows that a policy drops are no error."
-    bad = [f for f in report.dropped if f.reason in ("malformed", "malformed_span")]
+    "Raise `SampleError` if a row of an own table, or one of its spans, cannot be used; what a policy drops is no error."
+    bad = [f for f in report.dropped if f.reason not in DROPPED_BY_POLICY]
     if bad:
-        problem = f"{len(bad)} of {report.read} rows cannot be read, e.g. record {bad[0].line}: {bad[0].detail}"
+        lines = _first_three([str(f.line) for f in bad])
+        problem = f"{len(bad)} of {report.read} rows cannot be used (row {lines}), e.g. record {bad[0].line}: {bad[0].reason}, {bad[0].detail}"
         raise SampleError(f"{path}: {problem}. Mend them, or have vtg-r1 data convert leave them out", reason=bad[0].reason)
 
 
@@ -128,8 +131,9 @@ def _check_measured(path: str, report: Report, root: Path, probed: dict[str, Any
     unreadable = [f"{video} ({reason})" for video, reason in probed["unreadable"].items()]
     kinds = {f"not below {root}": probed["missing"], "unreadable": unreadable}
     videos = "; ".join(f"{kind}: {_first_three(names)}" for kind, names in kinds.items() if names)
+    lines = [str(f.line) for f in report.excluded if f.reason == "missing_duration"]
     advice = "Check video_root, add a column duration, or pass missing_videos='skip'"
-    problem = f"{n} of {report.read} rows have no duration, and videos to measure it in are {videos}"
+    problem = f"{n} of {report.read} rows have no duration (row {_first_three(lines)}), and videos to measure it in are {videos or 'not named'}"
     raise SampleError(f"{path}: {problem}. {advice}", "video", "no_video")
 
 
@@ -143,8 +147,8 @@ def find_videos(
     video_root: str | Path,  # folder that `Sample.video` is relative to
     missing: str = "error",  # samples without a file: "error" or "skip"
 ) -> list[Sample]:
-    """Samples whose video file exists. A file is looked for by its name, then with the usual endings, then in the root itself without the folders
-    of its name."""
+    """Samples whose video file exists. A file is looked for by its name, then with any usual ending, with or without the prefix `v_`, then in the root
+    itself without the folders of its name."""
     root = resolve(video_root)
     if not root.is_dir():
         raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")

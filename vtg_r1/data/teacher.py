@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TeacherError', 'NoResponse', 'Teacher', 'request', 'request_key', 'Log', 'ask', 'AnnotationStats', 'annotate',
-           'with_teacher', 'judge']
+           'with_teacher', 'judge', 'judge_precomputed']
 
 # %% ../../nbs/parts/data/teacher.ipynb #33f1058f
 import hashlib
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..core.atomic_files import LockHeld, lock
 from ..core.prompts import grounding_prompt, parse_span
 from ..core.runtime import on_sigterm
-from ..core.samples import Sample, append_jsonl, log_rows
+from ..core.samples import Sample, SampleError, append_jsonl, is_number, log_rows
 from ..core.spans import tiou
 from .model_inputs import VideoInputConfig, build_prompt
 from ..video.decoders import VideoError
@@ -395,3 +395,38 @@ def judge(
     span = parse_span(row["response"])
     iou = max(float(tiou(span, s)) for s in sample.spans) if span else 0.0
     return {"model": row["model"], "response": row["response"], "span": span, "iou": iou, "usage": row["usage"]}
+
+
+def judge_precomputed(
+    sample: Sample,  # `teacher` as its file has it: a response, and model, span, iou and usage if there are any
+) -> Sample:  # unchanged without a teacher; a `SampleError` names what is missing or disagrees
+    "A sample with a precomputed answer, whose span and tIoU are computed from the response and the truth."
+    given = sample.teacher
+    if given is None:
+        return sample
+    if not isinstance(given.get("response"), str):
+        raise _teacher_error(sample, f"response is {given.get('response')!r}", "give the teacher's text")
+    teacher = judge(sample, {"model": str(given.get("model", "")), "response": given["response"], "usage": given.get("usage")})
+    iou, span, problem = given.get("iou"), given.get("span"), ""
+    if iou is not None and (not is_number(iou) or not 0 <= iou <= 1):
+        problem = f"iou is {iou!r}, a tIoU is between 0 and 1 and not in percent"
+    elif iou is not None and abs(iou - teacher["iou"]) > _TOLERANCE:
+        problem = f"iou is {iou}, and that of the response with {sample.spans} is {teacher['iou']:.3f}"
+    elif span is not None and not _is_near(span, teacher["span"]):
+        problem = f"span is {span}, and the response says {teacher['span']}"
+    if problem:
+        raise _teacher_error(sample, problem, "remove it, it is computed")
+    return replace(sample, teacher=teacher)
+
+
+_TOLERANCE = 0.0101  # of a stored tIoU, and of a stored time in seconds: they may be rounded to two decimals
+
+
+def _is_near(given: Any, span: list[float] | None) -> bool:
+    if span is None or not isinstance(given, (list, tuple)) or len(given) != 2 or not all(map(is_number, given)):
+        return False
+    return all(abs(a - b) <= _TOLERANCE for a, b in zip(given, span))
+
+
+def _teacher_error(sample: Sample, problem: str, fix: str) -> SampleError:
+    return SampleError(f"sample {sample.qid!r} of {sample.source or 'the source'}, field 'teacher': {problem}; {fix}", "teacher", "teacher")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['processor_frames', 'prompt_text', 'model_inputs', 'noise_frames', 'noise_prompt', 'per_token', 'first_axes',
-           'join_inputs', 'generation_kwargs', 'generate', 'vllm_backend', 'by_video', 'iter_predictions', 'predict',
-           'resumable_predict', 'evaluate']
+           'join_inputs', 'generation_kwargs', 'generate', 'is_sharded', 'in_step', 'by_video', 'iter_predictions',
+           'predict', 'resumable_rows', 'resumable_predict', 'evaluate']
 
 # %% ../../nbs/parts/models/generation.ipynb #81ddc82c
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +19,9 @@ import torch
 
 from ..core.metrics import grounding_metrics
 from ..core.prompts import grounding_prompt, parse_answer, parse_spans
-from ..core.runtime import UserError
-from ..core.samples import Sample, append_jsonl, iter_jsonl, write_jsonl
+from ..core.runtime import UserError, broadcast_object, gather_object, is_main_process, patient_barrier, process_index_and_count
+from ..core.samples import Sample, append_jsonl, log_rows, write_jsonl
 from ..data.model_inputs import VideoInputConfig, build_prompt
-from .loading import load_processor, model_path
 from .templates import opening, special_tokens, with_opening
 from ..video.decoders import VideoError
 
@@ -139,67 +138,61 @@ def generate(
     from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts
     from vtg_r1.models.sharing import inference_sharing
 
+    if not prompts:
+        return []
     kwargs = dict(max_new_tokens=max_completion_length, **generation_kwargs(temperature))
     repeats = samples if temperature > 0 else 1
     time_encoding = "interleaved"
     if "video" in prompts[0]:
         time_encoding = "native"
         require_checkpoint_positions(model)
-    with torch.inference_mode():
+    with torch.no_grad():  # sharded weights are gathered in place, which inference tensors do not allow
         if share_prefix and inference_sharing(model, processor, time_encoding).shares:
             of, first, videos = same_prompts(prompts)
             distinct = [prompts[i] for i in first]
             texts = [prompt_text(processor, p) for p in distinct]
             inputs = read_prompts(processor, base_model(model), texts, processor_frames(distinct), videos, model.device)
             rows = [prompt for prompt in of for _ in range(repeats)]
-            completions = generate_shared(model, inputs, rows, processor.tokenizer.pad_token_id, encode_once=True, **kwargs)
+            completions = generate_shared(model, inputs, rows, processor.tokenizer.pad_token_id, encode_once=not is_sharded(model), **kwargs)
         else:
-            batch = model_inputs(processor, prompts, model.device)
-            completions = model.generate(**batch, num_return_sequences=repeats, **kwargs)[:, batch["input_ids"].shape[1] :]
-    return processor.tokenizer.batch_decode(completions, skip_special_tokens=True)
-
-# %% ../../nbs/parts/models/generation.ipynb #ee507750
-def vllm_backend(
-    model: str,  # folder or hub id
-    view: VideoInputConfig,  # for the number of frames per prompt
-    max_completion_length: int = 2048,  # tokens (paper: 2048)
-    chat_template_kwargs: Mapping[str, Any] | None = None,  # as in `load_processor`
-) -> Callable[[list[dict[str, Any]]], list[str]]:  # prompts with frames → greedy completions
-    "vLLM's offline engine, greedy; needs `pip install vllm` and a GPU."
-    try:
-        from vllm import LLM, SamplingParams
-    except ImportError as e:
-        raise ImportError("backend 'vllm' needs vLLM, which is not installed: pip install vllm, or use backend 'transformers'") from e
-
-    processor = load_processor(model, chat_template_kwargs)
-    limits = {"video": 1}
-    if view.time_encoding == "interleaved":
-        limits = {"image": view.frames}
-    engine = LLM(model=model_path(model), trust_remote_code=False, limit_mm_per_prompt=limits, seed=0)
+            batch = dict(model_inputs(processor, prompts, "cpu"))
+            if repeats > 1:  # not `num_return_sequences`, which repeats pixels rightly for some models only
+                alone = [model_inputs(processor, [p], "cpu") for p in prompts]
+                rows = [i for i in range(len(prompts)) for _ in range(repeats)]
+                batch = join_inputs(processor, [prompts[i] for i in rows], [alone[i] for i in rows])
+            on_device = {name: x.to(model.device) for name, x in batch.items()}
+            completions = model.generate(**on_device, **kwargs)[:, batch["input_ids"].shape[1] :]
     opened = opening(processor)
-    sampling = SamplingParams(temperature=0.0, repetition_penalty=1.0, max_tokens=max_completion_length)
+    return [with_opening(text, opened) for text in processor.tokenizer.batch_decode(completions, skip_special_tokens=True)]
 
-    def generate_fn(prompts: list[dict[str, Any]]) -> list[str]:
-        requests = [{"prompt": prompt_text(processor, p), **_vllm_frames(p)} for p in prompts]
-        return [with_opening(out.outputs[0].text, opened) for out in engine.generate(requests, sampling, use_tqdm=False)]
+# %% ../../nbs/parts/models/generation.ipynb #9688619f
+def is_sharded(model: Any) -> bool:  # of transformers or PEFT
+    "Whether weights are spread over processes, so that a forward pass needs all of them."
+    from torch.distributed.tensor import DTensor
 
-    return generate_fn
+    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())  # ds_id: DeepSpeed's mark in ZeRO-3
 
 
-def _vllm_frames(prompt: dict[str, Any]) -> dict[str, Any]:
-    "Frames of one prompt in vLLM's form."
-    import numpy as np
+def in_step(generate_fn: Callable[[list[dict[str, Any]]], list[str]]) -> Callable[[list[dict[str, Any]]], list[str]]:
+    "The same function for a sharded model: all processes call it together, and one without prompts generates for a prompt of another."
 
-    if "images" in prompt:
-        return {"multi_modal_data": {"image": prompt["images"]}}
-    frames, fps = np.stack([np.asarray(f) for f in prompt["video"]]), prompt["fps"]
-    n = len(frames)
-    clock = dict(fps=fps, total_num_frames=n, frames_indices=list(range(n)), duration=n / fps, do_sample_frames=False)
-    return {"multi_modal_data": {"video": [(frames, clock)]}, "mm_processor_kwargs": {"do_sample_frames": False}}
+    def generate_together(prompts: list[dict[str, Any]]) -> list[str]:
+        have_prompts = gather_object(bool(prompts))
+        if all(have_prompts):
+            return generate_fn(prompts)
+        if not any(have_prompts):
+            return []
+        giver = have_prompts.index(True)
+        stand_in = gather_object(prompts[:1] if process_index_and_count()[0] == giver else [])[giver]
+        completions = generate_fn(prompts or stand_in)
+        return completions if prompts else []
+
+    return generate_together
 
 # %% ../../nbs/parts/models/generation.ipynb #0f75bcc3
 def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], view: VideoInputConfig) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {s.qid: dict(qid=s.qid, pred=None, response=None, answer=None) for s in batch}
+    durations = {s.qid: s.duration for s in batch}
     prompts = {}
     for s in batch:
         try:
@@ -210,9 +203,9 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
     if prompts:
         completions = generate_fn(list(prompts.values()))
     for qid, completion in zip(prompts, completions):
-        rows[qid].update(pred=parse_spans(completion) or None, response=completion)
+        rows[qid].update(pred=parse_spans(completion, view.reading, durations[qid]) or None, response=completion)
         if view.options:
-            rows[qid]["answer"] = parse_answer(completion)
+            rows[qid]["answer"] = parse_answer(completion, view.reading)
     return list(rows.values())
 
 
@@ -235,16 +228,15 @@ def by_video(samples: list[Sample], batch_size: int) -> Iterator[list[Sample]]:
 # %% ../../nbs/parts/models/generation.ipynb #ab82cc64
 def iter_predictions(
     generate_fn: Callable[[list[dict[str, Any]]], list[str]],  # prompts with frames → completions
-    samples: list[Sample],  # in any order
+    batches: list[list[Sample]],  # of `by_video`
     view: VideoInputConfig,  # how videos are shown
-    batch_size: int = 8,  # prompts per batch
     desc: str = "predict",  # of the progress bar
 ) -> Iterator[list[dict[str, Any]]]:  # batches of {"qid", "pred": [[s, e], …] or null, "response", "answer", "error"?}
-    "One row for every sample, batch by batch of `by_video`, with a progress bar."
+    "One row for every sample, batch by batch, with a progress bar."
     from tqdm import tqdm
 
-    with tqdm(total=len(samples), desc=desc, mininterval=2) as bar:
-        for batch in by_video(samples, batch_size):
+    with tqdm(total=sum(map(len, batches)), desc=desc, mininterval=2) as bar:
+        for batch in batches:
             yield _predict_batch(generate_fn, batch, view)
             bar.update(len(batch))
 
@@ -261,10 +253,51 @@ def predict(
 ) -> list[dict[str, Any]]:  # rows of `iter_predictions`, in the order of `samples`
     "Greedy predictions, one row per sample."
     generate_fn = partial(generate, model, processor, max_completion_length=max_completion_length, share_prefix=share_prefix)
-    rows = {row["qid"]: row for rows in iter_predictions(generate_fn, samples, view, batch_size, desc) for row in rows}
+    batches = list(by_video(samples, batch_size))
+    rows = {row["qid"]: row for rows in iter_predictions(generate_fn, batches, view, desc) for row in rows}
     return [rows[s.qid] for s in samples]
 
 # %% ../../nbs/parts/models/generation.ipynb #32a26b33
+def _rank_files(path: Path) -> list[Path]:
+    "The files of the processes of an interrupted call."
+    return sorted(p for p in path.parent.glob(f"{path.stem}.*{path.suffix}") if p.name[len(path.stem) + 1 : -len(path.suffix)].isdigit())
+
+
+def _collected(path: Path, samples: list[Sample]) -> dict[str, dict[str, Any]]:  # qid → row
+    "The rows of a file and of the processes' files, which are merged into it in the order of the samples and removed."
+    rows = {row["qid"]: row for file in [path, *_rank_files(path)] for _, row in log_rows(file)}
+    strange = rows.keys() - {s.qid for s in samples}
+    if strange:
+        raise ValueError(f"{path}: holds rows of other samples, e.g. {min(strange)!r}; give another file or remove it")
+    write_jsonl(path, [rows[s.qid] for s in samples if s.qid in rows])
+    for file in _rank_files(path):
+        file.unlink()
+    return rows
+
+
+def resumable_rows(
+    path: str | Path,  # JSONL; the rows in it are kept
+    make_rows: Callable[[int, list[Sample]], list[dict[str, Any]]],  # number of a batch, its samples → a row with "qid" for each
+    samples: list[Sample],  # in any order
+    batch_size: int = 8,  # samples per batch; those of one video are in one batch
+    desc: str = "predict",  # of the progress bar
+) -> dict[str, dict[str, Any]]:  # qid → row
+    "Rows in a file that grows batch by batch. All processes call it, each makes its share, and all get all."
+    from tqdm import tqdm
+
+    path, (rank, processes) = Path(path), process_index_and_count()
+    done = broadcast_object(_collected(path, samples) if is_main_process() else None)
+    batches = [(k, batch) for k, batch in enumerate(by_video(samples, batch_size)) if any(s.qid not in done for s in batch)]
+    own_file = path.with_name(f"{path.stem}.{rank}{path.suffix}") if processes > 1 else path
+    own_batches = batches[rank::processes]
+    with patient_barrier() as wait_for_all, tqdm(total=sum(len(batch) for _, batch in own_batches), desc=desc, mininterval=2) as bar:
+        for k, batch in own_batches:
+            append_jsonl(own_file, make_rows(k, batch))
+            bar.update(len(batch))
+        wait_for_all()
+    return broadcast_object(_collected(path, samples) if is_main_process() else None)
+
+
 def resumable_predict(
     path: str | Path,  # JSONL; its rows are kept
     generate_fn: Callable[[list[dict[str, Any]]], list[str]],  # prompts with frames → completions
@@ -272,22 +305,9 @@ def resumable_predict(
     view: VideoInputConfig,  # how videos are shown
     batch_size: int = 8,  # prompts per batch
 ) -> list[dict[str, Any]]:  # one row per sample, in their order
-    "Predictions in a file that grows batch by batch; a second call continues where the first stopped."
-    path = Path(path)
-    done: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        done = {row["qid"]: row for _, row in iter_jsonl(path) if isinstance(row, dict)}
-    strange = done.keys() - {s.qid for s in samples}
-    if strange:
-        raise ValueError(f"{path}: holds predictions for other samples, e.g. {min(strange)!r}; give another file or remove it")
-    write_jsonl(path, done.values())
-    for rows in iter_predictions(generate_fn, [s for s in samples if s.qid not in done], view, batch_size):
-        append_jsonl(path, rows)
-        done |= {row["qid"]: row for row in rows}
-    in_order = [done[s.qid] for s in samples]
-    if list(done.values()) != in_order:
-        write_jsonl(path, in_order)  # predicted video by video, kept in the order of the samples
-    return in_order
+    "Predictions of `resumable_rows`."
+    rows = resumable_rows(path, lambda k, batch: _predict_batch(generate_fn, batch, view), samples, batch_size)
+    return [rows[s.qid] for s in samples]
 
 # %% ../../nbs/parts/models/generation.ipynb #fa06e4f3
 def evaluate(

@@ -36,6 +36,7 @@ class InferenceConfig:
     max_completion_length: int = 2048  # tokens
     fps: float = 0.0  # maximum frames per second; 0 sets no limit
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
+    reading: str = "time"  # how its answers are read
 
 
 TINY_INFERENCE = InferenceConfig(16, 784, "short", max_completion_length=64)
@@ -97,7 +98,9 @@ def ground(
                 raise ValueError(f"query {query[:80]!r} holds {word!r}, a control word of the model: write it in plain words")
     require_encoding(type(model).__name__, processor, config.time_encoding, config.pixels, model)
     duration, path = probe(video).duration, Path(os.path.realpath(video))  # a link that a person names may lead anywhere
-    view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", fps=config.fps)
+    view = VideoInputConfig(
+        str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", fps=config.fps, reading=config.reading
+    )
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]
     rows = predict(model, processor, samples, view, max_completion_length=config.max_completion_length, desc="answers")
     for row in rows:

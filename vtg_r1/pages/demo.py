@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..core.prompts import format_time, tag_text
-from ..core.samples import load_samples
+from ..core.samples import load_samples, target_span
 from ..core.spans import tiou
 from ..data.toyworld import ToyWorldConfig, make_world
 from ..models.ground import InferenceConfig, control_words, ground, resolve_model
@@ -231,7 +231,7 @@ def make_examples(folder: Path) -> list[Example]:
             frames, _ = read_frames(path, 64, 336 * 336)
             busiest = max(frames, key=lambda frame: (frame.max(-1) > 90).mean())  # the background is dark
             examples[sample.video] = Example(path, {}, Image.fromarray(busiest), f"{format_time(sample.duration)} s")
-        examples[sample.video].truths[sample.query] = sample.spans[0]
+        examples[sample.video].truths[sample.query] = target_span(sample.spans)
     return list(examples.values())
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..core.atomic_files import DiskFull, LockHeld, atomic_write, lock, naming, write_json
-from ..core.runtime import RunError, UserError, is_main_process, on_sigterm, project_root, resolve, set_seed
-from .parameters import ComputeParams, RunParams, from_mapping, to_mapping
+from ..core.runtime import RunError, UserError, environment_without_launcher, is_main_process, on_sigterm, project_root, resolve, set_seed
+from .parameters import ComputeParams, LaunchParams, RunParams, from_mapping, to_mapping
 from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, running, start_run
 
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
@@ -30,12 +31,12 @@ def start_stage(params: RunParams) -> Run:  # of the stage
     import torch
 
     refuse_secrets(to_mapping(params))
-    if getattr(params, "accelerate_config", "") and _in_notebook():
+    if isinstance(params, LaunchParams) and params.accelerate_config and _in_notebook():
         folder = run_folder(params.stage, params.run_name, params.outputs_dir)
         make_folder(folder)
         params.run_name = folder.name
         launch_stage(params, folder)
-        raise StageDone(f"The stage ran in the processes of {getattr(params, 'accelerate_config')}; its results are in {folder}")
+        raise StageDone(f"The stage ran in the processes of {params.accelerate_config}; its results are in {folder}")
     if isinstance(params, ComputeParams):
         torch.set_num_threads(params.threads)
     set_seed(params.seed)
@@ -227,8 +228,20 @@ def launch_stage(
     with _closing(folder, folder / f"{params.stage}.ipynb"), _forward_sigterm(folder):
         tail = _run_echoed(command)
     if tail is not None:
-        raise RunError(f"{params.stage} failed under {mapping['accelerate_config']}:\n{tail}")
+        raise RunError(_killed(tail, params.stage, folder) or f"{params.stage} failed under {mapping['accelerate_config']}:\n{tail}")
     return folder
+
+
+def _killed(tail: str, stage: str, folder: Path) -> str:
+    "One line that names the process that a signal ended, from the launcher's report; empty if there is none."
+    cause = tail.rpartition("Root Cause")[2]
+    rank, code = re.search(r"rank\s*: (\d+)", cause), re.search(r"exitcode\s*: -(\d+)", cause)
+    if not (rank and code):
+        return ""
+    return (
+        f"{folder}: process {rank[1]} of {stage} was ended by {signal.Signals(int(code[1])).name}, and the launcher ended the others; "
+        "what was written is kept: start it again, with resume if the stage has it"
+    )
 
 
 def _run_echoed(command: list[str], env: Mapping[str, str] | None = None) -> str | None:
@@ -244,10 +257,6 @@ def _run_echoed(command: list[str], env: Mapping[str, str] | None = None) -> str
     return None
 
 # %% ../../nbs/parts/runs/execute.ipynb #99ecf44c
-_LAUNCHER_NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_")
-
-
 def ensure_run(
     notebook: str,  # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
     parameters: Mapping[str, Any],  # of that stage; run_name names the run
@@ -265,8 +274,7 @@ def ensure_run(
         raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True)
     pairs = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
-    env = {k: v for k, v in os.environ.items() if k not in _LAUNCHER_NAMES and not k.startswith(_LAUNCHER_PREFIXES)}
-    tail = _run_echoed([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], env)
+    tail = _run_echoed([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], environment_without_launcher())
     if tail is not None:
         raise RunError(f"{notebook} failed:\n{tail}")
     return folder

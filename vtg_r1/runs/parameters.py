@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['P', 'RENAMED', 'STAGES', 'param', 'convert', 'default_of', 'allowed', 'checked', 'ParameterGroup', 'parameter_groups',
-           'parameter_fields', 'RunParams', 'ComputeParams', 'check_names', 'from_mapping', 'to_mapping',
-           'read_parameters', 'parameter_cell', 'from_notebook', 'help_text', 'stage_program']
+           'parameter_fields', 'RunParams', 'ComputeParams', 'LaunchParams', 'check_names', 'from_mapping',
+           'to_mapping', 'read_parameters', 'parameter_cell', 'from_notebook', 'help_text', 'stage_program']
 
 # %% ../../nbs/parts/runs/parameters.ipynb #f54178b0
 import argparse
@@ -194,6 +194,15 @@ class ComputeParams(ParameterGroup):
 
     threads: int = param(2, "CPU threads; numbers repeat only with the same number.", minimum=1)
     figures: bool = param(True, "Draw the figures and save them.")
+
+
+@dataclass(kw_only=True)
+class LaunchParams(ParameterGroup):
+    "Processes"
+
+    accelerate_config: str = param(
+        "", "Configuration of accelerate, such as configs/accelerate/ddp.yaml: the stage runs in processes of its own, one per GPU."
+    )
 
 # %% ../../nbs/parts/runs/parameters.ipynb #3f29215f
 RENAMED: dict[str, str | tuple[str, ...]] = {  # name in 0.1 → name now, or one name per stage

@@ -9,16 +9,17 @@ __all__ = ['response_facts', 'level', 'scores', 'EvalParams', 'EvalSet', 'EvalRe
 # %% ../../nbs/parts/train/evaluation.ipynb #945bae45
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.prompts import is_well_formed, tag_text, think_text
+from ..core.prompts import answer_text, is_well_formed, think_text
 from ..core.runtime import broadcast_object, gather_object, is_main_process, process_index_and_count
 from ..core.samples import Sample, iter_jsonl, write_jsonl
 from ..data.model_inputs import VideoInputConfig
-from ..models.generation import evaluate, predict
+from ..models.generation import by_video, evaluate, generate, in_step, is_sharded, iter_predictions
 from ..runs.parameters import ParameterGroup, param
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 def response_facts(
     responses: list[str | None],  # None for a sample without a response
     length: Callable[[str], int],  # tokens of a text
+    reading: str = "time",  # how answers are read
 ) -> dict[str, float]:  # mean length in tokens; shares in percent
-    "Mean length, and the shares that reason (a think block that is not empty), are in the paper's format, and have a readable time block."
+    "Mean length, and the shares that reason (a think block that is not empty), are in the reading's format, and have a block with an answer."
 
     def share(test: Callable[[str], Any]) -> float:
         return 100 * float(np.mean([bool(test(text)) for text in texts]))
@@ -38,8 +40,8 @@ def response_facts(
     return dict(
         completion_length=float(np.mean([length(text) for text in texts])),
         thinking_rate=share(think_text),
-        format_rate=share(is_well_formed),
-        answers=share(tag_text),
+        format_rate=share(lambda text: is_well_formed(text, reading=reading)),
+        answers=share(lambda text: answer_text(text, reading)),
     )
 
 # %% ../../nbs/parts/train/evaluation.ipynb #5d82da4f
@@ -52,9 +54,10 @@ def scores(
     rows: list[dict[str, Any]],  # predictions, in the order of `samples`
     samples: list[Sample],
     length: Callable[[str], int],  # tokens of a text
+    reading: str = "time",  # how answers are read
 ) -> dict[str, float]:  # "mIoU", "R1@0.5", "thinking_rate", …; with several levels "mIoU/ordinal" and "thinking_rate/ordinal" too
     "All scores of one held-out set: percent, but for the length in tokens."
-    result = {**evaluate(rows, samples), **response_facts([r["response"] for r in rows], length)}
+    result = {**evaluate(rows, samples), **response_facts([r["response"] for r in rows], length, reading)}
     levels = sorted({level(s) for s in samples})
     if len(levels) < 2:
         return result
@@ -103,11 +106,19 @@ def evenly_spaced(samples: list[Sample], limit: int = 0) -> list[Sample]:
     return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
 
 
-def _predict_shared(model: Any, processor: Any, samples: list[Sample], *args: Any) -> list[dict[str, Any]]:  # arguments and rows of `predict`
-    "Predictions for all samples; each process makes its share, and all processes get all."
-    rank, world = process_index_and_count()
-    shares = gather_object(predict(model, processor, samples[rank::world], *args))
-    return [shares[i % world][i // world] for i in range(len(samples))]
+def _predict_shared(
+    model: Any, processor: Any, samples: list[Sample], view: VideoInputConfig, batch_size: int, max_completion_length: int, desc: str
+) -> list[dict[str, Any]]:  # rows of `predict`
+    "Predictions for all samples; each process makes its share of the batches, and all processes get all."
+    generate_fn: Any = partial(generate, model, processor, max_completion_length=max_completion_length)
+    batches, (rank, processes) = list(by_video(samples, batch_size)), process_index_and_count()
+    own_batches = batches[rank::processes]
+    if is_sharded(model):  # then all processes make the same number of passes
+        generate_fn = in_step(generate_fn)
+        own_batches += [[]] * (-(-len(batches) // processes) - len(own_batches))
+    own_rows = [row for rows in iter_predictions(generate_fn, own_batches, view, desc) for row in rows]
+    rows = {row["qid"]: row for share in gather_object(own_rows) for row in share}
+    return [rows[s.qid] for s in samples]
 
 
 def evaluate_sets(
@@ -138,7 +149,7 @@ def evaluate_sets(
             set_view, label = replace(view, video_root=s.video_root), f"{prefix} {s.name}".strip()
             predictions = _predict_shared(model, processor, s.samples, set_view, batch_size, max_completion_length, label)
         prefixes = f"{prefix}/{s.name}" if s.name else prefix
-        metrics |= {f"{prefixes}/{key}": value for key, value in scores(predictions, s.samples, length).items()}
+        metrics |= {f"{prefixes}/{key}": value for key, value in scores(predictions, s.samples, length, view.reading).items()}
         rows += [{**row, "set": s.name} for row in predictions]
     if keep and not complete and is_main_process():
         write_jsonl(keep, rows)

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..core.prompts import think_text
 from ..core.runtime import RunError, broadcast_object, is_main_process, resolve
-from ..core.samples import Sample, SampleError, load_samples
+from ..core.samples import Sample, SampleError, load_samples, target_span
+from ..core.spans import length
 from ..data.model_inputs import VideoInputConfig
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
 from ..runs.execute import ensure_run
@@ -57,7 +58,7 @@ def toy_eval_sets(outputs: str) -> list[EvalSet]:  # the in-domain set first
 STRATA: dict[str, Callable[[Sample], Any]] = {  # name → the kind of a sample
     "source": lambda s: s.source,
     "words": lambda s: len(think_text((s.teacher or {}).get("response")).split()) // 4,  # of the teacher's reasoning, in fours
-    "span": lambda s: int(8 * (s.spans[0][1] - s.spans[0][0]) / s.duration),  # eighths of the video
+    "span": lambda s: int(8 * float(length(target_span(s.spans))) / s.duration),  # eighths of the video
 }
 
 
@@ -175,7 +176,7 @@ def stage_data(run: Run, params: TrainingParams, toy_file: str, dataset: str = "
     sets = [replace(s, samples=evenly_spaced(s.samples, params.eval_limit)) for s in sets]
     counts = ", ".join(f"{len(s.samples)} {s.name}".strip() for s in sets)
     print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on; held out: {counts}")
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps)
+    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps, reading=params.reading)
     return StageData(pick_samples(run, params, train), view, sets)
 
 

@@ -30,6 +30,7 @@ from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
 from .checks import check_context_length
 from .evaluation import EvalResult, evaluate_sets
+from .sharding import ShardedGeneration, training_strategy, whole_model
 from .stage_data import StageData
 from .training_parameters import TrainingParams
 
@@ -164,6 +165,7 @@ def fit(
         trainer.add_callback(callback)
     if early_stopping_patience:
         trainer.add_callback(PlateauStop(early_stopping_patience))
+    trainer.callback_handler.callbacks.insert(0, ShardedGeneration(training_strategy(trainer)))  # before an evaluation of the untrained model
     with _watch_sigterm() as stop_requested:
         trainer.add_callback(CheckpointSealer(stop_requested))
         _train(trainer)
@@ -177,7 +179,7 @@ def resolved_config(trainer: Any, view: VideoInputConfig) -> dict[str, Any]:
     args = json.loads(trainer.args.to_json_string())
     paths = {name: os.path.relpath(args[name], project_root()) for name in ("output_dir", "logging_dir") if args.get(name)}
     view_config = {**asdict(view), "video_root": os.path.relpath(view.video_root, project_root())}
-    config = dict(video_root=view_config["video_root"], view=view_config, trainer={**args, **paths})
+    config = dict(video_root=view_config["video_root"], view=view_config, strategy=training_strategy(trainer), trainer={**args, **paths})
     if hasattr(trainer, "sharing"):
         config["sharing"] = asdict(trainer.sharing)
     return config
@@ -268,14 +270,10 @@ def save_trained(trainer: Any, processor: Any, folder: str | Path) -> Any:  # th
             save_policy(model, processor, folder)
         broadcast_object(None)
         return model.eval()
-    if hasattr(trainer.model, "peft_config"):
-        raise RunError("LoRA on sharded weights is not merged here: use DDP, where adapters leave room for it")
-    trainer.save_model(str(folder))
+    whole = whole_model(trainer, folder)
     if is_main_process():
-        processor.save_pretrained(folder)
+        save_policy(whole, processor, folder)
     broadcast_object(None)
-    trainer.model = trainer.model_wrapped = trainer.optimizer = None
-    trainer.accelerator.free_memory()
     return load_model(str(folder))
 
 # %% ../../nbs/parts/train/trainer.ipynb #558f0dbe

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..data.model_inputs import VideoParams
 from ..data.sources import AnnotationParams
-from ..runs.parameters import ComputeParams, ParameterGroup, RunParams, param
+from ..runs.parameters import ComputeParams, LaunchParams, ParameterGroup, RunParams, param
 from .evaluation import EvalParams
 
 # %% ../../nbs/parts/train/training_parameters.ipynb #653e75df
@@ -47,18 +47,15 @@ class OptimizerParams(ParameterGroup):
 
 @dataclass(kw_only=True)
 class CheckpointParams(ParameterGroup):
-    "Checkpoints, log and processes"
+    "Checkpoints and log"
 
     save_steps: int = param(0, "Steps between checkpoints; 0 writes none.", minimum=0)
     resume: bool = param(False, "Resume the unfinished run of this name.")
     report_to: Literal["none", "trackio", "tensorboard", "wandb"] = param("none", "Where the log goes beside the run folder.")
-    accelerate_config: str = param(
-        "", "Configuration of accelerate, such as configs/accelerate/ddp.yaml: the stage runs in processes of its own, one per GPU."
-    )
 
 
 @dataclass(kw_only=True)
 class TrainingParams(
-    RunParams, PolicyParams, AnnotationParams, SubsetParams, VideoParams, OptimizerParams, CheckpointParams, EvalParams, ComputeParams
+    RunParams, PolicyParams, AnnotationParams, SubsetParams, VideoParams, OptimizerParams, CheckpointParams, EvalParams, ComputeParams, LaunchParams
 ):
     "Training"

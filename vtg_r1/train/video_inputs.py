@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
+from trl.data_utils import prepare_multimodal_messages
 
 from ..models.generation import join_inputs, model_inputs, per_token
 from ..models.positions import use_checkpoint_positions
@@ -59,25 +60,25 @@ class VideoGRPOTrainer(GRPOTrainer):
         self._features = list[Any]()
         if "images" not in inputs[0] and "video" not in inputs[0]:
             return super()._generate_and_score_completions(inputs)
+        self._features = self._read(inputs)
         if self.use_vllm:
-            return self._with_vllm(inputs)
+            if "video" in inputs[0]:
+                raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
+            return {**super()._generate_and_score_completions(inputs), "features": self._features}
         placeholders = [getattr(self.model.config, f"{kind}_token_id", None) for kind in ("image", "video")]
         ids = [token for token in placeholders if token is not None]
         self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = ids  # a sampled one would have no pixels
-        self._rows = inputs
-        lean = [{name: value for name, value in row.items() if name not in ("images", "video")} for row in inputs]
-        out = super()._generate_and_score_completions(lean)
+        out = super()._generate_and_score_completions([self._without_frames(row) for row in inputs])
         if self.log_completions and self.log_multimodal:
             self._logs["images"].extend(gather_object([row_frames(row) for row in inputs]))
         return {**out, "features": self._features}
 
-    def _with_vllm(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        "TRL's own rollouts by vLLM; the forward pass here still gets this trainer's rows."
-        if "video" in inputs[0]:
-            raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
-        self._rows = inputs
-        self._features = self._read(inputs)
-        return {**super()._generate_and_score_completions(inputs), "features": self._features}
+    def _without_frames(self, row: dict[str, Any]) -> dict[str, Any]:
+        "A row that TRL takes for text; images stay in its messages, for rollouts of a function's own."
+        lean = {name: value for name, value in row.items() if name not in ("images", "video")}
+        if "images" in row:
+            lean["prompt"] = prepare_multimodal_messages(row["prompt"], images=row["images"])
+        return lean
 
     def _read(self, rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         "Each row with the inputs of its prompt alone; equal prompts are processed once."
@@ -88,7 +89,6 @@ class VideoGRPOTrainer(GRPOTrainer):
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
         if self.use_vllm:
             return super()._tokenize_prompts(prompts)
-        self._features = self._read(self._rows)
         rows, alone = zip(*self._features)
         batch = join_inputs(self.processing_class, list(rows), list(alone))
         names, mask = per_token(batch), batch["attention_mask"].bool()

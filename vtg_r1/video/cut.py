@@ -7,6 +7,7 @@ __all__ = ['write_cut', 'cut']
 
 # %% ../../nbs/parts/video/cut.ipynb #10a660a2
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.atomic_files import atomic_path
-from .decoders import VideoError, open_container, picture_stream, quarter_turns
+from vtg_r1.video.decoders import (
+    BACK,
+    Facts,
+    MissingPicture,
+    VideoError,
+    last_line,
+    open_container,
+    picture_stream,
+    quarter_turns,
+    read_facts,
+    still_working,
+    towards,
+)
 from .reader import probe
 from .sandbox import ResourceLimits, run_sandboxed
 
@@ -25,17 +38,31 @@ if TYPE_CHECKING:
 # %% ../../nbs/parts/video/cut.ipynb #c0cc863f
 _TICKS = 90_000  # per second, of a cut's clock
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # samples per second
+_SLACK = 0.02  # seconds by which sound may lag behind its clock before silence or a cut puts it right
 
 
-def _timed(container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
-    "(seconds on the player's clock, frame) of a stream's decoded frames, from the last key frame before `start`."
-    import av
+def _pictures(video: Path, facts: Facts, start: float, end: float) -> Iterator[tuple[float, Any]]:
+    "(seconds on the player's clock, frame) from the picture on display at `start` up to `end`; each is the one that the clock promises."
+    first = max(0, int(np.searchsorted(facts.times, start + 1e-9, side="right")) - 1)
+    wanted = np.arange(first, max(first + 1, int(np.searchsorted(facts.times, end))))
+    come = 0
+    for index, frame in _from_the_first(video, facts, wanted):
+        if index != wanted[come]:
+            break
+        come += 1
+        yield float(facts.times[index]), frame
+    if come < len(wanted):
+        raise MissingPicture(video, f"no picture comes at {facts.times[wanted[come]]:.3f} s")
 
-    origin = (container.start_time or 0) / av.time_base
-    container.seek(int((max(0.0, start) + origin) * av.time_base))
-    for frame in container.decode(stream):
-        if frame.time is not None:
-            yield frame.time - origin, frame
+
+def _from_the_first(video: Path, facts: Facts, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
+    "(index, frame) of wanted pictures, decoded from the latest key frame at which the first of them comes."
+    for back in BACK:
+        pictures = towards(video, facts, wanted, back)
+        first = next(pictures, None)
+        if first and first[0] == wanted[0]:
+            return itertools.chain([first], pictures)
+    return iter([])
 
 
 def _on_display(frames: Iterable[tuple[float, Any]], start: float, end: float) -> Iterator[tuple[float, float, Any]]:
@@ -65,16 +92,17 @@ def _upright(frame: "av.VideoFrame") -> "av.VideoFrame":
     return av.VideoFrame.from_ndarray(picture, format="rgb24")
 
 
-def _picture_packets(source: Any, stream: Any, start: float, end: float) -> Iterator[Any]:
+def _picture_packets(video: Path, facts: Facts, stream: Any, start: float, end: float) -> Iterator[Any]:
     "Encoded pictures of [start, end), each with its own time and duration."
     durations: dict[int, int] = {}  # by presentation time, ticks
 
     def timed(packets: Iterable[Any]) -> Iterator[Any]:
         for packet in packets:
+            still_working()
             packet.duration = durations.pop(packet.pts)
             yield packet
 
-    for appears, disappears, frame in _on_display(_timed(source, source.streams.best("video"), start), start, end):
+    for appears, disappears, frame in _on_display(_pictures(video, facts, start, end), start, end):
         first, last = round((appears - start) * _TICKS), round((disappears - start) * _TICKS)
         if first == last:
             continue  # shorter than a tick
@@ -84,43 +112,113 @@ def _picture_packets(source: Any, stream: Any, start: float, end: float) -> Iter
         yield from timed(stream.encode(picture))
     yield from timed(stream.encode())
 
+# %% ../../nbs/parts/video/cut.ipynb #9e9c2a5c
+def _sound_stream(video: Path, source: Any) -> Any:
+    "The first sound that can be decoded, None if the file has none; one that cannot be decoded is an error, not silence."
+    streams = list(source.streams.audio)
+    for stream in streams:
+        if stream.codec_context is not None:
+            return stream
+    if streams:
+        raise VideoError(video, "holds a sound that no decoder knows: its cut would be silent")
+    return None
 
-def _sound_packets(source: Any, stream: Any, start: float, end: float) -> Iterator[Any]:
+
+def _decoded_sound(video: Path, shifts: Sequence[float], seek: float | None) -> Iterator[tuple[float, Any]]:
+    "(seconds on the player's clock, frame) of the sound, from a seek or from the start of the file."
+    import av
+
+    with open_container(video) as source:
+        stream = _sound_stream(video, source)
+        origin = (source.start_time or 0) / av.time_base
+        if seek is not None:
+            source.seek(int((seek + origin) * av.time_base))
+        restarts, last, begun = 0, 0.0, False
+        warming_up = 2 * (seek is not None)  # the first frames after a seek are not whole, and their times not exact
+        for packet in source.demux(stream):
+            still_working()
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError:
+                if begun:
+                    raise
+                continue  # the rest of a frame that begins before the seek
+            for frame in frames:
+                begun = True
+                if frame.time is None or warming_up:
+                    warming_up = max(0, warming_up - 1)
+                    continue
+                seconds = frame.time - origin
+                if seconds < last - 0.5 and restarts + 1 < len(shifts):
+                    restarts += 1
+                last = seconds
+                yield seconds + shifts[restarts], frame
+
+
+def _sound(video: Path, facts: Facts, start: float) -> Iterator[tuple[float, Any]]:
+    "The decoded sound from `start` or earlier, or from its first frame."
+    import av
+
+    for earlier in (1.0, 10.0, 60.0):
+        if start <= earlier or len(facts.shifts) > 1:
+            break
+        sound = _decoded_sound(video, facts.shifts, start - earlier)
+        try:
+            first = next(sound, None)
+        except av.FFmpegError:
+            continue
+        if first and first[0] <= start:
+            return itertools.chain([first], sound)
+    return _decoded_sound(video, facts.shifts, None)
+
+
+def _sound_packets(video: Path, facts: Facts, stream: Any, start: float, end: float) -> Iterator[Any]:
     "Encoded sound of [start, end), cut to the sample."
     import av
 
     to_float = av.AudioResampler("fltp", stream.layout, stream.rate)
     position = None  # samples from the start of the cut
-    for seconds, frame in _timed(source, source.streams.audio[0], start):
+    for seconds, frame in _sound(video, facts, start):
         if seconds >= end:
             break
-        first, last = round((start - seconds) * stream.rate), round((end - seconds) * stream.rate)
+        at = round((seconds - start) * stream.rate)  # of the first sample
         for part in to_float.resample(frame):
-            samples: Any = np.ascontiguousarray(part.to_ndarray()[:, max(0, first) : max(0, last)])
+            samples: Any = part.to_ndarray()
+            if position is None or abs(at - position) > _SLACK * stream.rate:
+                position, samples = _put_right(position, at, samples)
+            at += part.samples
+            samples = np.ascontiguousarray(samples[:, max(0, -position) : max(0, round((end - start) * stream.rate) - position)])
+            position = max(0, position)
             if not samples.shape[1]:
                 continue
-            if position is None:
-                position = max(0, -first)
             piece = av.AudioFrame.from_ndarray(samples, "fltp", stream.layout.name)
             piece.sample_rate, piece.pts, piece.time_base = stream.rate, position, Fraction(1, stream.rate)
             position += samples.shape[1]
             yield from stream.encode(piece)
     yield from stream.encode()
 
+
+def _put_right(position: int | None, at: int, samples: np.ndarray) -> tuple[int, np.ndarray]:
+    "(position, samples) of sound that belongs at `at`: silence fills a hole, and what comes twice goes."
+    if position is None:
+        return at, samples
+    if at < position:
+        return position, samples[:, position - at :]
+    return position, np.pad(samples, ((0, 0), (at - position, 0)))
+
 # %% ../../nbs/parts/video/cut.ipynb #9762256d
-def _add_streams(source: Any, out: Any) -> list[Any]:
+def _add_streams(source: Any, video: Path, facts: Facts, out: Any) -> list[Any]:
     "The streams of a cut: a picture with even sides and, if its source has one, a sound that is at most stereo."
-    stream = source.streams.best("video")
-    picture = _upright(next(source.decode(stream)))
-    video = out.add_stream("libx264", rate=stream.average_rate or 25, options={"crf": "20", "preset": "veryfast", "bf": "0"})
-    video.width, video.height, video.pix_fmt = max(2, picture.width // 2 * 2), max(2, picture.height // 2 * 2), "yuv420p"
-    video.codec_context.time_base = Fraction(1, _TICKS)
-    if not source.streams.audio or source.streams.audio[0].codec_context is None:
-        return [video]
-    sound = source.streams.audio[0]
+    stream = picture_stream(source, video)
+    picture = out.add_stream("libx264", rate=stream.average_rate or 25, options={"crf": "20", "preset": "veryfast", "bf": "0"})
+    picture.width, picture.height, picture.pix_fmt = max(2, facts.width // 2 * 2), max(2, facts.height // 2 * 2), "yuv420p"
+    picture.codec_context.time_base = Fraction(1, _TICKS)
+    sound = _sound_stream(video, source)
+    if sound is None:
+        return [picture]
     audio = out.add_stream("aac", rate=sound.rate if sound.rate in _AAC_RATES else 48000)
     audio.layout = "mono" if sound.channels == 1 else "stereo"
-    return [video, audio]
+    return [picture, audio]
 
 
 def write_cut(video: Path, out: Path, start: float, end: float) -> None:
@@ -128,16 +226,28 @@ def write_cut(video: Path, out: Path, start: float, end: float) -> None:
     import av
 
     try:
-        with open_container(video) as pictures, open_container(video) as sound, av.open(str(out), "w", format="mp4") as new:
-            picture_stream(pictures, video)
-            streams = _add_streams(pictures, new)
-            packets = [_picture_packets(pictures, streams[0], start, end)]
-            if len(streams) == 2:
-                packets.append(_sound_packets(sound, streams[1], start, end))
-            for packet in heapq.merge(*packets, key=lambda p: p.dts * p.time_base):
-                new.mux(packet)
-    except (av.FFmpegError, StopIteration) as e:
-        raise VideoError(video, f"cannot be cut ({e})") from e
+        try:
+            _write(video, read_facts(video), out, start, end)
+        except MissingPicture:
+            _write(video, read_facts(video, by_decoding=True), out, start, end)
+    except (av.FFmpegError, ValueError, OverflowError) as e:
+        raise VideoError(video, f"cannot be cut ({last_line(e)})") from e
+
+
+def _write(video: Path, facts: Facts, out: Path, start: float, end: float) -> None:
+    import av
+
+    with open_container(video) as source, av.open(str(out), "w", format="mp4") as new:
+        streams = _add_streams(source, video, facts, new)
+        packets = [_picture_packets(video, facts, streams[0], start, end)]
+        if len(streams) == 2:
+            packets.append(_sound_packets(video, facts, streams[1], start, end))
+        sizes = [0] * len(streams)  # packets written
+        for packet in heapq.merge(*packets, key=lambda p: p.dts * p.time_base):
+            sizes[packet.stream.index] += 1
+            new.mux(packet)
+    if not sizes[0] or read_facts(out).times[0] > max(0.0, facts.times[0] - start) + 2e-3:
+        raise VideoError(video, f"cannot be cut: no picture comes at {start:.3f} s")
 
 
 def cut(

@@ -9,17 +9,18 @@ __all__ = ['JOBS']
 from pathlib import Path
 
 from .cut import write_cut
-from .reader import decode_in_process, probe
+from .reader import decode_in_process, probe_in_process
 from .sandbox import Answer
 
 # %% ../../nbs/parts/video/jobs.ipynb #c9e0dcd8
-def _probe_job(path: str, backend: str) -> Answer:
-    info = probe(path, backend, None)
+def _probe_job(path: str, backend: str, by_decoding: bool) -> Answer:
+    info = probe_in_process(Path(path), by_decoding)
     return {"width": info.width, "height": info.height, "duration": info.duration}, [info.times]
 
 
 def _read_job(path: str, backend: str, n: int, max_pixels: int, clip: list[float] | None) -> Answer:
-    return {}, list(decode_in_process(Path(path), n, max_pixels, clip, backend))
+    frames, times, by_decoding = decode_in_process(Path(path), n, max_pixels, clip, backend)
+    return {"by_decoding": by_decoding}, [frames, times]
 
 
 def _cut_job(path: str, part: str, span: list[float]) -> Answer:

@@ -7,16 +7,19 @@ __all__ = ['Answer', 'ResourceLimits', 'run_sandboxed']
 
 # %% ../../nbs/parts/video/sandbox.ipynb #7422eb56
 import atexit
+import fcntl
 import importlib
 import json
 import math
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +28,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from .decoders import BACKENDS, VideoError, last_line
+from .decoders import BACKENDS, MOST_WORK, VideoError, last_line, watch_work
 
 # %% ../../nbs/parts/video/sandbox.ipynb #4b81a807
 Answer = tuple[dict[str, Any], list[np.ndarray]]  # of a job: values for JSON, arrays
@@ -44,7 +47,22 @@ def _ignore_signals() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGIO):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    "From now on any event on standard input ends this process: while a job runs the only one is that the parent ends."
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
+    events = select.poll()
+    events.register(0, 0)
+    if events.poll(0):  # it had ended before
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _expect_jobs() -> None:
+    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 
 def _limit_memory(backend: str, gigabytes: float) -> None:
@@ -98,15 +116,20 @@ def serve(
         if backend != loaded:
             _limit_memory(backend, gigabytes)
             loaded = backend
+        _end_with_parent()
         _send(out, {"worked": time.process_time()})
         signal.setitimer(signal.ITIMER_REAL, job.pop("seconds"))
+        watch_work()
         values, arrays = _run_job(job, jobs)
+        watch_work(0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _expect_jobs()
         _send(out, {**values, "arrays": [[array.dtype.str, array.shape] for array in arrays]}, arrays)
 
 # %% ../../nbs/parts/video/sandbox.ipynb #cc8e2d52
 _SERVE = "from vtg_r1.video import jobs, sandbox; sandbox.serve(jobs.JOBS, %r)"
 _GRACE = 60.0  # seconds for a child to start, and for its own alarm to end it
+_LONGEST_WAIT = 5  # seconds in which all threads of a decoder may wait for each other
 # threads would take address space, and none is needed
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -117,6 +140,19 @@ class _Death(NamedTuple):
     status: int  # exit status; a negative one is a signal
     worked: float  # seconds of processor time that its last job took
     used: bool  # it had answered other jobs
+    waited: bool  # all of its threads waited for each other
+
+
+def _waits_for_itself(pid: int) -> bool:
+    "Whether every thread of a process waits for another one. A thread that reads a file or a pipe waits for something else."
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return bool(tasks) and all("futex" in (task / "wchan").read_text() for task in tasks)
+    except OSError:
+        return False  # it has ended, or this system does not tell
+
+
+_children: "weakref.WeakSet[_Child]" = weakref.WeakSet()  # all that this process has started
 
 
 class _Child:
@@ -126,6 +162,7 @@ class _Child:
         self.gigabytes = gigabytes
         self.used = False  # has answered a job
         self.worked = 0.0  # seconds of processor time before its last job
+        self.waited = False  # it was ended since all of its threads waited for each other
         command = [sys.executable, "-P", "-c", _SERVE % gigabytes]
         environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: from its first moment the child receives no Ctrl-C
@@ -135,6 +172,7 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self.stdin: Any = self.process.stdin
         self.stdout: Any = self.process.stdout
+        _children.add(self)
 
     def stop(self) -> _Death:
         "End the process, by force after a second."
@@ -150,13 +188,12 @@ class _Child:
             time.sleep(0.01)
         self.stdout.close()
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        return _Death(self.process.returncode, usage.ru_utime + usage.ru_stime - self.worked, self.used)
+        return _Death(self.process.returncode, usage.ru_utime + usage.ru_stime - self.worked, self.used, self.waited)
 
     def ask(self, job: dict[str, Any]) -> Answer | None:
         "The answer to a job, or None where the child died, sent no answer, or had to be killed because its alarm did not end it."
-        killer = threading.Timer(job["seconds"] + _GRACE, self.process.kill)
-        killer.daemon = True
-        killer.start()
+        answered = threading.Event()
+        threading.Thread(target=self._watch, args=(answered, job["seconds"] + _GRACE), daemon=True).start()
         try:
             with suppress(BrokenPipeError):
                 self.stdin.write(json.dumps(job).encode() + b"\n")
@@ -167,7 +204,17 @@ class _Child:
         except (EOFError, LookupError, TypeError, ValueError):
             return None
         finally:
-            killer.cancel()
+            answered.set()
+
+    def _watch(self, answered: threading.Event, seconds: float) -> None:
+        "End a child that gives no answer in time, or whose threads wait for each other."
+        end, waiting = time.monotonic() + seconds, 0
+        while not answered.wait(1):
+            waiting = waiting + 1 if _waits_for_itself(self.process.pid) else 0
+            self.waited = waiting >= _LONGEST_WAIT
+            if self.waited or time.monotonic() > end:
+                self.process.kill()
+                return
 
     def _read_line(self) -> dict[str, Any]:
         line = self.stdout.readline(10**6)
@@ -211,11 +258,20 @@ def _forget() -> None:
     "In a forked process: its parent's children are not its own."
     global _lock
     _lock = threading.Lock()
-    for child in _idle:
+    for child in list(_children):
         child.process.returncode = 0  # else this process would wait for its end
-        child.stdin.close()
-        child.stdout.close()
+        for pipe in (child.stdin, child.stdout):
+            with suppress(ValueError):  # closed already
+                _give_up(pipe.fileno())
+    _children.clear()
     _idle.clear()
+
+
+def _give_up(pipe: int) -> None:
+    "Let go of a pipe, which would keep its child alive, without the locks that another thread may have held."
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, pipe, inheritable=False)
+    os.close(null)
 
 
 atexit.register(_stop_all)
@@ -228,10 +284,16 @@ def _is_stall(death: _Death, limits: ResourceLimits) -> bool:
 
 def _may_be_innocent(death: _Death, limits: ResourceLimits) -> bool:
     "Whether a child may have died for another reason than its file."
+    if death.waited or death.status == -signal.SIGPROF:
+        return False
     return death.status == -signal.SIGKILL or _is_stall(death, limits) or (death.used and death.status != -signal.SIGALRM)
 
 
 def _explain(death: _Death, limits: ResourceLimits) -> str:
+    if death.waited:
+        return "its decoder hangs: all of its threads wait for each other"
+    if death.status == -signal.SIGPROF:
+        return f"its decoder hangs: it worked {MOST_WORK:g} s without giving a picture"
     if _is_stall(death, limits):
         return f"takes longer than {limits.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer?"
     if death.status == -signal.SIGALRM:

@@ -1,0 +1,305 @@
+"""Every family of the zoo on every path, against plain transformers calls written here: the table in docs/models.md is made by this file.
+
+pytest -m long tests/test_matrix.py                # the whole matrix, and whether docs/models.md is its table
+python tests/test_matrix.py > docs/models.md       # make the table anew"""
+
+import dataclasses
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_zoo import FAMILIES, folder
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from vtg_r1.core.runtime import UserError, project_root, set_seed
+from vtg_r1.core.samples import load_samples
+from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
+from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
+from vtg_r1.grpo import GRPOParams, grpo_trainer
+from vtg_r1.models.abilities import ENCODINGS, measure_encoding
+from vtg_r1.models.generation import generate, model_inputs
+from vtg_r1.models.loading import linear_layers, load_model, load_processor
+from vtg_r1.sft import SFTParams, sft_trainer
+
+TABLE = project_root() / "docs" / "models.md"
+TILING = {
+    "internvl": "crop_to_patches",
+    "smolvlm": "do_image_splitting",
+    "idefics3": "do_image_splitting",
+    "ovis2": "crop_to_patches",
+    "minicpmv4_6": "slice_mode",
+}
+OPENS = {name: "<think>\n" for name in ("qwen3_vl_thinking", "qwen3_5", "qwen3_8", "qwen3_5_moe")} | {"glm4v": "<think>"}
+CLOSED = ("qwen3_5_small", "minicpmv4_6")
+ENDS = {"llava_next_video": "</s>", "smolvlm": "<end_of_utterance>", "idefics3": "<end_of_utterance>", "gemma3": "<end_of_turn>", "gemma4": "<turn|>"}
+ENDS |= {"glm4v": "<|user|>", "glm46v": "<|user|>", "mistral3": "</s>"}
+FAST = ("qwen3_5", "gemma4", "internvl")  # in `make test`
+TOLERANCE = 1e-5
+LINEAR = (
+    "qwen3_5",
+    "qwen3_5_small",
+    "qwen3_8",
+    "qwen3_5_moe",
+    "minicpmv4_6",
+)  # their linear attention sums in float32 along the sequence, padding included
+
+
+class World:
+    "Two queries about two clips of the toy world, with a teacher's response."
+
+    def __init__(self, home: Path) -> None:
+        world = make_world(home / "world", videos=4, seed=5)
+        scripts = read_scripts(world)
+        taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in load_samples(world / "samples.jsonl")]
+        self.samples = [taught[0], next(s for s in taught if s.video != taught[0].video)]
+        self.root = str(world / "videos")
+
+    def view(self, encoding: str) -> VideoInputConfig:
+        return VideoInputConfig(self.root, 4, 784, "full", encoding, cache="")
+
+
+# --- plain transformers: nothing below comes from the package but the words of the prompt and the frames ---
+
+
+class Plain:
+    "A family as its model card would use it."
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.processor = AutoProcessor.from_pretrained(folder(name))
+        self.model = AutoModelForImageTextToText.from_pretrained(folder(name), dtype=torch.float32).eval()
+        self.tokenizer = self.processor.tokenizer
+
+    def inputs(self, row: dict, **arguments) -> dict:
+        "The inputs of one prompt, through the processor's own chat template call."
+        messages = [{**m, "content": [dict(part) for part in m["content"]]} for m in row["prompt"]]
+        parts = [part for m in messages for part in m["content"]]
+        extra = {}
+        if "images" in row:
+            for part, image in zip([p for p in parts if p["type"] == "image"], row["images"]):
+                part["image"] = image
+            if self.name in TILING:
+                extra = {"images_kwargs": {TILING[self.name]: False}}
+        else:
+            (part,) = [p for p in parts if p["type"] == "video"]
+            part["video"] = np.stack([np.asarray(f) for f in row["video"]])
+            count = len(row["video"])
+            clock = dict(total_num_frames=count, fps=row["fps"], frames_indices=list(range(count)))
+            extra = {"do_sample_frames": False, "video_metadata": [clock]}
+        kwargs = dict(add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **arguments)
+        return dict(self.processor.apply_chat_template([messages], processor_kwargs={"padding": True, **extra}, **kwargs))
+
+    def greedy(self, inputs: dict, count: int) -> list[int]:
+        options = dict(do_sample=False, max_new_tokens=count, repetition_penalty=1.0)
+        with torch.no_grad():
+            return self.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
+
+    def logps(self, inputs: dict, response: list[int]) -> torch.Tensor:
+        "Log-probabilities of the tokens of a response behind a prompt, (C,)."
+        behind, ids = torch.tensor([response]), inputs["input_ids"]
+        whole = {**inputs, "input_ids": torch.cat([ids, behind], 1)}
+        for key, x in inputs.items():
+            if key != "input_ids" and torch.is_tensor(x) and x.shape == ids.shape and not x.is_floating_point():
+                fill = torch.ones_like(behind) if key == "attention_mask" else torch.zeros_like(behind)
+                whole[key] = torch.cat([x, fill], 1)
+        logits = self.model(**whole).logits[0, ids.shape[1] - 1 : -1].log_softmax(-1)
+        return logits.gather(1, behind[0][:, None])[:, 0]
+
+    def target(self, response: str) -> list[int]:
+        "The tokens that SFT should teach behind the prompt."
+        if self.name in OPENS:
+            response = response.removeprefix("<think>")
+        end = self.tokenizer.convert_tokens_to_ids(ENDS.get(self.name, "<|im_end|>"))
+        return [*self.tokenizer(response, add_special_tokens=False)["input_ids"], end]
+
+
+# --- cells ---
+
+
+def tolerance(plain: Plain) -> float:
+    return 10 * TOLERANCE if plain.name in LINEAR else TOLERANCE
+
+
+def close(plain: Plain, a: torch.Tensor, b: torch.Tensor, what: str) -> None:
+    distance = float((a - b).abs().max())
+    assert distance < tolerance(plain), f"{what} differ by {distance:.2g}"
+
+
+def check_inference(plain: Plain, world: World, encoding: str) -> str:
+    "Ids, greedy text and log-probabilities; another clip and another rate are told apart."
+    model, processor = load_model(str(folder(plain.name)), "cpu"), load_processor(str(folder(plain.name)))
+    rows = [build_prompt(s, world.view(encoding)) for s in world.samples]
+    opened = OPENS.get(plain.name, "<think>\n\n</think>\n\n" if plain.name in CLOSED else "")
+    written = generate(model, processor, rows, 12, share_prefix=False)
+    batch = model_inputs(processor, rows, "cpu")
+    for row, text, ids, mask in zip(rows, written, batch["input_ids"], batch["attention_mask"].bool()):
+        inputs = plain.inputs(row)
+        assert ids[mask].tolist() == inputs["input_ids"][0].tolist(), "other ids"
+        expected = plain.tokenizer.decode(plain.greedy(inputs, 12), skip_special_tokens=True)
+        assert text == opened + expected or (plain.name in CLOSED and text == expected), "other text"
+    other = {**rows[0], **({"images": rows[1]["images"][:4]} if encoding == "interleaved" else {"video": rows[1]["video"]})}
+    slower = {**rows[0], "fps": 0.1}
+    if encoding == "interleaved":
+        times = iter(range(100))
+        content = [dict(p, text=str(7 * next(times))) if p["type"] == "text" and i < 8 else p for i, p in enumerate(rows[0]["prompt"][1]["content"])]
+        slower = {**rows[0], "prompt": [rows[0]["prompt"][0], {"role": "user", "content": content}]}
+    with torch.no_grad():
+        first, clip, rate = (model(**model_inputs(processor, [row], "cpu")).logits[0, -1] for row in (rows[0], other, slower))
+        reference = plain.model(**plain.inputs(rows[0])).logits[0, -1]
+    close(plain, first.log_softmax(-1), reference.log_softmax(-1), "log-probabilities")
+    assert not torch.equal(first, clip) and not torch.equal(first, rate), "another clip or rate is not told apart"
+    return "ok"
+
+
+def check_sft(plain: Plain, world: World, encoding: str, rank: int) -> str:
+    "The taught tokens, and the loss of an update; with LoRA every adapter gets a gradient."
+    model, processor = load_model(str(folder(plain.name)), "cpu"), load_processor(str(folder(plain.name)))
+    params = SFTParams(epochs=1, batch_size=2, per_device_batch_size=2, lora_rank=rank, learning_rate=1e-3)
+    with tempfile.TemporaryDirectory() as home:
+        trainer = sft_trainer(model, processor, world.samples, world.view(encoding), home, params)
+        rows = [trainer.train_dataset[i] for i in range(2)]
+        try:
+            batch = trainer.data_collator(rows)
+        except UserError as e:
+            assert plain.name in CLOSED and "enable_thinking" in str(e)
+            return "refused: the prompt closes the thought"
+        losses, tokens = [], 0
+        for row, sample, ids, labels in zip(rows, world.samples, batch["input_ids"], batch["labels"]):
+            inputs, taught = plain.inputs(row), plain.target(sample.teacher["response"])
+            prompt = inputs["input_ids"][0].tolist()
+            assert ids[: len(prompt) + len(taught)].tolist() == prompt + taught, "the target does not stand behind the generation prompt"
+            assert labels[labels != -100].tolist() == taught, "other targets"
+            losses.append(-plain.logps(inputs, taught))
+            tokens += len(taught)
+        trainer.model.eval()
+        labels = batch.pop("labels")
+        logits = trainer.model(**batch).logits[:, :-1].flatten(0, 1)  # not its loss, to which experts add one of their own
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100)
+        close(plain, loss, torch.cat(losses).sum() / tokens, "losses")
+        loss.backward()
+        check_adapters(trainer.model, linear_layers(plain.model).names if rank else [])
+        trainer.train()
+        assert np.isfinite(trainer.state.log_history[0]["loss"])
+    return "ok"
+
+
+def check_adapters(model: torch.nn.Module, names: list[str]) -> None:
+    "Exactly the named layers have an adapter, and every adapter got a gradient; without names there is none."
+    adapters = {n.partition(".lora_B")[0].removeprefix("base_model.model."): p for n, p in model.named_parameters() if "lora_B" in n}
+    assert sorted(adapters) == sorted(names), "adapters on other layers"
+    assert all(p.grad is not None and bool(p.grad.any()) for p in adapters.values()), "an adapter gets no gradient"
+
+
+def check_grpo(plain: Plain, world: World, encoding: str, rank: int) -> str:
+    "Rollouts of two prompts, log-probabilities of their tokens, and the gradient vector of an update."
+    set_seed(0)
+    model, processor = load_model(str(folder(plain.name)), "cpu"), load_processor(str(folder(plain.name)))
+    sizes = dict(prompts_per_step=2, num_generations=2, per_device_batch_size=4, max_completion_length=6)
+    params = GRPOParams(steps=1, share_prefix=False, lora_rank=rank, **sizes)
+    with tempfile.TemporaryDirectory() as home:
+        trainer = grpo_trainer(model, processor, world.samples, world.view(encoding), home, params)
+        trainer.current_gradient_accumulation_steps = 1
+        rows = [trainer.train_dataset[i] for i in (0, 0, 1, 1)]
+        trainer.model.train()
+        out = trainer._generate_and_score_completions(rows)
+        out["advantages"] = torch.tensor([1.0, -0.5, 0.25, -0.75])
+        trainer.model.zero_grad()
+        trainer.compute_loss(trainer.model, out).backward()
+        ids, mask = out["completion_ids"], out["completion_mask"].bool()
+        whole, seen = (torch.cat([out[f"prompt_{k}"], out[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+        with torch.no_grad():
+            logps = trainer._get_per_token_logps_and_entropies(trainer.model, whole, seen, ids.shape[1], batch_size=3)[0]
+        reference = []
+        for row, response, real, mine in zip(rows, ids, mask, logps):
+            reference.append(plain.logps(plain.inputs(row), response[real].tolist()))
+            close(plain, mine[real], reference[-1].detach(), "log-probabilities")
+        check_adapters(trainer.model, linear_layers(plain.model).names if rank else [])
+        if rank:
+            return "ok"
+        plain.model.zero_grad()
+        loss = -sum((a * (r - r.detach()).exp()).sum() for a, r in zip(out["advantages"], reference)) / mask.sum()
+        loss.backward()
+        names = {n for n, p in plain.model.named_parameters() if p.grad is not None}
+        ours = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+        assert set(ours) == names, "other parameters have gradients"
+        theirs = {n: p.grad for n, p in plain.model.named_parameters() if n in names}
+        a, b = (torch.cat([g[n].flatten() for n in sorted(names)]) for g in (ours, theirs))
+        distance = float((a - b).norm() / b.norm())
+        assert distance < tolerance(plain), f"gradient vectors differ by {distance:.2g}"
+    return "ok"
+
+
+def check_refused(plain: Plain, world: World, encoding: str) -> str:
+    "Both trainers refuse with one line that names a remedy."
+    problem = measure_encoding(load_processor(str(folder(plain.name))), encoding, 784, plain.model).problem
+    for make in (check_sft, check_grpo):
+        with pytest.raises(UserError, match="use (time_encoding|another model)") as e:
+            make(plain, world, encoding, 0)
+        assert problem in str(e.value) and "\n" not in str(e.value)
+    return f"refused: {problem.split(':')[0].split(' (')[0].removeprefix('it ').removeprefix('its ')}"
+
+
+def cells(name: str, encoding: str, world: World) -> list[str]:
+    "A row of the table: inference, SFT, SFT with LoRA, GRPO, GRPO with LoRA."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = Plain(name)
+        if measure_encoding(load_processor(str(folder(name))), encoding, 784, plain.model).problem:
+            return [check_refused(plain, world, encoding)] * 5
+        rows = [check_inference(plain, world, encoding)]
+        rows += [check_sft(plain, world, encoding, rank) for rank in (0, 4)]
+        return rows + [check_grpo(plain, world, encoding, rank) for rank in (0, 4)]
+
+
+# --- the table ---
+
+HEAD = """# Which models work, and on which path
+
+Made by `python tests/test_matrix.py > docs/models.md`; `pytest -m long tests/test_matrix.py` checks that it still holds. Every model is tiny and has random weights, and its config, model and processor classes are those of transformers. *ok*: token ids, greedy text, log-probabilities and, without LoRA, the whole gradient vector of a GRPO update are those of plain transformers calls written in the test, to 1e-5 (1e-4 where a decoder has linear attention, which sums along the sequence in float32). *refused*: the stage ends before training with one line that names what works instead. GRPO is the stock path, without a shared prefix. What a model of yours can do, `vtg-r1 check-model` measures.
+
+| family | encoding | inference | SFT | SFT, LoRA | GRPO | GRPO, LoRA | LoRA reaches |
+|---|---|---|---|---|---|---|---|"""
+
+
+def line(name: str, encoding: str, row: list[str]) -> str:
+    model = load_model(str(folder(name)), "cpu")
+    return f"| {name} | {encoding} | {' | '.join(row)} | {100 * linear_layers(model).share:.0f} % |"
+
+
+def table(world: World) -> str:
+    return "\n".join([HEAD, *(line(name, encoding, cells(name, encoding, world)) for name in FAMILIES for encoding in ENCODINGS)]) + "\n"
+
+
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("matrix"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAST)
+def test_a_row_of_the_table(name, small_world):
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    for encoding in ENCODINGS:
+        assert line(name, encoding, cells(name, encoding, small_world)) in lines
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_row_of_the_table(name, small_world):
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    for encoding in ENCODINGS:
+        assert line(name, encoding, cells(name, encoding, small_world)) in lines
+
+
+def test_the_table_has_every_family_and_no_other():
+    rows = [text.split(" | ") for text in TABLE.read_text(encoding="utf-8").splitlines() if text.startswith("| ") and not text.startswith("| family")]
+    assert [(row[0].removeprefix("| "), row[1]) for row in rows] == [(name, encoding) for name in FAMILIES for encoding in ENCODINGS]
+    assert len(FAMILIES) >= 18 and all(cell == "ok" or cell.startswith("refused: ") for row in rows for cell in row[2:7])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as home:
+        print(table(World(Path(home))), end="")
