@@ -129,7 +129,7 @@ def test_with_adapters(name):
     model = get_peft_model(model, lora_config(model, 4))
     with torch.no_grad():
         for parameter in (p for key, p in model.named_parameters() if "lora_B" in key):
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
     off = distances(model, processor, asked("interleaved", 10))
     assert off[0] < LOG_PROBS and off[1] < GRADIENT
 
@@ -138,7 +138,7 @@ def test_with_adapters(name):
     "name, time_encoding", [("qwen3_5", "native"), ("gemma3", "interleaved"), ("gemma4", "interleaved"), ("internvl", "interleaved")]
 )
 def test_responses_are_those_of_asking_one_by_one(name, time_encoding):
-    model, processor = build(name)
+    model, processor = model_zoo.build(name)
     prompts = asked(time_encoding, long_enough(model))
     alone = [text for prompt in prompts for text in generate(model, processor, [prompt], 8, share_prefix=False)]
     assert generate(model, processor, prompts, 8) == alone and len(set(alone)) > 1
@@ -147,22 +147,23 @@ def test_responses_are_those_of_asking_one_by_one(name, time_encoding):
 def test_recurrent_layers_round_no_worse_than_plain_ones(monkeypatch):
     "A plain pass with padding in front begins its chunks of 64 tokens elsewhere: that alone moves the gradient further than sharing does."
     model, processor = model_zoo.build("qwen3_5")
-    prompts, responses = asked("interleaved"), answers(processor)
-    exact = distances(model, processor, prompts)[1]
+    prompts = asked("interleaved")
+    shared_off = distances(model, processor, prompts)[1]
 
-    def padded(*args):
-        inputs = dict(model_inputs(*args))
-        return {key: torch.nn.functional.pad(x, (7, 0)) if x.shape[:1] == (1,) and x.ndim == 2 else x for key, x in inputs.items()}
+    def padded(*args, read=model_inputs):
+        inputs = dict(read(*args))
+        return {
+            key: torch.nn.functional.pad(x, (7, 0)) if key in ("input_ids", "attention_mask", "mm_token_type_ids") else x for key, x in inputs.items()
+        }
 
-    unpadded = plain(model, processor, prompts, responses)
-    monkeypatch.setattr("test_sharing.shared", lambda *args: plain_again(*args[:4]))
+    def padded_plain(model, processor, prompts, responses, spoil):
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "model_inputs", padded)
+            return plain(model, processor, prompts, responses)
 
-    def plain_again(*args):
-        monkeypatch.setattr("test_sharing.model_inputs", padded)
-        return plain(*args)
-
-    moved = distances(model, processor, prompts)
-    assert unpadded.isfinite().all() and exact < moved[1] < 1e-3
+    monkeypatch.setitem(globals(), "shared", padded_plain)
+    padded_off = distances(model, processor, prompts)[1]
+    assert shared_off < padded_off < 1e-3
 
 
 # ---- controls: what would be wrong is seen to be wrong ----
@@ -296,6 +297,7 @@ def table() -> str:
         "",
         "The self-test of `models/sharing` on each family's real classes in transformers, tiny, with random weights, in float32.",
         "In brackets the largest difference of a log-probability, the same while decoding, and the relative difference of the gradient vector.",
+        "A native encoding that shares exactly may still be refused: Qwen2-VL, InternVL and LLaVA have no clock there (`vtg-r1 check-model`).",
         "`python tests/test_sharing.py` writes this table; `pytest -m long tests/test_sharing.py` measures it again.",
         "",
         "| family | interleaved | native |",

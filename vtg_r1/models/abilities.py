@@ -221,7 +221,7 @@ def measure(
     measured: dict[str, EncodingAbilities] = {encoding: measure_encoding(processor, encoding, pixels, model) for encoding in encodings}
     end = processor.tokenizer.convert_ids_to_tokens(end_of_turn(processor, stop_ids(base, processor)))
     arguments = sorted(template_arguments(processor.chat_template))
-    sharing = {name: try_sharing(model, processor, name) for name, found in measured.items() if not found.problem}
+    sharing = {name: try_sharing(model, processor, name) for name, encoding in measured.items() if not encoding.problem}
     return Abilities(measured, opening(processor), end, arguments, linear_layers(base), sharing)
 
 # %% ../../nbs/parts/models/abilities.ipynb #b21ae8ad

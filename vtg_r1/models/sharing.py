@@ -16,24 +16,27 @@ from PIL import Image
 
 from ..core.prompts import grounding_prompt
 from ..core.runtime import is_main_process
-from .generation import model_inputs, processor_frames, prompt_text
 from .prefix_cache import Prompts, axes, base_model, cache_name, read_prompts, shared_attention, shared_decoding, suffixes
+from .templates import special_tokens
 
 # %% ../../nbs/parts/models/sharing.ipynb #9e121dc1
 _RESPONSE = "the red circle appears at the left, then it is gone"
 
 
-def _probe_prompts(model: Any, processor: Any, time_encoding: str) -> list[dict[str, Any]]:
-    "Two prompts about one small video, as `build_prompt` makes them."
+def _probe_prompts(model: Any, processor: Any, time_encoding: str) -> tuple[list[str], dict[str, Any]]:  # (texts; frames as a processor takes them)
+    "Two prompts about one small video."
     noise = np.random.default_rng(0)
     frames = [Image.fromarray(noise.integers(0, 256, (56, 84, 3), np.uint8)) for _ in range(4)]
     window = getattr(base_model(model).config.get_text_config(), "sliding_window", None) or 0
     words = len(processor.tokenizer(_RESPONSE, add_special_tokens=False)["input_ids"])
     queries = ["when does it begin?" + f" {_RESPONSE}" * (window // words + 1 if window else 0), "the blue square"]
-    times = [0.0, 1.5, 3.0, 4.5]
+    times: list[float] | None = [1.5 * i for i in range(len(frames))]
+    inputs: dict[str, Any] = dict(images=[frames, frames])
     if time_encoding == "native":
-        return [dict(prompt=grounding_prompt(query, None, "full"), video=frames, fps=1 / 1.5) for query in queries]
-    return [dict(prompt=grounding_prompt(query, times, "full"), images=frames) for query in queries]
+        clock = dict(total_num_frames=len(frames), fps=1 / 1.5, frames_indices=list(range(len(frames))))
+        times, inputs = None, dict(videos=[frames, frames], video_metadata=[clock, clock], do_sample_frames=False)
+    messages = [grounding_prompt(query, times, "full") for query in queries]
+    return [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages], inputs
 
 
 def _probe_responses(processor: Any) -> list[list[int]]:  # tokens of each
@@ -50,18 +53,17 @@ def _log_probs(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:  # (C, V) 
     return logits.float().log_softmax(-1).gather(-1, labels[:, None])[:, 0]
 
 
-def _plain(model: Any, processor: Any, prompt: dict[str, Any], response: list[int]) -> torch.Tensor:
+def _plain(model: Any, processor: Any, text: str, frames: dict[str, Any], response: list[int]) -> torch.Tensor:
     "Log-probabilities of a response, from a pass of its own."
-    inputs, n = dict(model_inputs(processor, [prompt], model.device)), len(response)
+    one = {name: value[:1] if isinstance(value, list) else value for name, value in frames.items()}
+    inputs = dict(processor(text=[text], **one, return_tensors="pt", **special_tokens(processor, text)).to(model.device))
+    n = len(response)
     ids = torch.tensor([response], device=model.device)
-    steps = torch.arange(1, n + 1, device=model.device)
     for name, value in inputs.items():
         if name == "input_ids":
             inputs[name] = torch.cat([value, ids], 1)
         elif name == "attention_mask":
             inputs[name] = torch.cat([value, torch.ones_like(ids)], 1)
-        elif name == "position_ids":
-            inputs[name] = torch.cat([value, value[..., -1:] + steps], -1)
         elif name.endswith("token_type_ids"):
             inputs[name] = torch.cat([value, torch.zeros_like(ids)], 1)
     return _log_probs(model(**inputs, logits_to_keep=n + 1).logits[0, -n - 1 : -1], response)
@@ -122,11 +124,10 @@ def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 def _measure(model: Any, processor: Any, time_encoding: str, parameters: list[Any]) -> dict[str, float]:
     "The differences of a `SharingTest`."
-    rows, responses = _probe_prompts(model, processor, time_encoding), _probe_responses(processor)
-    texts = [prompt_text(processor, row) for row in rows]
-    prompts = read_prompts(processor, base_model(model), texts, processor_frames(rows), [0, 0], model.device)
+    (texts, frames), responses = _probe_prompts(model, processor, time_encoding), _probe_responses(processor)
+    prompts = read_prompts(processor, base_model(model), texts, frames, [0, 0], model.device)
     with torch.set_grad_enabled(bool(parameters)):
-        plain = torch.cat([_plain(model, processor, rows[i], response) for i, response in zip(_OF, responses)])
+        plain = torch.cat([_plain(model, processor, texts[i], frames, response) for i, response in zip(_OF, responses)])
         shared = _shared(model, prompts, responses)
         off = {"log_prob": float((shared - plain).detach().abs().max())}
         if parameters:
