@@ -147,7 +147,7 @@ def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
         near = [text[times[a].end : times[b].start] for other, (a, b) in neighbours.items() if other in chosen]
         if s == 1 and not {i - 1, i, i + 1} & chosen and any(map(_BETWEEN_SPANS.fullmatch, near)):
             chosen.add(i)
-    if not chosen and len(times) == 2 and _is_whole_answer(text, *times, strength[0]):
+    if not chosen and len(times) == 2 and _is_whole_answer(text, times[0], times[1], strength[0]):
         chosen.add(0)
     return sorted(chosen)
 
