@@ -51,7 +51,7 @@ def preview(
 
 def playable(container: Any) -> bool:  # of PyAV
     "Whether browsers play an open container as it is."
-    codec = container.streams.best("video").codec_context
+    codec = picture_stream(container, Path(container.name)).codec_context
     return any(kind in container.format.name for kind in PLAYED.get(codec.name, ())) and codec.pix_fmt in ("yuv420p", "yuvj420p")
 
 
@@ -63,7 +63,7 @@ def transcode(
     import av
 
     with av.open(part, "w", format="mp4") as out:
-        video = source.streams.best("video")
+        video = picture_stream(source, Path(source.name))
         scale = min(1.0, 480 / video.height)
         stream = out.add_stream("libx264", rate=video.average_rate or 25, options={"preset": "ultrafast", "crf": "26"})
         stream.width, stream.height = (2 * max(1, round(side * scale / 2)) for side in (video.width, video.height))
