@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def transcode(
         stream = out.add_stream("libx264", rate=video.average_rate or 25, options={"preset": "ultrafast", "crf": "26"})
         stream.width, stream.height = (2 * max(1, round(side * scale / 2)) for side in (video.width, video.height))
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = video.time_base
+        stream.codec_context.time_base = video.time_base or Fraction(1, 90_000)
         for frame in source.decode(video):
             out.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p")))
         out.mux(stream.encode())
