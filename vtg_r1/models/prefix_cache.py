@@ -711,5 +711,6 @@ def _rows_by_token(tree: list[TreeLevel]) -> torch.Tensor:  # (1, T)
     "How many leaves of a tree go through each token of its packed row."
     weights = [torch.ones_like(level.at[:, 0]) for level in tree]
     for above, level, own in reversed(list(zip(weights, tree[1:], weights[1:]))):
-        above.zero_().index_add_(0, level.parent, own)
+        if level.parent is not None:
+            above.zero_().index_add_(0, level.parent, own)
     return torch.cat([weight.repeat_interleave(level.real.sum(1)) for weight, level in zip(weights, tree)])[None]

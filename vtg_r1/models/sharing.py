@@ -150,10 +150,11 @@ def try_sharing(
     except Exception as e:  # whatever a foreign model raises, the run goes on without sharing
         return SharingTest(False, f"a shared pass of {type(base_model(model)).__name__} fails ({type(e).__name__}: {str(e)[:200]})")
     worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
+    numbers = off["log_prob"], off["decoding"], off.get("gradient")
     if off[worst] <= tolerance:
-        return SharingTest(True, **off)
+        return SharingTest(True, "", *numbers)
     what = dict(log_prob="log-probabilities", decoding="log-probabilities while decoding", gradient="the gradient")[worst]
-    return SharingTest(False, f"shared and plain passes of {type(base_model(model)).__name__} differ: {what} by {off[worst]:.1e}", **off)
+    return SharingTest(False, f"shared and plain passes of {type(base_model(model)).__name__} differ: {what} by {off[worst]:.1e}", *numbers)
 
 # %% ../../nbs/parts/models/sharing.ipynb #424f3efc
 _tried: WeakKeyDictionary[Any, dict[str, SharingTest]] = WeakKeyDictionary()  # model → time encoding → result
