@@ -285,6 +285,52 @@ class Maker:
             "cover first mp4": lambda: self.cover("cover_first.mp4", True),
             "cover first mkv": lambda: self.cover("cover_first.mkv", True),
             "cover last mp4": lambda: self.cover("cover_last.mp4", False),
+            # others that people hold
+            "mpeg4 mkv B-frames": lambda: e("mpeg4_b.mkv", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
+            "avi copied to mkv": lambda: c("from_avi.mkv", e("mpeg4.avi", "-c:v", "mpeg4", "-b:v", "800k")),
+            "msmpeg4 avi copied to mkv": lambda: c("from_ms.mkv", e("msmpeg4.avi", "-c:v", "msmpeg4", "-b:v", "800k")),
+            "hevc mov": lambda: self.x265("mov", "-tag:v", "hvc1"),
+            "h263 3gp": lambda: e("h263.3gp", "-vf", "scale=176:144", "-c:v", "h263", "-b:v", "800k"),
+            "real media": lambda: e("rv.rm", "-c:v", "rv20", "-b:v", "800k"),
+            "dv": lambda: e("v.dv", "-vf", "scale=720:576", "-r", "25", "-c:v", "dvvideo", "-pix_fmt", "yuv420p"),
+            "cinepak avi": lambda: e("cinepak.avi", "-frames:v", "30", "-c:v", "cinepak"),
+            "svq1 mov": lambda: e("svq1.mov", "-c:v", "svq1"),
+            "flashsv flv": lambda: e("flashsv.flv", "-c:v", "flashsv"),
+            "jpeg2000 mov": lambda: e("j2k.mov", "-c:v", "jpeg2000", "-frames:v", "40"),
+            "mjpeg mp4": lambda: e("mjpeg.mp4", "-c:v", "mjpeg", "-q:v", "3"),
+            "vp9 hidden pictures cut": lambda: c(
+                "arf_cut.webm",
+                e("vp9_arf.webm", "-c:v", "libvpx-vp9", "-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-cpu-used", "6"),
+                3.3,
+            ),
+            "live webm": lambda: e("live.webm", *vp9, "-f", "webm", "-live", "1"),
+            "mkv without an index": lambda: c("live.mkv", self.base(), None, "-live", "1"),
+            "mp4 without an edit list": lambda: c("no_edits.mp4", self.base(), None, "-use_editlist", "0"),
+            "mp4 of negative offsets": lambda: c("negative_cts.mp4", self.base(), None, "-movflags", "negative_cts_offsets"),
+            "dash mp4": lambda: c("dash.mp4", self.base(), None, "-movflags", "dash+frag_keyframe+empty_moov"),
+            "segment of ts": lambda: self.segment("ts"),
+            "segment of mkv": lambda: self.segment("mkv"),
+            "segment of mp4": lambda: self.segment("mp4"),
+            "cut after reading": lambda: self.cut_after("after.mp4"),
+            "cut after reading, from any picture ts": lambda: self.cut_after("after.ts", "-copyinkf"),
+            "cut after reading, from any picture mp4": lambda: self.cut_after("after_any.mp4", "-copyinkf"),
+            "cut mov hevc": lambda: c("cut_hevc.mov", self.x265("mov", "-tag:v", "hvc1"), 4.9),
+            "cut ffv1 mkv": lambda: c("cut_ffv1.mkv", e("ffv1.mkv", "-c:v", "ffv1"), 4.9),
+            "cut prores mov": lambda: c("cut_prores.mov", e("prores.mov", "-c:v", "prores"), 4.9),
+            "cut variable rate": lambda: c("cut_vfr.mp4", e("vfr.mp4", "-vf", "select='lt(mod(n,11),4)'", "-vsync", "vfr", *X), 3.3),
+            "cut long group": lambda: c("cut_long.mp4", e("long.mp4", *X, "-g", "1000"), 6.1),
+            "cut pyramid": lambda: c("cut_pyramid.mp4", e("pyramid.mp4", *X, "-x264-params", "bframes=8:b-pyramid=normal:b-adapt=0:keyint=60"), 4.4),
+            "cut groups of two": lambda: c("cut_two.mp4", e("two.mp4", *X, "-x264-params", "keyint=2:bframes=1:b-adapt=0"), 4.45),
+            "cut joined by concat": lambda: c("cut_concat.mp4", self.concat("concat.mkv", *X), 8.3),
+            "joined flv": lambda: self.joined("joined.flv", e("h264.flv", *X), self.other_size("flv", *X)),
+            "joined hevc ts": lambda: self.joined("joined_hevc.ts", self.x265("ts"), self.x265("ts")),
+            "joined with a late clock ts": lambda: self.joined("joined_late.ts", c("offset.ts", self.base(), None, "-output_ts_offset", "100"), ts()),
+            "fast clock": lambda: e("fps1000.mkv", "-vf", "setpts=N/1000/TB", "-vsync", "vfr", *X),
+            "subtitles and data first": lambda: self.subtitled("subtitled.mkv"),
+            "gop of hevc closed cut": lambda: c(
+                "cut_closed_hevc.mp4", e("closed_hevc.mp4", "-c:v", "libx265", "-x265-params", "log-level=none:keyint=25:no-open-gop=1:pools=1"), 4.4
+            ),
+            "pictures lost ts": lambda: self.with_a_hole("hole.ts", ts()),
         }
         return kinds
 
@@ -293,6 +339,30 @@ class Maker:
         out = self.folder / name
         offsets = (("-itsoffset", by), ()) if by > 0 else ((), ("-itsoffset", -by))
         self.ff(*offsets[0], "-i", self.base(), *offsets[1], *SOUND, "-c:v", "copy", out)
+        return out
+
+    def segment(self, suffix: str) -> Path:
+        "The second of several pieces; its clock goes on from the first."
+        self.ff("-i", self.base(), "-c", "copy", "-f", "segment", "-segment_time", "3", "-reset_timestamps", "0", self.folder / f"segment%d.{suffix}")
+        return self.folder / f"segment1.{suffix}"
+
+    def cut_after(self, name: str, *args: str) -> Path:
+        "ffmpeg reads from the start and copies what comes after a second, with the option also from between key frames."
+        out = self.folder / name
+        self.ff("-i", self.base(), "-ss", "3.3", "-c", "copy", *args, out)
+        return out
+
+    def subtitled(self, name: str) -> Path:
+        out, text = self.folder / name, self.folder / "s.srt"
+        text.write_text("1\n00:00:00,000 --> 00:00:02,000\nhi\n")
+        self.ff("-i", text, "-itsoffset", "2", "-i", self.base(), "-map", "0", "-map", "1", "-c", "copy", "-c:s", "srt", out)
+        return out
+
+    def with_a_hole(self, name: str, of: Path) -> Path:
+        "A transport stream of which a second is lost, packet by packet."
+        data, out = of.read_bytes(), self.folder / name
+        begin, end = (int(share * len(data)) // 188 * 188 for share in (0.45, 0.55))
+        out.write_bytes(data[:begin] + data[end:])
         return out
 
     def late_wrap(self) -> Path:
@@ -357,11 +427,11 @@ def in_order(path: Path, width: int, height: int) -> tuple[list[float | None], n
 
 
 def continued(seconds: list[float]) -> list[float]:
-    "A clock that starts again goes on."
+    "A clock that starts again goes on: one that goes back, or ahead by hours, as ffmpeg reads one that goes back by minutes."
     shift, out = 0.0, []
     steps = [b - a for a, b in zip(seconds, seconds[1:]) if b > a]
     for t in seconds:
-        if out and t + shift < out[-1] - 0.5:
+        if out and not -0.5 <= t + shift - out[-1] <= 3600:
             shift = out[-1] + float(np.median(steps)) - t
         out.append(t + shift)
     return out
@@ -376,7 +446,7 @@ def wrong_pictures(
     clock = np.array(seconds)
     wrong = []
     for frame, t in zip(frames.astype(np.int16), times):
-        shown = np.flatnonzero(clock <= t + 1e-3)
+        shown = np.flatnonzero(clock <= t + 1e-4)
         shown = shown[clock[shown] == clock[shown].max()] if len(shown) else np.array([0])
         distance = np.array([np.abs(frame - image).mean() for image in images])
         best = int(distance.argmin())

@@ -10,6 +10,7 @@ import gzip
 import io
 import itertools
 import json
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -684,6 +685,63 @@ def test_no_form_takes_a_row_of_another():
                     checked.add(case.form)
                     assert recognise(row) == case.form
     assert set(FORMS) - checked == {"timechat", "nextgqa", "lmms_eval_submission", "vlmevalkit"}
+
+
+STRANGE = [
+    None,
+    [],
+    {},
+    "",
+    "x",
+    "1e999",
+    True,
+    -1,
+    10**400,
+    float("nan"),
+    [[]],
+    [None],
+    [1],
+    [[1, 2, 3, 4]],
+    [["1", "2"]],
+    {"a": []},
+    ">>>",
+    "\ud800",
+    [1, None],
+]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "tsv" not in name])
+def test_hostile_rows_are_refused_with_one_error(name, tmp_path):
+    "One value or key of a good file is replaced by something strange: the file is read, every row counted, or it is a `PredictionError`."
+    case, rng = CASES[name](), random.Random(name)
+    annotations, files = write(case, tmp_path)
+    samples, _ = load_benchmark(case.benchmark, annotations)
+    refused = 0
+    for _ in range(80):
+        file = rng.choice(files)
+        text = case.files[file.name]
+        try:
+            rows = json.loads(text)
+        except ValueError:
+            rows = [json.loads(line) for line in text.splitlines()]
+        place = rows
+        while isinstance(place, (dict, list)) and place:
+            key = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            if not isinstance(place[key], (dict, list)) or not place[key] or rng.random() < 0.4:
+                place[key] = rng.choice(STRANGE)
+                break
+            place = place[key]
+        (tmp_path / "strange").mkdir(exist_ok=True)
+        strange = tmp_path / "strange" / file.name
+        strange.write_text(json.dumps(rows) if isinstance(rows, dict) else lines(rows))
+        try:
+            read = read_prediction_file(strange, samples)
+            read.predictions()
+            assert len(read.rows) + read.passed_over == len(rows)
+        except PredictionError as e:
+            refused += 1
+            assert str(strange) in str(e) and "\n" not in str(e)
+    assert refused > 10
 
 
 # ---- files to upload ----

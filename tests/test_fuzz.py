@@ -1,6 +1,7 @@
 "The short version of `make fuzz`, and what its long one and its making found."
 
 import ast
+import math
 import os
 import re
 import signal
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fuzz.make_videos import encode, flipped, huge_picture, patched, rotated
-from fuzz.responses import RANGES, milliseconds, paid, pathological
+from fuzz.responses import RANGES, fuzzed_answers, milliseconds, paid, pathological
+from fuzz.slow_reader import complaint
 
 from vtg_r1 import rewards
 from vtg_r1.cli import main
@@ -507,6 +509,60 @@ def test_long_responses_take_the_parser_under_a_millisecond():
             if (taken := milliseconds(work)) > 1:
                 slow[name, call] = taken
     assert not slow
+
+
+def unsound(n: int, seed: int) -> tuple[list[str], float, dict[str, int]]:  # complaints; the slowest call in ms; readable answers by reading
+    "What the slow reader objects to in fuzzed answers, through every reading, and the time that each took."
+    complaints, slowest, readable = [], 0.0, dict.fromkeys(prompts.READINGS, 0)
+    for response in fuzzed_answers(n, seed):
+        for reading in prompts.READINGS:
+            start = time.thread_time()
+            spans = prompts.parse_spans(response, reading, 30.0)
+            taken = 1000 * (time.thread_time() - start)
+            if taken > max(0.5, slowest):  # whatever else the machine does may have added to it
+                taken = min(milliseconds(lambda: prompts.parse_spans(response, reading, 30.0)) for _ in range(5))
+            slowest = max(slowest, taken)
+            if not spans:
+                continue
+            readable[reading] += 1
+            assert all(len(span) == 2 and all(map(math.isfinite, span)) for span in spans)
+            reason = complaint(response, reading, spans, 30.0) if reading != "tvg_r1" else ""  # that rule is wrong on purpose
+            if reason:
+                complaints.append(f"{reading} reads {spans} in {response!r}: {reason}")
+    return complaints, slowest, readable
+
+
+def test_the_slow_reader_refuses_what_was_read_wrongly():
+    "The control: numbers that earlier versions read in these answers, and the right ones."
+    for answer, wrong, right in [
+        ("1'03\" - 1'10\"", [[103, 110]], [[63, 70]]),
+        ("0:00:12,500 --> 0:00:19,250", [[12, 500], [19, 250]], [[12.5, 19.25]]),
+        ("1,234.5 - 1,240.0", [[1, 234.5], [1, 240]], [[1234.5, 1240]]),
+        ("3,2 - 5,0", [[3, 2], [5, 0]], [[3.2, 5]]),
+        ("frames 10-25", [[10, 25]], []),
+        ("Frame: [10, 25]", [[10, 25]], []),
+        ("minutes 2 - 3", [[2, 3]], [[120, 180]]),
+        ("frames 10–25 (2.0–5.0 s)", [[10, 25], [2.0, 5.0]], [[2, 5]]),
+        ("1 min 3 sec to 1 min 10 sec", [[3, 10]], [[63, 70]]),
+        ("2 to 3 min", [[2, 3]], [[120, 180]]),
+        ("3.25 - 5", [[25, 5]], [[3.25, 5]]),
+    ]:
+        response = f"<think>1 to 2</think><time>{answer}</time>"
+        assert complaint(response, "time", wrong, 30.0) and not complaint(response, "time", right, 30.0), answer
+    assert complaint("<think>1 to 2</think> It rains.", "sentence", [[1, 2]], 30.0) and complaint("at 2, he runs 3-5 s", "sentence", [[2, 3]], 30.0)
+
+
+def test_fuzzed_answers_mean_what_they_say():
+    complaints, slowest, readable = unsound(1500, seed=11)
+    assert not complaints and slowest < 1 and min(readable.values()) > 0
+
+
+@pytest.mark.long
+def test_100_000_fuzzed_answers_mean_what_they_say():
+    complaints, slowest, readable = unsound(100_000, seed=20)
+    print(f"100,000 answers, seed 20: readable {readable}, slowest {slowest:.2f} ms, {len(complaints)} complaints")
+    assert not complaints, complaints[:20]
+    assert slowest < 1
 
 
 def test_an_answer_without_end_is_no_answer():

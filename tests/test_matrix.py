@@ -3,7 +3,11 @@
 pytest -m long tests/test_matrix.py                # the whole matrix, and whether docs/models.md is its table
 python tests/test_matrix.py > docs/models.md       # make the table anew"""
 
+import contextlib
 import dataclasses
+import json
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,13 +19,14 @@ from model_zoo import FAMILIES, folder
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vtg_r1.core.runtime import UserError, project_root, set_seed
-from vtg_r1.core.samples import load_samples
+from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.abilities import ENCODINGS, measure_encoding
 from vtg_r1.models.generation import generate, model_inputs
 from vtg_r1.models.loading import linear_layers, load_model, load_processor
+from vtg_r1.runs.run import read_manifest
 from vtg_r1.sft import SFTParams, sft_trainer
 
 TABLE = project_root() / "docs" / "models.md"
@@ -294,6 +299,30 @@ def test_every_row_of_the_table(name, small_world):
         assert line(name, encoding, cells(name, encoding, small_world)) in lines
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "internvl", "gemma4"])
+def test_the_stages_finish_on_a_model_given_by_its_folder(name, small_world, tmp_path):
+    "03, 04, 05 and 07 by `vtg-r1 run`, each on what the one before it made."
+    write_jsonl(tmp_path / "own.jsonl", small_world.samples)
+    common = dict(annotations=tmp_path / "own.jsonl", video_root=small_world.root, outputs_dir=tmp_path / "outputs", run_name="a", threads=1)
+    common |= dict(frames=4, pixels=1568, prompt_style="full", max_completion_length=12)
+    training = dict(learning_rate=1e-4, eval_annotations=tmp_path / "own.jsonl", eval_batch_size=2, figures=False, eval_limit=1)
+    stages = {
+        "03_sft": dict(model=folder(name), steps=1, batch_size=2, per_device_batch_size=2, lora_rank=4, **training),
+        "04_difficulty": dict(model=tmp_path / "outputs/sft/a/model", num_rollouts=2, batch_size=2, figures=False),
+        "05_grpo": dict(model=tmp_path / "outputs/sft/a/model", steps=2, prompts_per_step=2, num_generations=2, per_device_batch_size=4, **training),
+        "07_benchmarks": dict(model=tmp_path / "outputs/grpo/a/model", benchmark="samples", batch_size=2),
+    }
+    for stage, parameters in stages.items():
+        pairs = [word for key, value in {**common, **parameters}.items() for word in ("-p", key, str(value))]
+        command = [sys.executable, "-m", "vtg_r1.cli", "run", f"nbs/{stage}.ipynb", *pairs, "--json"]
+        done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result["status"] == "finished"
+        assert not read_manifest(Path(result["run"]))["abilities"]["encodings"]["interleaved"]["problem"]
+
+
 def test_the_table_has_every_family_and_no_other():
     rows = [text.split(" | ") for text in TABLE.read_text(encoding="utf-8").splitlines() if text.startswith("| ") and not text.startswith("| family")]
     assert [(row[0].removeprefix("| "), row[1]) for row in rows] == [(name, encoding) for name in FAMILIES for encoding in ENCODINGS]
@@ -301,5 +330,6 @@ def test_the_table_has_every_family_and_no_other():
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as home:
-        print(table(World(Path(home))), end="")
+    with tempfile.TemporaryDirectory() as home, contextlib.redirect_stdout(sys.stderr):  # trainers print
+        text = table(World(Path(home)))
+    print(text, end="")

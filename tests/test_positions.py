@@ -183,7 +183,7 @@ def test_an_unknown_rule_is_refused_for_native_video_alone(native, toy_samples, 
     model, processor = plain_tiny(), load_processor("tiny")
     model.model.__class__, model.config.model_type = Another, "another_vl"
     said = re.escape(
-        f"transformers {tf.__version__} gives the native video of a another_vl follow no rule that is known here: use time_encoding 'inter"
+        f"transformers {tf.__version__} gives native video of model type 'another_vl' follow no rule that is known here: use time_encoding 'inter"
     )
     prompt = build_prompt(toy_samples[0], native)
     interleaved = replace(native, time_encoding="interleaved")

@@ -164,7 +164,7 @@ def test_every_bad_file_has_its_message():
     [
         ("nowhere.txt", "charades_sta.jsonl", "no such file"),
         ("charades_sta_test.txt", "nowhere.jsonl", "nowhere.jsonl"),
-        ("rextime_val.json", "charades_sta.jsonl", "holds a JSON list"),
+        ("rextime_val.json", "charades_sta.jsonl", "charades_sta is read from"),
         ("charades_sta_test.txt", "bad", "bad"),
     ],
 )

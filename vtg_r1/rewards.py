@@ -45,9 +45,8 @@ def _answered(completions: Completions, reading: str, durations: Sequence[float]
     "The answered spans of each completion, read by one convention; `durations` are the videos' lengths in seconds."
     if reading == "auto":
         raise ValueError("reading 'auto' guesses how an answer is meant: a reward needs one convention, such as 'time'")
-    if durations is None:
-        durations = [None] * len(completions)
-    return [parse_spans(text, reading, duration) for text, duration in zip(_texts(completions), durations, strict=True)]
+    lengths = durations if durations is not None else [None] * len(completions)
+    return [parse_spans(text, reading, duration) for text, duration in zip(_texts(completions), lengths, strict=True)]
 
 
 def _answers_and_truths(

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from vtg_r1.core.runtime import project_root
+from vtg_r1.core.samples import load_samples, write_jsonl
+from vtg_r1.data.toyworld import read_scripts, toy_teacher
 
 SHIM = Path(__file__).parent / "shim"
 COMMON = {"threads": 1, "figures": False, "max_completion_length": 24, "frames": 8, "eval_batch_size": 2}
@@ -29,7 +32,17 @@ STAGES = {
         "eval_subset": 5,
     },
 }
-NOTEBOOKS = {"sft": "nbs/03_sft.ipynb", "grpo": "nbs/05_grpo.ipynb"}
+STAGES |= {"difficulty": {}, "benchmarks": {}}
+NOTEBOOKS = {"sft": "nbs/03_sft.ipynb", "difficulty": "nbs/04_difficulty.ipynb", "grpo": "nbs/05_grpo.ipynb", "benchmarks": "nbs/07_benchmarks.ipynb"}
+
+
+def cold_start_files(world: Path, out: Path) -> dict[str, str]:
+    "Parameters that name eight taught samples, five held-out ones (three batches of two for two processes) and where runs are kept."
+    samples = [replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")]
+    write_jsonl(out / "train.jsonl", samples[:8])
+    write_jsonl(out / "held.jsonl", samples[8:13])
+    files = {"annotations": str(out / "train.jsonl"), "eval_annotations": str(out / "held.jsonl")}
+    return {**files, "video_root": str(world / "videos"), "outputs_dir": str(out)}
 
 
 def on_cpu(name: str, folder: Path, **changes) -> str:

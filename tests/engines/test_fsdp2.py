@@ -6,17 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from engine_runs import command, curve, environment, launch, on_cpu, rank_process, responses, rows
+from engine_runs import cold_start_files, command, curve, environment, launch, on_cpu, rank_process, responses, rows
 from safetensors import safe_open
 
 from vtg_r1.core.runtime import project_root
-from vtg_r1.core.samples import load_samples, write_jsonl
-from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.models.loading import load_model
 from vtg_r1.runs.run import read_manifest
 
@@ -25,13 +22,8 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def setting(world, tmp_path_factory):
-    "Taught samples, five held-out ones (three batches of two for two processes), and the configuration."
     out = tmp_path_factory.mktemp("fsdp2")
-    samples = [replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")]
-    write_jsonl(out / "train.jsonl", samples[:8])
-    write_jsonl(out / "held.jsonl", samples[8:13])
-    names = {"annotations": str(out / "train.jsonl"), "eval_annotations": str(out / "held.jsonl"), "video_root": str(world / "videos")}
-    return {**names, "outputs_dir": str(out)}, on_cpu("fsdp2.yaml", out), out
+    return cold_start_files(world, out), on_cpu("fsdp2.yaml", out), out
 
 
 def trained(setting, stage, name, config="fsdp2", **more):

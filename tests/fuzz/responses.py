@@ -183,6 +183,199 @@ def fuzzed(n: int, seed: int = 0) -> Iterator[str]:
         yield text
 
 
+TIMES = [
+    "{n}",
+    "{n}.5",
+    "{n}.25",
+    ".5",
+    "{n},5",
+    "{n},250",
+    "1,2{k}4.5",
+    "1,2{k}4",
+    "1.2{k}4,5",
+    "1\u20092{k}4",
+    "1 2{k}4",
+    "0:{k}",
+    "0:{k}.5",
+    "1:0{k}",
+    "1:{n}",
+    "00:00:{k},500",
+    "1:02:{k}",
+    "1:2:3:4",
+]
+TIMES += [
+    "1'0{m}\"",
+    "1′0{m}″",
+    "{n}'",
+    '{n}"',
+    "{n}s",
+    "{n} sec",
+    "{n} seconds",
+    "{n}m",
+    "{n} min",
+    "{n} min {m} s",
+    "{n}m{k}s",
+    "1h{k}",
+    "1 h 0{m} min",
+    "{n} ms",
+    "{n}秒",
+    "1分{m}秒",
+    "１{m}．５",
+]
+TIMES += [
+    "٣{k}",
+    "३",
+    "{n}%",
+    "{n}th",
+    "{n}x",
+    "#{n}",
+    "1e{m}",
+    "½",
+    "{n}½",
+    "-{n}",
+    "−{n}",
+    "{n}/{m}",
+    "2024-0{m}-{k}",
+    "9" * 40,
+    "{n} frames",
+    "frame {n}",
+    "{n} or {m}",
+    "({n})",
+    '"{n}"',
+    "'{n}'",
+    "{n}_000",
+    "0x{n}",
+    "{n}.{m}.{k}",
+    "{n}帧",
+]
+BETWEEN = [
+    " - ",
+    "-",
+    "–",
+    " — ",
+    " to ",
+    " and ",
+    ", ",
+    ",",
+    "; ",
+    " until ",
+    " -> ",
+    "→",
+    " --> ",
+    "~",
+    "～",
+    "至",
+    "到",
+    " ",
+    "\n",
+    "",
+    "--",
+    "..",
+    " & ",
+    " / ",
+    ", end: ",
+    '", "end": "',
+    " and ends at ",
+    ", end_time: ",
+    ", start: ",
+    " or ",
+    " of ",
+    "s - ",
+]
+LEADING = [
+    "",
+    "",
+    "",
+    "[",
+    "(",
+    "[[",
+    "from ",
+    "between ",
+    "Start: ",
+    '{"start": ',
+    '{"start_time": "',
+    "frames ",
+    "Frame: [",
+    "minutes ",
+    "seconds ",
+    "second ",
+    "Scene 2: ",
+    "1. ",
+    "at ",
+    "lasts ",
+    "the dog jumps ",
+    "从",
+    "t=",
+    "in the 30-second video, ",
+    "car 2 ",
+    "end: ",
+    "images ",
+    "{'begin': ",
+]
+TRAILING = [
+    "",
+    "",
+    "",
+    "]",
+    ")",
+    "]]",
+    " seconds",
+    "s",
+    " min",
+    ".",
+    "}",
+    '"}',
+    "%",
+    " frames",
+    " cookies",
+    " when he falls",
+    " (2.0–5.0 s)",
+    ", 7-9",
+    "\n2. 7-9",
+    "秒",
+    "之间",
+    " of 30",
+    " and 7 to 9",
+    "], [7, 9]",
+]
+AROUND = [
+    "<time>{}</time>",
+    "<think>at 3 or 4</think><time>{}</time>",
+    "<think>1 to 2</think><answer>{}</answer>",
+    "<think>x</think><answer>A</answer><glue>{}</glue>",
+    "{}",
+    "The event happens {}.",
+    "<think>1 to 2</think>It is {}",
+    "```json\n{}\n```",
+    "<time>{}",
+    "<think>{}",
+]
+
+
+def fuzzed_answers(n: int, seed: int = 0) -> Iterator[str]:
+    "`n` responses that hold numbers as people write them, joined in all the ways they are, in the tags of all conventions; one in four with a piece put in or taken out."
+    rng = random.Random(seed)
+
+    def a_time() -> str:
+        return (
+            rng.choice(TIMES)
+            .replace("{n}", str(rng.randrange(100)))
+            .replace("{m}", str(rng.randrange(1, 10)))
+            .replace("{k}", str(rng.randrange(10, 60)))
+        )
+
+    for i in range(n):
+        times = [a_time() for _ in range(rng.choice((1, 2, 2, 2, 2, 3, 4)))]
+        text = rng.choice(LEADING) + times[0]
+        for time_text in times[1:]:
+            text += rng.choice(BETWEEN) + time_text
+        text += rng.choice(TRAILING)
+        if i % 4 == 0:
+            at = rng.randrange(len(text) + 1)
+            text = rng.choice((text[:at] + rng.choice(PIECES) + text[at:], text[:at] + text[at + 1 :]))
+        yield rng.choice(AROUND).format(text) if "{" not in text else rng.choice(AROUND).replace("{}", text)
+
+
 def read(response: str) -> None:
     "Every question the parser answers about a response."
     for reading in prompts.READINGS:

@@ -1,6 +1,7 @@
 "`vtg-r1 ground VIDEO QUERY`: when something happens in a video."
 
 import socket
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +10,7 @@ from urllib.request import getproxies
 
 from typer import Argument, Option, echo
 
-from ..core.runtime import UserError
+from ..core.runtime import PROCESS_FACTS, UserError
 from .common import AsJson, command, first_line, print_json, quiet_libraries
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def ground_command(
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
+    for file, reason in PROCESS_FACTS.get("videos_switched", {}).items():
+        print(f"{file}: {reason}", file=sys.stderr)
     if as_json:
         rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})

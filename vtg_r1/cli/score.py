@@ -2,27 +2,26 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from typer import BadParameter, Option
 
 from ..core.prompts import READINGS, check_reading
 from ..core.runtime import UserError
-from ..data.official_benchmarks import BENCHMARKS, OTHERS, OWN
-from ..data.predictions import FORMS, SUBMISSIONS
-from ..data.protocol import CONVENTIONS
+from ..core.samples import Report, Sample, SampleError
+from ..data.official_benchmarks import BENCHMARKS, OTHERS, OWN, load_benchmark, load_queries, score
+from ..data.predictions import FORMS, SUBMISSIONS, Prediction, PredictionError, PredictionFile, read_prediction_file, write_submission
+from ..data.protocol import CONVENTIONS, Convention, Protocol, explain, own_convention, protocol_of, truths_of_other_file
 from .common import AsJson, Columns, column_options, command, one_of, print_json
 
-if TYPE_CHECKING:
-    from ..core.samples import Sample
-    from ..data.predictions import Prediction, PredictionFile
-    from ..data.protocol import Convention
-
+Predictions = dict[str, Prediction]  # by qid
 NAMES = (*BENCHMARKS, *OWN, *OTHERS)
+OWNERS = dict.fromkeys(owner for form in FORMS.values() for owner in form.owner.split(", ") if form.owner != "VTG-R1")
 PREDICTIONS = (
     'JSON lines {"qid", "pred": [[start, end], …] or null, "response", "answer"}, pred wins over response; or a file of '
-    f"{', '.join(dict.fromkeys(form.owner for form in FORMS.values()))}. Repeat it for parts of one set"
+    f"{', '.join(OWNERS)}. Repeat it for parts of one set"
 )
 
 
@@ -35,6 +34,11 @@ def _one_reading(value: str | None) -> str | None:
     return value
 
 
+BENCHMARK_HELP = f"{', '.join(BENCHMARKS)}; for own data {', '.join(OWN)}; or other annotations: {', '.join(OTHERS)}"
+READING_HELP = f"read every response by this convention: {', '.join(READINGS)}; default: stated spans, else the form's own"
+BETWEEN_HELP = f"for --explain, two of {', '.join(CONVENTIONS)}; default: ours, and that of the project whose file it is"
+
+
 @command(
     "score",
     "vtg-r1 score --benchmark charades_sta --annotations charades_sta_test.txt --predictions predictions.jsonl",
@@ -44,99 +48,100 @@ def _one_reading(value: str | None) -> str | None:
     "vtg-r1 score --benchmark qvhighlights --annotations highlight_test_release.jsonl --predictions mine.jsonl --submission hl_test_submission.jsonl",
 )
 def score_command(
-    benchmark: Annotated[
-        str,
-        Option(
-            metavar="NAME",
-            callback=one_of(NAMES),
-            help=f"{', '.join(BENCHMARKS)}; for own data {', '.join(OWN)}; or other annotations: {', '.join(OTHERS)}",
-        ),
-    ],
+    benchmark: Annotated[str, Option(metavar="NAME", callback=one_of(NAMES), help=BENCHMARK_HELP)],
     annotations: Annotated[str, Option(metavar="PATH", help="the file; for nextgqa the folder with test.csv and gsub_test.json")],
     predictions: Annotated[list[str], Option(metavar="FILE", help=PREDICTIONS)],
     columns: Columns = None,
-    reading: Annotated[
-        str | None,
-        Option(
-            metavar="NAME",
-            callback=_one_reading,
-            help=f"read every response by this convention: {', '.join(READINGS)}; default: stated spans, else the form's own",
-        ),
-    ] = None,
+    reading: Annotated[str | None, Option(metavar="NAME", callback=_one_reading, help=READING_HELP)] = None,
     missing: Annotated[Literal["zero", "skip"], Option(help="a query without a row counts as 0, or is left out as NExT-GQA does")] = "zero",
     submission: Annotated[str | None, Option(metavar="FILE", help=f"also write the file to upload, for {', '.join(SUBMISSIONS)}")] = None,
     explain: Annotated[bool, Option("--explain", help="show which part of the difference between two conventions each cause makes")] = False,
-    between: Annotated[
-        str | None,
-        Option(metavar="A,B", help=f"for --explain, two of {', '.join(CONVENTIONS)}; default: ours, and that of the project whose file it is"),
-    ] = None,
+    between: Annotated[str | None, Option(metavar="A,B", help=BETWEEN_HELP)] = None,
     other_annotations: Annotated[str | None, Option(metavar="PATH", help="for --explain, a second label file that B is scored with")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Compute the official metrics of a prediction file: mIoU, R1@m, and the other metrics that a benchmark reports. Own data is scored as samples
     (JSON lines of this project), csv or jsonl. Files of other projects are recognised by their shape. The last line, the protocol, says what the
     numbers depend on: compare numbers of equal hash only."""
-    from ..core.samples import SampleError
-    from ..data.official_benchmarks import load_benchmark, load_queries, score
-    from ..data.predictions import PredictionError, read_prediction_file, write_submission
-    from ..data.protocol import protocol_of
-
     if (between or other_annotations) and not explain:
         raise UserError("--between and --other-annotations are for --explain")
     for file in filter(os.path.isdir, predictions):
         raise UserError(f"--predictions {file}: is a folder; a run's answers are in {os.path.join(file, 'predictions.jsonl')}")
-    options, report = column_options(columns, benchmark), None
+    options, result = column_options(columns, benchmark), dict[str, Any]()
     try:
-        try:
-            samples, report = load_benchmark(benchmark, annotations, **options)
-        except SampleError as e:
-            if e.reason != "labels_withheld" or not submission:
-                raise
-            samples = load_queries(benchmark, annotations)  # hidden labels: nothing to score, but a file to upload
+        samples, report = _queries(benchmark, annotations, options, labels=not submission)
         answers = read_prediction_file(predictions, samples)
-        rows = answers.predictions(reading)
-        if missing == "skip":
-            rows = {qid: row for qid, row in rows.items() if qid not in answers.ungrounded}
-            if not rows:
-                raise PredictionError(f"{predictions[0]}: no row gives a span, so --missing skip has nothing to score")
+        rows = _scored_rows(answers, reading, missing)
         if submission:
-            count = write_submission(submission, benchmark, samples, rows)
-            empty = sum(s.qid not in rows or not rows[s.qid].spans for s in samples)
-            print(f"{submission}: {count} queries, {empty} of them without a span; {SUBMISSIONS[benchmark]}", file=sys.stderr)
+            _write_submission(submission, benchmark, samples, rows)
         if report is None:
             print(f"{annotations}: labels are withheld, so nothing is scored", file=sys.stderr)
             return 0
-        result = None
         if explain:
             result = _explanation(benchmark, samples, answers, between, other_annotations, options)
     except (SampleError, PredictionError, OSError) as e:
         raise UserError(e) from None
     metrics = score(benchmark, samples, rows, missing)
-    protocol = protocol_of(benchmark, annotations, len(samples), answers, reading, missing)
-    notes = [f"{annotations}: {len(samples)} queries, spans as published"]
-    if report.before["past_end"]:
-        notes[0] += f" ({report.before['past_end']} end past their video)"
-    name = ", ".join(predictions)
-    notes += [f"{name}: {note}" for note in [*_recognised(answers, reading), *_problems(rows, samples, missing)]]
+    notes = [*_recognised(answers, reading), *_problems(rows, samples, missing)]
     if "Acc@QA" in metrics and not any(row.answer for row in rows.values()):
-        notes.append(f"{name}: no row has an answer, so accuracies are 0")
-    print("\n".join(notes), file=sys.stderr)
-    if as_json:
-        document = {**metrics, "protocol": protocol.to_dict()}
-        if result:
-            document["explanation"] = result
-        print_json(document)
-        return 0
-    for metric, value in metrics.items():
-        digits = 0 if isinstance(value, int) else 2
-        print(f"{metric:10s} {value:8.{digits}f}")
-    if result:
-        _print_explanation(result)
-    print(f"protocol {protocol.hash}: {protocol.line}")
+        notes.append("no row has an answer, so accuracies are 0")
+    print(_of_labels(annotations, report), *(f"{', '.join(predictions)}: {note}" for note in notes), sep="\n", file=sys.stderr)
+    _print_scores(metrics, protocol_of(benchmark, annotations, len(samples), answers, reading, missing), result, as_json)
     return 0
 
 
-def _recognised(file: "PredictionFile", reading: str | None) -> list[str]:
+def _queries(
+    benchmark: str,
+    annotations: str,
+    options: dict[str, Any],  # of `load_benchmark`
+    labels: bool,  # are needed
+) -> tuple[list[Sample], Report | None]:
+    "The queries of a benchmark, and their report; None where labels are withheld, and only a file to upload is to be written."
+    try:
+        return load_benchmark(benchmark, annotations, **options)
+    except SampleError as e:
+        if labels or e.reason != "labels_withheld":
+            raise
+    return load_queries(benchmark, annotations), None
+
+
+def _scored_rows(file: PredictionFile, reading: str | None, missing: str) -> Predictions:
+    "What is scored; where queries without a row are left out, so are those without a span of NExT-GQA's two files."
+    rows = file.predictions(reading)
+    if missing == "skip":
+        rows = {qid: row for qid, row in rows.items() if qid not in file.ungrounded}
+    if not rows:
+        raise PredictionError("no row gives a span, so --missing skip has nothing to score")
+    return rows
+
+
+def _write_submission(path: str, benchmark: str, samples: Sequence[Sample], rows: Predictions) -> None:
+    count = write_submission(path, benchmark, samples, rows)
+    empty = sum(s.qid not in rows or not rows[s.qid].spans for s in samples)
+    print(f"{path}: {count} queries, {empty} of them without a span; {SUBMISSIONS[benchmark]}", file=sys.stderr)
+
+
+def _of_labels(annotations: str, report: Report) -> str:
+    past_end = report.before["past_end"]
+    return f"{annotations}: {report.kept} queries, spans as published" + f" ({past_end} end past their video)" * bool(past_end)
+
+
+def _print_scores(metrics: Mapping[str, float], protocol: Protocol, explanation: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        document = {**metrics, "protocol": protocol.to_dict()}
+        if explanation:
+            document["explanation"] = explanation
+        print_json(document)
+        return
+    for metric, value in metrics.items():
+        digits = 2 * isinstance(value, float)
+        print(f"{metric:10s} {value:8.{digits}f}")
+    if explanation:
+        _print_explanation(explanation)
+    print(f"protocol {protocol.hash}: {protocol.line}")
+
+
+def _recognised(file: PredictionFile, reading: str | None) -> list[str]:
     "What the file is, and how its rows found their queries."
     form = FORMS[file.form]
     ways = ", ".join(f"{count} by {way}" for way, count in file.ways.items())
@@ -157,7 +162,7 @@ def _recognised(file: "PredictionFile", reading: str | None) -> list[str]:
     return notes
 
 
-def _problems(predictions: "dict[str, Prediction]", samples: "Sequence[Sample]", missing: str) -> list[str]:
+def _problems(predictions: Predictions, samples: Sequence[Sample], missing: str) -> list[str]:
     "Queries without a row, and predictions that overlap nothing: what is wrong with them, and how many they are."
     without = [s.qid for s in samples if s.qid not in predictions]
     notes = []
@@ -171,10 +176,8 @@ def _problems(predictions: "dict[str, Prediction]", samples: "Sequence[Sample]",
     return notes + [f"{count} of {len(predictions)} rows {problem}, and count as misses" for problem, count in counts.items() if count]
 
 
-def _conventions(file: "PredictionFile", between: str | None) -> "tuple[list[str], list[Convention]]":
+def _conventions(file: PredictionFile, between: str | None) -> tuple[list[str], list[Convention]]:
     "The names and settings of the two conventions."
-    from ..data.protocol import own_convention
-
     names = (between or f"ours,{FORMS[file.form].convention}").split(",")
     if len(names) != 2:
         raise UserError(f"--between {between}: name two of {', '.join(CONVENTIONS)}, separated by a comma")
@@ -187,18 +190,13 @@ def _conventions(file: "PredictionFile", between: str | None) -> "tuple[list[str
 
 def _explanation(
     benchmark: str,
-    samples: "Sequence[Sample]",
-    file: "PredictionFile",
+    samples: Sequence[Sample],
+    file: PredictionFile,
     between: str | None,
     other_annotations: str | None,
     options: dict[str, Any],  # of `load_benchmark`
 ) -> dict[str, Any]:
     "The result of `protocol.explain`, with the names of the conventions."
-    from dataclasses import replace
-
-    from ..data.official_benchmarks import load_benchmark
-    from ..data.protocol import explain, truths_of_other_file
-
     names, (first, second) = _conventions(file, between)
     other = None
     if other_annotations:
@@ -211,12 +209,15 @@ def _print_explanation(result: dict[str, Any]) -> None:
     "The parts as a table whose last line is their sum."
     metrics = list(result["difference"])
     first, second = result["conventions"]
-    rows = {first: result["first"], **{f"  {part}": values for part, values in result["parts"].items()}, second: result["second"]}
-    print(f"\n{'from ' + first + ' to ' + second:30s}" + "".join(f"{metric:>11s}" for metric in metrics))
-    for name, values in rows.items():
-        sign = "+" * name.startswith("  ")
-        settings = " → ".join(map(str, result["differs"].get(name.strip(), [])))
-        title = name + f" ({settings})" * bool(settings)
-        print(f"{title:30s}" + "".join(f"{values[metric]:{sign}11.4f}" for metric in metrics))
-    print(f"{'difference':30s}" + "".join(f"{result['difference'][metric]:+11.4f}" for metric in metrics))
+
+    def show(title: str, values: Mapping[str, float], sign: str = "") -> None:
+        print(f"{title:44s}" + "".join(f"{values[metric]:{sign}11.4f}" for metric in metrics))
+
+    print(f"\n{'from ' + first + ' to ' + second:44s}" + "".join(f"{metric:>11s}" for metric in metrics))
+    show(first, result["first"])
+    for part, values in result["parts"].items():
+        settings = " → ".join(result["differs"].get(part, []))
+        show(f"  {part}" + f" ({settings})" * bool(settings), values, "+")
+    show(second, result["second"])
+    show("difference", result["difference"], "+")
     print("Each part is its mean effect over all orders of exchanging the conventions (Shapley values); the parts add up to the difference.\n")

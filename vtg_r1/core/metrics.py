@@ -189,15 +189,14 @@ def qvhighlights_metrics(
     preds, gts = plain_rows(preds, "predictions"), plain_rows(gts)
     iou, _ = overlaps([row[0] if row else None for row in preds], gts)
     ranked = preds if scores is None else _by_score(preds, scores)
-    official = {"undefined": np.inf}
-    by_threshold = dict(zip(AP_THRESHOLDS, 100 * average_precisions(ranked, gts, **official).mean(0)))
+    by_threshold = dict(zip(AP_THRESHOLDS, 100 * average_precisions(ranked, gts, undefined=np.inf).mean(0)))
     mean = float(np.mean(list(by_threshold.values())))
     metrics = {**recalls(iou, (0.5, 0.7)), "mAP": mean, "mAP@0.5": float(by_threshold[0.5]), "mAP@0.75": float(by_threshold[0.75])}
     for name, (low, high) in LENGTH_RANGES.items():
         of_length = [[gt for gt in row if low < gt[1] - gt[0] <= high] for row in gts]
         rows = [i for i, row in enumerate(of_length) if row]
         if rows:
-            metrics[f"mAP-{name}"] = mean_ap([ranked[i] for i in rows], [of_length[i] for i in rows], **official)
+            metrics[f"mAP-{name}"] = mean_ap([ranked[i] for i in rows], [of_length[i] for i in rows], undefined=np.inf)
     return metrics
 
 # %% ../../nbs/parts/core/metrics.ipynb #857bd370

@@ -141,7 +141,9 @@ def _after_thinking(response: str) -> str:
 
 def _last_blocks(text: str) -> dict[str, str]:  # tag → text
     "The last closed block of each tag."
-    return {tag.lower(): inside.strip() for tag, inside in _BLOCK.findall(text)} if "</" in text else {}
+    if "</" not in text:
+        return {}
+    return {tag.lower(): inside.strip() for tag, inside in _BLOCK.findall(text)}
 
 
 def tag_text(response: str, tag: str = "time") -> str | None:
@@ -154,7 +156,9 @@ def answer_text(
     reading: str = "time",  # one of `READINGS`
 ) -> str | None:  # None: no closed block of the reading's tag
     "The piece of a response in which a reading looks for the answer: the block of its tag, else all that follows the reasoning."
-    return tag_text(response, reading) if reading in _TAGS else _after_thinking(response) or None
+    if reading in _TAGS:
+        return tag_text(response, reading)
+    return _after_thinking(response) or None
 
 
 def think_block(response: str) -> str:
@@ -179,7 +183,9 @@ def _sentence_pairs(text: str) -> list[list[float]]:
     if len(text) > LAST_CHARACTERS:
         text = text[-LAST_CHARACTERS:]
         end = _SENTENCE_END.search(text)
-        text = text[end.end() :] if end else ""
+        if end is None:
+            return []
+        text = text[end.end() :]
     return read_pairs(_TAG.sub(" ", text))
 
 
@@ -227,7 +233,9 @@ def _spans_in(value: Any) -> list[list[float]]:
     if len(value) == 2 and times[0] is not None and times[1] is not None:
         return [[times[0], times[1]]]
     spans = [_spans_in(item) for item in value]
-    return [span for row in spans for span in row] if all(spans) else []
+    if not all(spans):
+        return []
+    return [span for row in spans for span in row]
 
 
 def _json_spans(text: str) -> list[list[float]]:
@@ -247,15 +255,19 @@ def _json_spans(text: str) -> list[list[float]]:
 
 # %% ../../nbs/parts/core/prompts.ipynb #f3a25a08
 _HUNDREDTHS = re.compile(
-    r"(?<![\w.,:-])([0-9]{1,2}|100) (?:to|and) ([0-9]{1,2}|100)(?![\w%]|[.,:][0-9]| ?(?:s|sec|seconds?|m|min|minutes?|frames?|percent)\b)"
+    r"(?<![^\s(\[\"'])([0-9]{1,2}|100) (?:to|and) ([0-9]{1,2}|100)(?=[\s;!?)\]<]|[.,](?![0-9])|$)(?!\s[0-9]| (?:to|and) [0-9]| ?(?:s|m|h|ms)\b)"
 )
+_OTHER_UNIT = re.compile(r"%|帧|frame|image|picture|second|minute|hour|percent|sec|min|fps", re.I)
 _ANY_NUMBER = re.compile(r"\d+\.?\d*")
 
 
 def _vtimellm_spans(response: str, duration: float) -> list[list[float]]:
     "The first `x to y` in hundredths of a video of `duration` seconds."
-    match = _HUNDREDTHS.search(_after_thinking(response)[:LONGEST_JSON])
-    return [[int(share) * duration / 100 for share in match.groups()]] if match else []
+    text = _after_thinking(response)[:LONGEST_JSON]
+    match = _HUNDREDTHS.search(text)
+    if match is None or _OTHER_UNIT.search(text):
+        return []
+    return [[int(share) * duration / 100 for share in match.groups()]]
 
 
 # what `<time>(.*?)</time>` and its like find, in time proportional to the length
@@ -266,10 +278,15 @@ _FIRST_BRACKETS = re.compile(r"(?m)^[^(\n]*+\(([^)\n]*+)\)")
 
 def _tvg_r1_spans(response: str) -> list[list[float]]:
     "The rule of TVG-R1's released evaluator (VideoMind/videomind/eval/eval_auto.py)."
-    block = _FIRST_BLOCK.search(response) if "<time>" in response and "</time>" in response else None
-    text = block[1] if block else response
-    numbers = [float(number[0]) for number in islice(_ANY_NUMBER.finditer(text), 2)]
-    return [numbers] if len(numbers) == 2 and max(numbers) <= LARGEST_TIME else []
+    block = None
+    if "<time>" in response and "</time>" in response:
+        block = _FIRST_BLOCK.search(response)
+    if block:
+        response = block[1]
+    numbers = [float(number[0]) for number in islice(_ANY_NUMBER.finditer(response), 2)]
+    if len(numbers) < 2 or max(numbers) > LARGEST_TIME:
+        return []
+    return [numbers]
 
 # %% ../../nbs/parts/core/prompts.ipynb #2711e8b6
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[).:](?:\s|$)|\)|$)", re.A)
@@ -293,17 +310,21 @@ def auto_readings(response: str) -> dict[str, list[list[float]]]:  # name of a r
 def _agreed(readings: Mapping[str, list[list[float]]]) -> list[list[float]]:
     "The spans that all rules read; none if they differ."
     spans = list(readings.values())
-    return spans[0] if spans and all(other == spans[0] for other in spans) else []
+    if not spans or any(other != spans[0] for other in spans):
+        return []
+    return spans[0]
 
 
 def count_readings(responses: Iterable[str | None]) -> dict[str, int]:
     'How often each rule of `auto_readings` reads something in a log, how many answers are "ambiguous" and how many "unreadable".'
     counts: Counter[str] = Counter()
     for response in responses:
-        readings = auto_readings(response) if isinstance(response, str) else {}
+        readings = auto_readings(response or "")
         counts.update(readings.keys())
-        if not _agreed(readings):
-            counts["ambiguous" if readings else "unreadable"] += 1
+        if not readings:
+            counts["unreadable"] += 1
+        elif not _agreed(readings):
+            counts["ambiguous"] += 1
     return dict(counts)
 
 # %% ../../nbs/parts/core/prompts.ipynb #54dc2935
@@ -350,19 +371,32 @@ def parse_span(response: str | None, reading: str = "time", duration: float | No
     return spans[0] if spans else None
 
 # %% ../../nbs/parts/core/prompts.ipynb #3ecbe9b5
+def _released_letter(response: str) -> str | None:
+    "The rule of TVG-R1's released evaluator for options."
+    inside = None
+    if "\\boxed{" in response:
+        inside = _FIRST_BOX.search(response)
+    if inside is None and "(" in response:
+        inside = _FIRST_BRACKETS.search(response)
+    if inside is None:
+        return None
+    letter = inside[1][:1]
+    if not letter.isascii() or not letter.isalpha():
+        return None
+    return letter.upper()
+
+
 def parse_answer(response: str | None, reading: str = "time") -> str | None:
     'The letter of the option that a response chooses, such as "B"; None where no option can be read. Never raises on a response.'
     check_reading(reading)
     if not isinstance(response, str):
         return None
     if reading == "tvg_r1":
-        inside = _FIRST_BOX.search(response) if "\\boxed{" in response else None
-        if inside is None and "(" in response:
-            inside = _FIRST_BRACKETS.search(response)
-        letter = inside[1][:1] if inside else ""
-        return letter.upper() if letter.isascii() and letter.isalpha() else None
+        return _released_letter(response)
     chosen = _LETTER.match(tag_text(response, "answer") or "")
-    return chosen[1].upper() if chosen else None
+    if chosen is None:
+        return None
+    return chosen[1].upper()
 
 # %% ../../nbs/parts/core/prompts.ipynb #0be27bd6
 _FORMATS = {"time": ("think", "time"), "answer": ("think", "answer"), "glue": ("think", "answer", "glue")}  # reading → blocks in order

@@ -56,6 +56,8 @@ _OTHER_GROUPS = re.compile(r"[1-9][0-9]{0,2}(?:(?:\u2009[0-9]{3})+(?:[.,][0-9]+)
 
 def _read_number(text: str) -> tuple[float, int] | None:  # the value, and how many fields a clock time has (0: it is none)
     "A number as written; None if it is malformed."
+    if len(text) > 30:
+        return None
     if _POINT.fullmatch(text):
         return float(text), 0
     clock = _CLOCK.fullmatch(text) or _PRIME.fullmatch(text)
@@ -88,6 +90,7 @@ _UNITS = {  # seconds → names
 }
 _SECONDS = {name: seconds for seconds, names in _UNITS.items() for name in names.split()}
 _UNIT = "|".join(sorted(_SECONDS, key=len, reverse=True))
+_WHOLE_UNIT = rf"(?:{_UNIT})(?![{_LETTER}])|[时時分秒초](?:钟|鐘)?"  # a letter behind 秒 is another word
 
 
 @dataclass(slots=True)
@@ -98,18 +101,23 @@ class _Time:
     unit: float  # seconds; 0 where none is written
     clock: bool  # m:ss or h:mm:ss: `value` is in seconds
     start: int  # in the text
+    number_end: int
     end: int  # its unit included
+    compound: bool = False  # of several numbers, `1 min 3 s`
 
 
 def _number_pattern(separators: str) -> re.Pattern[str]:
     "Digits with what may separate them, then a unit, or a character with which they are no time."
     number = rf"\.?[0-9](?:[0-9]|[{separators}](?=[0-9]))*"
-    return re.compile(rf"({number})(?:[ -]?({_UNIT})(?![{_LETTER}])\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]))?")
+    return re.compile(rf"({number})(?:[ -]?({_WHOLE_UNIT})\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]))?")
 
 
 _TOGETHER = _number_pattern(".,:'\u2009")  # a comma between digits belongs to the number
 _APART = _number_pattern(".:'\u2009")  # it parts two numbers
-_BAD_BEFORE = re.compile(rf"[{_LETTER}{_ODD}×^/+°$€£#.一二三四五六七八九十百千万亿]$|[{_LETTER}]-$")
+_BAD_BEFORE = re.compile(rf"[{_LETTER}{_ODD}×^/+°$€£#.一二三四五六七八九十百千万亿]\Z|[{_LETTER}]-\Z")
+
+
+_PRIMES = {'"': 1.0, "'": 60.0}
 
 
 def _time(text: str, match: re.Match[str], earlier: int) -> _Time:
@@ -117,52 +125,68 @@ def _time(text: str, match: re.Match[str], earlier: int) -> _Time:
     lexeme, unit, tail = match.groups()
     start, end = match.span()
     before, after = text[max(start - 2, earlier) : start], text[end : end + 1]
-    read = _read_number(lexeme) if len(lexeme) <= 30 else None
+    read = _read_number(lexeme)
+    if tail:
+        end = match.start(3)
     if read is None or read[0] > LARGEST_TIME or tail or _BAD_BEFORE.search(before):
-        return _Time(None, 0.0, False, start, match.end(1))
+        return _Time(None, 0.0, False, start, match.end(1), end)
     value, fields = read
     if "," in lexeme and not fields and before[-1:] in ("[", "(") and after in ("]", ")"):
-        return _Time(None, 0.0, False, start, end)  # a list of two numbers
-    seconds = _SECONDS[unit] if unit else 0.0
-    if after in ('"', "'") and not unit and before[-1:] != after:  # a prime: no quote was opened
-        seconds, end = (1.0 if after == '"' else 60.0), end + 1
+        return _Time(None, 0.0, False, start, end, end)  # a list of two numbers
+    seconds = _SECONDS.get(unit or "", 0.0)
+    if after in _PRIMES and not unit and before[-1:] != after:  # no quote was opened
+        seconds, end = _PRIMES[after], end + 1
     if not fields:
-        return _Time(value, seconds, False, start, end)
+        return _Time(value, seconds, False, start, match.end(1), end)
+    time = _Time(value, 0.0, True, start, match.end(1), end)
     if (seconds, fields) in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2)):
-        value = None
-    return _Time(value, 0.0, True, start, end)
+        time.value = None  # `1:30 h` is open
+    return time
+
+
+def _together(a: _Time, b: _Time, gap: str, written: str) -> _Time | None:
+    "Two numbers in falling units as one time, `1 min 3 s`; the second is as `written`. None if they are two times."
+    if written.startswith(".") and not gap:
+        return None
+    if a.value is None or b.value is None or a.unit < 60 or b.clock or a.value != int(a.value):
+        return None
+    unit = b.unit
+    if not unit and not gap and len(written) == 2:
+        unit = a.unit / 60  # `1h30`
+    if gap not in ("", " ", ", ", " and ") or not 0 < unit < a.unit or b.value * unit >= a.unit:
+        return None
+    return _Time((a.value * a.unit + b.value * unit) / unit, unit, False, a.start, a.number_end, b.end, True)
 
 
 def _times(text: str, pattern: re.Pattern[str]) -> list[_Time]:
     "Every number of a text; `1 min 3 s` is one."
     times: list[_Time] = []
-    last = _Time(None, 0.0, False, 0, 0)
+    last = _Time(None, 0.0, False, 0, 0, 0)
     for match in pattern.finditer(text):
         time = _time(text, match, last.end)
-        both = last.value is not None and time.value is not None
-        if both and last.unit >= 60 and not time.clock and last.value == int(last.value):
-            gap, unit = text[last.end : time.start], time.unit
-            if not unit and not gap and match.end(1) - match.start(1) == 2:
-                unit = last.unit / 60  # `1h30`
-            if gap in ("", " ", ", ", " and ") and 0 < unit < last.unit and time.value * unit < last.unit:
-                value = (last.value * last.unit + time.value * unit) / unit
-                time = _Time(value, unit, False, last.start, time.end)
-                times.pop()
+        gap = text[last.end : time.start]
+        merged = _together(last, time, gap, match[1])
+        if merged:
+            times[-1] = last = merged
+            continue
+        if times and not gap:
+            last.value = time.value = None  # numbers that touch are none
         times.append(time)
         last = time
     return times
 
 # %% ../../nbs/parts/core/times.ipynb #620a8b45
+_TAKEN_OUT = "\u2402"  # stands where a count of frames was
 _OPEN, _CLOSE = r"[\[({<\"'`*]{0,4}", r"[\])}>\"'`*]{0,4}"
 _ABOUT = r"(?:(?:about|around|approximately|approx\.?|roughly|exactly|the|at|timestamp|time|t|大约|约|第)(?: ?[=:])? ?)*+~? ?"
 _BEFORE_NUMBER = rf"{_OPEN}{_ABOUT}(?:(?:{_UNIT}) ?[:=]? ?)?{_OPEN}-?"
 _TO = re.compile(
-    rf" ?\.? ?{_CLOSE}(?:[ \n]*(?:to|and to|until|till|til|through|thru|up to|bis|至|到|から|에서) ?| ?(?:–|--?|~|-{{0,2}}>|==?>|→) ?(?:to )?){_BEFORE_NUMBER}"
+    rf" ?\.? ?{_CLOSE}(?:[ \n]*(?:(?:to|and to|until|till|til|through|thru|up to|bis)(?![{_LETTER}])|至|到|から|에서) ?| ?(?:–|--?|~|-{{0,2}}>|==?>|→) ?(?:to )?){_BEFORE_NUMBER}"
 )
 _ENDS = re.compile(
     rf"[ \n]?{_CLOSE}[ \n]?(?:[,;.|/&–-]|and|then|to)?[ \n]?(?:(?:and|then|the|it|its|event|action|moment) )*+{_OPEN}"
     r"(?:end(?:s|ed|ing)?|stop(?:s|ped|ping)?|finish(?:es|ed|ing)?|offset|结束)"
-    rf"(?:[ _-]?(?:timestamp|times|time|point|seconds|second|secs|sec|s|at|on|in|is|around|about|by|approximately|时间|于|在|为|是))*+"
+    rf"(?:[ _-]?(?:(?:timestamp|times|time|point|seconds|second|secs|sec|s|at|on|in|is|around|about|by|approximately)(?![{_LETTER}])|时间|于|在|为|是))*+"
     rf"{_CLOSE} ?[:=]? ?{_BEFORE_NUMBER}"
 )
 _STARTS = re.compile(r"[\"']?[,;]? ?[\"']?(?:start|begin|onset)(?:[ _-]?(?:time|timestamp|seconds|second|secs|sec|s))?[\"']? ?[:=] ?[\"']?-?")
@@ -175,6 +199,8 @@ def _joiner(gap: str) -> str:
     'How the text between two numbers joins them: "to", "start" (the end came first), or the weaker "and", ",", ";" and " "; else "".'
     if len(gap) > 80:
         return ""
+    if _TAKEN_OUT in gap:
+        gap = _BLANKS.sub(" ", gap.replace(f"({_TAKEN_OUT})", "").replace(_TAKEN_OUT, "").replace("( )", ""))
     if _TO.fullmatch(gap) or _ENDS.fullmatch(gap):
         return "to"
     if _STARTS.fullmatch(gap):
@@ -184,7 +210,9 @@ def _joiner(gap: str) -> str:
     listed = _LIST.fullmatch(gap)
     if listed:
         return listed[1]
-    return " " if gap == " " else ""
+    if gap == " ":
+        return " "
+    return ""
 
 
 _BOUNDS = (
@@ -196,14 +224,21 @@ _LEADS = frozenset(
     "about around approximately approx roughly exactly maybe perhaps probably possibly occurs occur occurred happens happen happened place".split()
 )
 _NO_LEADS = frozenset(
-    "a an every each for first next after duration length lasts last lasting lasted take takes took scene clip shot segment event part chapter page step section number no version v "
+    "a an first next after scene clip shot segment event part chapter page step section number no version v "
     "person player car channel item question figure camera room day episode level round option line row group point score".split()
 )
+_DURATIONS = frozenset("duration length lasts last lasting lasted for every each take takes took".split())
 _TRAILS = frozenset(
     "in when while as and where during the on because it he she they which that with at by from then until or is are was were before inclusive only so but this there".split()
 )
+_COUNT_WORDS = (
+    r"(?:key)?frames?|frm|images?|imgs?|pictures?|photos?|slides?|pixels?|px|fps|tokens?|ticks?|index(?:es)?|indices|shots?|percent(?:age)?|per cent|pct|"
+    r"fractions?|ratio|normali[sz]ed"
+)
+_COUNTS = rf"(?:%|帧|幀|图像|图片|百分|(?<![a-zß-ӿ])(?:{_COUNT_WORDS})(?![a-zß-ӿ]))"
+_COUNT = re.compile(rf" ?{_COUNTS}")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_LEAD = re.compile(rf"(?:([{_LETTER}]+)|([{_CJK}]))?([ \n\"'`*~\[({{<:=-]*)$")
+_LEAD = re.compile(rf"(?:([{_LETTER}]+)|([{_CJK}]))?([ \n\"'`*~\[({{<:=-]*)\Z")
 _TRAIL = re.compile(rf" ?([{_LETTER}]+|[{_CJK}])?")
 
 
@@ -211,24 +246,33 @@ _TRAIL = re.compile(rf" ?([{_LETTER}]+|[{_CJK}])?")
 def _lead(gap: str) -> tuple[str, float]:
     'Whether a time may follow a text: "yes", "no", or "unit" if only with a unit of its own; and the unit that the text ends with, in seconds, else 0.'
     match = _LEAD.search(gap[-80:])
-    word, character, marks = match.groups() if match else (None, None, "")
+    assert match
+    word, character, marks = match.groups()
     named = any(mark in marks for mark in ":=[({")
-    if word in _SECONDS:
-        return "yes", _SECONDS[word]
-    if character:
-        return ("yes" if named or character in "从在于第自约为是到至和与间段刻由" else "unit"), 0.0
+    if "%" in gap[-12:]:
+        return "no", 0.0
+    unit = _SECONDS.get(word or character or "", 0.0)
+    if unit:
+        return "yes", unit
+    if character and not named and character not in "从在于第自约为是到至和与间段刻由":
+        return "unit", 0.0
     if word is None or word in _LEADS:
         return "yes", 0.0
-    if word in ("duration", "length") or word.startswith(("start", "begin", "end")) or word in _NO_LEADS and not named:
+    if word in _DURATIONS or word.startswith(("start", "begin", "end")) or _COUNT.fullmatch(word):
         return "no", 0.0
-    return ("yes" if named else "unit"), 0.0
+    if word in _NO_LEADS and not named:
+        return "no", 0.0
+    if named:
+        return "yes", 0.0
+    return "unit", 0.0
 
 
 @lru_cache(4096)
 def _may_follow(gap: str) -> bool:
     "Whether a text may follow a time without a unit; a noun may not, it says what the number counts."
     match = _TRAIL.match(gap)
-    word = match[1] if match else None
+    assert match
+    word = match[1]
     return word is None or word in _TRAILS or word in "之间的内处时这发まで까지"
 
 # %% ../../nbs/parts/core/times.ipynb #2df95383
@@ -247,26 +291,41 @@ def _lay_out(text: str, pattern: re.Pattern[str], whole: bool, explicit: bool) -
     times = _times(text, pattern)
     edges = [0, *(edge for time in times for edge in (time.start, time.end)), len(text)]
     gaps = [text[start:end] for start, end in zip(edges[::2], edges[1::2])]
-    return _Layout(text, times, gaps, whole, explicit)
+    layout = _Layout(text, times, gaps, whole, explicit)
+    for i, gap in enumerate(gaps[1:-1]):
+        if gap == "," and not _may_part(layout, i):
+            times[i].value = times[i + 1].value = None
+    return layout
+
+
+def _is_bracketed(layout: _Layout, i: int) -> bool:
+    "Whether numbers i and i + 1 stand alone in brackets."
+    opened, closed = layout.gaps[i].rstrip(" \"'`*")[-1:], layout.gaps[i + 2].lstrip(" \"'`*")[:1]
+    return opened in ("[", "(", "{") and closed in ("]", ")", "}")
+
+
+def _may_part(layout: _Layout, i: int) -> bool:
+    "Whether a comma without a space parts numbers i and i + 1: they make no number together, stand in brackets, or belong to two spans, `3-5,7-9`."
+    number = layout.text[layout.times[i].start : layout.times[i + 1].number_end]
+    inner = 0 < i < len(layout.times) - 2 and layout.whole
+    ranges = inner and _joiner(layout.gaps[i]) == _joiner(layout.gaps[i + 2]) == "to" and not _GROUPS.fullmatch(number)
+    return ranges or _is_bracketed(layout, i) or _read_number(number) is None
 
 
 def _may_join(layout: _Layout, i: int, join: str) -> bool:
     "Whether the text between numbers i and i + 1 makes them a span there."
-    before, between, after = layout.gaps[i : i + 3]
+    before, _, after = layout.gaps[i : i + 3]
     last = i + 2 == len(layout.times)
-    following = "" if last else _joiner(after)
+    following = ""
+    if not last:
+        following = _joiner(after)
     if join == "" or following in ("to", join):
         return False
     if join == "and":
         return before.rstrip().endswith(("between", "在", "于")) or layout.whole and len(layout.times) == 2
     if join in (",", ";", " "):
-        opened, closed = before.rstrip(" \"'`*")[-1:], after.lstrip(" \"'`*")[:1]
-        if opened in ("[", "(", "{") and closed in ("]", ")", "}"):
-            return True
-        if join == " " or not layout.whole or not last and "\n" not in after and (join, following) != (",", ";"):
-            return False
-        a, b = layout.times[i], layout.times[i + 1]
-        return between != "," or _read_number(layout.text[a.start : b.end]) is None
+        alone = last or "\n" in after or (join, following) == (",", ";")
+        return _is_bracketed(layout, i) or join != " " and layout.whole and alone
     return True
 
 
@@ -274,15 +333,25 @@ def _in_seconds(a: _Time, b: _Time, a_front: float, b_front: float) -> list[floa
     "[start, end] of two numbers, with the units before them; None if the units leave it open."
     if a.value is None or b.value is None:
         return None
-    a_unit, b_unit = (0.0 if time.clock else time.unit or front for time, front in ((a, a_front), (b, b_front)))
+    a_unit, b_unit = a.unit or a_front, b.unit or b_front
+    if a.clock:
+        a_unit = 0.0
+    if b.clock:
+        b_unit = 0.0
     open_unit = a.clock != b.clock and a_unit == b_unit == 0  # `1:12 - 30`
+    if a_front and a.unit and a_front != a.unit:
+        return None  # `minutes: 3 s`
+    if (a.compound or b.compound) and a_unit * b_unit == 0:
+        return None  # `2 to 2 min 30 s`
     if not a.clock and not b.clock and (a_unit == 0) != (b_unit == 0):
         if a.unit not in (0.0, 1.0):
             return None  # `2 min to 3`
         a_unit = b_unit = a_unit or b_unit
         open_unit = a_unit != 1
     span = [a.value * (a_unit or 1.0), b.value * (b_unit or 1.0)]
-    return None if open_unit and span[0] > span[1] else span
+    if open_unit and span[0] > span[1]:
+        return None
+    return span
 
 
 def _is_negative(gap: str, first: bool) -> bool:
@@ -293,24 +362,35 @@ def _is_negative(gap: str, first: bool) -> bool:
     return rest[-1] in " ,;([{:=~\"'"
 
 
+def _signed(value: float, gap: str, first: bool) -> float:
+    "A number with the sign that the text before it ends with."
+    if _is_negative(gap, first):
+        return 0.0 - value
+    return value
+
+
 def _pair(layout: _Layout, i: int) -> list[float] | None:
     "The span that numbers i and i + 1 are, in seconds; None if they are none."
     a, b = layout.times[i], layout.times[i + 1]
     before, between, after = layout.gaps[i : i + 3]
     join, (lead, front), (_, middle_front) = _joiner(between), _lead(before), _lead(between)
-    if lead == "no" or not _may_join(layout, i, join):
+    if lead == "no" or _COUNT.match(after) or _COUNT.match(between) or not _may_join(layout, i, join):
         return None
     has_unit = a.clock or b.clock or a.unit + b.unit + front + middle_front > 0
     if not has_unit and (layout.explicit or lead == "unit" or not _may_follow(after)):
         return None
+    if _TAKEN_OUT in before and join != "to" and not (a.clock or a.unit):
+        return None  # `frames 3, 5, 7 s`
+    both_units = all(time.clock or time.unit > 0 for time in (a, b))
+    if not both_units and (_TAKEN_OUT in between or layout.explicit and a.clock != b.clock):
+        return None  # `minutes: 0:12 - 30`
     if join == "start":
         if not any(word in before[-20:] for word in ("end", "stop", "finish")):
             return None
         a, b = b, a
     span = _in_seconds(a, b, front, middle_front)
     if span is not None and join != "start":
-        signs = [-1 if _is_negative(before, i == 0) else 1, -1 if _is_negative(between, False) else 1]
-        span = [sign * value if value else value for sign, value in zip(signs, span)]
+        span = [_signed(span[0], before, i == 0), _signed(span[1], between, False)]
     return span
 
 
@@ -332,18 +412,21 @@ def _any_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list
     layout, spans = _lay_out(text, pattern, False, explicit), []
     for i in range(len(layout.times) - 1):
         chained = i > 0 and _joiner(layout.gaps[i]) == "to"  # a date: 2024-01-02
-        span = None if chained else _pair(layout, i)
+        touches = i > 0 and layout.gaps[i] == " " or i + 2 < len(layout.times) and layout.gaps[i + 2] == " "
+        if chained or touches:
+            continue
+        span = _pair(layout, i)
         if span is not None:
             spans.append(span)
     return spans
 
 # %% ../../nbs/parts/core/times.ipynb #7514b90c
-_COUNTS = r"(?:key)?frames?|frm|images?|imgs?|pictures?|photos?|slides?|pixels?|px|fps|tokens?|ticks?|index(?:es)?|indices|shots?|percent(?:age)?|per cent|pct|%|fractions?|ratio|normali[sz]ed|帧|幀|图像|图片|百分"
-_HAS_COUNTS = re.compile(rf"(?<![a-z])(?:{_COUNTS}|minutes?|mins?|hours?|hrs?|milliseconds?|ms|分钟|分鐘|小时|小時|毫秒)(?![a-z])")
-_N = r"(?<![0-9.,:])[0-9][0-9.,]*"
-_N_TO_N = rf"{_N}(?: ?(?:-|–|~|→|->|to|and|,|至|到) ?(?:(?:{_COUNTS}) ?)?[0-9][0-9.,]*)?"
+_HAS_COUNTS = re.compile(rf"{_COUNTS}|(?<![a-z])(?:minutes?|mins?|hours?|hrs?|milliseconds?|ms)(?![a-z])|分钟|分鐘|小时|小時|毫秒")
+_N = rf"\.?[0-9]+(?:[.,][0-9]+)*+(?![0-9:'\u2009])(?![ -]?(?:{_UNIT})(?![{_LETTER}]))"  # whole, and without a unit of time
+_RANGE = r"(?:-|–|~|→|->|to|至|到)"
+_N_TO_N = rf"(?<![{_LETTER}0-9.,:'\u2009~→–-]){_N}(?: ?(?:{_COUNTS} ?)?{_RANGE} ?(?:{_COUNTS} ?)?{_N})?(?! ?{_RANGE} ?[0-9.])"
 _COUNTED = re.compile(
-    rf"[\[(]?(?:(?<![a-z])(?:{_COUNTS})(?: (?:numbers?|nos?\.?|ids?))?[ :=#]*[\[(]?{_N_TO_N}|{_N_TO_N} ?(?:{_COUNTS})(?![a-z]))[\])]?"
+    rf"[\[(]?(?:(?<![0-9])(?<![0-9] ){_COUNTS}(?: (?:numbers?|nos?\.?|ids?))?[ :=#]*[\[(]?{_N_TO_N}|{_N_TO_N} ?{_COUNTS}(?![{_LETTER}0-9]))[\])]?"
 )
 _LABEL = re.compile(
     r"(?m)(?:^|(?<=; ))(?:[*•-] )?[\[(*]*(?:(?:scene|segment|clip|event|part|step|shot|moment|span|answer|interval|section|instance|第)? ?#?[0-9]{1,3}(?:[.):](?=[ *])|[.)](?=\[)))"
@@ -351,7 +434,10 @@ _LABEL = re.compile(
 )
 _PLAIN_ANSWER = re.compile(r"\[([0-9]{1,6}(?:\.[0-9]{1,6})?), ([0-9]{1,6}(?:\.[0-9]{1,6})?)\]")  # our own form: nothing in it is open
 _TIGHT_COMMA = re.compile(r"[0-9],[0-9]")
+_FIRST = re.compile(r"(?<![a-z])first:? (?=[0-9])")  # of several; in prose it begins a duration, `the first 3 to 5 s`
 _DIGITS = re.compile(r"[0-9]+")
+_OTHER_DIGIT = re.compile(r"(?![0-9])\d")  # of a script that `_SAME` does not know
+_ODD_NUMBER = re.compile(rf"[{_ODD}]")
 _Rule = Callable[[str, re.Pattern[str], bool], list[list[float]]]
 
 
@@ -361,7 +447,9 @@ def _both_ways(text: str, rule: _Rule, explicit: bool) -> list[list[float]]:
     if not _TIGHT_COMMA.search(text):
         return spans
     apart = rule(text, _APART, explicit)
-    return [] if spans and apart and spans != apart else spans or apart
+    if spans and apart and spans != apart:
+        return []
+    return spans or apart
 
 
 def _read(text: str, rule: _Rule) -> list[list[float]]:
@@ -369,10 +457,10 @@ def _read(text: str, rule: _Rule) -> list[list[float]]:
     text = _plain(text)
     explicit = bool(_HAS_COUNTS.search(text))
     if explicit:
-        text = _BLANKS.sub(" ", _COUNTED.sub(" ", text))
+        text = _BLANKS.sub(" ", _COUNTED.sub(f" {_TAKEN_OUT} ", text))
     if rule is _all_pairs:
-        text = _LABEL.sub("", text)
-    if len(_DIGITS.findall(text)) > MOST_DIGITS:
+        text = _FIRST.sub("", _LABEL.sub("", text))
+    if len(_DIGITS.findall(text)) > MOST_DIGITS or _OTHER_DIGIT.search(text) or rule is _all_pairs and _ODD_NUMBER.search(text):
         return []
     return _both_ways(text, rule, explicit)
 
@@ -382,7 +470,9 @@ def read_spans(text: str) -> list[list[float]]:  # [start, end] in seconds, as w
     match = _PLAIN_ANSWER.fullmatch(text)
     if match:
         return [[float(match[1]), float(match[2])]]
-    return _read(text, _all_pairs) if len(text) <= LONGEST_ANSWER else []
+    if len(text) > LONGEST_ANSWER:
+        return []
+    return _read(text, _all_pairs)
 
 
 def read_pairs(text: str) -> list[list[float]]:
@@ -392,14 +482,18 @@ def read_pairs(text: str) -> list[list[float]]:
 
 def read_time(text: str) -> float | None:  # seconds
     "The only time in a text; None if there is no number, or more than one."
-    text = _plain(text[: LONGEST_ANSWER + 1])
+    if len(text) > LONGEST_ANSWER:
+        return None
+    text = _plain(text)
     times = _times(text, _TOGETHER)
-    if len(times) != 1 or times[0].value is None or len(text) > LONGEST_ANSWER:
+    if len(times) != 1:
         return None
     time = times[0]
+    if time.value is None:
+        return None
     has_unit = time.clock or time.unit > 0
     before, after = text[: time.start], text[time.end :]
     if not has_unit and (_HAS_COUNTS.search(text) or not _may_follow(after)):
         return None
     value = time.value * (time.unit or 1.0)
-    return -value if _is_negative(before, True) else value
+    return _signed(value, before, True)

@@ -37,10 +37,10 @@ _THEN = "(?:,? (?:and )?"
 _AMOUNT = re.compile(rf"({_N}) ?([hms])", re.I | re.A)
 _TIME = re.compile(
     r"(?<![\w.:])(?<!\d,)"  # no part of a word, a decimal number, a clock time or a number with thousands
-    rf"(?:(?P<clock>\d+(?::\d\d){{1,2}}(?:\.\d+)?)(?: ?(?:h|min|s|sec|seconds)\b)?"
+    rf"(?:(?P<clock>\d+(?::\d\d){{1,2}}(?:[.,]\d+)?)(?: ?(?:h|min|s|sec|seconds)\b)?"
     rf"|(?P<amounts>{_H}{_THEN}{_M})?{_THEN}{_S})?|{_M}{_THEN}{_S})?|{_S})"
     rf"|(?P<number>{_N}))"
-    r"(?![\w:]|\.\d|,\d)",
+    r"(?!\w|[:.,]\d)",
     re.I | re.A,
 )
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}  # first letter of a unit → seconds
@@ -68,7 +68,7 @@ def seconds_of(
 
 def _time_of(match: re.Match) -> _Time:
     if match["clock"]:
-        return _Time(*match.span(), seconds_of(match["clock"]), ":")
+        return _Time(*match.span(), seconds_of(match["clock"].replace(",", ".")), ":")
     if match["amounts"]:
         amounts = _AMOUNT.findall(match["amounts"])
         seconds = sum(float(number) * _SECONDS[unit[0].lower()] for number, unit in amounts)
@@ -76,12 +76,13 @@ def _time_of(match: re.Match) -> _Time:
     return _Time(*match.span(), float(match["number"]), "")
 
 # %% ../../nbs/parts/data/conversations.ipynb #dfc6d3e7
-_DASH = r"\s*(?:-|–|—|−|~|→|->)\s*"
-_JOINED = re.compile(rf"{_DASH}|\s*,?\s+(?:to|until|till|through)\s+", re.I)
+_JOINED = re.compile(r"[\])>}]?(?:\s*(?:-|–|—|−|~|→|-{1,2}>)\s*|\s*,?\s+(?:to|until|till|through)\s+)(?:seconds?\s+)?[\[(<{]?", re.I)
 _END_WORD = re.compile(
     r"[\s,;.]*(?:and\s+)?(?:the\s+|it\s+)?(?:end(?:s|ing)?|stops?|finish(?:es)?)(?:\s+time(?:stamp)?)?(?:\s+(?:at|is))?\s*[:=]?\s*", re.I
 )
-_LEAD = re.compile(r"(?:\bfrom|\bbetween|:)\s*$", re.I)
+_LEAD = re.compile(r"(?:\bfrom|\bbetween|:)\s*(?:seconds?\s+)?[\[(<{]?$", re.I)
+_UNIT_BEFORE = re.compile(r"\bseconds?\s+$", re.I)
+_NEAR = 60  # characters around two times that are looked at
 _NO_SECONDS_BEFORE = re.compile(r"\b(?:frames?|images?)\s*(?:no\.?|numbers?)?\s*$", re.I)
 _NO_SECONDS_AFTER = re.compile(r"\s*(?:%|percent\b|frames?\b|images?\b)", re.I)
 _NOUN = re.compile(r"\s+(?!(?:and|or|from|between|to|in|of|during|while|when|where|then)\b)[^\W\d_]", re.I)  # of a number that counts things
@@ -95,8 +96,8 @@ def _in_brackets(before: str, after: str) -> bool:
 
 def _strength(text: str, a: _Time, b: _Time) -> int:
     "How sure it is that two neighbouring times are a span: 0 is none, 1 a pair of bare numbers, 2 by the words around them, 3 by unit, clock or brackets."
-    before, gap, after = text[: a.start], text[a.end : b.start], text[b.end :]
-    if _NO_SECONDS_BEFORE.search(before) or _NO_SECONDS_AFTER.match(after) or _NO_SECONDS_AFTER.match(gap):
+    before, gap, after = text[max(0, a.start - _NEAR) : a.start], text[a.end : b.start], text[b.end : b.end + _NEAR]
+    if len(gap) > _NEAR or _NO_SECONDS_BEFORE.search(before) or _NO_SECONDS_AFTER.match(after) or _NO_SECONDS_AFTER.match(gap):
         return 0
     if _END_WORD.fullmatch(gap):
         return 3
@@ -106,7 +107,7 @@ def _strength(text: str, a: _Time, b: _Time) -> int:
     is_between = re.fullmatch(r"\s+and\s+", gap, re.I) is not None and lead is not None and "between" in lead[0].lower()
     if not (is_between or _JOINED.fullmatch(gap)):
         return 0
-    if a.unit or b.unit or _in_brackets(before, after):
+    if a.unit or b.unit or _UNIT_BEFORE.search(before) or _in_brackets(before, after) or _in_brackets(before, gap):
         return 3
     is_item = not before.strip() and re.match(r"\s*(?:[,;:.]|$)", after)  # "5 - 19, a dog barks"
     if is_item or (lead and not _NOUN.match(after)):
@@ -125,10 +126,10 @@ class TimedAnswer:
 # %% ../../nbs/parts/data/conversations.ipynb #566d4ebc
 def _begins_item(text: str, times: Sequence[_Time], i: int) -> bool:
     "Whether the words in front of time i have ended: in a list of steps, `fry it for 2 - 3 minutes` is no time of the video."
-    after_last = 0
-    if i:
-        after_last = times[i - 1].end
-    return bool(re.search(r"[.;:!?]\s*$", text[: times[i].start]) or _BETWEEN_SPANS.fullmatch(text[after_last : times[i].start]))
+    if i == 0:
+        return True
+    words = text[times[i - 1].end : times[i].start]
+    return bool(re.search(r"[.;:!?]\s*$", words[-_NEAR:]) or _BETWEEN_SPANS.fullmatch(words[:_NEAR]))
 
 
 def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
@@ -136,21 +137,28 @@ def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
     strength = [_strength(text, a, b) for a, b in zip(times, times[1:])]
     if strength and strength[0] > 1 and times[0].start == 0:  # the answer is a list, each span before its words
         strength = [s * _begins_item(text, times, i) for i, s in enumerate(strength)]
-    chosen: list[int] = []
+    chosen: set[int] = set()
     for least in (3, 2):
         for i, s in enumerate(strength):
-            if s >= least and not {i - 1, i, i + 1} & set(chosen):
-                chosen.append(i)
+            if s >= least and not {i - 1, i, i + 1} & chosen:
+                chosen.add(i)
     for i, s in enumerate(strength):  # a bare pair right after or before a span, as in "1 - 2, and 5 - 6 seconds"
         neighbours = {i - 2: (i - 1, i), i + 2: (i + 1, i + 2)}
         near = [text[times[a].end : times[b].start] for other, (a, b) in neighbours.items() if other in chosen]
-        if s == 1 and not {i - 1, i, i + 1} & set(chosen) and any(map(_BETWEEN_SPANS.fullmatch, near)):
-            chosen.append(i)
-    if not chosen and len(times) == 2 and strength == [1]:
-        before = text[: times[0].start].strip()
-        if not before or before.endswith(":"):
-            return [0]
+        if s == 1 and not {i - 1, i, i + 1} & chosen and any(map(_BETWEEN_SPANS.fullmatch, near)):
+            chosen.add(i)
+    if not chosen and len(times) == 2 and _is_whole_answer(text, times[0], times[1], strength[0]):
+        chosen.add(0)
     return sorted(chosen)
+
+
+def _is_whole_answer(text: str, a: _Time, b: _Time, strength: int) -> bool:
+    "Whether an answer with two numbers is their pair: `5 - 19` at its beginning or behind a colon, or `5, 19 s` and nothing else."
+    before = text[: a.start].strip()
+    if strength:
+        return not before or before.endswith(":")
+    is_listed = re.fullmatch(r"\s*(?:[,;]|and)\s*", text[a.end : b.start], re.I)
+    return bool(is_listed) and not before and re.fullmatch(r"\W*(?:seconds?\W*)?", text[b.end :]) is not None
 
 
 def _numbers_only(text: str) -> list[list[float]]:
@@ -223,12 +231,14 @@ def quoted_query(
     "The sentence that the first line of a question quotes; it may end in a later line."
     text = question.replace("‘", "'").replace("’", "'").replace("“", '"').replace("”", '"')
     for mark in re.finditer(r"""(?<![\w.?!,')])'(?=\S)|\"""", text.partition("\n")[0]):
-        if not (any_quotation or _LEAD_OF_QUERY.search(text[: mark.start()])):
+        if not (any_quotation or _LEAD_OF_QUERY.search(text[max(0, mark.start() - _NEAR) : mark.start()])):
             continue
         if mark[0] == '"':
             end = text.find('"', mark.end())
         else:
             end = _end_of_quotation(text, mark.start())
+        if end < 0:  # no mark ends a quotation from here on
+            break
         if end > mark.end():
             return question[mark.end() : end].strip()
     return ""

@@ -8,6 +8,7 @@ __all__ = ['FORMS', 'SUBMISSIONS', 'PredictionError', 'Prediction', 'Row', 'Form
 
 # %% ../../nbs/parts/data/predictions.ipynb #28719d98
 import ast
+import gc
 import gzip
 import json
 import re
@@ -15,7 +16,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -585,6 +586,18 @@ class _Queries:
         raise _Problem("unknown", f"qid {row.qid!r} is not in the annotations; their ids look like {example!r}")
 
 # %% ../../nbs/parts/data/predictions.ipynb #188f3d7e
+@contextmanager
+def _many_objects() -> Iterator[None]:
+    "No garbage collection while many objects are made that stay: it would visit them again and again, a third of the time."
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 @dataclass
 class PredictionFile:
     "Rows of one or several files, each on a query of its own."
@@ -603,7 +616,8 @@ class PredictionFile:
         "What is scored."
         if reading is not None:
             check_reading(reading)
-        return {qid: _read(row, reading, FORMS[self.form].reading) for qid, row in self.rows.items()}
+        with _many_objects():
+            return {qid: _read(row, reading, FORMS[self.form].reading) for qid, row in self.rows.items()}
 
     def rules(self, reading: str | None = None) -> dict[str, int]:  # as `count_readings`; nothing if no response is read by "auto"
         "How often each rule of the reading `auto` reads something in the responses, how many are ambiguous and how many unreadable."
@@ -727,7 +741,7 @@ def read_prediction_file(
         paths = [paths]
     collector = _Collector(samples)
     for path in map(Path, paths):
-        with ExitStack() as stack:
+        with ExitStack() as stack, _many_objects():
             shares = path.name.removesuffix(".gz").endswith("_gs.json")  # NExT-GQA's name for spans by Gaussian masks
             for place, record in _records(_unpacked(path, stack)):
                 collector.add(str(path), place, record, shares)

@@ -114,13 +114,19 @@ def _read_entry(
     return samples, report.counts().get("missing_duration/dropped", 0)
 
 # %% ../../nbs/parts/data/sources.ipynb #86e92d08
+_OF_OPTIONAL_FIELDS = ("invalid", "bad_options", "bad_answer", "bad_question", "not_json")  # reasons for which a sample is no sample
+
+
 def _check_own_rows(path: str, report: Report) -> None:
     "Raise `SampleError` if a row of an own table, or one of its spans, cannot be used; what a policy drops is no error."
     bad = [f for f in report.dropped if f.reason not in DROPPED_BY_POLICY]
     if bad:
         lines = _first_three([str(f.line) for f in bad])
         problem = f"{len(bad)} of {report.read} rows cannot be used (row {lines}), e.g. record {bad[0].line}: {bad[0].reason}, {bad[0].detail}"
-        raise SampleError(f"{path}: {problem}. Mend them, or have vtg-r1 data convert leave them out", reason=bad[0].reason)
+        advice = "Mend them, or have vtg-r1 data convert leave them out"
+        if bad[0].reason in _OF_OPTIONAL_FIELDS:
+            advice = f"{advice}; --columns NAME= ignores a column that is none of a sample's fields"
+        raise SampleError(f"{path}: {problem}. {advice}", reason=bad[0].reason)
 
 
 def _check_measured(path: str, report: Report, root: Path, probed: dict[str, Any]) -> None:

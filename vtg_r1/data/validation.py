@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.plots import Look, looks_of, style
+from ..core.runtime import PROCESS_FACTS
 from ..core.samples import Report, Sample, SampleError
 from .readers import READERS, VIDEO_ENDINGS, Row, dataset_rows, normalise_query, read_dataset, video_id
 
@@ -131,7 +132,7 @@ def probe_videos(
     progress: bool = False,  # show a bar
 ) -> dict[str, Any]:
     """Open every video that the samples name, once each: named, readable, missing [video], unreadable {video: reason}, durations {video: s},
-    off_by_more_than_1s {video: [annotated, measured]}."""
+    off_by_more_than_1s {video: [annotated, measured]}, switched {video: which decoder read it, and why not the chosen one}."""
     annotated = {s.video: None if s.clip else s.duration for s in samples}
     files = {video: file for video in annotated if (file := video_file(root, video))}
     durations, unreadable, off = {}, {}, {}
@@ -145,6 +146,8 @@ def probe_videos(
         expected = annotated[video]
         if expected is not None and abs(expected - durations[video]) > 1:
             off[video] = [expected, durations[video]]
+    switched = PROCESS_FACTS.get("videos_switched", {})
+    paths = {video: str(Path(root) / file) for video, file in files.items()}
     return {
         "named": len(annotated),
         "readable": len(durations),
@@ -152,6 +155,7 @@ def probe_videos(
         "unreadable": unreadable,
         "durations": durations,
         "off_by_more_than_1s": off,
+        "switched": {video: switched[path] for video, path in paths.items() if path in switched},
     }
 
 # %% ../../nbs/parts/data/validation.ipynb #29ae0cfa
@@ -275,6 +279,7 @@ def quality_text(
         counts = f"{len(missing)} missing, {len(unreadable)} unreadable, {len(off)} off by more than 1 s"
         lines.append(f"videos: {videos['named']} named, {videos['readable']} readable, {counts}")
         lines += _first_five(f"{video}: {reason}" for video, reason in unreadable.items())
+        lines += _first_five(f"{video}: {reason}" for video, reason in videos["switched"].items())
         lines += _first_five(f"{video}: no such file" for video in missing)
         lines += _first_five(f"{video}: is {annotated:g} s long in the file, {seconds:g} s in fact" for video, (annotated, seconds) in off.items())
     lines += [f"overlap: {len(qids)} samples, {kind}" for kind, qids in measures.get("overlap", {}).items()]

@@ -91,11 +91,11 @@ def _why_unusable(processor: Any, encoding: str, model: Any) -> str:
         return "its chat template leaves the video out"
     if _same_pixels(inputs, other_clip) or not _answers_differ(model, inputs, other_clip):
         return "it is blind: two different clips give the same inputs"
-    if encoding == "interleaved" and _times_torn(processor, frames):
-        return "its chat template puts the frames before all text, so that no frame has its time"
     slower = model_inputs(processor, [noise_prompt(encoding, frames, 2.0)], "cpu")
     if _same(inputs, slower) or not _answers_differ(model, inputs, slower):
         return "it has no clock: frames 0.2 s and 2 s apart give the same inputs"
+    if encoding == "interleaved" and _times_torn(processor, frames):
+        return "its chat template puts the frames before all text, so that no frame has its time"
     return ""
 
 # %% ../../nbs/parts/models/abilities.ipynb #471f503c

@@ -7,7 +7,6 @@ __all__ = ['mrope_positions', 'rotary_part', 'why_positions_unknown', 'use_check
 
 # %% ../../nbs/parts/models/positions.ipynb #254f0ba9
 from collections import deque
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -93,8 +92,7 @@ class _CheckpointPositions:
         return ours, ahead + (ours.amax((0, 2)) - theirs.amax((0, 2)))[:, None]
 
 
-@lru_cache
-def _with_rule(model_class: Any) -> Any:
+def _with_rule(model_class: type) -> type:
     "A class of transformers with `_CheckpointPositions`. Its name is the same, under which transformers keeps what belongs to a class."
     names = dict(__module__=model_class.__module__, __qualname__=model_class.__qualname__, __doc__=model_class.__doc__)
     return type(model_class.__name__, (_CheckpointPositions, model_class), names)
@@ -148,7 +146,7 @@ def why_positions_unknown(model: Any) -> str:  # of transformers or PEFT
     follows = _follows_rule(core)
     if follows or (follows is False and core.config.model_type in _RULE_KNOWN):
         return ""
-    return f"the positions that transformers {transformers.__version__} gives the native video of a {core.config.model_type} follow no rule that is known here"
+    return f"the positions that transformers {transformers.__version__} gives native video of model type {core.config.model_type!r} follow no rule that is known here"
 
 
 def use_checkpoint_positions(model: Any) -> Any:  # the same model

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def preview(
 
 def playable(container: Any) -> bool:  # of PyAV
     "Whether browsers play an open container as it is."
-    codec = container.streams.best("video").codec_context
+    codec = picture_stream(container, Path(container.name)).codec_context
     return any(kind in container.format.name for kind in PLAYED.get(codec.name, ())) and codec.pix_fmt in ("yuv420p", "yuvj420p")
 
 
@@ -63,12 +64,12 @@ def transcode(
     import av
 
     with av.open(part, "w", format="mp4") as out:
-        video = source.streams.best("video")
+        video = picture_stream(source, Path(source.name))
         scale = min(1.0, 480 / video.height)
         stream = out.add_stream("libx264", rate=video.average_rate or 25, options={"preset": "ultrafast", "crf": "26"})
         stream.width, stream.height = (2 * max(1, round(side * scale / 2)) for side in (video.width, video.height))
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = video.time_base
+        stream.codec_context.time_base = video.time_base or Fraction(1, 90_000)
         for frame in source.decode(video):
             out.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p")))
         out.mux(stream.encode())

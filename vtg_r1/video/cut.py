@@ -149,7 +149,7 @@ def _decoded_sound(video: Path, shifts: Sequence[float], seek: float | None) -> 
                     warming_up = max(0, warming_up - 1)
                     continue
                 seconds = frame.time - origin
-                if seconds < last - 0.5 and restarts + 1 < len(shifts):
+                if restarts + 1 < len(shifts) and (seconds < last - 0.5 or seconds > last + 3600):
                     restarts += 1
                 last = seconds
                 yield seconds + shifts[restarts], frame

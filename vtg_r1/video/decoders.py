@@ -8,6 +8,7 @@ __all__ = ['MOST_WORK', 'BACK', 'BACKENDS', 'VideoError', 'open_container', 'pic
            'Backend', 'backend_version', 'default_backend', 'installed']
 
 # %% ../../nbs/parts/video/decoders.ipynb #a7cdf4c4
+import math
 import os
 import signal
 import statistics
@@ -65,6 +66,8 @@ def picture_stream(container: "av.container.InputContainer", path: Path) -> "av.
         stream = films[0]
     if not isinstance(stream, VideoStream):
         raise VideoError(path, "holds no video stream")
+    if not films:
+        raise VideoError(path, "holds a cover picture and no film")
     if stream.codec_context is None:
         raise VideoError(path, "holds a video stream that no decoder knows")
     stream.codec_context.thread_count = 1
@@ -142,6 +145,8 @@ _WITHOUT_TIMES = (
 )  # containers without presentation times: ffmpeg guesses them, and the first may come late
 _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers whose index decord reads rightly
 _RESTART = 0.5  # seconds by which a clock must go back to be one that starts again
+_BROADCAST = ("mpegts", "mpeg")  # containers whose clock may start again anywhere; ffmpeg takes a step back for the clock's end, and adds a day
+_GAP = 3600.0  # seconds by which the clock of such a container must jump ahead to be one that starts again
 
 
 class _Packet(NamedTuple):
@@ -163,12 +168,12 @@ def _packets(container: "av.container.InputContainer", stream: "av.video.stream.
     return packets, discarded
 
 
-def _times_are_missing(packets: list[_Packet]) -> bool:
-    "Whether packets carry no times, or their clock starts again."
+def _times_are_missing(packets: list[_Packet], gap: float) -> bool:
+    "Whether packets carry no times, or their clock starts again: it goes back, or ahead by more than `gap` ticks."
     if any(p.pts is None for p in packets):
         return True
     clock = [p.dts for p in packets if p.dts is not None]
-    return any(later < earlier for earlier, later in zip(clock, clock[1:]))
+    return any(later < earlier or later > earlier + gap for earlier, later in zip(clock, clock[1:]))
 
 
 def _why_by_index_fails(container: Any, stream: Any, packets: list[_Packet], discarded: int, by_number: bool, first: int | None) -> str:
@@ -213,15 +218,16 @@ def _filled(pts: list[int | None], step: int) -> list[int]:
     return ticks
 
 
-def _one_clock(pts: list[int], step: int, restart: int) -> tuple[list[int], list[int], list[int]]:
+def _one_clock(pts: list[int], step: int, restart: float, gap: float) -> tuple[list[int], list[int], list[int]]:
     "(numbers, ticks, shifts) of pictures in the order of decoding. A clock that starts again goes on; a picture that comes too late is not shown."
     numbers: list[int] = []
     ticks: list[int] = []
     shifts = [0]
     for number, tick in enumerate(pts):
-        if ticks and tick + shifts[-1] < ticks[-1]:
-            if ticks[-1] - tick - shifts[-1] < restart:
-                continue
+        passed = tick + shifts[-1] - ticks[-1] if ticks else 0
+        if -restart < passed < 0:
+            continue
+        if passed < 0 or passed > gap:
             shifts.append(ticks[-1] + step - tick)
         numbers.append(number)
         ticks.append(tick + shifts[-1])
@@ -283,15 +289,18 @@ def _facts(container: "av.container.InputContainer", path: Path, packets: list[_
         raise VideoError(path, "none of its pictures can be decoded")
     size, first_pts = _shown_size(stream, first), first.pts
     tick = float(stream.time_base or 0)
+    gap = math.inf
+    if container.format.name in _BROADCAST:
+        gap = _GAP / tick
     guessed = container.format.name in _WITHOUT_TIMES
-    by_number = by_decoding or _times_are_missing(packets) or stream.codec_context.codec.canonical_name not in _SEEKABLE
+    by_number = by_decoding or _times_are_missing(packets, gap) or stream.codec_context.codec.canonical_name not in _SEEKABLE
     by_number = by_number or (guessed and stream.codec_context.has_b_frames)  # ffmpeg guesses the times of reordered pictures wrongly
     if by_number:
         pts = [first_pts, *(frame.pts for frame in pictures)]
         if guessed:
             pts = _in_turn(len(pts), packets)
         step = statistics.median_low([p.duration for p in packets]) or round(1 / float(stream.average_rate or 25) / tick)
-        ids, ticks, shifts = _one_clock(_filled(pts, step), step, round(_RESTART / tick))
+        ids, ticks, shifts = _one_clock(_filled(pts, step), step, _RESTART / tick, gap)
         keys, last = ids[:1], step
     else:
         shifts = [0]

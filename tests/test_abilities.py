@@ -1,0 +1,277 @@
+"What a model can do is measured: what would be silently wrong is refused, templates that think are taken as they are, LoRA reaches what is linear."
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from model_zoo import FAMILIES, build, folder
+from test_video import write
+
+from vtg_r1.cli import main
+from vtg_r1.core.prompts import grounding_prompt, is_well_formed, parse_span, think_text
+from vtg_r1.core.runtime import RunError, UserError
+from vtg_r1.core.samples import Sample
+from vtg_r1.data.model_inputs import VideoInputConfig
+from vtg_r1.grpo import GRPOParams, behind_prompt, grpo_trainer
+from vtg_r1.models.abilities import coarse_clock, measure, measure_encoding, record_abilities, require_encoding
+from vtg_r1.models.generation import first_axes, join_inputs, model_inputs, noise_frames, noise_prompt
+from vtg_r1.models.ground import InferenceConfig, ground
+from vtg_r1.models.loading import linear_layers, load_model, load_processor, lora_config, outside_decoder
+from vtg_r1.models.templates import behind_opening, end_of_turn, opening, stop_ids, target_ids, template_arguments, with_opening
+from vtg_r1.models.tiny import build_tiny
+from vtg_r1.rewards import format_reward, tiou_reward
+from vtg_r1.runs.run import read_manifest, start_run
+from vtg_r1.sft import SFTParams, sft_trainer
+from vtg_r1.train.checks import max_prompt_tokens
+
+PIXELS = 784
+REFUSED = {  # family → (interleaved, native): how the problem begins; empty where the encoding works
+    "qwen2_vl": ("", "it has no clock"),
+    "internvl": ("", "it has no clock"),
+    "llava_onevision": ("its chat template puts the frames before all text", "it has no clock"),
+    "idefics3": ("", "Idefics3Processor makes no pixels"),
+    "mistral3": ("", "it cannot take such a prompt (TemplateError"),
+    "glm4v": ("", ""),
+}
+RESPONSE = "<think>it is gone at 8</think><time>[3, 8]</time>"
+
+
+def pair(name):
+    return load_model(str(folder(name)), "cpu"), load_processor(str(folder(name)))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_an_encoding_can_do_is_measured(name):
+    model, processor = pair(name)
+    for encoding, problem in zip(("interleaved", "native"), REFUSED[name]):
+        measured = measure_encoding(processor, encoding, PIXELS, model).problem
+        assert measured.startswith(problem) and bool(measured) == bool(problem)
+        if problem:
+            with pytest.raises(UserError, match="; (use time_encoding '|time_encoding '.*' does not work either)"):
+                require_encoding(name, processor, encoding, PIXELS, model)
+
+
+def test_the_step_of_a_clock():
+    steps = {
+        name: measure_encoding(pair(name)[1], "native", PIXELS, pair(name)[0]).clock_step for name in ("qwen2_5_vl", "qwen3_vl", "glm4v", "smolvlm")
+    }
+    assert steps == {"qwen2_5_vl": 0.5, "qwen3_vl": 0.2, "glm4v": 1.0, "smolvlm": 1.0}
+    abilities = measure_encoding(pair("smolvlm")[1], "native", PIXELS)
+    assert "steps of 1 s" in coarse_clock(abilities, "native")
+    assert coarse_clock(dataclasses.replace(abilities, clock_step=0.5), "native") == ""
+
+
+class StandIn:
+    "A processor of which a test changes what comes out."
+
+    def __init__(self, inner, change):
+        self.inner, self.change = inner, change
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __call__(self, **kwargs):
+        return self.change(self.inner, kwargs)
+
+
+def grey(inner, kwargs):
+    "Every clip looks the same."
+    inputs = inner(**kwargs)
+    for name in ("pixel_values", "pixel_values_videos"):
+        if name in inputs:
+            inputs[name] = torch.zeros_like(inputs[name])
+    return inputs
+
+
+def dropped(inner, kwargs):
+    "The frames are forgotten."
+    return inner.tokenizer([text.replace("<|image_pad|>", "") for text in kwargs["text"]], padding=True, return_tensors="pt")
+
+
+def timeless(inner, kwargs):
+    "Every number in the prompt is the same, and so is every rate."
+    text = ["".join("0" if c.isdigit() else c for c in t) for t in kwargs["text"]]
+    clocks = {"video_metadata": [dict(m, fps=1.0) for m in kwargs["video_metadata"]]} if "video_metadata" in kwargs else {}
+    return inner(**{**kwargs, "text": text, **clocks})
+
+
+BAD = {grey: "it is blind", dropped: "no pixels", timeless: "it has no clock"}
+
+
+@pytest.mark.parametrize("change", BAD)
+def test_a_stand_in_that_does_not_see_or_tell_the_time_is_refused_by_every_path(change, toy_samples, world, tmp_path):
+    model, processor = build_tiny(0)
+    bad, view = StandIn(processor, change), VideoInputConfig(str(world / "videos"), 4, PIXELS, "short")
+    with pytest.raises(UserError, match=BAD[change]):
+        grpo_trainer(model, bad, toy_samples[:4], view, tmp_path, GRPOParams(prompts_per_step=2, num_generations=2, per_device_batch_size=4))
+    with pytest.raises(UserError, match=BAD[change]):
+        sft_trainer(model, bad, toy_samples[:4], view, tmp_path, SFTParams(batch_size=4, per_device_batch_size=4))
+    with pytest.raises(UserError, match=BAD[change]):
+        ground(model, bad, world / "videos" / toy_samples[0].video, ["the red circle"], InferenceConfig(4, PIXELS, "short", max_completion_length=4))
+    require_encoding("tiny", processor, "interleaved", PIXELS, model)  # the same without the stand-in
+
+
+def test_a_model_that_ignores_its_pixels_is_blind():
+    "The processor alone cannot know."
+    model, processor = build_tiny(0)
+    assert not measure_encoding(processor, "interleaved", PIXELS, model).problem
+    model.model.visual.register_forward_hook(
+        lambda module, inputs, out: type(out)({k: torch.zeros_like(v) if torch.is_tensor(v) else v for k, v in out.items()})
+    )
+    assert measure_encoding(processor, "interleaved", PIXELS, model).problem.startswith("it is blind")
+    assert not measure_encoding(processor, "interleaved", PIXELS).problem
+
+
+def test_prompts_processed_once_make_the_batch_of_all_together():
+    for name in ("qwen3_vl", "gemma4", "minicpmv4_6", "mistral3", "smolvlm"):
+        processor = pair(name)[1]
+        prompts = [noise_prompt("interleaved", noise_frames(n, size), 1.0) for n, size in ((2, (84, 56)), (3, (56, 84)))]
+        alone = [model_inputs(processor, [p], "cpu") for p in prompts]
+        rows = [0, 0, 1]
+        joined = join_inputs(processor, [prompts[i] for i in rows], [alone[i] for i in rows])
+        together = model_inputs(processor, [prompts[i] for i in rows], "cpu")
+        assert joined.keys() == together.keys() and all(torch.equal(joined[k], together[k]) for k in joined), name
+    assert first_axes(processor, "interleaved")["pixel_values"] == "prompt"
+
+
+# --- templates ---
+
+
+@pytest.mark.parametrize(
+    ("name", "opens", "ends"),
+    [
+        ("qwen3_vl", "", "<|im_end|>"),
+        ("qwen3_vl_thinking", "<think>\n", "<|im_end|>"),
+        ("qwen3_5", "<think>\n", "<|im_end|>"),
+        ("qwen3_5_small", "<think>\n\n</think>\n\n", "<|im_end|>"),
+        ("qwen3_8", "<think>\n", "<|im_end|>"),
+        ("gemma4", "", "<turn|>"),
+        ("internvl", "", "<|im_end|>"),
+        ("glm4v", "<think>", "<|user|>"),
+        ("glm46v", "", "<|user|>"),
+    ],
+)
+def test_a_perfect_response_is_perfect_behind_any_prompt(name, opens, ends):
+    "What SFT teaches, read back as evaluation and rewards read it, is the target."
+    model, processor = pair(name)
+    opened, end = opening(processor), end_of_turn(processor, stop_ids(model, processor))
+    assert opened == opens and processor.tokenizer.convert_ids_to_tokens(end) == ends
+    target = RESPONSE if "</think>" not in opened else RESPONSE.replace("it is gone at 8", "")
+    ids = target_ids(processor, target, stop_ids(model, processor))
+    assert ids[-1] == end and end not in ids[:-1]
+    written = processor.tokenizer.decode(ids, skip_special_tokens=True)
+    judged = with_opening(written, opened)
+    assert is_well_formed(judged) and parse_span(judged) == [3, 8] and think_text(judged) == think_text(target) and judged.count("</think>") == 1
+    completion = [[{"role": "assistant", "content": written}]]
+    assert behind_prompt(format_reward, opened)(completions=completion) == [1.0]
+    assert behind_prompt(tiou_reward, opened)(completions=completion, spans=[[[3.0, 8.0]]]) == [1.0]
+
+
+def test_a_response_that_never_closes_the_opened_thought_has_no_answer():
+    reward = behind_prompt(tiou_reward, "<think>\n")
+    assert reward(completions=["it may be <time>[3, 8]</time>"], spans=[[[3.0, 8.0]]]) == [0.0]
+    assert reward(completions=["so</think><time>[3, 8]</time>"], spans=[[[3.0, 8.0]]]) == [1.0] and reward.__name__ == "tiou_reward"
+
+
+def test_reasoning_behind_a_closed_thought_is_refused_with_the_argument_that_opens_it(world, toy_samples, tmp_path):
+    with pytest.raises(UserError, match="enable_thinking: true.*or sft_target teacher_span"):
+        behind_opening(RESPONSE, "<think>\n\n</think>\n\n")
+    processor = load_processor(str(folder("qwen3_5_small")), {"enable_thinking": True})
+    assert opening(processor) == "<think>\n" and behind_opening(RESPONSE, opening(processor)) == RESPONSE.removeprefix("<think>")
+    assert with_opening(RESPONSE, "<think>\n\n</think>\n\n") == RESPONSE  # a thought of its own counts
+
+
+def test_template_arguments_are_defaults_that_a_saved_processor_keeps(tmp_path):
+    processor = load_processor(str(folder("qwen3_8")), {"enable_thinking": False, "reasoning_effort": "low"})
+    processor.save_pretrained(tmp_path)
+    load_model(str(folder("qwen3_8")), "cpu").save_pretrained(tmp_path)
+    again = load_processor(str(tmp_path))
+    text = again.apply_chat_template(grounding_prompt("x", [0.0]), add_generation_prompt=True, tokenize=False)
+    assert (
+        "Reasoning effort: low" in text
+        and text.endswith("</think>\n\n")
+        and template_arguments(again.chat_template) == {"enable_thinking", "reasoning_effort"}
+    )
+    assert again.apply_chat_template(grounding_prompt("x", [0.0]), add_generation_prompt=True, tokenize=False, enable_thinking=True).endswith(
+        "<think>\n"
+    )
+    with pytest.raises(ValueError, match="takes no enable_thnking; it takes enable_thinking, reasoning_effort"):
+        load_processor(str(folder("qwen3_8")), {"enable_thnking": False})
+
+
+# --- tokens ---
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma4", "qwen3_vl"])
+def test_the_bound_of_a_prompts_tokens_holds_for_every_shape(name, tmp_path):
+    processor, view = pair(name)[1], VideoInputConfig("", 4, 64 * 28 * 28, "full")
+    bound = max_prompt_tokens(processor, [Sample("q", "v.mp4", 9.0, "the red circle", [[0.0, 1.0]])], view)
+    for size in ((224, 224), (256, 192), (296, 168), (168, 296)):
+        prompt = dict(prompt=grounding_prompt("the red circle", [0.0, 1.1, 2.2, 3.3]), images=noise_frames(4, size))
+        assert model_inputs(processor, [prompt], "cpu")["input_ids"].shape[1] <= bound
+
+
+def test_frames_are_not_cut_into_tiles():
+    tokens = measure_encoding(pair("internvl")[1], "interleaved", 128 * 28 * 28).frame_tokens
+    assert len(set(tokens.values())) == 1 and tokens["16:9"] < 10
+
+
+# --- LoRA and 4 bits ---
+
+
+def test_lora_reaches_every_linear_layer_of_a_decoder():
+    for name, leaf in (("glm46v", "gate_up_proj"), ("qwen3_5", "in_proj_qkv"), ("smolvlm", "q_proj"), ("gemma4", "per_layer_input_gate")):
+        model = build(name)[0]
+        layers, config = linear_layers(model), lora_config(model, 4)
+        assert any(n.endswith(leaf) for n in config.target_modules) and layers.share > 0.95
+    layers = linear_layers(build("qwen3_vl_moe")[0])
+    assert layers.share < 0.25 and any("gate_up_proj" in n for n in layers.others)
+    assert "19.7 % of the decoder's parameters; it does not reach Qwen3VLMoeTextExperts.gate_up_proj" in layers.describe()
+    model = build("internvl")[0]
+    model.get_decoder = lambda: model.model.language_model.norm
+    with pytest.raises(RunError, match="no linear layer, so LoRA would train nothing"):
+        lora_config(model)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_kept_out_of_4_bits_is_all_but_the_decoder(name):
+    model = build(name)[0]
+    outside, decoder = outside_decoder(model), {id(p) for p in model.get_decoder().parameters()}
+    kept = {id(p) for module in outside for p in model.get_submodule(module).parameters()}
+    tied = {id(model.get_output_embeddings().weight)}
+    assert kept | decoder >= {id(p) for n, p in model.named_parameters() if isinstance(model.get_submodule(n.rpartition(".")[0]), torch.nn.Linear)}
+    assert not (kept & decoder) - tied
+
+
+# --- the record ---
+
+
+def test_check_model_prints_the_record_and_says_by_its_exit_code_whether_anything_works(capsys):
+    assert main(["check-model", str(folder("qwen3_5")), "--pixels", "784", "--chat-template-kwargs", "{enable_thinking: false}", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["usable"] == ["interleaved", "native"] and record["opening"] == "<think>\n\n</think>\n\n" and record["remedy"] == ""
+    assert record["linear"]["layers"] == 23 and record["encodings"]["native"]["clock_step"] == 0.2
+    assert main(["check-model", str(folder("llava_onevision")), "--pixels", "784"]) == 1
+    printed = capsys.readouterr().out
+    assert "cannot be used: it has no clock" in printed and "remedy" in printed
+    assert main(["check-model", "no/such/folder"]) == 2
+
+
+def test_a_run_keeps_the_record(tmp_path, capsys):
+    model, processor = pair("smolvlm")
+    run = start_run("sft", "a", {"seed": 0}, tmp_path)
+    record_abilities(run, "smolvlm", model, processor, VideoInputConfig("", 4, PIXELS, "full", "native"))
+    kept = read_manifest(run.path)["abilities"]
+    assert kept["encodings"]["native"]["clock_step"] == 1.0 and kept["end_of_turn"] == "<end_of_utterance>"
+    assert "steps of 1 s" in capsys.readouterr().out
+    assert measure(model, processor, ("native",), PIXELS).as_dict()["encodings"] == kept["encodings"]
+
+
+def test_a_person_gets_the_refusal(tmp_path, capsys):
+    write(tmp_path / "v.mp4", [500 * i for i in range(8)])
+    arguments = ["ground", str(tmp_path / "v.mp4"), "x", "--model", str(folder("internvl")), "--pixels", "784", "--max-completion-length", "4"]
+    assert main([*arguments, "--time-encoding", "native"]) == 2
+    error = capsys.readouterr().err
+    assert "it has no clock" in error and "use time_encoding 'interleaved'" in error and error.count("\n") == 1
+    assert main(arguments) in (0, 1)
