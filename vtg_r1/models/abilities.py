@@ -21,7 +21,7 @@ from .loading import LinearLayers, linear_layers
 from .positions import require_checkpoint_positions
 from .prefix_cache import base_model
 from .sharing import SharingTest, inference_sharing, try_sharing
-from .templates import end_of_turn, opening, special_tokens, stop_ids, template_arguments
+from .templates import end_of_turn, opening, stop_ids, template_arguments
 from ..runs.run import Run
 from ..video.reader import fit_size
 
@@ -34,8 +34,7 @@ RATIOS = {"1:1": (1, 1), "4:3": (4, 3), "16:9": (16, 9), "9:16": (9, 16)}  # wid
 def _bare_ids(processor: Any, prompt: dict[str, Any]) -> list[int]:
     "The tokens of a prompt without its images or video."
     messages = [{**m, "content": [part for part in m["content"] if part["type"] == "text"]} for m in prompt["prompt"]]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return processor.tokenizer(text, **special_tokens(processor, text))["input_ids"]
+    return processor.tokenizer(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))["input_ids"]
 
 
 def _placeholders(processor: Any, inputs: Any, bare: list[int]) -> set[int]:

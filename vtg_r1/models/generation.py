@@ -22,7 +22,7 @@ from ..core.prompts import grounding_prompt, parse_answer, parse_spans
 from ..core.runtime import UserError, broadcast_object, gather_object, is_main_process, patient_barrier, process_index_and_count
 from ..core.samples import Sample, append_jsonl, log_rows, write_jsonl
 from ..data.model_inputs import VideoInputConfig, build_prompt
-from .templates import opening, special_tokens, with_opening
+from .templates import opening, with_opening
 from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/generation.ipynb #009b44fb
@@ -42,8 +42,7 @@ def prompt_text(processor: Any, prompt: dict[str, Any]) -> str:
 def model_inputs(processor: Any, prompts: list[dict[str, Any]], device: Any) -> Any:
     "Tokens and pixels of a batch of prompts of `build_prompt`, as a BatchFeature; a processor that makes no pixels of their frames is a `UserError`."
     texts, frames = [prompt_text(processor, p) for p in prompts], processor_frames(prompts)
-    options = dict(padding=True, padding_side="left", return_tensors="pt", **special_tokens(processor, texts[0]))
-    inputs = processor(text=texts, **frames, **options).to(device)
+    inputs = processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt").to(device)
     if not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs.values()):
         raise UserError(f"{type(processor).__name__} makes no pixels of {next(iter(frames))}: the model would answer without seeing the video")
     return inputs

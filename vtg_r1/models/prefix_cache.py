@@ -29,7 +29,6 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .positions import require_checkpoint_positions
-from .templates import special_tokens
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #b37ff7c1
 def base_model(model: Any) -> Any:
@@ -188,8 +187,7 @@ def read_prompts(
         for stand_in in stand_ins:
             stand_in.video = video
         own = {name: value[i : i + 1] if isinstance(value, list) else value for name, value in frames.items()}
-        options = dict(return_tensors="pt", return_mm_token_type_ids=True, **special_tokens(processor, text))
-        batch = processor(text=[text], **own, **options).to(device)
+        batch = processor(text=[text], **own, return_tensors="pt", return_mm_token_type_ids=True).to(device)
         layout = {name: value for name, value in batch.items() if name != "input_ids" and not name.startswith("pixel_values")}
         positions = model._prepare_position_ids_for_generation(batch["input_ids"], layout)  # (1, P), or (3 or 4, 1, P)
         prompts.ids.append(batch["input_ids"][0])
@@ -711,5 +709,6 @@ def _rows_by_token(tree: list[TreeLevel]) -> torch.Tensor:  # (1, T)
     "How many leaves of a tree go through each token of its packed row."
     weights = [torch.ones_like(level.at[:, 0]) for level in tree]
     for above, level, own in reversed(list(zip(weights, tree[1:], weights[1:]))):
-        above.zero_().index_add_(0, level.parent, own)
+        if level.parent is not None:
+            above.zero_().index_add_(0, level.parent, own)
     return torch.cat([weight.repeat_interleave(level.real.sum(1)) for weight, level in zip(weights, tree)])[None]

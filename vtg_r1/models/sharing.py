@@ -17,7 +17,6 @@ from PIL import Image
 from ..core.prompts import grounding_prompt
 from ..core.runtime import is_main_process
 from .prefix_cache import Prompts, axes, base_model, cache_name, read_prompts, shared_attention, shared_decoding, suffixes
-from .templates import special_tokens
 
 # %% ../../nbs/parts/models/sharing.ipynb #9e121dc1
 _RESPONSE = "the red circle appears at the left, then it is gone"
@@ -56,7 +55,7 @@ def _log_probs(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:  # (C, V) 
 def _plain(model: Any, processor: Any, text: str, frames: dict[str, Any], response: list[int]) -> torch.Tensor:
     "Log-probabilities of a response, from a pass of its own."
     one = {name: value[:1] if isinstance(value, list) else value for name, value in frames.items()}
-    inputs = dict(processor(text=[text], **one, return_tensors="pt", **special_tokens(processor, text)).to(model.device))
+    inputs = dict(processor(text=[text], **one, return_tensors="pt").to(model.device))
     n = len(response)
     ids = torch.tensor([response], device=model.device)
     for name, value in inputs.items():
@@ -150,10 +149,11 @@ def try_sharing(
     except Exception as e:  # whatever a foreign model raises, the run goes on without sharing
         return SharingTest(False, f"a shared pass of {type(base_model(model)).__name__} fails ({type(e).__name__}: {str(e)[:200]})")
     worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
+    numbers = off["log_prob"], off["decoding"], off.get("gradient")
     if off[worst] <= tolerance:
-        return SharingTest(True, **off)
+        return SharingTest(True, "", *numbers)
     what = dict(log_prob="log-probabilities", decoding="log-probabilities while decoding", gradient="the gradient")[worst]
-    return SharingTest(False, f"shared and plain passes of {type(base_model(model)).__name__} differ: {what} by {off[worst]:.1e}", **off)
+    return SharingTest(False, f"shared and plain passes of {type(base_model(model)).__name__} differ: {what} by {off[worst]:.1e}", *numbers)
 
 # %% ../../nbs/parts/models/sharing.ipynb #424f3efc
 _tried: WeakKeyDictionary[Any, dict[str, SharingTest]] = WeakKeyDictionary()  # model → time encoding → result
