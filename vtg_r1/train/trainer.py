@@ -284,8 +284,8 @@ def load_policy_and_processor(
     processor = load_processor(model, params.chat_template_kwargs)
     require_encoding(model, processor, data.view.time_encoding, data.view.pixels)
     if callable(response):
-        for s in data.train:
-            behind_opening(response(s), opening(processor))
+        for sample in data.train:
+            behind_opening(response(sample), opening(processor))
     check_context_length(model, processor, data.train, data.view, response)
     for s in data.eval_sets:
         check_context_length(model, processor, s.samples, replace(data.view, video_root=s.video_root), params.max_completion_length)
