@@ -86,7 +86,7 @@ def demo(
     if before:
         names = [before, *names]
     try:
-        models = load_models(names, lambda name, chat_template_kwargs: load_model_and_processor(name, device, chat_template_kwargs))
+        models = load_models(names, lambda name, arguments: load_model_and_processor(name, device, arguments))
         with running_page(models, host, port, max_mb, max_minutes, open_browser) as address:
             _print_place({"address": address}, as_json)
             threading.Event().wait()
