@@ -218,10 +218,9 @@ def _decode(
             continue
         _record(path, name, reasons)
         return frames, times
-    problem = reasons.pop(backend)
-    for name, reason in reasons.items():
-        if reason != problem:
-            problem += f"; {_named(name, reason)}"
+    problem = reasons[backend]
+    if backend != "pyav" and reasons["pyav"] != problem:  # PyAV's reason says what is wrong with the file
+        problem += f"; {_named('pyav', reasons['pyav'])}"
     raise VideoError(path, problem)
 
 

@@ -295,7 +295,7 @@ def _explain(death: _Death, limits: ResourceLimits) -> str:
     if death.status == -signal.SIGPROF:
         return f"its decoder hangs: it worked {MOST_WORK:g} s without giving a picture"
     if _is_stall(death, limits):
-        return f"takes longer than {limits.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer?"
+        return f"takes longer than {limits.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer, is the machine overloaded?"
     if death.status == -signal.SIGALRM:
         return f"takes longer than {limits.seconds:g} s"
     if death.status == -signal.SIGKILL:
