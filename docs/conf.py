@@ -14,9 +14,9 @@ REFERENCE = ROOT / "outputs/reference"
 project, author, copyright = "VTG-R1", "The VTG-R1 team", "2026, The VTG-R1 team"
 extensions = ["myst_nb"]
 root_doc = "nbs/index"
-BESIDE = [p for p in ("perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY") if (ROOT / f"{p}.md").is_file()]
+BESIDE = [p for p in ("docs/engines", "perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY") if (ROOT / f"{p}.md").is_file()]
 include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]
-exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
+exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs/static", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
 
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
