@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 BENCH ?= update rollout train anatomy frames evaluation
 KEEP = $(if $(SAVE),--save $(SAVE))
 
-.PHONY: help install grpo claims claims-reference test coverage mutation lint fuzz bench export readme readme-text docs jupyter
+.PHONY: help install grpo claims claims-reference test engines coverage mutation lint fuzz bench export readme readme-text docs jupyter
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -30,6 +30,9 @@ claims-reference: install  ## keep the last full run of the claims in outputs/re
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print
 	pytest -q -n 2 --dist loadfile
+
+engines: install  ## FSDP2, DeepSpeed, two nodes and vLLM on CPU, and docs/engines.md from what they report; PART=zero for one; half an hour, 5 GB
+	python tests/engines/run.py $(PART)
 
 coverage: install  ## which lines of vtg_r1 `make test` runs, kernels and commands included; tests that measure speed or memory may fail under it
 	rm -f .coverage .coverage.*

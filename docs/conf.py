@@ -14,7 +14,11 @@ REFERENCE = ROOT / "outputs/reference"
 project, author, copyright = "VTG-R1", "The VTG-R1 team", "2026, The VTG-R1 team"
 extensions = ["myst_nb"]
 root_doc = "nbs/index"
-BESIDE = [p for p in ("docs/models", "perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY") if (ROOT / f"{p}.md").is_file()]
+BESIDE = [
+    p
+    for p in ("docs/models", "docs/engines", "docs/sharing", "docs/formats", "perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+    if (ROOT / f"{p}.md").is_file()
+]
 include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]
 exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs/static", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
 

@@ -62,7 +62,7 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
     alone = CLEAN.Process(target=cold_start, args=(SFTParams(**given, run_name="one"),))
     alone.start()
-    alone.join(300)
+    alone.join(600)
     one, two = (tmp_path / "sft" / name for name in ("one", "two"))
     np.testing.assert_allclose(curve(two), curve(one), rtol=1e-4, atol=1e-4)
     assert len(curve(one)) == 4 and read_manifest(two)["status"] == "finished"
@@ -146,7 +146,7 @@ def generate_with(stage: str, world, out, name: str, config: str = "", **more) -
         params_class, run = STAGES[stage]
         process = CLEAN.Process(target=run, args=(from_mapping(params_class, given),))
         process.start()
-        process.join(300)
+        process.join(600)
         assert process.exitcode == 0
 
 
@@ -215,3 +215,34 @@ def test_a_killed_process_loses_nothing_that_was_written(toy_samples, tmp_path, 
     alone.start()
     alone.join(120)
     assert path.read_bytes() == (tmp_path / "alone.jsonl").read_bytes() and [p.name for p in tmp_path.glob("rows*")] == ["rows.jsonl"]
+
+
+def generate_in_step(out, prompts, rank, world_size, port):
+    "One of several processes of a sharded model, each with its own prompts; writes what was generated for, and what came back."
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+    from vtg_r1.models.generation import in_step
+
+    passes = []
+
+    def generate(batch):
+        passes.append([p["query"] for p in batch])
+        return [p["query"].upper() for p in batch]
+
+    together = in_step(generate)
+    answers = [together([{"query": q} for q in batch]) for batch in prompts[rank]]
+    (out / f"{rank}.json").write_text(json.dumps([passes, answers]))
+
+
+def test_processes_of_a_sharded_model_make_the_same_number_of_passes(tmp_path):
+    "A process without prompts, at the end of its share or because its videos cannot be read, generates for another's; where none has any, none does."
+    prompts = [[["a", "b"], [], [], ["e"]], [["c"], ["d"], [], []]]
+    port = free_port()
+    started = [CLEAN.Process(target=generate_in_step, args=(tmp_path, prompts, rank, 2, port)) for rank in range(2)]
+    for p in started:
+        p.start()
+    for p in started:
+        p.join(120)
+    (passes0, answers0), (passes1, answers1) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert answers0 == [["A", "B"], [], [], ["E"]] and answers1 == [["C"], ["D"], [], []]
+    assert passes0 == [["a", "b"], ["d"], ["e"]] and passes1 == [["c"], ["d"], ["e"]]

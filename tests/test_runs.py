@@ -197,3 +197,16 @@ def test_every_stage_is_there():
 def test_the_module_runs_as_a_program():
     out = subprocess.run([sys.executable, "-m", "vtg_r1.cli", "--help"], capture_output=True, text=True, check=True)
     assert "Execute a stage notebook" in out.stdout
+
+
+def test_a_training_is_resumed_with_as_many_processes_as_it_began_with(tmp_path, monkeypatch):
+    "Batches and random numbers belong to the processes. A stage that only generates may go on with another number: its rows do not depend on it."
+    for stage, config in (("sft", {"trainer": {}}), ("benchmarks", {})):
+        run = start_run(stage, "one", {"seed": 0}, str(tmp_path))
+        run.record(config=config, processes=4)
+        run.finish("failed")
+    with pytest.raises(RunError, match="was begun with 4 processes, now there are 1: resume it with 4"):
+        start_run("sft", "one", {"seed": 0}, str(tmp_path), resume=True)
+    start_run("benchmarks", "one", {"seed": 0}, str(tmp_path), resume=True).finish("failed")
+    monkeypatch.setattr("vtg_r1.runs.run.process_index_and_count", lambda: (0, 4))
+    assert start_run("sft", "one", {"seed": 0}, str(tmp_path), resume=True).manifest["processes"] == 4

@@ -86,7 +86,7 @@ def descendants(pid: int) -> list[int]:
 
 def rank_process(pid: int, rank: int) -> int:
     "The process of a rank below a launcher's; waits for it."
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         for child in descendants(pid):
             try:

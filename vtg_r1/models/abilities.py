@@ -211,7 +211,7 @@ class Abilities:
 def measure(
     model: Any,  # of transformers or PEFT
     processor: Any,  # of `load_processor`
-    encodings: tuple[Encoding, ...] = ENCODINGS,  # to measure
+    encodings: tuple[str, ...] = ENCODINGS,  # to measure
     pixels: int = 128 * 28 * 28,  # budget per frame
 ) -> Abilities:
     "The record of a loaded pair."

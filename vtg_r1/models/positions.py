@@ -153,7 +153,7 @@ def use_checkpoint_positions(model: Any) -> Any:  # the same model
     "Let a transformers or PEFT model compute the positions that its checkpoint was trained with, where the installed transformers computes others."
     core = rotary_part(model)
     if core is not None and core.config.model_type in _RULE_KNOWN and _follows_rule(core) is False:
-        core.__class__ = _with_rule(type(core))  # type: ignore[arg-type]
+        core.__class__ = _with_rule(type(core))
     return model
 
 
