@@ -87,5 +87,5 @@ def test_a_file_without_a_part_for_the_stage(tmp_path, capsys):
 def test_vllm_is_reached_on_this_machine_only():
     arguments = grpo_arguments(GRPOParams(vllm="server"), "run", 1)
     assert (arguments["vllm_server_host"], arguments["vllm_server_port"]) == ("127.0.0.1", 8000)
-    listening = [line for p in (project_root() / "examples").glob("*.sh") for line in p.read_text().splitlines() if "vllm serve" in line]
+    listening = [line for p in (project_root() / "examples").glob("*.sh") for line in p.read_text().splitlines() if "vllm serve " in line]
     assert listening and all("--host 127.0.0.1" in line for line in listening)
