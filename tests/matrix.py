@@ -430,7 +430,10 @@ def continued(seconds: list[float]) -> list[float]:
     "A clock that starts again goes on: one that goes back, or ahead by hours, as ffmpeg reads one that goes back by minutes."
     shift, out = 0.0, []
     steps = [b - a for a, b in zip(seconds, seconds[1:]) if b > a]
-    for t in seconds:
+    for t, following in zip(seconds, [*seconds[1:], seconds[-1]]):
+        if out and t + shift < out[-1] < following + shift:  # one late picture among others, which players do not show
+            out.append(out[-1])
+            continue
         if out and not -0.5 <= t + shift - out[-1] <= 3600:
             shift = out[-1] + float(np.median(steps)) - t
         out.append(t + shift)

@@ -225,7 +225,8 @@ def _one_clock(pts: list[int], step: int, restart: float, gap: float) -> tuple[l
     shifts = [0]
     for number, tick in enumerate(pts):
         passed = tick + shifts[-1] - ticks[-1] if ticks else 0
-        if -restart < passed < 0:
+        following = pts[min(number + 1, len(pts) - 1)] + shifts[-1]
+        if passed < 0 and (passed > -restart or following > ticks[-1]):  # late, as after lost packets, and the clock goes on
             continue
         if passed < 0 or passed > gap:
             shifts.append(ticks[-1] + step - tick)
