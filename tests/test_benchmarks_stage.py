@@ -163,7 +163,7 @@ def test_timelens_bench_stands_beside_its_published_numbers(toy, outputs, tmp_pa
         video["spans"].append(s.spans[0])
         video["queries"].append(s.query)
     (tmp_path / "charades-timelens.json").write_text(json.dumps(bench))
-    given = dict(benchmark="timelens_charades", annotations=str(tmp_path / "charades-timelens.json"), video_root=str(toy[2] / "videos"))
+    given = dict(benchmark="charades_timelens", annotations=str(tmp_path / "charades-timelens.json"), video_root=str(toy[2] / "videos"))
     folder, metrics = run(outputs, "timelens", figures=False, **given)
     assert metrics["n"] == 4 and metrics["failed"] == 0
     page = (folder / "07_benchmarks.ipynb").read_text()

@@ -26,9 +26,9 @@ ANNOTATIONS = {
     "qvhighlights": "qvhighlights.val.jsonl",
     "tvgbench": "tvgbench.json",
     "tacos": "tacos_test.jsonl",
-    "timelens_charades": "timelens.json",
-    "timelens_activitynet": "timelens.json",
-    "timelens_qvhighlights": "timelens.json",
+    "charades_timelens": "timelens.json",
+    "activitynet_timelens": "timelens.json",
+    "qvhighlights_timelens": "timelens.json",
 }
 
 
@@ -44,7 +44,7 @@ def run(benchmark, *options, annotations=None, predictions=None):
                 "--annotations",
                 str(HERE / (annotations or ANNOTATIONS[benchmark])),
                 "--predictions",
-                str(predictions or HERE / f"{'timelens' if benchmark.startswith('timelens') else benchmark}.jsonl"),
+                str(predictions or HERE / f"{'timelens' if benchmark.endswith('timelens') else benchmark}.jsonl"),
                 *options,
             ]
         )
@@ -98,7 +98,7 @@ HAND = {
     ("tvgbench",): {"n": 2, "missing": 0, **recalls(50, 0, 0, 25)},
     ("tacos",): {"n": 2, "missing": 0, **recalls(50, 50, 50, 50 + 50 * 7.2 / 249.86)},
     # 1/2, which counts (≥, TencentARC/TimeLens, evaluation/compute_metrics.py); 1; 8/10
-    **{(f"timelens_{name}",): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 230 / 3)} for name in ("charades", "activitynet", "qvhighlights")},
+    **{(f"{name}_timelens",): {"n": 3, "missing": 0, **recalls(100, 100, 200 / 3, 230 / 3)} for name in ("charades", "activitynet", "qvhighlights")},
 }
 
 
@@ -315,7 +315,7 @@ def test_whole_official_files():
         "tvgbench": ("tvgbench/tvgbench.json", 800),
         "tacos": ("tacos/tacos_test_release.jsonl", 4001),
     }
-    assert set(files) == {name for name in BENCHMARKS if not name.startswith("timelens")}  # TimeLens-Bench could not be had as a public file
+    assert set(files) == {name for name in BENCHMARKS if not name.endswith("timelens")}  # TimeLens-Bench could not be had as a public file
     zero_length = {"rextime": 2, "tvgbench": 11}  # true spans nobody can hit
     for name, (path, n) in files.items():
         samples, _ = load_benchmark(name, root / path)

@@ -58,8 +58,8 @@ class BenchmarksParams(RunParams, VideoParams, ComputeParams, LaunchParams):
     model: str = param("tiny", 'Model to measure: a folder, a hub id, or "tiny" (embedded).')
     benchmark: str = param(
         "",
-        "charades_sta, activitynet, nextgqa, rextime, qvhighlights, tvgbench, tacos, timelens_charades, timelens_activitynet, "
-        "timelens_qvhighlights, or an own format such as samples; empty takes the toy world's held-out set.",
+        "charades_sta, activitynet, nextgqa, rextime, qvhighlights, tvgbench, tacos, charades_timelens, activitynet_timelens, "
+        "qvhighlights_timelens, or an own format such as samples; empty takes the toy world's held-out set.",
     )
     annotations: str = param("", "The benchmark's official file; for NExT-GQA the folder of its files.")
     video_root: str = param("", "Folder of the videos.")

@@ -23,8 +23,8 @@ from .readers import READERS, dataset_rows, read_dataset
 from .validation import read_with_videos
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #255adb64
-_TIMELENS = ("timelens_charades", "timelens_activitynet", "timelens_qvhighlights")  # TimeLens-Bench: three files of one form
-BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos", *_TIMELENS)
+_TIMELENS_BENCH = ("charades_timelens", "activitynet_timelens", "qvhighlights_timelens")
+BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos", *_TIMELENS_BENCH)
 OWN = ("samples", "csv", "jsonl")  # formats of own data
 OTHERS = tuple(name for name in READERS if name not in BENCHMARKS + OWN)  # further annotation files, such as a training set
 
@@ -39,13 +39,15 @@ def load_benchmark(
     if name not in BENCHMARKS + OWN + OTHERS:
         raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN + OTHERS)}", reason="unknown_dataset")
     split = "val" if Path(path).is_dir() and not (Path(path) / "test.csv").exists() and (Path(path) / "val.csv").exists() else None
-    reader = "timelens" if name in _TIMELENS else name
     options: dict[str, Any] = {"zero_length": "keep", "missing_duration": "last_end"}
     if name in ("csv", "jsonl"):
         options["columns"] = columns
-    samples, report = read_samples(path) if name == "samples" else read_dataset(reader, path, split, **options)
+    if name == "samples":
+        samples, report = read_samples(path, videos or "")
+    else:
+        samples, report = read_dataset(name, path, split, video_root=videos or "", **options)
     if videos and any(f.reason == "missing_duration" for f in report.findings):
-        samples, report, _ = read_with_videos(reader, path, videos, split, **options)
+        samples, report, _ = read_with_videos(name, path, videos, split, **options)
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")
     if report.dropped:
@@ -67,8 +69,7 @@ def load_queries(
     path: str | Path,  # its official test file
 ) -> list[Sample]:  # without spans
     "The queries of a file whose labels are withheld, to write a file to upload."
-    reader = "timelens" if name in _TIMELENS else name
-    rows = list(dataset_rows(reader, path))
+    rows = list(dataset_rows(name, path))
     for row in rows:
         if "problem" in row:
             raise SampleError(f"{path}: {row['problem']}", reason="malformed_line")
@@ -208,21 +209,21 @@ _PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four 
     },
     "activitynet": {"Time-R1-7B": (58.6, 39.0, 21.4, None, "2503.13377")},
     "tvgbench": {"Time-R1-7B": (41.8, 29.4, 16.4, None, "2503.13377")},
-    "timelens_charades": {
+    "charades_timelens": {
         "TimeLens-7B": (None, None, None, 48.8, "2512.14698"),
         "TimeLens-8B": (None, None, None, 55.2, "2512.14698"),
         "TimeLens2-4B": (None, None, None, 57.7, "2607.17423"),
         "TimeLens2-8B": (None, None, None, 58.6, "2607.17423"),
         "Video-OPD": (73.1, None, None, None, "2602.02994"),
     },
-    "timelens_activitynet": {
+    "activitynet_timelens": {
         "TimeLens-7B": (None, None, None, 46.2, "2512.14698"),
         "TimeLens-8B": (None, None, None, 53.2, "2512.14698"),
         "TimeLens2-4B": (None, None, None, 59.0, "2607.17423"),
         "TimeLens2-8B": (None, None, None, 58.6, "2607.17423"),
         "Video-OPD": (60.5, None, None, None, "2602.02994"),
     },
-    "timelens_qvhighlights": {
+    "qvhighlights_timelens": {
         "TimeLens-7B": (None, None, None, 56.0, "2512.14698"),
         "TimeLens-8B": (None, None, None, 65.5, "2512.14698"),
         "TimeLens2-4B": (None, None, None, 69.3, "2607.17423"),

@@ -791,7 +791,7 @@ def _for_lmms_eval(sample: Sample, prediction: Prediction, nested: bool) -> tupl
 SUBMISSIONS = {  # benchmark → its upload file
     "qvhighlights": "QVHighlights' JSON lines (hl_val_submission.jsonl, hl_test_submission.jsonl)",
     "rextime": "ReXTime's JSON lines",
-    **dict.fromkeys(("charades_sta", "timelens_charades", "timelens_activitynet", "timelens_qvhighlights"), "lmms-eval's JSON dict"),
+    **dict.fromkeys(("charades_sta", "charades_timelens", "activitynet_timelens", "qvhighlights_timelens"), "lmms-eval's JSON dict"),
 }
 
 

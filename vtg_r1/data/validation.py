@@ -10,6 +10,7 @@ __all__ = ['SOURCE_RULES', 'summary', 'measure', 'lengths', 'probe_each', 'video
 import os
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +199,11 @@ def _keys(video: str, query: object) -> list[tuple[str, str]]:
 
 
 def _published_rows(name: str, path: str | Path, split: str) -> list[Row]:
-    rows = [row for row in dataset_rows(name, path, split) if "problem" not in row]
+    published = list(dataset_rows(name, path, split))
+    rows = [row for row in published if "problem" not in row]
+    problems = [row["problem"] for row in published if "problem" in row]
+    if rows and problems:
+        warnings.warn(f"{path}: {len(problems)} of {len(published)} rows cannot be read and are not guarded; the first: {problems[0]}")
     if not rows:
         problem = f"no record reads as {name}, so nothing would be guarded. {name} is read from {READERS[name].form}"
         raise SampleError(f"{path}: {problem}", reason="wrong_file")
