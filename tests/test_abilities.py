@@ -53,11 +53,12 @@ def test_what_an_encoding_can_do_is_measured(name):
 
 
 def test_the_step_of_a_clock():
-    steps = {
-        name: measure_encoding(pair(name)[1], "native", PIXELS, pair(name)[0]).clock_step for name in ("qwen2_5_vl", "qwen3_vl", "glm4v", "smolvlm")
-    }
+    steps = {}
+    for name in ("qwen2_5_vl", "qwen3_vl", "glm4v", "smolvlm"):
+        model, processor = pair(name)
+        abilities = measure_encoding(processor, "native", PIXELS, model)
+        steps[name] = abilities.clock_step
     assert steps == {"qwen2_5_vl": 0.5, "qwen3_vl": 0.2, "glm4v": 1.0, "smolvlm": 1.0}
-    abilities = measure_encoding(pair("smolvlm")[1], "native", PIXELS)
     assert "steps of 1 s" in coarse_clock(abilities, "native")
     assert coarse_clock(dataclasses.replace(abilities, clock_step=0.5), "native") == ""
 
