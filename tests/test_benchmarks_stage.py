@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.benchmarks import BenchmarksParams, main
+from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, score_all, score_table
 from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample, load_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
+from vtg_r1.data.official_benchmarks import compare, load_benchmark
+from vtg_r1.data.predictions import Prediction
 from vtg_r1.models.loading import load_model, model_fingerprint
 from vtg_r1.models.vllm_engine import VLLMEngine
 from vtg_r1.runs.execute import run_notebook
+from vtg_r1.runs.run import start_run
 
 pytestmark = pytest.mark.slow
 NOTEBOOK = "nbs/07_benchmarks.ipynb"
@@ -169,6 +172,23 @@ def test_timelens_bench_stands_beside_its_published_numbers(toy, outputs, tmp_pa
     page = (folder / "07_benchmarks.ipynb").read_text()
     for text in ("TimeLens2-8B", "2607.17423", "58.6", "IoU ≥ m"):
         assert text in page
+
+
+def test_our_score_stands_beside_published_ones_by_their_rule(tmp_path):
+    "An IoU of exactly 0.5: a hit for ActivityNet's evaluator, none for the one of Time-R1, whose row is in the table."
+    (tmp_path / "val.json").write_text(json.dumps({"v_a": {"duration": 20.0, "timestamps": [[0, 10]], "sentences": ["x"]}}))
+    params = BenchmarksParams(benchmark="activitynet", annotations=str(tmp_path / "val.json"), video_root=str(tmp_path), model="m")
+    samples, _ = load_benchmark("activitynet", tmp_path / "val.json")
+    run = start_run("benchmarks", "r", {"seed": 0}, str(tmp_path))
+    (run.path / "predictions.jsonl").write_text(json.dumps({"qid": samples[0].qid, "pred": [[0, 5]], "response": None}) + "\n")
+    data = BenchmarkData("activitynet", tmp_path / "val.json", samples, None, VideoInputConfig(str(tmp_path)))
+    table = score_table(params, score_all(run, params, data))
+    assert table.loc[["m", "m (IoU > m)"], "R1@0.5"].tolist() == [100.0, 0.0]
+    assert table.loc["m (IoU > m)", "rule"] == table.loc["Time-R1-7B", "rule"] == "IoU > m"
+    assert table.loc["m", "rule"] == "IoU ≥ m"
+    hit, miss = ({samples[0].qid: Prediction([span])} for span in ([0, 5], [0, 4]))
+    assert [intervals(samples, hit, above)["R1@0.5"][0] for above in (False, True)] == [100.0, 0.0]
+    assert [compare(samples, miss, hit, above=above)["R1@0.5"]["difference"] for above in (False, True)] == [100.0, 0.0]
 
 
 def test_annotations_are_asked_for(outputs):

@@ -25,7 +25,7 @@ from .core.samples import Sample, log_rows
 from .core.spans import length
 from .core.stats import bootstrap_ci
 from .data.model_inputs import VideoInputConfig, VideoParams
-from .data.official_benchmarks import compare, load_benchmark, per_query, published, score, trivial_predictions
+from .data.official_benchmarks import COUNTS_ABOVE, compare, load_benchmark, per_query, published, score, trivial_predictions
 from .data.predictions import Prediction, read_prediction_file, read_predictions
 from .data.protocol import Protocol, protocol_of
 from .data.sources import find_videos
@@ -217,7 +217,8 @@ class Scoring:
 
     model: str
     predictions: dict[str, Predictions]  # of the model, then of the answers that look at no frame
-    scores: dict[str, dict[str, float]]  # the same, and the model's by the reading of TVG-R1's evaluator
+    scores: dict[str, dict[str, float]]  # the same, and the model's by TVG-R1's reading and by the threshold rule of other published rows
+    rules: dict[str, str]  # the threshold rule of each row of scores
     protocol: Protocol  # what the model's score depends on besides its predictions
 
     @property
@@ -233,9 +234,14 @@ def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scorin
     scores = {name: score(data.name, data.samples, of_all) for name, of_all in predictions.items()}
     scores[f"{params.model} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"))
     protocol = protocol_of(data.name, data.labels, len(data.samples), file)
+    rules = dict.fromkeys(scores, protocol.rule)
+    for rule in sorted({row["rule"] for row in published(data.name)} - {protocol.rule}):
+        name = f"{params.model} ({rule})"
+        scores[name] = score(data.name, data.samples, predictions[params.model], above=rule == "IoU > m")
+        rules[name] = rule
     run.record(protocol=protocol.to_dict())
     print(f"protocol {protocol.hash}: {protocol.line}")
-    return Scoring(params.model, predictions, scores, protocol)
+    return Scoring(params.model, predictions, scores, rules, protocol)
 
 
 def score_table(params: BenchmarksParams, scoring: Scoring) -> "pd.DataFrame":
@@ -243,7 +249,7 @@ def score_table(params: BenchmarksParams, scoring: Scoring) -> "pd.DataFrame":
     import pandas as pd
 
     table = pd.DataFrame(scoring.scores).T.drop(columns=["n", "missing"])
-    table["rule"] = scoring.protocol.rule
+    table["rule"] = list(scoring.rules.values())
     table["source"] = ["no frame seen" if name in list(scoring.predictions)[1:] else "this run" for name in scoring.scores]
     known = published(params.benchmark)
     if known:
@@ -254,10 +260,11 @@ def score_table(params: BenchmarksParams, scoring: Scoring) -> "pd.DataFrame":
 Intervals = dict[str, tuple[float, float, float]]  # "mIoU", "R1@0.3", … → value, low, high in percent
 
 
-def intervals(samples: Sequence[Sample], predictions: Predictions) -> Intervals:
+def intervals(samples: Sequence[Sample], predictions: Predictions, above: bool = False) -> Intervals:
     "Metrics with their 95 % bootstrap intervals, by video; for a single video the ends are NaN."
     iou, videos = per_query(samples, predictions)["iou"], [s.video for s in samples]
-    values = {"mIoU": iou, **{f"R1@{m}": (iou >= m).astype(float) for m in THRESHOLDS}}
+    reaches = np.greater if above else np.greater_equal
+    values = {"mIoU": iou, **{f"R1@{m}": reaches(iou, m).astype(float) for m in THRESHOLDS}}
     ends = {name: bootstrap_ci(value, videos) for name, value in values.items()}
     return {name: (100 * float(value.mean()), 100 * ends[name][0], 100 * ends[name][1]) for name, value in values.items()}
 
@@ -282,7 +289,7 @@ def compare_with_baseline(params: BenchmarksParams, data: BenchmarkData, scoring
     if not params.baseline_predictions:
         return
     baseline = read_predictions(resolve(params.baseline_predictions), data.samples)
-    for name, test in compare(data.samples, baseline, scoring.predictions[params.model]).items():
+    for name, test in compare(data.samples, baseline, scoring.predictions[params.model], above=data.name in COUNTS_ABOVE).items():
         ends = bracket(test["low"], test["high"], "+.2f")
         print(f"{name}: {params.model} − {params.baseline_predictions} = {test['difference']:+.2f} {ends}, p = {test['p']:.4f}")
 
@@ -389,7 +396,7 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
         if not is_main_process():
             return run.path
         scoring = score_all(run, params, data)
-        sure = intervals(data.samples, scoring.predictions[params.model])
+        sure = intervals(data.samples, scoring.predictions[params.model], data.name in COUNTS_ABOVE)
         compare_with_baseline(params, data, scoring)
         if params.figures:
             run.save_figure(plot_recall(data, scoring), "recall_curve")
