@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODINGS', 'RATIOS', 'STEPS', 'EncodingAbilities', 'measure_encoding', 'Abilities', 'measure', 'require_encoding',
-           'coarse_clock', 'record_abilities']
+           'record_abilities']
 
 # %% ../../nbs/parts/models/abilities.ipynb #4308dfbf
 from dataclasses import asdict, dataclass, field, replace
@@ -251,13 +251,6 @@ def require_encoding(
     raise UserError(f"model {name!r}, time_encoding {encoding!r}: {problem}; {remedy}")
 
 
-def coarse_clock(abilities: EncodingAbilities, encoding: str) -> str:
-    "A warning about a clock of a second or more; empty for a finer one."
-    if abilities.clock_step is None or abilities.clock_step < 1:
-        return ""
-    return f"time_encoding {encoding!r}: this model's clock has steps of {abilities.clock_step:g} s, so frames that are closer get the same time; the interleaved one has 0.1 s"
-
-
 def record_abilities(
     run: Run,
     name: str,  # of the model
@@ -265,13 +258,10 @@ def record_abilities(
     processor: Any,  # of `load_processor`
     view: VideoInputConfig,  # its encoding and pixels are measured
 ) -> Abilities:
-    "Measure a loaded pair for a stage and keep the record in the manifest; what cannot be used is refused, a coarse clock is printed."
+    "Measure a loaded pair for a stage and keep the record in the manifest; what cannot be used is refused. `models.clock` says which clips a coarse clock blurs."
     encoding = require_encoding(name, processor, view.time_encoding, view.pixels, model)
     sharing = {view.time_encoding: inference_sharing(model, processor, view.time_encoding)}
     abilities = replace(measure(model, processor, (), view.pixels), encodings={view.time_encoding: encoding}, sharing=sharing)
-    warning = coarse_clock(encoding, view.time_encoding)
     if is_main_process():
         run.record(abilities=abilities.as_dict())
-        if warning:
-            print(warning)
     return abilities
