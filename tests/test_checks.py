@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vtg_r1 import curation, difficulty, grpo, sft
+from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import UserError
 from vtg_r1.core.samples import Sample, SampleError, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
@@ -161,7 +162,8 @@ def test_an_empty_file_is_an_error(files, name):
 def test_thresholds_that_let_nothing_through_are_reported_by_both_stages(world, taught, files):
     sources = [{"path": files[1]["annotations"]}]
     common = {"sources": sources, "video_root": files[1]["video_root"], "outputs_dir": str(files[0]), "teacher": "precomputed"}
-    rows = [replace(s, teacher={**s.teacher, "iou": 0.5, "span": s.spans[0]}) for s in taught]
+    halves = [[s.spans[0][0], (s.spans[0][0] + s.spans[0][1]) / 2] for s in taught]
+    rows = [replace(s, teacher={"model": "x", "response": response_text("seen.", half)}) for s, half in zip(taught, halves)]
     write_jsonl(files[0] / "half.jsonl", rows)
     with pytest.warns(
         UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(sft_min_iou = 0.9, rl_min_iou = 0.4.*excluded 8 as only in rl.jsonl"

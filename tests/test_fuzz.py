@@ -452,7 +452,7 @@ def test_readers_that_took_what_they_should_not(tmp_path):
     from vtg_r1.data.readers import read_dataset
 
     cases = [
-        ("hirest", "a.json", "3", "is a dict or list"),
+        ("hirest", "a.json", "3", "holds a JSON int, this dataset's file is a dict"),
         (
             "grounded_videollm",
             "b.json",

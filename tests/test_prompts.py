@@ -376,11 +376,11 @@ def test_hostile_text_is_read_in_linear_time():
         "<think>" * n,
         "1 - end " * n,
     ]:
-        start = time.process_time()
         for text in (evil, f"<time>{evil}</time>", f"<answer>{evil}</answer>"):
             for reading in READINGS:
+                start = time.process_time()
                 parse_spans(text, reading, 30.0), parse_answer(text, reading), is_well_formed(text, reading=reading)
-        assert time.process_time() - start < 2, evil[:10]
+                assert time.process_time() - start < 0.5, (evil[:10], reading)  # squared, it would be minutes
 
 
 @pytest.mark.parametrize(

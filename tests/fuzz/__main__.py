@@ -88,11 +88,13 @@ def lines(folder: Path, few: bool) -> Iterator[tuple]:
 
 def responses(folder: Path, few: bool) -> Iterator[tuple]:
     "A hundred thousand completions, and long ones against the clock."
+    from vtg_r1.core.prompts import READINGS
+
     from .responses import fuzzed, milliseconds, paid, read, timed
 
     batch, rng = [], random.Random(1)
     for i, response in enumerate(fuzzed(5000 if few else 100_000), 1):
-        slow = milliseconds(lambda r=response: read(r))
+        slow = max(milliseconds(lambda r=response, reading=reading: read(r, reading)) for reading in READINGS)
         yield f"response {i}", "parser", "hung" if slow > 1 else "read", f"{slow:.2f} ms" if slow > 1 else ""
         batch.append(response)
         if len(batch) == 250:

@@ -130,6 +130,8 @@ _BLOCK = re.compile(rf"<({'|'.join(_TAGS)})>([^<]*)</\1>", re.I | re.A)
 
 def _after_thinking(response: str) -> str:
     "What a response says after its reasoning; '' if the reasoning has no end."
+    if "think" not in response.lower():
+        return response
     for tag in reversed(list(_THINK_TAG.finditer(response))):
         mark = response[max(tag.start() - 2, 0) : tag.start()]
         if mark == "</":
@@ -271,18 +273,29 @@ def _vtimellm_spans(response: str, duration: float) -> list[list[float]]:
 
 
 # what `<time>(.*?)</time>` and its like find, in time proportional to the length
-_FIRST_BLOCK = re.compile(r"(?m)^(?:[^<\n]++|<(?!time>))*+<time>((?:[^<\n]++|<(?!/time>))*+)</time>")
 _FIRST_BOX = re.compile(r"(?m)^(?:[^\\\n]++|\\(?!boxed\{))*+\\boxed\{([^}\n]*+)\}")
 _FIRST_BRACKETS = re.compile(r"(?m)^[^(\n]*+\(([^)\n]*+)\)")
 
 
+def _first_block(response: str) -> str | None:
+    "What `<time>(.*?)</time>` finds: the first block that begins and ends in one line."
+    start, end = response.find("<time>"), 0
+    while start >= 0 and end >= 0:
+        start += len("<time>")
+        if end < start:
+            end = response.find("</time>", start)
+        line_end = response.find("\n", start)
+        if end >= 0 and (line_end < 0 or end < line_end):
+            return response[start:end]
+        start = response.find("<time>", max(line_end, start))
+    return None
+
+
 def _tvg_r1_spans(response: str) -> list[list[float]]:
     "The rule of TVG-R1's released evaluator (VideoMind/videomind/eval/eval_auto.py)."
-    block = None
-    if "<time>" in response and "</time>" in response:
-        block = _FIRST_BLOCK.search(response)
-    if block:
-        response = block[1]
+    block = _first_block(response)
+    if block is not None:
+        response = block
     numbers = [float(number[0]) for number in islice(_ANY_NUMBER.finditer(response), 2)]
     if len(numbers) < 2 or max(numbers) > LARGEST_TIME:
         return []

@@ -198,9 +198,7 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
             prompts[s.qid] = build_prompt(s, view)
         except VideoError as e:
             rows[s.qid]["error"] = str(e)
-    completions: list[str] = []
-    if prompts:
-        completions = generate_fn(list(prompts.values()))
+    completions = generate_fn(list(prompts.values()))  # called without prompts too: processes with a sharded model make their passes together
     for qid, completion in zip(prompts, completions):
         rows[qid].update(pred=parse_spans(completion, view.reading, durations[qid]) or None, response=completion)
         if view.options:
