@@ -486,8 +486,8 @@ def test_one_query_in_several_rows(tmp_path, capsys):
     [
         ("samples", "a.jsonl", '[{"qid": "a"}, {"qid": "b"}]', "is one JSON array; write one object per line"),
         ("samples", "a.jsonl", '[\n {"qid": "a"},\n {"qid": "b"}\n]\n', "is one JSON array"),
-        ("samples", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n'), "is a gzip file; unpack it with gunzip"),
-        ("tacos", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n'), "is a gzip file; unpack it with gunzip"),
+        ("samples", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n', mtime=0), "is a gzip file; unpack it with gunzip"),
+        ("tacos", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n', mtime=0), "is a gzip file; unpack it with gunzip"),
         ("csv", "a.parquet", b"PAR1xx", "is a parquet file"),
     ],
 )
