@@ -380,7 +380,7 @@ def test_hostile_text_is_read_in_linear_time():
             for reading in READINGS:
                 start = time.process_time()
                 parse_spans(text, reading, 30.0), parse_answer(text, reading), is_well_formed(text, reading=reading)
-                assert time.process_time() - start < 0.5, (evil[:10], reading)  # squared, it would be minutes
+                assert time.process_time() - start < 2, (evil[:10], reading)  # squared, it would be minutes
 
 
 @pytest.mark.parametrize(

@@ -370,7 +370,7 @@ def test_group_signal():
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
 def test_fast_enough(reward):
-    "The goal is 100,000 in 2 s on one core (`benchmarks/` measures that); here a fifth of them, with as much time again for a busy machine."
+    "The goal is 100,000 in 2 s on one core (`benchmarks/` measures that); here a fifth of them, with one and a half times as much again for a busy machine."
     n = 20_000
     thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
     texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]
@@ -381,7 +381,7 @@ def test_fast_enough(reward):
         reward(texts, **columns)
         return time.process_time() - start
 
-    assert min(seconds() for _ in range(3)) < 0.8
+    assert min(seconds() for _ in range(3)) < 1.0
 
 
 @pytest.fixture(scope="module")
