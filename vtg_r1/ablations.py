@@ -13,7 +13,7 @@ __all__ = ['STAGE_PARAMS', 'COLUMNS', 'TRAINING_CURVES', 'PANELS', 'LEVEL_PANELS
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,7 +30,7 @@ from .runs.execute import stage_run
 from .runs.experiment_grid import Jobs, commits, grid_jobs, read_grid, references, results, run_jobs
 from .runs.parameters import RunParams, param, stage_program
 from .runs.run import Run, read_manifest
-from .runs.verdicts import Arms, Scores, claim_arms, claim_record, effect_of, metric, paired
+from .runs.verdicts import UNDECIDED, Arms, Scores, claim_arms, claim_record, effect_of, effect_verdict, metric, of_mean
 from .sft import SFTParams
 from .train.stage_data import toy_eval_sets
 
@@ -169,7 +169,7 @@ def arm_scores(metrics: Mapping[str, float], score: str = "final") -> dict[str, 
 
 def spread(values: Sequence[float], digits: int = 1, sign: str = "") -> str:
     "Mean ± half the 95 % interval over seeds, such as `92.5 ± 5.4`; the sign `+` is written always."
-    effect = paired(values)
+    effect = of_mean(values)
     text = f"{effect.mean:{sign}.{digits}f}"
     if effect.ci95 and effect.ci95[1] > effect.ci95[0]:
         text += f" ± {(effect.ci95[1] - effect.ci95[0]) / 2:.{digits}f}"
@@ -204,9 +204,10 @@ def save_verdicts(run: Run, params: AblationsParams, experiment: Experiment, out
     "Judge the claims and write claims.json."
     records = []
     for name, claim in judged_claims(experiment.grid, experiment.names).items():
-        record = claim_record(name, claim, outcome.scored, experiment.arms, experiment.grid["alpha"])
+        record = claim_record(name, claim, outcome.scored, experiment.arms, experiment.grid["published"])
         secondary = [] if claim.get("untestable") else claim["secondary"]
-        record["secondary"] = [vars(effect_of(spec, outcome.scored, experiment.arms)) for spec in secondary]
+        beside = [effect_of(spec, outcome.scored, experiment.arms) for spec in secondary]
+        record["secondary"] = [vars(replace(effect, verdict=effect_verdict(effect))) for effect in beside]
         if params.smoke:
             record["note"] = "short form, which shows nothing. " + record["note"]
         records.append(record)
@@ -226,7 +227,7 @@ def draw_effects(claims: Sequence[Mapping[str, Any]], about: str = "") -> "Figur
         if effect["ci95"]:
             ax.plot(100 * np.array(effect["ci95"]), [y, y], "-", color=colour, lw=2)
         ax.plot(100 * np.array(effect["values"]), [y] * len(effect["values"]), "|", color=colour, alpha=0.7, ms=9, mew=1)
-        ax.plot(100 * effect["mean"], y, "o", color=colour, mfc=colour if effect["holds"] else "white", ms=6)
+        ax.plot(100 * effect["mean"], y, "o", color=colour, mfc="white" if effect["verdict"] == UNDECIDED else colour, ms=6)
     ax.axvline(0, color="black", lw=0.8)
     ax.set(yticks=range(len(rows)), yticklabels=[f"{claim}  {effect['name']}" for claim, effect, _ in rows], ylim=(len(rows) - 0.4, -0.6))
     ax.set_xlabel("difference in held-out mIoU, points" + f" ({about})" * bool(about))
@@ -273,7 +274,7 @@ def paths_of(grid: Mapping[str, Any], arms: Sequence[str]) -> dict[str, list[str
 
 # %% ../nbs/06_ablations.ipynb #d33381a7
 def published_table(rows: Sequence[Mapping[str, Any]], scored: Scores, arms: Arms) -> "pd.DataFrame":
-    "A table of the paper, rows of {arm, values}, beside the same arms here."
+    "A table of the paper, rows of {arm, values, label?}, beside the same arms here."
     import pandas as pd
 
     first, table = rows[0], {}
@@ -282,7 +283,8 @@ def published_table(rows: Sequence[Mapping[str, Any]], scored: Scores, arms: Arm
         cells = {"paper": " / ".join(f"{value:.2f}" for value in row["values"]), "paper, mean": f"{mean:.1f}", "paper, from first": ""}
         if row is not first:
             cells["paper, from first"] = f"{mean - np.mean(first['values']):+.1f}"
-        table[row_label(row["arm"], scored, arms)] = cells | _measured(row["arm"], first["arm"], scored, arms)
+        label = row_label(row["arm"], scored, {row["arm"]: {**arms[row["arm"]], **row}})
+        table[label] = cells | _measured(row["arm"], first["arm"], scored, arms)
     return pd.DataFrame.from_dict(table, orient="index").fillna("not run")
 
 
@@ -394,7 +396,7 @@ def save_results(run: Run, params: AblationsParams, experiment: Experiment, outc
         "seed": params.seed,
     }
     for record in records:
-        for verdict in ("supported", "not supported", "mixed", "untestable here"):
+        for verdict in ("supported", "not supported", "mixed", UNDECIDED, "untestable here"):
             metrics[f"verdict/{record['claim'][:2]}/{verdict}"] = int(record["verdict"] == verdict)
     for arm in experiment.names:
         scores = _by_seed(arm, outcome.scored, experiment.arms).values()
@@ -441,6 +443,7 @@ def keep_reference(
         raise RunError(f"{folder}: not a finished run (status {manifest.get('status')})")
     with atomic_dir(to) as part:
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns("logs", ".*"), dirs_exist_ok=True)
+        shutil.copy(resolve(manifest["inputs"]["grid"]["path"]), part / "claims.yaml")  # whose rules judged it
         for path in map(resolve, manifest["runs"].values()):
             copy = part / "runs" / path.parent.name / path.name
             copy.mkdir(parents=True)

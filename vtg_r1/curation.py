@@ -70,6 +70,7 @@ class SourceParams(ParameterGroup):
     video_root: str = param("", "Folder of the videos; empty only for the toy world.")
     toy_videos: int = param(400, "Videos of the toy world, each with about four queries.", minimum=1)
     toy_label_noise: float = param(0.2, "Share of the toy world's annotations that are wrong.", minimum=0, maximum=1)
+    toy_label_errors: Literal["random", "moment", "whole"] = param("random", "What a wrong one is: any stretch, another moment, the whole video.")
     validate_videos: bool = param(True, "Open every video once, and exclude samples whose video is missing or unreadable.")
     workers: int = param(2, "Processes that open videos.", minimum=1)
     benchmarks: list[dict] = param([], "Test sets, each {path, dataset, split}: samples that share a video or a query with them are excluded.")
@@ -91,6 +92,10 @@ class TeacherParams(ParameterGroup):
     teacher_reasoning: Literal["none", "short", "medium", "long"] = param(
         "medium", "Length of the simulated teacher's chain of thought.", paper="512, 1024 or 2048 tokens (Table 6)"
     )
+    teacher_errors: Literal["mix", "random", "swap", "near_miss"] = param(
+        "mix", "Errors of the simulated teacher: those of a real one, or any stretch, the first appearance for the second, one step late."
+    )
+    teacher_error_share: float = param(0.5, "Share of its answers with such an error, where teacher_errors is not mix.", minimum=0, maximum=1)
     teacher_model: str = param("", "The endpoint's model name.", paper="gemini-2.5-pro-preview-05-06")
     teacher_url: str = param("", "The endpoint's address, such as http://localhost:8000/v1.")
     teacher_key_env: str = param("OPENAI_API_KEY", "Name of the environment variable that holds the key; empty for a server without keys.")
@@ -371,7 +376,7 @@ def answered(
         return with_teacher(samples, *endpoint)
     if params.teacher == "simulated" and world:
         scripts = read_scripts(world)
-        return (replace(s, teacher=toy_teacher(s, scripts, params.seed, params.teacher_reasoning)) for s in samples)
+        return (replace(s, teacher=toy_teacher(s, scripts, params.seed, params.teacher_reasoning, params.teacher_errors, params.teacher_error_share)) for s in samples)
     return map(judge_precomputed, samples)
 
 # %% ../nbs/01_curation.ipynb #bba9d28f
@@ -598,8 +603,9 @@ def find_sources(run: Run, params: CurationParams) -> SourceFiles:
         raise SampleError("video_root is empty: name the folder that the sources' videos lie in", "video", "no_video_root")
     entries, video_root = [_resolved(e) for e in params.sources], resolve(params.video_root)
     if not params.sources:
-        folder = resolve(params.outputs_dir) / "toyworld" / f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}"
-        config = ToyWorldConfig(label_noise=params.toy_label_noise)
+        errors = f"-{params.toy_label_errors}" * (params.toy_label_errors != "random")
+        folder = resolve(params.outputs_dir) / "toyworld" / f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}{errors}"
+        config = ToyWorldConfig(label_noise=params.toy_label_noise, label_errors=params.toy_label_errors)
         world = make_world(folder, params.toy_videos, params.seed, "train", config, progress=True)
         entries, video_root = [{"path": world / "samples.jsonl"}], world / "videos"
     files = SourceFiles(entries, [_resolved(b) for b in params.benchmarks], video_root)

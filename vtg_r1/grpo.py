@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from .core.metrics import overlaps
 from .core.plots import draw_histogram, draw_log, draw_timelines
 from .core.prompts import completion_text
 from .core.runtime import UserError, process_index_and_count
@@ -33,7 +32,7 @@ from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
 from .train.checks import check_enough_samples, refuse_toy_values
-from .train.evaluation import EvalResult, EvalSet, evenly_spaced, timeline_rows
+from .train.evaluation import EvalResult, EvalSet, evenly_spaced, look_metrics, query_tious, timeline_rows
 from .train.stage_data import StageData, record_training, stage_data, toy_upstream
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
@@ -99,6 +98,10 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
     entropy_coef: float = param(0.0, "Weight of an entropy bonus.", paper="none (code: 1e-3)")
     early_stopping_patience: int = param(0, "Steps without a gain in the mean reward after which training ends; 0 for never.", minimum=0)
     zero_std_patience: int = param(50, "Steps in a row with only zero-std groups after which training ends; 0 for never.", minimum=0)
+    scale_rewards: Literal["group", "batch", "none"] = param(
+        "group", "Deviation that advantages are divided by: that of the group, of the batch, or none (Dr. GRPO).", paper="group"
+    )
+    average_weights: int = param(0, "Last steps whose mean weights are the trained model; 0 takes the last step's.", paper="0", minimum=0)
     eval_steps: int = param(0, "Steps between evaluations of the in-domain set during training; 0 for none.", paper="20 (code)", minimum=0)
     eval_subset: int = param(96, "Held-out samples of such an evaluation.", minimum=0)
 
@@ -209,7 +212,7 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         epsilon=0.2,
         loss_type="dapo",
         router_aux_loss_coef=0.0,  # a mixture of experts learns from rewards alone, as other models do
-        scale_rewards="group",
+        scale_rewards=params.scale_rewards,
         reward_weights=[params.tiou_weight, params.format_weight],
         entropy_coef=params.entropy_coef,
         log_completions=params.report_to in ("trackio", "wandb"),
@@ -232,7 +235,7 @@ def grpo_trainer(
     "TRL's GRPO trainer with the paper's reward."
     from trl import GRPOConfig
 
-    from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck
+    from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck, WeightAverage
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
     from vtg_r1.train.video_inputs import VideoGRPOTrainer
@@ -251,6 +254,8 @@ def grpo_trainer(
         reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
     if params.vllm:
         callbacks.append(RolloutCheck())
+    if params.average_weights:
+        callbacks.append(WeightAverage(params.average_weights))
     lora, opened = None, opening(processor)
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)
@@ -328,8 +333,7 @@ def held_out_tious(data: StageData, results: dict[str, EvalResult]) -> dict[str,
     tious = {}
     for name, result in results.items():
         if result.rows:
-            spans = [row["pred"][0] if row["pred"] else None for row in result.rows[: len(data.eval_samples)]]
-            tious[name] = overlaps(spans, [s.spans for s in data.eval_samples])[0].tolist()
+            tious[name] = query_tious(result.rows[: len(data.eval_samples)], data.eval_sets[:1])
     return tious
 
 
@@ -373,10 +377,13 @@ def save_results(
 
     curve = pd.DataFrame(log)
     first, last = float(curve.reward[:10].mean()), float(curve.reward[-10:].mean())
+    histories = [callback.history for callback in trainer.callback_handler.callbacks if isinstance(callback, PeriodicEval)]
+    looks = [look_metrics({row["step"]: row["mIoU"] for row in history}, len(log)) for history in histories]
     run.save_metrics(
         {
             **initial.metrics,
             **final.metrics,
+            **{name: value for metrics in looks for name, value in metrics.items()},
             "frac_reward_zero_std": 100 * float(curve.frac_reward_zero_std.mean()),
             "zero_std_steps": int((curve.frac_reward_zero_std == 1).sum()),
             "clipped_ratio": 100 * float(curve["completions/clipped_ratio"].mean()),
@@ -390,9 +397,8 @@ def save_results(
             "seed": params.seed,
         }
     )
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, PeriodicEval):
-            run.save_rows("eval_log.jsonl", callback.history)
+    for history in histories:
+        run.save_rows("eval_log.jsonl", history)
     if curriculum:
         run.save_rows("group_rewards.jsonl", [{"qid": qid, "ious": ious} for qid, ious in curriculum.last_rewards.items()])
     run.save_rows("log.jsonl", log)

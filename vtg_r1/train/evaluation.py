@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['response_facts', 'level', 'scores', 'EvalParams', 'EvalSet', 'EvalResult', 'evenly_spaced', 'evaluate_sets',
-           'compare_scores', 'timeline_rows']
+           'query_tious', 'late_looks', 'look_metrics', 'compare_scores', 'timeline_rows']
 
 # %% ../../nbs/parts/train/evaluation.ipynb #945bae45
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.metrics import overlaps
 from ..core.prompts import answer_text, is_well_formed, think_text
 from ..core.runtime import broadcast_object, gather_object, is_main_process, process_index_and_count
 from ..core.samples import Sample, iter_jsonl, write_jsonl
@@ -154,6 +155,37 @@ def evaluate_sets(
     if keep and not complete and is_main_process():
         write_jsonl(keep, rows)
     return rows, metrics
+
+# %% ../../nbs/parts/train/evaluation.ipynb #18d971d0
+def query_tious(
+    rows: list[dict[str, Any]],  # predictions of `evaluate_sets`
+    sets: list[EvalSet],  # that were evaluated, in the same order
+) -> list[float]:  # tIoU of each query with its best true span; 0 without an answer
+    "The tIoU of every held-out query."
+    samples = [sample for s in sets for sample in s.samples]
+    spans = [row["pred"][0] if row["pred"] else None for row in rows]
+    return overlaps(spans, [sample.spans for sample in samples])[0].tolist()
+
+
+def late_looks(
+    steps: Iterable[int],  # at which a policy was evaluated
+    budget: int,  # steps of the training that is judged
+) -> list[int]:
+    "The looks in the second half of a budget."
+    return [step for step in steps if budget // 2 <= step <= budget]
+
+
+def look_metrics(
+    curve: Mapping[int, float],  # step → mIoU, percent
+    budget: int,  # steps of the training that is judged
+) -> dict[str, float]:  # "late/mIoU", "area/mIoU", percent; empty without a look in the second half
+    "What is judged of a curve: the mean of its looks in the second half of the steps, and the mean height of the whole curve."
+    steps = sorted(step for step in curve if step <= budget)
+    values = [curve[step] for step in steps]
+    late = [curve[step] for step in late_looks(steps, budget)]
+    if not late or len(steps) < 2:
+        return {}
+    return {"late/mIoU": float(np.mean(late)), "area/mIoU": float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))}
 
 # %% ../../nbs/parts/train/evaluation.ipynb #b1a1fd17
 def compare_scores(results: dict[str, EvalResult]) -> "pd.DataFrame":  # a row for each metric, a column for each policy that was evaluated

@@ -103,6 +103,8 @@ def _restore(trainer: Any, checkpoint: Path) -> bool:  # whether training was at
     "Load the weights of a checkpoint; if training was at its end, load its state too."
     from transformers import TrainerState
 
+    from vtg_r1.train.callbacks import WeightAverage
+
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     print(f"resuming from step {state.global_step} of {state.max_steps}")
     if not _is_sharded(trainer):
@@ -115,6 +117,10 @@ def _restore(trainer: Any, checkpoint: Path) -> bool:  # whether training was at
             f"{checkpoint} is the end of training, but sharded weights are not loaded without training: remove it, and resume starts from the one before it"
         )
     trainer.state = state
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, WeightAverage):
+            callback.load(checkpoint)
+            callback.apply(trainer.model)
     return True
 
 
