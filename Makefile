@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 BENCH ?= update rollout train anatomy frames evaluation
 KEEP = $(if $(SAVE),--save $(SAVE))
 
-.PHONY: help install grpo claims claims-reference test engines coverage mutation lint fuzz bench export readme readme-text docs jupyter
+.PHONY: help install grpo claims claims-reference map test engines coverage mutation lint fuzz bench export readme readme-text docs jupyter
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -26,6 +26,9 @@ claims: install  ## the paper's five claims as experiments, with seeds and verdi
 
 claims-reference: install  ## keep the last full run of the claims in outputs/reference/claims
 	$(BIN)/python -c "from vtg_r1.ablations import keep_reference, latest; print(keep_reference(latest()))"
+
+map: install  ## the regime map: BLOCK=c3|c2|table4|boundary|thinking|c4 on CORES=n cores, resumable; BLOCK=report says what there is
+	python -m vtg_r1.experiments.map_laws $(or $(BLOCK),report) --cores $(or $(CORES),2) $(if $(LIMIT),--limit $(LIMIT)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: install  ## every lesson cell of the notebooks, then the contracts in tests/
 	nbdev_test --n_workers 2 --do_print

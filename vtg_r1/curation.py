@@ -376,7 +376,10 @@ def answered(
         return with_teacher(samples, *endpoint)
     if params.teacher == "simulated" and world:
         scripts = read_scripts(world)
-        return (replace(s, teacher=toy_teacher(s, scripts, params.seed, params.teacher_reasoning, params.teacher_errors, params.teacher_error_share)) for s in samples)
+        return (
+            replace(s, teacher=toy_teacher(s, scripts, params.seed, params.teacher_reasoning, params.teacher_errors, params.teacher_error_share))
+            for s in samples
+        )
     return map(judge_precomputed, samples)
 
 # %% ../nbs/01_curation.ipynb #bba9d28f

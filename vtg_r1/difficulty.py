@@ -7,16 +7,18 @@ __all__ = ['STRATEGIES', 'DifficultyParams', 'difficulty', 'reward_spread', 'rol
            'policy_iou', 'teacher_threshold', 'difficulty_range', 'gaussian_weights', 'gaussian', 'gaussian_corrected',
            'easy_to_hard', 'CurriculumSampler', 'Strategy', 'make_curriculum', 'scored_file', 'with_difficulty',
            'build_curriculum', 'score_table', 'plot_difficulty', 'selected_by', 'strategies_table', 'plot_strategies',
-           'Policy', 'load_policy', 'score_samples', 'draw_difficulty', 'compare_strategies', 'save_results', 'main']
+           'signal_metrics', 'label_noise_estimate', 'Advice', 'advise', 'Policy', 'load_policy', 'score_samples',
+           'draw_difficulty', 'compare_strategies', 'save_results', 'main']
 
 # %% ../nbs/04_difficulty.ipynb #4d903356
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, wraps
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,12 +80,22 @@ def difficulty(
     policy: str,  # its name, for the record
     pass_iou: float = 0.5,  # tIoU from which a rollout is a hit
     reading: str = "time",  # how responses are read
-) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate}, the record's `difficulty`
-    "The tIoU of each rollout with the best true span, their mean, and the share of hits."
+) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate, consensus}, the record's `difficulty`
+    "The tIoU of each rollout with the best true span, their mean, the share of hits, and the span that most rollouts agree with."
     spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
     ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
     rounded = [round(float(iou), 4) for iou in ious]
-    return {"policy": policy, "ious": rounded, "mean_iou": float(ious.mean()), "pass_rate": float((ious >= pass_iou).mean())}
+    hits = float((ious >= pass_iou).mean())
+    return {"policy": policy, "ious": rounded, "mean_iou": float(ious.mean()), "pass_rate": hits, "consensus": _consensus(spans)}
+
+
+def _consensus(spans: Sequence[Sequence[float]]) -> list[float] | None:
+    "The span with the greatest mean tIoU with the others; None if there is none."
+    readable = [list(map(float, span)) for span in spans if not np.isnan(span).any()]
+    if not readable:
+        return None
+    agreement = np.asarray(tiou(np.array(readable)[:, None], np.array(readable)[None])).mean(1)
+    return readable[int(agreement.argmax())]
 
 
 def reward_spread(sample: Sample) -> float:
@@ -466,6 +478,106 @@ def plot_strategies(
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
     return fig
+
+# %% ../nbs/04_difficulty.ipynb #8bdc4568
+def signal_metrics(
+    ious: np.ndarray,  # (questions, K), tIoU of each rollout
+    right: float = 0.9,  # tIoU from which an answer is right
+) -> dict[str, float]:  # percent
+    "What the rollouts of a policy say of RL with it."
+    silent, mean = ious.max(1) - ious.min(1) < 1e-6, ious.mean(1)
+    wrong = mean < 0.5
+    return {
+        "sampled_mIoU": 100 * float(mean.mean()),
+        "p_right": 100 * float((ious >= right).mean()),
+        "pass_at_k": 100 * float((ious >= right).any(1).mean()),
+        "zero_std": 100 * float(silent.mean()),
+        "silent_wrong": 100 * float(silent[wrong].mean()) if wrong.any() else 0.0,  # of the questions that are answered wrong
+    }
+
+# %% ../nbs/04_difficulty.ipynb #d67eaccf
+def label_noise_estimate(
+    samples: Sequence[Sample],  # with the records of teacher and policy
+    agree: float = 0.5,  # tIoU from which two spans agree
+    resamples: int = 500,  # draws of the bootstrap over videos
+) -> tuple[float, float, float] | None:  # percent and its 95 % interval; None without teacher, consensus, or any agreement
+    "The share of wrong labels, from the agreement of label, teacher and policy."
+    rows = []
+    for s in samples:
+        teacher, policy = (s.teacher or {}).get("span"), rollouts_of(s).get("consensus")
+        if teacher and policy:
+            spans = np.array([target_span(s.spans), teacher, policy], float)
+            rows.append((s.video, *(float(tiou(spans[i], spans[j]) >= agree) for i, j in ((0, 1), (0, 2), (1, 2)))))
+    if not rows:
+        return None
+    videos = np.unique([video for video, *_ in rows], return_inverse=True)[1]
+    sums = np.stack([np.bincount(videos, values) for values in np.array([row[1:] for row in rows]).T], 1)  # (videos, 3)
+    draws = np.random.default_rng(0).integers(len(sums), size=(resamples, len(sums)))
+    counts = np.bincount(videos)
+    shares = [sums.sum(0) / counts.sum(), *(sums[chosen].sum(0) / counts[chosen].sum() for chosen in draws)]
+    noises = [100 * (1 - min(1.0, float(np.sqrt(lt * lp / tp)))) for lt, lp, tp in shares if tp > 0]
+    if shares[0][2] == 0:
+        return None
+    low, high = np.quantile(noises[1:], [0.025, 0.975])
+    return noises[0], float(low), float(high)
+
+# %% ../nbs/04_difficulty.ipynb #bf35830c
+@dataclass
+class Advice:
+    "What rollouts and labels say before RL."
+
+    metrics: dict[str, float]  # of `signal_metrics`, percent
+    label_noise: tuple[float, float, float] | None  # of `label_noise_estimate`
+    place: list[dict[str, Any]]  # cells of the map nearest to it: at each budget what right labels are worth there
+    sentences: list[str]  # what to do, in order
+
+
+def advise(
+    samples: Sequence[Sample],  # scored
+    right: float = 0.5,  # tIoU from which an answer is right
+) -> Advice:
+    "What the rollouts say of RL, and what is known of bases and labels like these."
+    groups = {len(rollouts_of(s)["ious"]) for s in samples}
+    if len(groups) != 1:
+        raise SampleError(f"samples have {sorted(groups)} rollouts: score them in one run of 04_difficulty", "difficulty")
+    metrics = signal_metrics(np.array([rollouts_of(s)["ious"] for s in samples]), right)
+    noise = label_noise_estimate(samples)
+    place = _nearest(metrics["sampled_mIoU"], noise[0]) if noise else []
+    return Advice(metrics, noise, place, _sentences(metrics, noise, place))
+
+
+def _nearest(miou: float, noise: float) -> list[dict[str, Any]]:
+    "The cells of the map with the nearest base, and with the nearest share of wrong labels there."
+    cells = json.loads(resources.files("vtg_r1").joinpath("assets/regime_map.json").read_text(encoding="utf-8"))
+    base = min({cell["base_miou"] for cell in cells}, key=lambda value: abs(value - miou))
+    share = min({cell["label_noise"] for cell in cells}, key=lambda value: abs(100 * value - noise))
+    return [cell for cell in cells if cell["base_miou"] == base and cell["label_noise"] == share]
+
+
+def _sentences(metrics: Mapping[str, float], noise: tuple[float, float, float] | None, place: Sequence[Mapping[str, Any]]) -> list[str]:
+    "What to do."
+    sentences = []
+    if metrics["pass_at_k"] < 20:
+        sentences.append("RL finds too few right answers to pay for: begin with a cold start, or raise num_generations or the temperature.")
+    if metrics["silent_wrong"] >= 50:
+        sentences.append(
+            "Most wrong questions have silent groups and would stay wrong: a cold start with other errors, or more exploration, comes before more steps."
+        )
+    elif metrics["zero_std"] >= 80:
+        sentences.append("Most groups have no gradient: drop what is always right (strategy drop_all_correct), or take harder questions.")
+    if noise is None:
+        sentences.append("The share of wrong labels is unknown: annotate with a teacher (01_curation) and score those samples.")
+    if not place:
+        return sentences
+    effects = [cell.get("measured", cell["predicted"]) for cell in place]
+    late = [effect for cell, effect in zip(place, effects) if cell["steps"] == max(other["steps"] for other in place)]
+    if min(late) >= 10:
+        sentences.append("There a filter of wrong labels keeps its worth to the end: pay for it.")
+    elif max(effects) >= 5:
+        sentences.append("There a filter of wrong labels buys time, not height: pay for it if the budget is short.")
+    else:
+        sentences.append("There a filter of wrong labels is worth little: spend on the cold start or on steps first.")
+    return sentences
 
 # %% ../nbs/04_difficulty.ipynb #539d5f36
 @dataclass

@@ -176,7 +176,6 @@ def _of_three(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> list[d
     query = f"the {a['name']} after the {b['name']} before the {c['name']}"
     return [{"level": "between", "query": query, "span": span, "named": [a, b, c]} for span in inside if len(inside) == 1]
 
-
 # %% ../../nbs/parts/data/toyworld.ipynb #9380365c
 def write_video(
     path: str | Path,

@@ -155,7 +155,7 @@ class WeightAverage(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if args.fsdp or args.deepspeed:
             raise RunError("average_weights needs whole weights in each process: leave it 0 with FSDP or DeepSpeed")
-        if state.global_step > state.max_steps - self.steps:
+        if state.global_step > max(0, state.max_steps - self.steps):
             self.load(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any) -> None:
