@@ -31,6 +31,8 @@ from vtg_r1.experiments.regime_map import (
     Runs,
     RunSpec,
     cells_of,
+    cold_start_runs,
+    gate,
     packed,
     predict,
     read_rows,
@@ -538,6 +540,16 @@ def summary(rules: Mapping[str, Any], rows: Rows) -> str:
     return "\n".join(lines)
 
 # %% ../../nbs/experiments/map_laws.ipynb #e1a3efb2
+def _chain_helps(rules: Mapping[str, Any], runs: Runs, options: argparse.Namespace) -> bool:
+    "Whether a chain beats answering at once before RL; the cold starts are run for it."
+    run_map(rules, cold_start_runs(runs), options.cores, options.limit)
+    estimate, least = gate(rules, read_rows()), rules["rules"]["c4_gate"]
+    if estimate is None:
+        return False
+    print(f"c4: medium beats none on relations by {estimate.mean:+.1f} points before RL; {least:g} are needed")
+    return estimate.mean >= least
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     "`make map`: predictions, or a block of runs."
     parser = argparse.ArgumentParser(prog="make map", description="Run a block of the regime map; finished runs are kept.")
@@ -556,6 +568,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 runs = boundary_runs(rules, read_rows())
             else:
                 runs = runs_of(cells_of(rules, options.block), seeds_of(rules, options.block, options.seeds))
+            if options.block == "c4" and not _chain_helps(rules, runs, options):
+                return 0
             run_map(rules, runs, options.cores, options.limit)
         print(summary(rules, read_rows()))
     except RunError as e:

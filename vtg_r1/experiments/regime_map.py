@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RULES', 'HOME', 'WORK', 'Runs', 'DEEP', 'RunSpec', 'key_of', 'Cell', 'read_rules', 'spec_from', 'cells_of',
-           'seeds_of', 'runs_of', 'World', 'load_world', 'held_out', 'rng_of', 'is_second', 'labelled', 'kind_of',
-           'rl_samples', 'wrong_share', 'cold_start_samples', 'shuffled_within', 'sft_params', 'make_base', 'start_of',
-           'measure_start', 'Looks', 'packed', 'unpacked', 'rl_params', 'run_one', 'committed_rules', 'read_rows',
-           'predict', 'run_map']
+           'seeds_of', 'runs_of', 'World', 'load_world', 'held_out', 'rng_of', 'is_second', 'shuffled_world',
+           'labelled', 'kind_of', 'rl_samples', 'wrong_share', 'cold_start_samples', 'shuffled_within', 'sft_params',
+           'make_base', 'start_of', 'measure_start', 'Looks', 'packed', 'unpacked', 'rl_params', 'run_one',
+           'committed_rules', 'read_rows', 'predict', 'cold_start_runs', 'gate', 'run_map']
 
 # %% ../../nbs/experiments/regime_map.ipynb #bb00ca1c
 import gc
@@ -38,6 +38,7 @@ from ..core.metrics import overlaps
 from ..core.prompts import parse_span, response_text
 from ..core.runtime import RunError, resolve, set_seed, sha256
 from ..core.samples import Sample, append_jsonl, load_samples, log_rows
+from ..core.stats import Estimate, welch
 from ..data.model_inputs import VideoInputConfig, build_prompt
 from ..data.toyworld import ToyWorldConfig, make_world, read_scripts, reasoning, teacher_span, toy_teacher, wrong_span
 from ..difficulty import signal_metrics
@@ -196,6 +197,17 @@ def is_second(sample: Sample) -> bool:
     return sample.query.startswith("the second ")
 
 
+def shuffled_world(world: World, rng: np.random.Generator) -> list[Sample]:
+    "All questions in a random order. Those of the deep kinds take turns, since three named things are rare."
+    order = [world.samples[i] for i in rng.permutation(len(world.samples))]
+    kinds: Counter[str] = Counter()
+    places = []
+    for place, sample in enumerate(order):
+        places.append((kinds[sample.source] if sample.source.removeprefix("toyworld-") in DEEP else 0, place))
+        kinds[sample.source] += 1
+    return [order[place] for _, place in sorted(places)]
+
+
 def labelled(world: World, sample: Sample, spec: RunSpec, seed: int) -> Sample:
     "A question with its label in a run, right or wrong."
     if rng_of("wrong", sample.qid, seed).random() >= spec.label_noise:
@@ -213,7 +225,7 @@ def kind_of(world: World, sample: Sample) -> tuple[str, bool, int]:
 
 def rl_samples(world: World, spec: RunSpec, seed: int, n: int, min_iou: float) -> list[Sample]:
     "The RL samples of a run; unfiltered and clean ones are the same questions."
-    order = [world.samples[i] for i in rng_of("rl", seed).permutation(len(world.samples))]
+    order = shuffled_world(world, rng_of("rl", seed))
     if spec.labels == "countless":
         return [s for s in order if not is_second(s)][:n]
     chosen = order[:n]
@@ -237,7 +249,7 @@ def wrong_share(world: World, samples: Sequence[Sample]) -> float:  # percent
 
 def cold_start_samples(world: World, spec: RunSpec, seed: int, n: int, share: float) -> list[Sample]:
     "The questions of a cold start with the responses to imitate. The filtered set has the same questions with right answers: what a filter at tIoU 0.8 leaves of a pool without end."
-    order = [world.samples[i] for i in rng_of("cold start", seed).permutation(len(world.samples))]
+    order = shuffled_world(world, rng_of("cold start", seed))
     if spec.cold_start == "countless":
         order = [s for s in order if not is_second(s)]
     spans, chains = [], []
@@ -431,6 +443,29 @@ def run_one(rules: Mapping[str, Any], spec: RunSpec, seed: int) -> dict[str, Any
     world, questions = load_world(spec.world, data["videos"], data["world_seed"]), held_out(spec.world, data["eval_subset"])
     folder, start = start_of(rules, spec, seed)
     samples = rl_samples(world, spec, seed, data["rl_samples"], data.get("rl_min_iou", 0.0))
+    facts = {"key": key_of(spec, seed), "seed": seed, "spec": asdict(spec), "wrong_labels": round(wrong_share(world, samples), 1)}
+    first = start.pop("tious")
+    facts |= {"start": {name: round(value, 2) for name, value in start.items()}}
+    log, history, average = [], list[dict[str, Any]](), first
+    if spec.steps:
+        log, history, average = _train_with_looks(rules, spec, seed, world, questions, folder, samples)
+    tious = {0: first, **{row["step"]: row["tious"] for row in history}}
+    return {
+        **facts,
+        "tious": {step: packed(values) for step, values in tious.items()},
+        "average": packed(average),
+        "reward": _by_ten(log, "reward"),
+        "zero_std": _by_ten(log, "frac_reward_zero_std"),
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "started": started,
+    }
+
+
+def _train_with_looks(
+    rules: Mapping[str, Any], spec: RunSpec, seed: int, world: World, questions: EvalSet, folder: Path, samples: list[Sample]
+) -> tuple[list[dict[str, float]], list[dict[str, Any]], list[float]]:  # (log, rows of the looks, tIoUs of the averaged weights)
+    "The RL of a run."
     looks = [step for step in rules["looks"] if 0 < step <= spec.steps]
     params, processor, scratch = rl_params(spec, seed, rules), load_processor("tiny"), resolve(WORK) / f"scratch-{os.getpid()}"
     set_seed(seed)
@@ -438,25 +473,10 @@ def run_one(rules: Mapping[str, Any], spec: RunSpec, seed: int) -> dict[str, Any
     evaluation = Looks(looks, processor, [questions], replace(world.view, video_root=questions.video_root), 0, 96, _tokens(spec))
     trainer.add_callback(evaluation)
     trainer.train()
-    log = [row for row in trainer.state.log_history if "loss" in row]
     evaluation.measure(spec.steps, trainer.model.eval())  # the averaged weights
     shutil.rmtree(scratch, ignore_errors=True)
     *history, average = evaluation.history
-    tious = {0: start.pop("tious"), **{row["step"]: row["tious"] for row in history}}
-    return {
-        "key": key_of(spec, seed),
-        "seed": seed,
-        "spec": asdict(spec),
-        "wrong_labels": round(wrong_share(world, samples), 1),
-        "start": {name: round(value, 2) for name, value in start.items()},
-        "tious": {step: packed(values) for step, values in tious.items()},
-        "average": packed(average["tious"]),
-        "reward": _by_ten(log, "reward"),
-        "zero_std": _by_ten(log, "frac_reward_zero_std"),
-        "seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "started": started,
-    }
+    return [row for row in trainer.state.log_history if "loss" in row], history, average["tious"]
 
 
 def _by_ten(log: Sequence[Mapping[str, float]], name: str) -> list[float]:
@@ -525,6 +545,25 @@ def _work(rules: Mapping[str, Any], spec: RunSpec, seed: int) -> dict[str, Any]:
     row = run_one(rules, spec, seed)
     gc.collect()  # trainers and their models refer to each other in circles
     return row
+
+
+def cold_start_runs(runs: Runs) -> Runs:
+    "The starts of runs as runs of their own, without RL."
+    starts = [(replace(spec, steps=0), seed) for spec, seed in runs.values()]
+    return {key_of(spec, seed): (spec, seed) for spec, seed in starts}
+
+
+def gate(rules: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Estimate | None:  # points; None before both arms were run
+    "How much a medium chain beats none on relations before RL, at equal sentences: what C4 needs to be a question."
+    values: dict[str, list[float]] = {"medium": [], "none": []}
+    updates = rules["blocks"]["c4"][0]["fixed"]["updates"]
+    for row in rows.values():
+        spec = row["spec"]
+        if spec["world"] == "deep" and spec["steps"] == 0 and spec["updates"] == updates and spec["reasoning"] in values:
+            values[spec["reasoning"]].append(row["start"]["start/mIoU/relation"])
+    if not all(values.values()):
+        return None
+    return welch([values["medium"], values["none"]], [1, -1])
 
 
 def run_map(rules: Mapping[str, Any], runs: Runs, cores: int = 2, limit: int = 0) -> int:  # runs made
