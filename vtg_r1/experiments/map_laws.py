@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Rows', 'Questions', 'Measured', 'PREDICTED_BUDGETS', 'LAWS', 'MARKS', 'curve_of', 'late_tious', 'steps_to', 'by_spec',
            'CellResult', 'cell_result', 'results_of', 'missing_runs', 'boundary_runs', 'read_questions', 'made_rows',
-           'Law', 'predicted_effect', 'predicted_and_measured', 'breakdown', 'half_life', 'judge_laws', 'draw_map',
-           'draw_runs', 'draw_predicted', 'cell_table', 'law_table', 'atlas', 'save_atlas', 'summary', 'main']
+           'Law', 'MapData', 'predicted_effect', 'predicted_and_measured', 'breakdown', 'half_life', 'judge_laws',
+           'draw_map', 'draw_runs', 'telling_runs', 'draw_predicted', 'cell_table', 'law_table', 'atlas', 'save_atlas',
+           'summary', 'main']
 
 # %% ../../nbs/experiments/map_laws.ipynb #4dc9db1c
 import argparse
@@ -213,7 +214,7 @@ def _of_seeds(values: Sequence[float], about: str, least: float = 0.0) -> Measur
     )
 
 
-class _Map:
+class MapData:
     "Rows by run, and the effects that laws ask for, seed by seed."
 
     def __init__(self, rules: Mapping[str, Any], rows: Rows, questions: Mapping[str, Questions], predicted: Sequence[Mapping[str, Any]]) -> None:
@@ -238,7 +239,7 @@ class _Map:
         return {step: treated[step] - control[step] for step in treated}
 
 
-def _falls_with_competence(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _falls_with_competence(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L1: slope of the effect over the bases' sampled mIoU, points per ten points, turned positive when it falls."
     cells, mious = data.clean_cells(), {row["base"]: row["miou"] for row in data.predicted}
     x = np.array([mious[dict(cell.at)["base"]] for cell in cells]) / 10
@@ -278,7 +279,7 @@ def predicted_effect(predicted: Sequence[Mapping[str, Any]], cell: Cell, budget:
     return float(np.mean([clean[step] - wrong[step] for step in late_looks(clean, budget)]))
 
 
-def predicted_and_measured(data: _Map) -> list[tuple[Cell, int, float, float]]:  # cell, budget, points, points
+def predicted_and_measured(data: MapData) -> list[tuple[Cell, int, float, float]]:  # cell, budget, points, points
     "Every c3 cell at every budget: the predicted and the measured effect, mean over seeds."
     points = []
     for cell in data.clean_cells():
@@ -288,7 +289,7 @@ def predicted_and_measured(data: _Map) -> list[tuple[Cell, int, float, float]]: 
     return points
 
 
-def _as_predicted(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _as_predicted(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L2: rank correlation over cells and budgets; cells are drawn whole."
     points = predicted_and_measured(data)
     pairs = np.array([(expected, measured) for _, _, expected, measured in points]).reshape(-1, len(PREDICTED_BUDGETS), 2)
@@ -301,7 +302,7 @@ def _as_predicted(data: _Map, rule: Mapping[str, Any]) -> Measured:
     return correlation, (low, high), p, f"rank correlation, n = {len(pairs)} cells, four budgets each", correlation >= least, high < least
 
 
-def _time_or_height(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _time_or_height(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L3: what is left of half the peak at twice its step, below and above the breakdown. A seed's peak is where the other seeds have it."
     sides = {}
     for side, sign in (("below", -1), ("above", 1)):
@@ -326,7 +327,7 @@ def breakdown(effects: Mapping[float, float], threshold: float) -> float:
     return steps_to(curve, threshold) / 1000
 
 
-def _whole_breaks_first(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _whole_breaks_first(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L4: the breakdown of random labels minus that of whole-video ones, mean over bases."
     cells, values = data.clean_cells(), []
     for seed in data.seeds(cells):
@@ -344,7 +345,7 @@ def half_life(gap: Mapping[int, float]) -> float:  # steps, at least 1
     return max(1.0, steps_to({step: -value for step, value in gap.items()}, -gap[0] / 2))
 
 
-def _systematic_lasts(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _systematic_lasts(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L5: doublings of the half-life from random to systematic errors, mean over bases."
     cells = {(dict(c.at)["base"], dict(c.at)["teacher"]): c for c in cells_of(data.rules, "c2") if dict(c.at).get("updates") == 96}
     values = []
@@ -354,7 +355,7 @@ def _systematic_lasts(data: _Map, rule: Mapping[str, Any]) -> Measured:
     return _of_seeds(values, "doublings of the half-life", float(np.log2(rule["factor"])))
 
 
-def _start_predicts(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _start_predicts(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L6: how much better p(right) and pass@8 order the ends of RL than mIoU does; the weaker of the two, over runs drawn with replacement."
     specs = {spec for cell in cells_of(data.rules, "c2") for spec in (cell.treated, cell.control) if spec.labels == "clean"}
     runs = [row for spec in specs for row in data.specs[spec].values()]
@@ -372,7 +373,7 @@ def _start_predicts(data: _Map, rule: Mapping[str, Any]) -> Measured:
     return estimate, (low, high), p, f"rank correlation gained, n = {len(runs)} runs", low > 0, high < 0
 
 
-def _filter_costs(data: _Map, rule: Mapping[str, Any]) -> Measured:
+def _filter_costs(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L7: points lost on questions for the second appearance."
     cell = next(cell for cell in cells_of(data.rules, "c2") if cell.treated.labels == "countless")
     second = np.array([q["query"].startswith("the second ") for q in data.questions["plain"]])
@@ -384,7 +385,7 @@ def _filter_costs(data: _Map, rule: Mapping[str, Any]) -> Measured:
     return loss, interval, result.effect.p, about, interval[0] > 0 and loss >= least, interval[1] < least
 
 
-LAWS: dict[str, Callable[[_Map, Mapping[str, Any]], Measured]] = {
+LAWS: dict[str, Callable[[MapData, Mapping[str, Any]], Measured]] = {
     "L1": _falls_with_competence,
     "L2": _as_predicted,
     "L3": _time_or_height,
@@ -399,7 +400,7 @@ def judge_laws(
     rules: Mapping[str, Any], rows: Rows, questions: Mapping[str, Questions], predicted: Sequence[Mapping[str, Any]], alpha: float = 0.05
 ) -> list[Law]:
     "Every law with its verdict."
-    data, laws, measured = _Map(rules, rows, questions, predicted), [], {}
+    data, laws, measured = MapData(rules, rows, questions, predicted), [], {}
     for name, rule in rules["laws"].items():
         if not any(missing_runs(rules, rows, block)[0] for block in rule["blocks"]):
             measured[name] = LAWS[name](data, rule)
@@ -462,8 +463,30 @@ def draw_runs(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> "Figur
         right.plot(10 * np.arange(1, len(row["zero_std"]) + 1), 100 * np.array(row["zero_std"]), look.line, color=look.colour)
     left.set(xlabel="step", ylabel="held-out mIoU (%)", ylim=(0, 100))
     right.set(xlabel="step", ylabel="zero-std groups (%)", ylim=(0, 100))
-    fig.legend(loc="outside upper center", ncols=len(names))
+    fig.legend(loc="outside upper center", fontsize=8)
     return fig
+
+
+def telling_runs(rows: Rows) -> dict[str, Mapping[str, Any]]:
+    "One run of each kind, where there is one: the highest end; among wrong labels the lowest; among misled cold starts the lowest."
+    kinds: dict[str, list[Mapping[str, Any]]] = {"healthy": [], "collapsed": [], "trapped": []}
+    for row in rows.values():
+        spec = row["spec"]
+        if spec["world"] == "plain" and spec["steps"]:
+            kinds["healthy"].append(row)
+            if spec["labels"] == "unfiltered" and spec["cold_start"] == "none":
+                kinds["collapsed"].append(row)
+            if spec["cold_start"] == "unfiltered" and spec["labels"] == "clean":
+                kinds["trapped"].append(row)
+
+    def end(row: Mapping[str, Any]) -> float:
+        return float(late_tious(row, row["spec"]["steps"]).mean())
+
+    chosen = {kind: (max if kind == "healthy" else min)(group, key=end) for kind, group in kinds.items() if group}
+    names = {
+        kind: f"{kind}: {row['spec']['base']}, {row['spec']['labels']} labels, cold start {row['spec']['cold_start']}" for kind, row in chosen.items()
+    }
+    return {names[kind]: row for kind, row in chosen.items()}
 
 
 @style()

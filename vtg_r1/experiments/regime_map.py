@@ -573,15 +573,18 @@ def run_map(rules: Mapping[str, Any], runs: Runs, cores: int = 2, limit: int = 0
     facts = {**committed_rules(), "code": git_state(resolve(".")), "torch": package_version("torch"), "threads": 1}
     path = resolve(HOME) / "rows.jsonl"
     done, failed = read_rows(path), dict[str, str]()
-    todo = [item for key, item in runs.items() if key not in done][: limit or None]
+    todo = [item for key, item in runs.items() if key not in done]
+    before, todo = len(runs) - len(todo), todo[: limit or None]
     resolve(WORK).mkdir(parents=True, exist_ok=True)
     try:
         held = lock(resolve(WORK) / ".lock")
     except LockHeld as e:
         raise RunError(f"{WORK}: the map is being run by {e.holder}: wait for its end, or stop it") from e
+    for scratch in resolve(WORK).glob("scratch-*"):  # left by a killed map
+        shutil.rmtree(scratch)
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     pool = partial(ProcessPoolExecutor, cores, get_context("spawn"), _begin_worker, (os.getpid(),))
-    with held, pool() as workers, tqdm(total=len(runs), initial=len(runs) - len(todo), desc="map", unit="run") as bar:
+    with held, pool() as workers, tqdm(total=before + len(todo), initial=before, desc="map", unit="run") as bar:
         waiting = {workers.submit(_work, rules, spec, seed): key_of(spec, seed) for spec, seed in todo}
         for future in as_completed(waiting):
             error = future.exception()
