@@ -130,10 +130,15 @@ def scored(n, label_wrong, teacher_wrong, policy_right, rng):
 
 @pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
 def test_the_share_of_wrong_labels_is_found_from_three_opinions(noise):
-    samples = scored(800, noise, 0.25, 0.7, np.random.default_rng(0))
-    wrong = 100 * np.mean([s.spans[0] != [8.0, 12.0] for s in samples])  # drawn, so not quite the share
-    estimate, low, high = label_noise_estimate(samples)
-    assert abs(estimate - wrong) < 4 and low <= wrong <= high
+    "Over eight draws: no bias beyond 2.5 points, and intervals that hold what was drawn."
+    errors, held = [], 0
+    for seed in range(8):
+        samples = scored(300, noise, 0.25, 0.7, np.random.default_rng(seed))
+        wrong = 100 * np.mean([s.spans[0] != [8.0, 12.0] for s in samples])  # drawn, so not quite the share
+        estimate, low, high = label_noise_estimate(samples, resamples=200)
+        errors.append(estimate - wrong)
+        held += low <= wrong <= high or noise == 0  # no share lies below 0
+    assert abs(np.mean(errors)) < 2.5 and held >= 6
 
 
 def test_errors_that_go_together_are_what_the_estimate_cannot_see():

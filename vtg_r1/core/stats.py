@@ -16,7 +16,7 @@ import numpy as np
 # %% ../../nbs/parts/core/stats.ipynb #dbbd10f3
 def t_p_value(
     t: float,  # a mean in units of its standard error
-    df: int,  # degrees of freedom, at least 1
+    df: float,  # degrees of freedom, at least 1
 ) -> float:  # two-sided, in [0, 1]
     "Probability of a value of Student's t at least as far from 0 as this one."
     from scipy.special import stdtr
@@ -26,7 +26,7 @@ def t_p_value(
 
 def t_quantile(
     level: float,  # coverage, e.g. 0.95
-    df: int,  # degrees of freedom, at least 1
+    df: float,  # degrees of freedom, at least 1
 ) -> float:  # t with P(|T| ≤ t) = level
     "Standard errors that an interval of this level reaches to each side."
     from scipy.special import stdtrit

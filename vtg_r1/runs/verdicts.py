@@ -214,5 +214,7 @@ def _numbers(effect: Effect) -> str:
     "The numbers of an effect in points of mIoU, its verdict, and whether it is as the claim says."
     if effect.ci95 is None:
         return f"{100 * effect.mean:+.1f} points"
-    text = f"{100 * effect.mean:+.1f} [{100 * effect.ci95[0]:+.1f}, {100 * effect.ci95[1]:+.1f}] points, {effect.verdict}"
+    text = f"{100 * effect.mean:+.1f} [{100 * effect.ci95[0]:+.1f}, {100 * effect.ci95[1]:+.1f}] points"
+    if effect.verdict != UNDECIDED or effect.holds is None:
+        text += f", {effect.verdict}"
     return text + {None: "", True: ", as claimed", False: ", against the claim"}[effect.holds]
