@@ -14,7 +14,7 @@ import pytest
 
 from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, prepare_data, score_all, score_table
 from vtg_r1.core.runtime import RunError, UserError
-from vtg_r1.core.samples import Sample, load_samples
+from vtg_r1.core.samples import Sample, load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
 from vtg_r1.data.official_benchmarks import compare, load_benchmark
 from vtg_r1.data.predictions import Prediction
@@ -325,10 +325,13 @@ def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
     from vtg_r1.grpo import main as grpo
 
     world = make_world(outputs / "world", videos=8, seed=3)
+    last = load_samples(world / "samples.jsonl")[-1].video
+    for file, is_held in (("train.jsonl", False), ("held.jsonl", True)):
+        write_jsonl(outputs / file, [s for s in load_samples(world / "samples.jsonl") if (s.video == last) == is_held])
     given = {
-        "annotations": str(world / "samples.jsonl"),
+        "annotations": str(outputs / "train.jsonl"),
         "video_root": str(world / "videos"),
-        "eval_annotations": str(world / "samples.jsonl"),
+        "eval_annotations": str(outputs / "held.jsonl"),
         "eval_limit": 2,
     }
     few = {

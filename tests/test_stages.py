@@ -178,7 +178,8 @@ def schooled(chain, real):
     write_jsonl(chain.outputs / "real.jsonl", rows)
     given = {
         "annotations": str(chain.outputs / "real.jsonl"),
-        "eval_annotations": str(chain.outputs / "real.jsonl"),
+        "eval_annotations": real["eval_annotations"],
+        "missing_videos": "skip",
         "video_root": real["video_root"],
     }
     return chain.run_here(

@@ -1,12 +1,9 @@
 "`vtg-r1 ground VIDEO QUERY`: when something happens in a video."
 
-import socket
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from typer import Argument, Option, echo
 
@@ -113,10 +110,10 @@ def read_mapping(text: str, option: str) -> dict[str, Any]:
 
 def load_model_and_processor(model: str, device: str | None, chat_template_kwargs: dict[str, Any] | None = None) -> tuple[Any, Any]:
     "Model and processor; a hub id or folder that cannot be loaded is a `UserError`."
-    unreachable = _hub_problem(model)
-    from transformers.utils import logging
+    from ..models.loading import hub_problem, load_model, load_processor
 
-    from ..models.loading import load_model, load_processor
+    unreachable = hub_problem(model)
+    from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -127,22 +124,6 @@ def load_model_and_processor(model: str, device: str | None, chat_template_kwarg
         if unreachable:
             reason = f"it is not in the Hub's cache, and the Hub cannot be reached ({unreachable})"
         raise UserError(f"model {model!r} cannot be loaded: {reason}") from e
-
-
-def _hub_problem(model: str) -> str:
-    "Why the Hub cannot be reached, or nothing; with a problem only the Hub's cache is read, without a minute of retries."
-    from huggingface_hub import constants
-
-    if model == "tiny" or Path(model).exists() or getproxies().keys() - {"no"}:
-        return ""
-    endpoint = urlsplit(constants.ENDPOINT)
-    port = endpoint.port or {"https": 443}.get(endpoint.scheme, 80)
-    try:
-        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
-    except OSError as e:
-        constants.HF_HUB_OFFLINE = True
-        return first_line(e)
-    return ""
 
 
 def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:
