@@ -46,15 +46,18 @@ def ground_command(
 ) -> int:
     """Find when something happens in a video. Prints the span in seconds and the reasoning. A run folder is asked as it was trained, the embedded
     model as it was made, any other model as the paper asks."""
+    from ..models.loading import check_model_exists
+
+    for number, query in enumerate(queries, 1):
+        if not query.strip():
+            raise UserError(f"query {number} is empty: say in words what to look for")
+    check_model_exists(model)
     from ..models.ground import ground, resolve_model
     from ..video.cut import cut
     from ..video.decoders import VideoError
     from ..video.reader import probe
 
     quiet_libraries()
-    for number, query in enumerate(queries, 1):
-        if not query.strip():
-            raise UserError(f"query {number} is empty: say in words what to look for")
     options = dict(frames=frames, fps=fps, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if chat_template_kwargs is not None:
@@ -110,9 +113,9 @@ def read_mapping(text: str, option: str) -> dict[str, Any]:
 
 def load_model_and_processor(model: str, device: str | None, chat_template_kwargs: dict[str, Any] | None = None) -> tuple[Any, Any]:
     "Model and processor; a hub id or folder that cannot be loaded is a `UserError`."
-    from ..models.loading import hub_problem, load_model, load_processor
+    from ..models.loading import check_model_exists, load_model, load_processor
 
-    unreachable = hub_problem(model)
+    check_model_exists(model)
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -120,10 +123,7 @@ def load_model_and_processor(model: str, device: str | None, chat_template_kwarg
     try:
         return load_model(model, device), load_processor(model, chat_template_kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        reason = first_line(e)
-        if unreachable:
-            reason = f"it is not in the Hub's cache, and the Hub cannot be reached ({unreachable})"
-        raise UserError(f"model {model!r} cannot be loaded: {reason}") from e
+        raise UserError(f"model {model!r} cannot be loaded: {first_line(e)}") from e
 
 
 def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:
