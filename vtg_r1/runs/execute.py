@@ -28,8 +28,6 @@ from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secret
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
 def start_stage(params: RunParams) -> Run:  # of the stage
     "Seed the libraries, set the threads and make the run's folder; with `accelerate_config` in a notebook, the stage runs in other processes instead."
-    import torch
-
     refuse_secrets(to_mapping(params))
     if isinstance(params, LaunchParams) and params.accelerate_config and _in_notebook():
         folder = run_folder(params.stage, params.run_name, params.outputs_dir)
@@ -38,8 +36,10 @@ def start_stage(params: RunParams) -> Run:  # of the stage
         launch_stage(params, folder)
         raise StageDone(f"The stage ran in the processes of {params.accelerate_config}; its results are in {folder}")
     if isinstance(params, ComputeParams):
+        import torch
+
         torch.set_num_threads(params.threads)
-    set_seed(params.seed)
+    set_seed(params.seed, kernels=isinstance(params, ComputeParams))
     return start_run(params.stage, params.run_name, to_mapping(params), params.outputs_dir, getattr(params, "resume", False))
 
 
