@@ -306,9 +306,14 @@ def _quiet(trainer: Any) -> Any:  # the same
     return trainer
 
 
+def _shelf(kind: str) -> Path:
+    "The folder of things made by these rules; other rules have another."
+    return resolve(WORK) / f"{kind}-{sha256(resolve(RULES))[:8]}"
+
+
 def make_base(rules: Mapping[str, Any], name: str) -> Path:  # folder of the model
     "A base, made if it is missing."
-    folder, recipe = resolve(WORK) / "bases" / name, rules["bases"][name]
+    folder, recipe = _shelf("bases") / name, rules["bases"][name]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder.with_suffix(".lock"), patience=float("inf")):
         if folder.exists():
@@ -353,7 +358,7 @@ def start_of(rules: Mapping[str, Any], spec: RunSpec, seed: int) -> tuple[Path, 
     "The policy before RL of a run, made and measured if it is missing."
     base, start = make_base(rules, spec.base), spec.start
     seeds = seed if start.cold_start != "none" else 0  # a base has no seed
-    folder = resolve(WORK) / "starts" / key_of(start, seeds)
+    folder = _shelf("starts") / key_of(start, seeds)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder.with_suffix(".lock"), patience=float("inf")):
         if not folder.exists():
