@@ -1,14 +1,16 @@
 "`vtg-r1 difficulty`: what rollouts say before RL is paid for."
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
 from ..core.runtime import UserError
 from ..core.samples import SampleError, load_samples
-from ..difficulty import Advice, advise, scored_file
 from .common import AsJson, command, print_json
+
+if TYPE_CHECKING:
+    from ..difficulty import Advice
 
 NAMES = {
     "sampled_mIoU": "mean tIoU of sampled answers",
@@ -34,6 +36,8 @@ def difficulty_command(
 ) -> int:
     """Print p(right), pass@K, zero-std groups and the estimated share of wrong labels of a policy and its RL samples. With --advise, look both up on
     the regime map of 06_ablations, which is of a toy world: it gives directions, not points."""
+    from ..difficulty import advise, scored_file
+
     path = scored_file(scored)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a run of 04_difficulty, or its rl_scored.jsonl")
@@ -54,7 +58,7 @@ def difficulty_command(
     return 0
 
 
-def _print(result: Advice, n: int, advice: bool) -> None:
+def _print(result: "Advice", n: int, advice: bool) -> None:
     for name, text in NAMES.items():
         print(f"{result.metrics[name]:6.1f} %  {text}")
     if result.label_noise:
