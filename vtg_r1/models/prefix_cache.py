@@ -675,8 +675,9 @@ def prefill(
     for level in tree[1:]:
         at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
     rows = torch.tensor([packed.leaves[i] for i in of], device=device)
-    if of == [i for i in range(n) for _ in range(len(of) // n)]:
-        of = list(range(n))  # once per prompt where groups are of one size, in turn; else once per row
+    distinct = sorted(set(of))
+    if of == [i for i in distinct for _ in range(len(of) // len(distinct))]:
+        of = distinct  # once per prompt where groups are of one size, in turn; else once per row
     leaves = torch.tensor([packed.leaves[i] for i in of], device=device)
     return _decoding_cache(cache, at[leaves], real[leaves], rows)
 
