@@ -27,7 +27,8 @@ NOTEBOOK = "nbs/07_benchmarks.ipynb"
 
 def run(outputs, name, **parameters):
     "Run the stage; its folder and metrics."
-    folder = run_notebook(NOTEBOOK, {"run_name": name, "outputs_dir": str(outputs), "threads": 1, **parameters}, BenchmarksParams, progress=False)
+    own = {"run_name": name, "outputs_dir": str(outputs), "threads": 1, "control_limit": 0, **parameters}
+    folder = run_notebook(NOTEBOOK, own, BenchmarksParams, progress=False)
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
@@ -42,7 +43,7 @@ def outputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def toy(outputs):
-    folder, metrics = run(outputs, "toy", eval_limit=48)
+    folder, metrics = run(outputs, "toy", eval_limit=48, control_limit=32, num_samples=4, coverage=0.8)
     return folder, metrics, outputs / "toyworld" / "held-out-in-domain"
 
 
@@ -72,6 +73,18 @@ def test_toy_world(toy):
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
     for figure in ("recall_curve", "shape", "cases"):
         assert (folder / "figs" / f"{figure}.png").stat().st_size > 5000
+
+
+def test_the_toy_run_has_controls_and_agreement(toy):
+    folder, metrics, _ = toy
+    assert metrics["control/n"] == 32 and {len(list(file.open())) for file in folder.glob("control_*.jsonl")} == {32}
+    assert metrics["control/black frames/low"] > 0 and "it looks at the video" in (folder / "07_benchmarks.ipynb").read_text()
+    for name in ("black frames", "shuffled frames", "text only", "whole video", "dataset prior"):
+        assert metrics[f"control/{name}/low"] <= metrics[f"control/{name}/model above by"] <= metrics[f"control/{name}/high"]
+    sampled = [json.loads(line) for line in (folder / "sampled.jsonl").read_text().splitlines()]
+    assert [row["qid"] for row in sampled] == [row["qid"] for row in rows_of(folder)] and all(len(row["sampled"]) == 4 for row in sampled)
+    assert 0 <= metrics["agreement/threshold"] <= 1 and 0 < metrics["agreement/kept"] <= 100
+    assert (folder / "figs" / "reliability.png").stat().st_size > 5000
 
 
 def test_score_command_agrees(toy, tmp_path, capsys):
