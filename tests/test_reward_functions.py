@@ -232,7 +232,7 @@ def train(world, outputs, **parameters):
     return main(from_mapping(GRPOParams, {**SHORT, **own, "outputs_dir": str(outputs), **parameters}))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_reward_that_becomes_nan_ends_the_run(world, tmp_path):
     "TRL takes NaN for a reward that does not apply, and would train on."
     (tmp_path / "late.py").write_text(

@@ -8,6 +8,7 @@ __all__ = ['Reward', 'RewardEntry', 'read_entries', 'checked_values', 'LoadedRew
 
 # %% ../../nbs/parts/train/reward_functions.ipynb #fcbea03c
 import asyncio
+import copy
 import difflib
 import hashlib
 import importlib
@@ -217,6 +218,7 @@ def load_rewards(
     return loaded
 
 # %% ../../nbs/parts/train/reward_functions.ipynb #d4cabdf7
+_FRAMES = ("images", "video")  # columns
 _TAGS = {"answer": "answer", "glue": "glue"}  # reading → tag of its spans, where it is not `<time>`
 
 
@@ -276,7 +278,8 @@ def trial_batch(
     for i in range(len(data)):
         columns = data[i]
         answers = made_up_answers(columns["spans"], columns["duration"], columns.get("answer"), view.reading)
-        rows += [(kind, text, columns) for kind, text in answers.items()]
+        own = copy.deepcopy({name: value for name, value in columns.items() if name not in _FRAMES})  # the samples stay as they are
+        rows += [(kind, text, {**columns, **own}) for kind, text in answers.items()]
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     columns = {name: [row[name] for _, _, row in rows] for name in rows[0][2] if name not in ("prompt", "completion", "completion_ids")}
     columns |= {
@@ -294,7 +297,7 @@ def _same(a: float | None, b: float | None) -> bool:
 
 def _text(columns: Mapping[str, Any]) -> str:
     "The arguments of a call as text, without frames."
-    return repr({name: value for name, value in columns.items() if name not in ("images", "video", "trainer_state", "log_extra", "log_metric")})
+    return repr({name: value for name, value in columns.items() if name not in (*_FRAMES, "trainer_state", "log_extra", "log_metric")})
 
 
 def _call(reward: LoadedReward, columns: dict[str, Any]) -> list[float | None]:
