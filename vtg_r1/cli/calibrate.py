@@ -40,7 +40,6 @@ def calibrate_command(
 ) -> int:
     """Find the agreement below which a model should not answer. Each held-out query is answered several times; the threshold keeps the stated share of
     the right answers on new queries like these (split conformal), and refuses those that agree less. ground and demo take the file with --calibration."""
-    from ..data.model_inputs import VideoInputConfig
     from ..data.sources import find_videos, read_annotations
     from ..models.abilities import require_encoding
     from ..models.generation import generate
@@ -59,8 +58,7 @@ def calibrate_command(
         require_encoding(model, pair[1], config.time_encoding, config.pixels, pair[0])
     except (SampleError, OSError, ImportError, ValueError) as e:
         raise UserError(e) from e
-    names = dict(frames=config.frames, pixels=config.pixels, style=config.style, time_encoding=config.time_encoding)
-    view = VideoInputConfig(str(resolve(videos)), **names, cache="", fps=config.fps, reading=config.reading)
+    view = config.view(resolve(videos))
     ask: Any = partial(generate, *pair, max_completion_length=config.max_completion_length, temperature=temperature, samples=samples)
     source, key = {"path": annotations, "sha256": sha256(resolve(annotations))}, model_fingerprint(folder)
     settings = [key, asdict(config), source["sha256"], samples, temperature, batch_size]

@@ -40,6 +40,11 @@ class InferenceConfig:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
     reading: str = "time"  # how its answers are read
 
+    def view(self, video_root: str | Path) -> VideoInputConfig:
+        "The same for the parts that read videos; frames are decoded every time."
+        names: dict[str, Any] = dict(style=self.style, time_encoding=self.time_encoding, cache="", reading=self.reading)
+        return VideoInputConfig(str(video_root), self.frames, self.pixels, fps=self.fps, **names)
+
 
 TINY_INFERENCE = InferenceConfig(16, 784, "short", max_completion_length=64)
 
@@ -113,16 +118,13 @@ def ground(
                 raise ValueError(f"query {query[:80]!r} holds {word!r}, a control word of the model: write it in plain words")
     require_encoding(type(model).__name__, processor, config.time_encoding, config.pixels, model)
     duration, path = probe(video).duration, Path(os.path.realpath(video))  # a link that a person names may lead anywhere
-    view = VideoInputConfig(
-        str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", fps=config.fps, reading=config.reading
-    )
+    view = config.view(path.parent)
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]
     if sampling is None:
         rows = predict(model, processor, samples, view, max_completion_length=config.max_completion_length, desc="answers")
     else:
-        how = dict(max_completion_length=config.max_completion_length, temperature=sampling.temperature, samples=sampling.samples)
-        ask: Any = partial(generate, model, processor, **how)
-        rows = [row for batch in by_video(samples, 8) for row in consensus_rows(ask, batch, view, sampling.seed)]
+        ask = partial(generate, model, processor, max_completion_length=config.max_completion_length, temperature=sampling.temperature)
+        rows = [row for batch in by_video(samples, 8) for row in consensus_rows(partial(ask, samples=sampling.samples), batch, view, sampling.seed)]
     for row in rows:
         if "error" in row:
             raise VideoError(video, row["error"].removeprefix(f"{path}: "))
@@ -132,6 +134,6 @@ def ground(
 def _answer(query: str, row: dict[str, Any], duration: float, sampling: Sampling | None) -> Answer:
     "The answer of a prediction row; one that agrees too little with the others is refused."
     agreement, span, refused = row.get("agreement"), _within(row["pred"], duration), None
-    if sampling is not None and span is not None and agreement < sampling.threshold:
+    if sampling is not None and span is not None and agreement is not None and agreement < sampling.threshold:
         span, refused = None, row["pred"]
     return Answer(query, span, think_text(row["response"]), row["response"], agreement, refused)
