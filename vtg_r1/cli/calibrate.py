@@ -40,6 +40,9 @@ def calibrate_command(
 ) -> int:
     """Find the agreement below which a model should not answer. Each held-out query is answered several times; the threshold keeps the stated share of
     the right answers on new queries like these (split conformal), and refuses those that agree less. ground and demo take the file with --calibration."""
+    from ..models.loading import check_model_exists
+
+    check_model_exists(model)
     from ..data.sources import find_videos, read_annotations
     from ..models.abilities import require_encoding
     from ..models.generation import generate
