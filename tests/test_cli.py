@@ -30,7 +30,21 @@ from vtg_r1.video.cut import cut
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import probe, read_frames
 
-COMMANDS = ["ground", "check-model", "run", "estimate", "score", "data validate", "data convert", "data curate", "push", "demo", "review", "env"]
+COMMANDS = [
+    "ground",
+    "calibrate",
+    "check-model",
+    "run",
+    "estimate",
+    "score",
+    "data validate",
+    "data convert",
+    "data curate",
+    "push",
+    "demo",
+    "review",
+    "env",
+]
 OLD = ["data check", "view"]  # names of 0.1
 
 
@@ -318,6 +332,18 @@ def test_convert_says_what_it_leaves_out(world, toy_samples, tmp_path, capsys):
         code, out, err = vtg(capsys, "data", "convert", "--dataset", "csv", "--annotations", mine, "--out", tmp_path / "t.jsonl", *args)
         assert code == 2 and said in err.splitlines()[-1] and not out and "Traceback" not in err
     assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_convert_asks_before_it_replaces_a_file(world, toy_samples, tmp_path, capsys):
+    mine, out, held = table(tmp_path / "mine.csv", toy_samples), tmp_path / "s.jsonl", tmp_path / "held.jsonl"
+    given = ["data", "convert", "--dataset", "csv", "--annotations", mine, "--videos", world / "videos", "--out", out, "--eval-annotations", held]
+    for option, file in (("--out", out), ("--eval-annotations", held)):
+        file.write_text("made by hand")
+        code, said, err = vtg(capsys, *given)
+        assert code == 2 and f"{option} {file}: exists; name another file, or replace it with --replace" in err and file.read_text() == "made by hand"
+        file.unlink()
+    held.write_text("made by hand")
+    assert vtg(capsys, *given, "--replace")[0] == 0 and len(load_samples(held)) > 0
 
 
 def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsys):
