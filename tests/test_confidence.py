@@ -148,6 +148,7 @@ def test_agreement_says_where_the_answer_is_right(rows, toy_samples):
     assert tious[agreements >= np.median(agreements)].mean() > tious[agreements < np.median(agreements)].mean() + 0.1
 
 
+@pytest.mark.long
 def test_a_stopped_pass_goes_on_and_a_missing_video_is_a_row(tiny, toy_samples, view, tmp_path):
     from dataclasses import replace
 
@@ -288,6 +289,7 @@ def test_the_review_page_has_agreement_and_refusals(made, world, tmp_path):
         read_review([tmp_path / "bad.jsonl"])
 
 
+@pytest.mark.long
 def test_the_demo_says_how_sure_it_is(tiny, world, toy_samples):
     pytest.importorskip("gradio")
     from vtg_r1.pages.demo import LoadedModel, answer, answers_html
