@@ -46,8 +46,6 @@ STAGES = {
         "eval_subset": 5,
     },
 }
-STAGES |= {"curation": {}, "difficulty": {}, "benchmarks": {}}
-NUMBERS = {"curation": "01", "sft": "03", "difficulty": "04", "grpo": "05", "benchmarks": "07"}
 
 
 def cold_start_files(world: Path, out: Path) -> dict[str, str]:
@@ -78,15 +76,22 @@ def environment(shim: bool = True, **variables: str) -> dict[str, str]:
 
 def words(stage: str, parameters: dict) -> list[str]:
     "The words that a user gives to vtg-r1."
-    given = {**STAGES[stage], **parameters}
-    pairs = [word for name, value in given.items() for word in ("-p", name, json.dumps(value))]
-    return ["run", f"nbs/{NUMBERS[stage]}_{stage}.ipynb", *pairs]
+    (notebook,) = project_root().glob(f"nbs/[0-9]*_{stage}.ipynb")
+    pairs = [word for name, value in {**STAGES[stage], **parameters}.items() for word in ("-p", name, json.dumps(value))]
+    return ["run", str(notebook), *pairs]
 
 
 def launch(stage: str, parameters: dict, env: dict[str, str], status: int = 0) -> str:
-    "Run a stage to its end; its output."
-    command = [sys.executable, "-m", "vtg_r1.cli", *words(stage, parameters)]
-    run = subprocess.run(command, env=env, cwd=project_root(), text=True, capture_output=True, timeout=550)
+    "Run a stage's program to its end, by `accelerate launch` if it has an `accelerate_config`; its output."
+    given = {**STAGES.get(stage, {}), **parameters}
+    file = Path(given["outputs_dir"]) / f"{stage}-{given['run_name']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(given))
+    launcher = []
+    if "accelerate_config" in given:
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", given["accelerate_config"]]
+    command = [sys.executable, *launcher, "-m", f"vtg_r1.{stage}", "--params", str(file)]
+    run = subprocess.run(command, env=env, cwd=project_root(), text=True, capture_output=True, timeout=900)
     assert run.returncode == status, (run.stdout + run.stderr)[-20000:]
     return run.stdout + run.stderr
 

@@ -104,7 +104,7 @@ def test_steps_of_grpo_with_rollouts_in_the_same_process(world, tmp_path):
 
 def test_rollouts_by_old_weights_are_refused(world, tmp_path):
     "The control: the engine drops what is sent to it, so that it samples from the policy of the first step."
-    folder, output = colocate(world, tmp_path, "old", 1, {"SHIM_OLD_WEIGHTS": "1"}, learning_rate=1e-2)
+    folder, output = colocate(world, tmp_path, "old", 2, {"SHIM_OLD_WEIGHTS": "1"}, learning_rate=1e-2)
     assert "vLLM's log-probabilities differ from the model's by" in output and len(rows(folder / "log.jsonl")) < 3
 
 
