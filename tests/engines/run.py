@@ -140,12 +140,12 @@ def page(results: dict) -> str:
         counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("passed", "failed", "skipped") if kind in outcomes)
         versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
         lines.append(f"| {part.title} | {counts} | {result['machine']}, {result['date']} | {versions} | {part.not_proven} |")
-    lines += ["", "## Test by test", "", "| test | outcome | seconds | numbers |", "|---|---|---|---|"]
+    lines += ["", "## Test by test", "", "| part | test | outcome | seconds | numbers |", "|---|---|---|---|---|"]
     for name in PARTS:
         for test, report in results.get(name, {}).get("tests", {}).items():
             words = test.removeprefix("test_").replace("_", " ")
             outcome = report["outcome"].replace("|", "/")
-            lines.append(f"| {words} | {outcome} | {report['seconds']} | {'; '.join(report['numbers'])} |")
+            lines.append(f"| {name} | {words} | {outcome} | {report['seconds']} | {'; '.join(report['numbers'])} |")
     return "\n".join(lines) + "\n"
 
 
