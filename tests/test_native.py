@@ -152,6 +152,14 @@ def test_vllm_takes_no_native_video():
         GRPOParams(time_encoding="native", vllm="colocate")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_server_of_rollouts_needs_a_gpu(toy_samples, world, tmp_path):
+    "TRL sends weights by NCCL only, and would say so when the server is started and asked."
+    params = GRPOParams(vllm="server", prompts_per_step=2, num_generations=4, per_device_batch_size=4)
+    with pytest.raises(UserError, match="weights are sent by NCCL, which needs a GPU"):
+        grpo_trainer(*build_tiny(0), toy_samples[:4], VideoInputConfig(str(world / "videos"), 8, 784, "short"), tmp_path, params)
+
+
 def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, tmp_path):
     params = GRPOParams(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
     trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, params)

@@ -258,6 +258,7 @@ def grpo_trainer(
     curriculum: CurriculumSampler | None = None,  # which of its samples come when; None shuffles `samples`
 ) -> Any:  # a trl GRPOTrainer
     "TRL's GRPO trainer with the rewards of the parameters."
+    import torch
     from trl import GRPOConfig
 
     from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck, WeightAverage
@@ -265,6 +266,10 @@ def grpo_trainer(
     from vtg_r1.train.shared_prefix import SharedPrefixGRPOTrainer, SharedPrefixNativeGRPOTrainer
     from vtg_r1.train.video_inputs import VideoGRPOTrainer
 
+    if params.vllm == "server" and not torch.cuda.is_available():
+        raise UserError(
+            "vllm 'server': its weights are sent by NCCL, which needs a GPU, and this machine has none: use vllm 'colocate', or leave vllm empty"
+        )
     if len(samples) < params.prompts_per_step:
         raise UserError(f"{len(samples)} RL samples are fewer than prompts_per_step = {params.prompts_per_step}: give more samples or a smaller step")
     require_encoding(params.model or type(model).__name__, processor, view.time_encoding, view.pixels, model)

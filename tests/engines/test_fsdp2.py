@@ -1,19 +1,19 @@
 """FSDP2 on two CPU processes, by the shim (tests/engines/shim, which says what this does not prove): the cold start and GRPO as with DDP, evaluation on the way, LoRA,
-a killed process, resuming, and the saved model."""
+a killed process, resuming, and the saved model.
+
+Trainings run in children of a process that has the libraries loaded (`run_ranks`); the one that is killed is started by the user's command, through the launcher."""
 
 import json
 import os
 import signal
-import subprocess
 import time
 
 import numpy as np
 import pytest
 import torch
-from engine_runs import cold_start_files, command, curve, environment, launch, on_cpu, rank_process, responses, rows
+from engine_runs import CLEAN, cold_start_files, curve, environment, on_cpu, rank_process, responses, rows, run_command, run_ranks, words
 from safetensors import safe_open
 
-from vtg_r1.core.runtime import project_root
 from vtg_r1.models.loading import load_model
 from vtg_r1.runs.run import read_manifest
 
@@ -27,12 +27,13 @@ def setting(world, tmp_path_factory):
 
 
 def trained(setting, stage, name, config="fsdp2", **more):
-    "The folder of a finished run, made once."
+    "The folder of a finished run, made once by two processes."
     given, fsdp2, out = setting
     folder = out / stage / name
     if not (folder / "metrics.json").exists():
         config = {"fsdp2": fsdp2, "ddp": "configs/accelerate/two_cpu.yaml"}[config]
-        launch(stage, {**given, "run_name": name, "accelerate_config": config, **more}, environment())
+        output = run_ranks(stage, {**given, "run_name": name, "accelerate_config": config, **more}, out)
+        assert not output, output[-20000:]
     return folder
 
 
@@ -69,34 +70,34 @@ def test_the_saved_model_is_one_whole_model(setting, stage, lora_rank):
 def test_a_killed_process_is_named_and_the_resumed_run_is_exact(setting):
     "SIGKILL of the second process behind a checkpoint: the first ends within a minute, one line names the second, and what follows equals a run that was never killed."
     given, config, out = setting
-    whole = trained(setting, "sft", "fsdp2-0")
+    whole, killed = trained(setting, "sft", "fsdp2-0", lora_rank=0), out / "sft/killed"
     parameters = {**given, "run_name": "killed", "accelerate_config": config, "save_steps": 2, "lora_rank": 0}
-    with subprocess.Popen(
-        command("sft", parameters), env=environment(), cwd=project_root(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as run:
-        victim = rank_process(run.pid, 1)
-        while not (out / "sft/killed/checkpoints/checkpoint-2/complete.json").exists() and run.poll() is None:
-            time.sleep(0.01)
-        os.kill(victim, signal.SIGKILL)
-        start = time.monotonic()
-        output = run.communicate(timeout=120)[0]
-    assert run.returncode == 2 and time.monotonic() - start < 60
+    run = CLEAN.Process(target=run_command, args=(words("sft", parameters), environment(), str(out / "killed.txt")))
+    run.start()
+    victim = rank_process(run.pid, 1)
+    while not (killed / "checkpoints/checkpoint-2/complete.json").exists() and run.is_alive():
+        time.sleep(0.01)
+    os.kill(victim, signal.SIGKILL)
+    start = time.monotonic()
+    run.join(120)
+    seconds, output = time.monotonic() - start, (out / "killed.txt").read_text()
+    print(f"measured: the run ended {seconds:.1f} s after the death of one process")
+    assert run.exitcode == 2 and seconds < 60, output[-3000:]
     assert "process 1 of sft was ended by SIGKILL, and the launcher ended the others" in output.splitlines()[-1], output[-3000:]
-    assert read_manifest(out / "sft/killed")["status"] == "failed"
-    launch("sft", {**parameters, "resume": True}, environment())
-    resumed = out / "sft/killed"
-    assert (curve(resumed) == curve(whole)).all() and responses(resumed) == responses(whole)
-    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (resumed, whole)]
+    assert read_manifest(killed)["status"] == "failed" and len(curve(killed)) < 4
+    output = run_ranks("sft", {**parameters, "resume": True}, out)
+    assert not output, output[-20000:]
+    assert (curve(killed) == curve(whole)).all() and responses(killed) == responses(whole)
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (killed, whole)]
     assert metrics[0] == metrics[1]
-    weights = [load_model(str(folder / "model"), "cpu").state_dict() for folder in (resumed, whole)]
+    weights = [load_model(str(folder / "model"), "cpu").state_dict() for folder in (killed, whole)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
 
 
-@pytest.mark.long
 def test_a_configuration_that_would_not_shard_is_refused(setting):
     "Without the shim accelerate ignores FSDP on CPU: an error before the first step, which names what was asked for and what would run."
     given, config, out = setting
     parameters = {**given, "run_name": "refused", "accelerate_config": config, "eval_before_training": False}
-    output = launch("sft", parameters, environment(shim=False), 2)
+    output = run_ranks("sft", parameters, out, shim=False)
     assert "asks for FSDP, but accelerate trains as MULTI_CPU on cpu with 2 processes" in output
     assert read_manifest(out / "sft/refused")["status"] == "failed" and not rows(out / "sft/refused/log.jsonl")

@@ -84,7 +84,7 @@ def test_two_nodes_train_end_together_and_resume(nodes, world, tmp_path):
     start_of_end = time.monotonic()
     assert [process.wait(120) != 0 for process in started] == [True, True]
     seconds = time.monotonic() - start_of_end
-    print(f"both nodes ended {seconds:.1f} s after the death of one process")
+    print(f"measured: both nodes ended {seconds:.1f} s after the death of one process")
     assert seconds < 60
 
     finish(start(nodes, config, {**given, "run_name": "killed", "save_steps": 2, "resume": True}, tmp_path), tmp_path, "killed")

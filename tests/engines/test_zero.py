@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from engine_runs import cold_start_files, curve, environment, launch, on_cpu, responses, rows
+from engine_runs import cold_start_files, curve, environment, launch, on_cpu, responses, rows, run_ranks
 from safetensors import safe_open
 
 from vtg_r1.models.loading import load_model
@@ -39,8 +39,12 @@ def trained(setting, stage, name, zero, **more):
     given, out = setting
     folder = out / stage / name
     if not (folder / "metrics.json").exists():
-        accelerate_config = config(zero, out) if zero else "configs/accelerate/two_cpu.yaml"
-        launch(stage, {**given, "run_name": name, "accelerate_config": accelerate_config, **more}, environment(**CPU))
+        parameters = {**given, "run_name": name, "accelerate_config": "configs/accelerate/two_cpu.yaml", **more}
+        if zero:
+            launch(stage, {**parameters, "accelerate_config": config(zero, out)}, environment(**CPU))
+        else:
+            output = run_ranks(stage, parameters, out)
+            assert not output, output[-20000:]
     return folder
 
 

@@ -360,7 +360,6 @@ class LiveFigure(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
         "Draw the log if ten seconds have passed or training ends."
-        import matplotlib.pyplot as plt
         from IPython import display, get_ipython
 
         log = [row for row in state.log_history if "loss" in row]
@@ -368,6 +367,8 @@ class LiveFigure(TrainerCallback):
             return
         if time.monotonic() - self.last_drawn < 10 and state.global_step < state.max_steps:
             return
+        import matplotlib.pyplot as plt  # a second, which a run without a notebook need not wait
+
         self.last_drawn = time.monotonic()
         png, figure = io.BytesIO(), draw_log(log)
         figure.savefig(png, format="png", dpi=100)

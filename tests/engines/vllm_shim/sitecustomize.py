@@ -3,6 +3,10 @@
 1. PyPI's torchvision is built for CUDA's torch. Beside torch for CPU its operators cannot be loaded, and its import fails on the declaration of two of them. They
    are declared here, without code; image processors use neither.
 2. vLLM gets settings for a small CPU: no compilation, one process for engine and caller, one GiB of cache.
+3. Where SHIM_PLAIN_LINEAR is set, for the test of `colocate`: vLLM for CPU packs the weights of linear layers into oneDNN's form after loading, and removes the
+   parameters, so that no weights can be sent to it any more (`'Parameter' object has no attribute 'weight_loader'`). With this change the parameters stay, and torch
+   multiplies by them. vLLM for CUDA keeps its parameters by itself.
+4. Where SHIM_OLD_WEIGHTS is set, the control of that test: what is sent to Qwen2.5-VL after it was loaded is dropped.
 
 What tests with it do not prove: the wheel for CUDA, its kernels, bfloat16, several GPUs."""
 
@@ -36,6 +40,31 @@ def no_compilation(module: ModuleType) -> None:
     module.LLM.__init__ = init
 
 
+def plain_linear(module: ModuleType) -> None:
+    "Change 3."
+
+    def keep_weight(layer: Any, remove_weight: bool) -> None:
+        from torch.nn.functional import linear
+
+        layer.cpu_linear = linear
+
+    module.dispatch_cpu_unquantized_gemm = keep_weight
+
+
+def old_weights(module: ModuleType) -> None:
+    "Change 4."
+    model_class = module.Qwen2_5_VLForConditionalGeneration
+    load = model_class.load_weights
+
+    def load_once(self: Any, weights: Any) -> Any:
+        weights = list(weights)
+        if len(weights) > 1:
+            return load(self, weights)
+        return {name for name, _ in weights}
+
+    model_class.load_weights = load_once
+
+
 class _After(importlib.abc.MetaPathFinder):
     "Calls a function on a module once it is imported; on torch before torchvision is."
 
@@ -63,3 +92,7 @@ class _After(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path[:0] = [_After("torchvision", declare_operators, first="torch"), _After("vllm.entrypoints.llm", no_compilation)]
+if os.environ.get("SHIM_PLAIN_LINEAR"):
+    sys.meta_path.insert(0, _After("vllm.model_executor.layers.utils", plain_linear))
+if os.environ.get("SHIM_OLD_WEIGHTS"):
+    sys.meta_path.insert(0, _After("vllm.model_executor.models.qwen2_5_vl", old_weights))
