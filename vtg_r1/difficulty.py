@@ -24,7 +24,7 @@ import numpy as np
 
 from .core.atomic_files import LockHeld, lock
 from .core.plots import draw_histogram, looks_of, style
-from .core.prompts import parse_span
+from .core.prompts import parse_set, parse_span
 from vtg_r1.core.runtime import (
     RunError,
     broadcast_object,
@@ -37,7 +37,7 @@ from vtg_r1.core.runtime import (
     set_seed,
 )
 from .core.samples import Sample, SampleError, load_samples, target_span
-from .core.spans import length, tiou
+from .core.spans import length, set_tiou, tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
 from .models.abilities import record_abilities, require_encoding
@@ -78,10 +78,15 @@ def difficulty(
     policy: str,  # its name, for the record
     pass_iou: float = 0.5,  # tIoU from which a rollout is a hit
     reading: str = "time",  # how responses are read
+    answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
 ) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate}, the record's `difficulty`
-    "The tIoU of each rollout with the best true span, their mean, and the share of hits."
-    spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
-    ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
+    "The tIoU of each rollout with the best true span, or of its set with the true one; their mean, and the share of hits."
+    if answers == "set":
+        sets = [parse_set(r, reading, sample.duration) for r in responses]
+        ious = np.array([0.0 if spans is None else set_tiou(spans, sample.spans) for spans in sets])
+    else:
+        spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
+        ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
     rounded = [round(float(iou), 4) for iou in ious]
     return {"policy": policy, "ious": rounded, "mean_iou": float(ious.mean()), "pass_rate": float((ious >= pass_iou).mean())}
 
@@ -385,7 +390,7 @@ def score_table(
         "teacher": [s.teacher["iou"] if s.teacher else np.nan for s in scored],
         "source": [s.source for s in scored],
         "spread": [reward_spread(s) for s in scored],
-        "seconds": [float(length(target_span(s.spans))) for s in scored],
+        "seconds": [float(length(target_span(s.spans))) if s.spans else 0.0 for s in scored],
     }
     return pd.DataFrame(columns)
 
@@ -483,10 +488,10 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     refuse_toy_values(params)
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     with main_process_first():
-        samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
-        path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
+        samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir, asked=params)
+        path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir, params) / "model")
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps, reading=params.reading)
+    view = params.view(root)
     processor = load_processor(path, params.chat_template_kwargs)
     require_encoding(path, processor, view.time_encoding, view.pixels)
     check_context_length(path, processor, samples, view, params.max_completion_length)
@@ -532,7 +537,7 @@ def score_samples(run: Run, params: DifficultyParams, policy: Policy) -> list[Sa
     folder = broadcast_object(_rollouts_folder(run, params, policy) if is_main_process() else None)
     responses = resumable_rollouts(folder / "rollouts.jsonl", rollouts, policy.samples, params.batch_size, params.seed)
     name = params.model or "cold start"
-    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou, params.reading)) for s in policy.samples]
+    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou, params.reading, params.answers)) for s in policy.samples]
     run.save_rows("rl_scored.jsonl", [s.to_dict() for s in scored])
     return scored
 

@@ -37,6 +37,7 @@ class InferenceConfig:
     fps: float = 0.0  # maximum frames per second; 0 sets no limit
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
     reading: str = "time"  # how its answers are read
+    answers: str = "span"  # as in `VideoInputConfig`
 
 
 TINY_INFERENCE = InferenceConfig(16, 784, "short", max_completion_length=64)
@@ -68,14 +69,17 @@ class Answer:
     span: list[float] | None  # seconds within the video; None if the response gives none
     reasoning: str
     response: str  # whole, as written
+    spans: list[list[float]] | None = None  # all of them, where sets are asked for; [] if the response says that there is none
 
 
-def _within(pred: list[list[float]] | None, duration: float) -> list[float] | None:
-    "The first predicted span, clipped to the video."
-    if not pred:
-        return None
-    start, end = (float(np.clip(t, 0, duration)) for t in pred[0])
-    return [start, end] if start < end else None
+def _within(pred: list[list[float]] | None, duration: float, answers: str) -> list[list[float]] | None:
+    "The predicted spans, or the one that is asked for, clipped to the video; None if nothing is left of them."
+    if pred == [] and answers == "set":
+        return []
+    if answers == "span" and pred:
+        pred = pred[:1]
+    clipped = [[float(np.clip(t, 0, duration)) for t in span] for span in pred or []]
+    return [[start, end] for start, end in clipped if start < end] or None
 
 
 def control_words(processor: Any) -> list[str]:
@@ -98,12 +102,16 @@ def ground(
                 raise ValueError(f"query {query[:80]!r} holds {word!r}, a control word of the model: write it in plain words")
     require_encoding(type(model).__name__, processor, config.time_encoding, config.pixels, model)
     duration, path = probe(video).duration, Path(os.path.realpath(video))  # a link that a person names may lead anywhere
-    view = VideoInputConfig(
-        str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", fps=config.fps, reading=config.reading
-    )
+    asked: Any = dict(fps=config.fps, reading=config.reading, answers=config.answers)
+    view = VideoInputConfig(str(path.parent), config.frames, config.pixels, config.style, config.time_encoding, cache="", **asked)
     samples = [Sample(str(i), path.name, duration, query, [[0.0, duration]]) for i, query in enumerate(queries)]
     rows = predict(model, processor, samples, view, max_completion_length=config.max_completion_length, desc="answers")
     for row in rows:
         if "error" in row:
             raise VideoError(video, row["error"].removeprefix(f"{path}: "))
-    return [Answer(q, _within(r["pred"], duration), think_text(r["response"]), r["response"]) for q, r in zip(queries, rows)]
+    answers = []
+    for query, row in zip(queries, rows):
+        spans = _within(row["pred"], duration, config.answers)
+        first = spans[0] if spans else None
+        answers.append(Answer(query, first, think_text(row["response"]), row["response"], spans))
+    return answers
