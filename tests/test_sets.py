@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,7 @@ from vtg_r1.models.loading import load_model, load_processor
 from vtg_r1.pages.review import review_rows
 from vtg_r1.rewards import format_reward, refusal_reward, set_tiou_reward, set_wasserstein_reward, tiou_reward, wasserstein_reward
 from vtg_r1.sft import TARGETS
+from vtg_r1.train.checks import check_token_budget
 from vtg_r1.train.evaluation import scores
 from vtg_r1.video.reader import read_frames
 
@@ -441,6 +443,17 @@ def test_the_frames_of_a_video_fit_into_the_budget_of_tokens(encoding, frames, b
     assert frame_budget(sample, replace(view, max_tokens_per_video=0)) == (frames, 16 * 784)
     if budget == 1000:
         assert [image.size for image in prompt[key]] == [image.size for image in free[key]]
+
+
+@pytest.mark.parametrize("encoding", ["interleaved", "native"])
+def test_a_wrong_size_of_a_token_is_told_by_counting(encoding, world, toy_samples):
+    view = VideoInputConfig(str(world / "videos"), 16, 16 * 784, "short", encoding, cache="", max_tokens_per_video=32)
+    check_token_budget(load_processor("tiny"), toy_samples, view)
+    message = r"take (\d+) tokens, and max_tokens_per_video is 32: set pixels_per_token \(now 1568\) to .*, at most about (\d+)"
+    with pytest.raises(UserError, match=message) as error:
+        check_token_budget(load_processor("tiny"), toy_samples, replace(view, pixels_per_token=1568))
+    tokens, most = map(int, re.search(message, str(error.value)).groups())
+    assert tokens > 32 and 784 <= most < 1568
 
 
 def test_a_budget_that_holds_no_frame_is_refused(world, toy_samples):

@@ -38,7 +38,7 @@ from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, read_manifest, record_files
-from .train.checks import refuse_toy_values
+from .train.checks import check_token_budget, refuse_toy_values
 from .train.stage_data import toy_eval_set, toy_set
 from .video.reader import read_frames, video_path
 
@@ -181,6 +181,7 @@ def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Cal
         model = load_model(params.model)
         record_abilities(run, params.model, model, processor, data.view)
         generate_fn = partial(generate, model, processor, max_completion_length=params.max_completion_length)
+    check_token_budget(processor, data.samples, data.view)
     record_policy(run, params.model)
     record_dense_clips(run, model, processor, data.samples, data.view)
     return generate_fn

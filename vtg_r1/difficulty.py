@@ -48,7 +48,7 @@ from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
-from .train.checks import check_context_length, describe_inputs, record_excluded, refuse_toy_values
+from .train.checks import check_context_length, check_token_budget, describe_inputs, record_excluded, refuse_toy_values
 from .train.stage_data import stage_samples, subsample, toy_upstream
 
 if TYPE_CHECKING:
@@ -494,6 +494,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     view = params.view(root)
     processor = load_processor(path, params.chat_template_kwargs)
     require_encoding(path, processor, view.time_encoding, view.pixels)
+    check_token_budget(processor, samples, view)
     check_context_length(path, processor, samples, view, params.max_completion_length)
     generate_fn: Any
     if params.backend == "vllm":

@@ -24,7 +24,7 @@ from .core.prompts import completion_text, style_of
 from .core.runtime import UserError, process_index_and_count
 from .core.samples import Sample
 from .core.spans import set_tiou
-from .data.model_inputs import VideoInputConfig, frame_cache, training_set
+from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
 from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.loading import lora_config
@@ -194,9 +194,8 @@ def behind_prompt(
 
 def reward_functions(params: GRPOParams) -> list[tuple[Callable[..., Any], float]]:
     "The rewards and their weights, the one for spans first."
-    spans, refusals = tiou_reward, params.answers == "set"
-    if refusals:
-        spans = set_tiou_reward
+    refusals = params.answers == "set"
+    spans: Callable[..., Any] = set_tiou_reward if refusals else tiou_reward
     in_format = with_options(format_reward, reading=params.reading, thinking=style_of(params.prompt_style).thinking, refusals=refusals)
     rewards = [(with_options(spans, reading=params.reading), params.tiou_weight), (in_format, params.format_weight)]
     if params.answer_weight:
@@ -294,10 +293,11 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
     "Decode every training video once, so that a broken file is an error before training."
     import time
 
-    videos, frames, start = sorted({s.video for s in data.train}), 0, time.monotonic()
+    videos, frames, start = {s.video: s for s in data.train}, 0, time.monotonic()
     if params.precache_videos:
-        for video in videos:
-            frames += len(read_frames(f"{data.view.video_root}/{video}", params.frames, params.pixels, cache=frame_cache(data.view))[0])
+        for video in sorted(videos):
+            budget = frame_budget(videos[video], data.view)
+            frames += len(read_frames(f"{data.view.video_root}/{video}", *budget, cache=frame_cache(data.view))[0])
     rate = frames / (time.monotonic() - start)
     run.record(decode=dict(videos=len(videos), frames=frames, frames_per_second=round(rate)))
     if params.precache_videos:

@@ -232,7 +232,7 @@ def _with_refusals(
 ) -> list[tuple[list[list[float]], list[list[float]], float | None]]:
     "Answered spans, true spans, and the reward of each completion as far as it is decided by a refusal; else NaN, and None for a row without a truth."
     answers, truths = _answers_and_truths(completions, spans, reading, durations)
-    rows = []
+    rows: list[tuple[list[list[float]], list[list[float]], float | None]] = []
     for text, answer, truth, known in zip(_texts(completions), answers, truths, [row is not None for row in spans]):
         refused, value = not answer and is_refusal(text, reading), math.nan
         if not known:

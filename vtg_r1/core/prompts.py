@@ -105,7 +105,7 @@ def format_answer(
     "The spans of an answer as the time block holds them."
     if not len(spans):
         return refusal
-    if isinstance(spans[0], Sequence) or getattr(spans[0], "ndim", 0):
+    if hasattr(spans[0], "__len__"):
         return ", ".join(map(format_span, spans))
     return format_span(spans)
 
