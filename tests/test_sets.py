@@ -46,7 +46,7 @@ from vtg_r1.video.reader import read_frames
 @pytest.fixture(scope="module")
 def sets_world(tmp_path_factory):
     "A toy world of twenty videos with every kind of sentence that the sets and the questions need."
-    config = ToyWorldConfig(levels=("direct", "ordinal", "repeated", "absent", "question"))
+    config = ToyWorldConfig(levels=("direct", "ordinal", "repeated", "absent", "question"), size=56)
     return make_world(tmp_path_factory.mktemp("sets") / "world", videos=16, seed=3, world=config)
 
 
@@ -181,7 +181,7 @@ def test_a_refusal_never_hides_a_span_and_no_reading_raises():
         "8 to 9",
         "null",
     ]
-    for _ in range(2000):
+    for _ in range(500):
         text = "".join(rng.choice(pieces, rng.integers(0, 9)))
         for reading in READINGS:
             spans = parse_spans(text, reading, 30.0)
@@ -279,8 +279,7 @@ def test_an_absent_thing_is_in_no_frame(sets_world, sets_samples):
     }
     checked = 0
     for s in [s for s in sets_samples if s.source == "toyworld-absent"]:
-        frames, _ = read_frames(sets_world / "videos" / s.video, 16, 112 * 112)
-        play = next(play for query, play in read_scripts(sets_world).values() if query["query"] == s.query and query.get("spans") == [])
+        frames, _ = read_frames(sets_world / "videos" / s.video, 16, 56 * 56)
         of_video = [e["name"].split()[0] for e in json.loads(next(line for line in open(sets_world / "scripts.jsonl") if s.video in line))["events"]]
 
         def share(colour, frames=frames):
@@ -289,14 +288,14 @@ def test_an_absent_thing_is_in_no_frame(sets_world, sets_samples):
         asked = s.query.split()[1]
         if asked not in of_video:
             checked += 1
-            assert share(asked) < 0.002 < share(of_video[0]), (s.query, play)
+            assert share(asked) < 0.002 < share(of_video[0]), s.query
     assert checked > 2
 
 
 def test_the_teacher_of_sets_makes_errors_and_is_judged_as_a_set(sets_world, sets_samples):
     scripts = read_scripts(sets_world)
     for s in sets_samples:
-        teachers = [toy_teacher(s, scripts, seed) for seed in range(12)]
+        teachers = [toy_teacher(s, scripts, seed) for seed in range(6)]
         spans = [parse_set(t["response"]) for t in teachers]
         assert None not in spans and all(t["iou"] == pytest.approx(set_tiou(p, s.spans)) for t, p in zip(teachers, spans))
         if s.source == "toyworld-question":
