@@ -414,14 +414,15 @@ def in_order(path: Path, width: int, height: int) -> tuple[list[float | None], n
                 size = (width, height) if turns % 2 == 0 else (height, width)
                 images.append(np.rot90(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]), turns))
                 seconds.append(None if frame.pts is None else float(frame.pts * stream.time_base) - origin)
-    step = float(np.median(steps) * stream.time_base)
+        step = float(np.median(steps) * stream.time_base)  # here: a stream of a closed file is freed memory
+        frame_by_frame = f.format.name in ("avi", "mpegvideo", "m4v", "h264", "hevc")
     known = next((n for n, t in enumerate(seconds) if t is not None), 0)
     seconds[known] = seconds[known] or 0.0
     for n in range(known - 1, -1, -1):
         seconds[n] = seconds[n + 1] - step
     for n, t in enumerate(seconds):
         seconds[n] = seconds[n - 1] + step if t is None else t
-    if f.format.name in ("avi", "mpegvideo", "m4v", "h264", "hevc"):  # no presentation times: pictures are shown in turn, the first at the start
+    if frame_by_frame:  # no presentation times: pictures are shown in turn, the first at the start
         seconds = [n * step for n in range(len(seconds))]
     return continued(seconds), np.stack(images)
 

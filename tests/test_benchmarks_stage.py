@@ -1,5 +1,7 @@
 "07_benchmarks run headlessly: the toy world, an official file, an interrupted run, missing videos, and vLLM's interface."
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -10,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, score_all, score_table
+from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, prepare_data, score_all, score_table
 from vtg_r1.core.runtime import RunError, UserError
-from vtg_r1.core.samples import Sample, load_samples
+from vtg_r1.core.samples import Sample, load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
 from vtg_r1.data.official_benchmarks import compare, load_benchmark
 from vtg_r1.data.predictions import Prediction
 from vtg_r1.models.loading import load_model, model_fingerprint
 from vtg_r1.models.vllm_engine import VLLMEngine
 from vtg_r1.runs.execute import run_notebook
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import start_run
 
 pytestmark = pytest.mark.slow
@@ -26,9 +29,12 @@ NOTEBOOK = "nbs/07_benchmarks.ipynb"
 
 
 def run(outputs, name, **parameters):
-    "Run the stage; its folder and metrics."
-    folder = run_notebook(NOTEBOOK, {"run_name": name, "outputs_dir": str(outputs), "threads": 1, **parameters}, BenchmarksParams, progress=False)
-    return folder, json.loads((folder / "metrics.json").read_text())
+    "Run the stage in this process, without figures; its folder, its metrics and what it printed."
+    given = {"run_name": name, "outputs_dir": str(outputs), "threads": 1, "figures": False, **parameters}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        folder = main(from_mapping(BenchmarksParams, given))
+    return folder, json.loads((folder / "metrics.json").read_text()), said.getvalue()
 
 
 def rows_of(folder):
@@ -42,8 +48,10 @@ def outputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def toy(outputs):
-    folder, metrics = run(outputs, "toy", eval_limit=48)
-    return folder, metrics, outputs / "toyworld" / "held-out-in-domain"
+    "The notebook itself."
+    given = {"run_name": "toy", "outputs_dir": str(outputs), "threads": 1, "eval_limit": 48}
+    folder = run_notebook(NOTEBOOK, given, BenchmarksParams, progress=False)
+    return folder, json.loads((folder / "metrics.json").read_text()), outputs / "toyworld" / "held-out-in-domain"
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +117,11 @@ def test_score_command_agrees(toy, tmp_path, capsys):
 
 def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, outputs):
     given, n = charades
-    folder, metrics = run(outputs, "charades", batch_size=2, figures=False, **given)
+    folder, metrics, _ = run(outputs, "charades", batch_size=2, **given)
     rows = rows_of(folder)
     assert metrics["n"] == n == len(rows) and metrics["failed"] == 1 and metrics["missing"] == 0
     assert rows[-1]["qid"] == f"GONE1_{n - 1}" and rows[-1]["pred"] is None and "no such file" in rows[-1]["error"]
-    assert not list((folder / "figs").glob("*"))
+    assert not list((folder / "figs").glob("*"))  # none were asked for
     stopped = outputs / "benchmarks" / "stopped"
     shutil.copytree(folder, stopped, ignore=shutil.ignore_patterns("metrics.json"))
     manifest = json.loads((stopped / "manifest.json").read_text())
@@ -122,7 +130,7 @@ def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, ou
     (stopped / "predictions.jsonl").write_text(half[: len(half) // 2])  # cut in the middle of a row
     with pytest.raises(RunError, match="other parameters: batch_size was 2, now 3"):
         main(BenchmarksParams(run_name="stopped", outputs_dir=str(outputs), threads=1, batch_size=3, figures=False, resume=True, **given))
-    resumed, same = run(outputs, "stopped", resume=True, batch_size=2, figures=False, **given)
+    resumed, same, _ = run(outputs, "stopped", resume=True, batch_size=2, **given)
     assert rows_of(resumed) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
 
 
@@ -145,7 +153,7 @@ def test_grounded_qa_in_the_native_encoding(toy, outputs, tmp_path):
         for s in samples
     ]
     (tmp_path / "rextime_val.json").write_text(json.dumps(rows))
-    folder, metrics = run(
+    folder, metrics, _ = run(
         outputs,
         "native",
         time_encoding="native",
@@ -167,11 +175,13 @@ def test_timelens_bench_stands_beside_its_published_numbers(toy, outputs, tmp_pa
         video["queries"].append(s.query)
     (tmp_path / "charades-timelens.json").write_text(json.dumps(bench))
     given = dict(benchmark="charades_timelens", annotations=str(tmp_path / "charades-timelens.json"), video_root=str(toy[2] / "videos"))
-    folder, metrics = run(outputs, "timelens", figures=False, **given)
+    folder, metrics, _ = run(outputs, "timelens", **given)
     assert metrics["n"] == 4 and metrics["failed"] == 0
-    page = (folder / "07_benchmarks.ipynb").read_text()
+    params, again = BenchmarksParams(**given), start_run("benchmarks", "table", {"seed": 0}, str(tmp_path))
+    shutil.copy(folder / "predictions.jsonl", again.path)
+    table = score_table(params, score_all(again, params, prepare_data(again, params))).to_string()
     for text in ("TimeLens2-8B", "2607.17423", "58.6", "IoU ≥ m"):
-        assert text in page
+        assert text in table
 
 
 def test_our_score_stands_beside_published_ones_by_their_rule(tmp_path):
@@ -260,7 +270,7 @@ def test_real_videos(outputs, tmp_path):
     data = Path(os.environ["VTG_R1_SHARED"]) / "data"
     lines = [line for line in (data / "annotations/charades_sta/charades_sta_test.txt").read_text().splitlines() if line[:5] in ("OHOFG", "Y1HGC")]
     (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines) + "\n")
-    _, metrics = run(
+    _, metrics, _ = run(
         outputs,
         "real",
         benchmark="charades_sta",
@@ -312,12 +322,16 @@ def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
     "A run of ours, measured on what it was trained on, and on what it was not."
     from vtg_r1.data.toyworld import make_world
     from vtg_r1.grpo import GRPOParams
+    from vtg_r1.grpo import main as grpo
 
     world = make_world(outputs / "world", videos=8, seed=3)
+    last = load_samples(world / "samples.jsonl")[-1].video
+    for file, is_held in (("train.jsonl", False), ("held.jsonl", True)):
+        write_jsonl(outputs / file, [s for s in load_samples(world / "samples.jsonl") if (s.video == last) == is_held])
     given = {
-        "annotations": str(world / "samples.jsonl"),
+        "annotations": str(outputs / "train.jsonl"),
         "video_root": str(world / "videos"),
-        "eval_annotations": str(world / "samples.jsonl"),
+        "eval_annotations": str(outputs / "held.jsonl"),
         "eval_limit": 2,
     }
     few = {
@@ -329,21 +343,14 @@ def test_queries_about_videos_of_the_training_are_counted(toy, outputs):
         "max_completion_length": 4,
         "eval_before_training": False,
     }
-    trained = run_notebook(
-        "nbs/05_grpo.ipynb",
-        {"run_name": "g", "outputs_dir": str(outputs), "threads": 1, "max_train_samples": 6, **given, **few},
-        GRPOParams,
-        progress=False,
-    )
+    trained = grpo(GRPOParams(run_name="g", outputs_dir=str(outputs), threads=1, figures=False, max_train_samples=6, **given, **few))
     used = {row["video"] for row in (json.loads(line) for line in (trained / "train_samples.jsonl").read_text().splitlines())}
     samples = load_samples(world / "samples.jsonl")
     about = dict(benchmark="samples", annotations=str(world / "samples.jsonl"), video_root=str(world / "videos"), max_completion_length=4)
-    folder, metrics = run(outputs, "seen", model=str(trained / "model"), **about)
+    _, metrics, said = run(outputs, "seen", model=str(trained / "model"), **about)
     assert 0 < metrics["seen_in_training"] == sum(s.video in used for s in samples) < len(samples)
-    assert (
-        f"{metrics['seen_in_training']} of {len(samples)} queries are about videos it was trained on" in (folder / "07_benchmarks.ipynb").read_text()
-    )
-    _, other = run(outputs, "unseen", model=str(trained / "model"), eval_limit=4, max_completion_length=4)
+    assert f"{metrics['seen_in_training']} of {len(samples)} queries are about videos it was trained on" in said
+    _, other, _ = run(outputs, "unseen", model=str(trained / "model"), eval_limit=4, max_completion_length=4)
     assert other["seen_in_training"] == 0 and "seen_in_training" not in toy[1]  # the embedded model is no run
 
 
@@ -363,9 +370,9 @@ def test_a_one_video_benchmark_finishes(toy, outputs, tmp_path):
     videos = toy[2]
     lines = [line for line in (videos / "samples.jsonl").read_text().splitlines() if '"in-domain_00000.mp4"' in line]
     (tmp_path / "one.jsonl").write_text("\n".join(lines) + "\n")
-    folder, metrics = run(outputs, "one", benchmark="samples", annotations=str(tmp_path / "one.jsonl"), video_root=str(videos / "videos"))
+    _, metrics, said = run(outputs, "one", benchmark="samples", annotations=str(tmp_path / "one.jsonl"), video_root=str(videos / "videos"))
     assert metrics["n"] == len(lines) and not [k for k in metrics if k.endswith(("/low", "/high"))]
-    assert "(one video, no interval)" in (folder / "07_benchmarks.ipynb").read_text()
+    assert "(one video, no interval)" in said
 
 
 def test_the_shape_of_a_query_is_that_of_its_longest_span():

@@ -1,7 +1,9 @@
 "Runs that cannot succeed are refused before the model is loaded: toy values, wrong values, too few samples, prompts that do not fit."
 
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from vtg_r1 import curation, difficulty, grpo, sft
 from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import UserError
-from vtg_r1.core.samples import Sample, SampleError, write_jsonl
+from vtg_r1.core.samples import Sample, SampleError, load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams
@@ -19,6 +21,7 @@ from vtg_r1.models.loading import load_processor, model_path
 from vtg_r1.runs.parameters import from_mapping, parameter_fields
 from vtg_r1.sft import SFTParams
 from vtg_r1.train.checks import check_context_length, is_embedded, prompt_lengths, refuse_toy_values
+from vtg_r1.train.stage_data import refuse_shared_videos
 
 STAGES = {
     "curation": (curation.CurationParams, curation.main),
@@ -91,11 +94,13 @@ def files(world, taught, unloadable, tmp_path_factory):
     "A folder with annotations, and parameters whose model cannot be loaded."
     home = tmp_path_factory.mktemp("early")
     write_jsonl(home / "train.jsonl", taught)
+    trained = {s.video for s in taught}
+    write_jsonl(home / "held.jsonl", [s for s in load_samples(world / "samples.jsonl") if s.video not in trained])
     write_jsonl(home / "hard.jsonl", [replace(s, difficulty={"policy": "p", "ious": [0.0], "mean_iou": 0.0, "pass_rate": 0.0}) for s in taught])
     write_jsonl(home / "empty.jsonl", [])
     given = {
         "annotations": str(home / "train.jsonl"),
-        "eval_annotations": str(home / "train.jsonl"),
+        "eval_annotations": str(home / "held.jsonl"),
         "video_root": str(world / "videos"),
         "outputs_dir": str(home),
     }
@@ -147,6 +152,52 @@ def test_held_out_videos_are_counted(files, taught):
     write_jsonl(files[0] / "wide.jsonl", [replace(taught[0], qid=v, video=v) for v in [*videos[:8], "not-there.mp4"]])
     message = refusal(files, "sft", "split", eval_annotations="", annotations=str(files[0] / "wide.jsonl"), missing_videos="skip")
     assert "wide.jsonl (missing_videos 'skip' excluded 1, eval_annotations '' (every fourth video) excluded 2): 6 samples are left" in message
+
+
+def test_a_held_out_video_that_is_trained_on_is_refused(files, taught):
+    "Also as a cut of the same video, before a video is decoded or a model loaded."
+    with pytest.raises(UserError) as e:
+        stage("sft", files, "shared", eval_annotations=files[1]["annotations"])
+    videos = {s.video for s in taught}
+    assert f"{len(videos)} of {len(videos)} held-out videos, with 8 queries, are trained on too, such as {min(videos)}" in str(e.value)
+    cut, whole = replace(taught[0], video="v_abcDEF12345_10.0_20.0.mp4"), replace(taught[0], video="v_abcDEF12345.mp4")
+    with pytest.raises(UserError, match="1 of 1 held-out videos"):
+        refuse_shared_videos([whole], [cut])
+    refuse_shared_videos([whole], [replace(cut, video="v_abcDEF12346_10.0_20.0.mp4")])
+
+
+@pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
+def test_own_samples_need_a_model_that_is_named(name, files, taught):
+    "Without one the embedded model would be trained or measured in silence."
+    write_jsonl(files[0] / "own.jsonl", [replace(s, source="charades") for s in taught])
+    with pytest.raises(
+        UserError, match="is not of the toy world, and no model is named: give model, such as .*; model = tiny takes the embedded one"
+    ):
+        stage(name, files, "unnamed", annotations=str(files[0] / "own.jsonl"), model="")
+
+
+def test_a_model_that_cannot_be_found_is_refused_before_anything_is_read(files, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    begun = time.monotonic()
+    for name, learning in (("sft", {"learning_rate": 1e-6}), ("difficulty", {}), ("grpo", {"learning_rate": 1e-6})):
+        with pytest.raises(UserError, match="model 'Nobody/no-such-model' is not in the Hub's cache, and the Hub cannot be reached"):
+            stage(
+                name,
+                files,
+                "no-model",
+                model="Nobody/no-such-model",
+                annotations="nowhere.jsonl",
+                frames=64,
+                pixels=100352,
+                max_completion_length=32,
+                **learning,
+            )
+    assert time.monotonic() - begun < 30
 
 
 def test_a_strategy_that_keeps_nothing_gives_the_file(files):

@@ -320,6 +320,18 @@ def test_convert_says_what_it_leaves_out(world, toy_samples, tmp_path, capsys):
     assert not (tmp_path / "t.jsonl").exists()
 
 
+def test_convert_asks_before_it_replaces_a_file(world, toy_samples, tmp_path, capsys):
+    mine, out, held = table(tmp_path / "mine.csv", toy_samples), tmp_path / "s.jsonl", tmp_path / "held.jsonl"
+    given = ["data", "convert", "--dataset", "csv", "--annotations", mine, "--videos", world / "videos", "--out", out, "--eval-annotations", held]
+    for option, file in (("--out", out), ("--eval-annotations", held)):
+        file.write_text("made by hand")
+        code, said, err = vtg(capsys, *given)
+        assert code == 2 and f"{option} {file}: exists; name another file, or replace it with --replace" in err and file.read_text() == "made by hand"
+        file.unlink()
+    held.write_text("made by hand")
+    assert vtg(capsys, *given, "--replace")[0] == 0 and len(load_samples(held)) > 0
+
+
 def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsys):
     mine = table(tmp_path / "mine.csv", toy_samples[:6])
     (tmp_path / "link.csv").symlink_to(mine)

@@ -14,12 +14,14 @@ from vtg_r1.benchmarks import BenchmarksParams
 from vtg_r1.benchmarks import main as measure
 from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
+from vtg_r1.core.runtime import RunError
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.difficulty import DifficultyParams
 from vtg_r1.difficulty import main as score_difficulty
 from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.runs.execute import launch_stage
 from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.sft import SFTParams
@@ -47,9 +49,11 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     "The stage itself, started from its notebook's command by one parameter: same samples in the same batches, so the same losses and the same model."
     samples = [dataclasses.replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")[:8]]
     write_jsonl(tmp_path / "s.jsonl", samples)
+    trained = {s.video for s in samples}
+    write_jsonl(tmp_path / "held.jsonl", [s for s in load_samples(world / "samples.jsonl") if s.video not in trained][:8])
     given = {
         "annotations": str(tmp_path / "s.jsonl"),
-        "eval_annotations": str(tmp_path / "s.jsonl"),
+        "eval_annotations": str(tmp_path / "held.jsonl"),
         "video_root": str(world / "videos"),
         "outputs_dir": str(tmp_path),
     }
@@ -73,6 +77,14 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
     assert [json.loads(line)["response"] for line in (two / "predictions.jsonl").open()] == [
         json.loads(line)["response"] for line in (one / "predictions.jsonl").open()
     ]
+
+
+def test_several_machines_without_an_address_are_refused(tmp_path):
+    "They would wait for each other without end."
+    params = SFTParams(accelerate_config="configs/accelerate/two_nodes.yaml", outputs_dir=str(tmp_path), run_name="a")
+    with pytest.raises(RunError, match="two_nodes.yaml: num_machines is 2 and main_process_ip is not set"):
+        launch_stage(params, tmp_path / "sft/a")
+    assert not (tmp_path / "sft").exists()
 
 
 def fixed_rollouts(prompts, trainer):

@@ -303,10 +303,12 @@ def test_every_row_of_the_table(name, small_world):
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "internvl", "gemma4"])
 def test_the_stages_finish_on_a_model_given_by_its_folder(name, small_world, tmp_path):
     "03, 04, 05 and 07 by `vtg-r1 run`, each on what the one before it made."
-    write_jsonl(tmp_path / "own.jsonl", small_world.samples)
+    last = small_world.samples[-1].video
+    write_jsonl(tmp_path / "own.jsonl", [s for s in small_world.samples if s.video != last])
+    write_jsonl(tmp_path / "held.jsonl", [s for s in small_world.samples if s.video == last])
     common = dict(annotations=tmp_path / "own.jsonl", video_root=small_world.root, outputs_dir=tmp_path / "outputs", run_name="a", threads=1)
     common |= dict(frames=4, pixels=1568, prompt_style="full", max_completion_length=12)
-    training = dict(learning_rate=1e-4, eval_annotations=tmp_path / "own.jsonl", eval_batch_size=2, figures=False, eval_limit=1)
+    training = dict(learning_rate=1e-4, eval_annotations=tmp_path / "held.jsonl", eval_batch_size=2, figures=False, eval_limit=1)
     stages = {
         "03_sft": dict(model=folder(name), steps=1, batch_size=2, per_device_batch_size=2, lora_rank=4, **training),
         "04_difficulty": dict(model=tmp_path / "outputs/sft/a/model", num_rollouts=2, batch_size=2, figures=False),

@@ -11,7 +11,12 @@ from vtg_r1.core.runtime import resolve
 from vtg_r1.core.samples import iter_jsonl, load_samples, write_jsonl
 from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
+from vtg_r1.grpo import GRPOParams
+from vtg_r1.grpo import main as grpo
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
+from vtg_r1.sft import SFTParams
+from vtg_r1.sft import main as cold_start
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +35,13 @@ class Chain:
         folder = self.outputs / notebook.split("_", 1)[1] / run_name
         assert read_manifest(folder)["status"] == "finished"
         assert (folder / f"{notebook}.ipynb").is_file()
+        return folder
+
+    def run_here(self, params_class, main, run_name: str, **parameters):
+        "The same stage by its function, in this process, without figures: no kernel to start, no imports."
+        given = {"outputs_dir": str(self.outputs), "run_name": run_name, "figures": False, **parameters}
+        folder = main(from_mapping(params_class, given))
+        assert read_manifest(folder)["status"] == "finished"
         return folder
 
     @staticmethod
@@ -119,9 +131,10 @@ def test_manifests_say_which_policy_it_was(tuned, trained):
 
 
 def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
-    again = chain.run("05_grpo", "g2", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
+    "The notebook and the stage's function, each in its own process."
+    again = chain.run_here(GRPOParams, grpo, "g2", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
     assert (again / "metrics.json").read_bytes() == (trained / "metrics.json").read_bytes()
-    other = chain.run("05_grpo", "g3", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **{**RL, "seed": 1})
+    other = chain.run_here(GRPOParams, grpo, "g3", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **{**RL, "seed": 1})
     assert (other / "log.jsonl").read_bytes() != (trained / "log.jsonl").read_bytes()
 
 
@@ -165,18 +178,28 @@ def schooled(chain, real):
     write_jsonl(chain.outputs / "real.jsonl", rows)
     given = {
         "annotations": str(chain.outputs / "real.jsonl"),
-        "eval_annotations": str(chain.outputs / "real.jsonl"),
+        "eval_annotations": real["eval_annotations"],
+        "missing_videos": "skip",
         "video_root": real["video_root"],
     }
-    return chain.run(
-        "03_sft", "real", **given, epochs=25.0, learning_rate=2e-3, batch_size=11, per_device_batch_size=11, max_completion_length=32, **SMALL
+    return chain.run_here(
+        SFTParams,
+        cold_start,
+        "real",
+        **given,
+        epochs=25.0,
+        learning_rate=2e-3,
+        batch_size=11,
+        per_device_batch_size=11,
+        max_completion_length=32,
+        **SMALL,
     )
 
 
 @pytest.mark.shared
 def test_grpo_on_real_annotations_and_videos(chain, real, schooled):
     how = {**RL, "model": str(schooled / "model"), "prompts_per_step": 4, "per_device_batch_size": 16, "max_completion_length": 32}
-    folder = chain.run("05_grpo", "real", **real, **how)
+    folder = chain.run_here(GRPOParams, grpo, "real", **real, **how)
     log = [row for _, row in iter_jsonl(folder / "log.jsonl")]
     assert len(log) == 2 and all(math.isfinite(row["loss"]) for row in log) and read_manifest(folder)["decode"]["videos"] == 3
     assert all(row["reward"] > 0 and row["grad_norm"] > 0 for row in log), [(row["reward"], row["grad_norm"]) for row in log]

@@ -263,6 +263,7 @@ def test_video_url_requests(world, teacher):
 
 def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
+    from vtg_r1.curation import main
     from vtg_r1.runs.execute import run_notebook
 
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
@@ -285,7 +286,7 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     samples = load_samples(run / "rl.jsonl")
     assert len(proxy.paid) == len(samples) > 0 and all(s.teacher["usage"]["prompt_tokens"] for s in samples)
     assert any(s.teacher["span"] for s in samples), [s.teacher["response"] for s in samples]
-    run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "b"}, CurationParams, progress=False)
+    main(CurationParams(**facts, run_name="b"))
     assert len(proxy.paid) == len(samples)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
 

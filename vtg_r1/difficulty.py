@@ -43,13 +43,13 @@ from .data.sources import AnnotationParams
 from .models.abilities import record_abilities, require_encoding
 from .models.clock import model_without_weights, record_dense_clips
 from .models.generation import generate, generation_kwargs, resumable_rows
-from .models.loading import load_model, load_processor, record_policy
+from .models.loading import check_model_exists, load_model, load_processor, record_policy
 from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
 from .train.checks import check_context_length, check_token_budget, describe_inputs, record_excluded, refuse_toy_values
-from .train.stage_data import stage_samples, subsample, toy_upstream
+from .train.stage_data import refuse_unnamed_model, stage_samples, subsample, toy_upstream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -486,9 +486,12 @@ class Policy:
 def load_policy(run: Run, params: DifficultyParams) -> Policy:
     "The samples and the policy, recorded in the manifest; the toy runs of 01 and 03 are made if missing."
     refuse_toy_values(params)
+    if params.model:
+        check_model_exists(params.model)
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     with main_process_first():
         samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir, asked=params)
+        refuse_unnamed_model(params.model, samples)
         path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir, params) / "model")
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
     view = params.view(root)

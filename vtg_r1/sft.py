@@ -136,7 +136,7 @@ def sft_trainer(model: Any, processor: Any, samples: list[Sample], view: VideoIn
     from vtg_r1.train.nan_guard import with_nan_guard
     from vtg_r1.train.video_inputs import sft_collator
 
-    require_encoding(params.model, processor, view.time_encoding, view.pixels, model)
+    require_encoding(params.model or "tiny", processor, view.time_encoding, view.pixels, model)
     lora = None
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)
@@ -214,7 +214,7 @@ def main(params: SFTParams) -> Path:  # the run folder
     refuse_toy_values(params)
     with stage_run(params) as run:
         data = prepare_data(run, params)
-        policy, processor = load_policy_and_processor(run, params, params.model, data, target_of(params, data.view))
+        policy, processor = load_policy_and_processor(run, params, params.model or "tiny", data, target_of(params, data.view))
         initial = evaluate_policy(run, params, policy, processor, data, "initial")
         trainer = build_trainer(run, params, policy, processor, data)
         del policy  # the trainer holds it, and lets go of it when it is saved

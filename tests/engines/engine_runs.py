@@ -40,7 +40,7 @@ def cold_start_files(world: Path, out: Path) -> dict[str, str]:
     "Parameters that name eight taught samples, five held-out ones (three batches of two for two processes) and where runs are kept."
     samples = [replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")]
     write_jsonl(out / "train.jsonl", samples[:8])
-    write_jsonl(out / "held.jsonl", samples[8:13])
+    write_jsonl(out / "held.jsonl", [s for s in samples if s.video not in {t.video for t in samples[:8]}][:5])
     files = {"annotations": str(out / "train.jsonl"), "eval_annotations": str(out / "held.jsonl")}
     return {**files, "video_root": str(world / "videos"), "outputs_dir": str(out)}
 

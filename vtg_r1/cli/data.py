@@ -81,7 +81,7 @@ def validate(
 def convert(
     dataset: Dataset,
     annotations: Annotations,
-    out: Annotated[str, Option(metavar="FILE", help="samples, JSON lines; an existing file is replaced")],
+    out: Annotated[str, Option(metavar="FILE", help="samples, JSON lines")],
     split: Split = None,
     columns: Columns = None,
     durations: Durations = None,
@@ -92,6 +92,7 @@ def convert(
     repeated_query: RepeatedQuery = "keep",
     videos: Videos = None,
     eval_annotations: Annotated[str | None, Option(metavar="FILE", help="samples of every fourth video go to this file instead")] = None,
+    replace_files: Annotated[bool, Option("--replace", help="existing files of these names are replaced")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Turn an annotation file into samples.jsonl, one JSON object per line. Rows that are left out, clipped or swapped are counted on stderr. With
@@ -101,6 +102,8 @@ def convert(
     from ..data.validation import dropped_lines, read_with_videos, video_file
 
     _check_distinct({"--annotations": annotations, "--out": out, "--eval-annotations": eval_annotations})
+    if not replace_files:
+        _refuse_existing({"--out": out, "--eval-annotations": eval_annotations})
     policies = dict(inverted=inverted, past_end=past_end, missing_duration=missing_duration, repeated_query=repeated_query)
     options: dict[str, Any] = policies | column_options(columns, dataset)
     unreadable: dict[str, str] = {}
@@ -132,6 +135,13 @@ def convert(
         for name, count in written.items():
             print(f"{count:>8,d}  {name}")
     return 0
+
+
+def _refuse_existing(files: dict[str, str | None]) -> None:
+    "Raise `UserError` if a file that would be written is there; files by the option that names them."
+    for option, name in files.items():
+        if name and Path(name).exists():
+            raise UserError(f"{option} {name}: exists; name another file, or replace it with --replace")
 
 
 def _check_distinct(files: Mapping[str, str | None]) -> None:

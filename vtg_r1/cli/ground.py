@@ -1,12 +1,9 @@
 "`vtg-r1 ground VIDEO QUERY`: when something happens in a video."
 
-import socket
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from typer import Argument, Option, echo
 
@@ -49,15 +46,18 @@ def ground_command(
 ) -> int:
     """Find when something happens in a video. Prints the span in seconds and the reasoning. A run folder is asked as it was trained, the embedded
     model as it was made, any other model as the paper asks."""
+    from ..models.loading import check_model_exists
+
+    for number, query in enumerate(queries, 1):
+        if not query.strip():
+            raise UserError(f"query {number} is empty: say in words what to look for")
+    check_model_exists(model)
     from ..models.ground import ground, resolve_model
     from ..video.cut import cut
     from ..video.decoders import VideoError
     from ..video.reader import probe
 
     quiet_libraries()
-    for number, query in enumerate(queries, 1):
-        if not query.strip():
-            raise UserError(f"query {number} is empty: say in words what to look for")
     options = dict(frames=frames, fps=fps, pixels=pixels, style=style, time_encoding=time_encoding, max_completion_length=max_completion_length)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if chat_template_kwargs is not None:
@@ -113,36 +113,17 @@ def read_mapping(text: str, option: str) -> dict[str, Any]:
 
 def load_model_and_processor(model: str, device: str | None, chat_template_kwargs: dict[str, Any] | None = None) -> tuple[Any, Any]:
     "Model and processor; a hub id or folder that cannot be loaded is a `UserError`."
-    unreachable = _hub_problem(model)
-    from transformers.utils import logging
+    from ..models.loading import check_model_exists, load_model, load_processor
 
-    from ..models.loading import load_model, load_processor
+    check_model_exists(model)
+    from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         return load_model(model, device), load_processor(model, chat_template_kwargs)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        reason = first_line(e)
-        if unreachable:
-            reason = f"it is not in the Hub's cache, and the Hub cannot be reached ({unreachable})"
-        raise UserError(f"model {model!r} cannot be loaded: {reason}") from e
-
-
-def _hub_problem(model: str) -> str:
-    "Why the Hub cannot be reached, or nothing; with a problem only the Hub's cache is read, without a minute of retries."
-    from huggingface_hub import constants
-
-    if model == "tiny" or Path(model).exists() or getproxies().keys() - {"no"}:
-        return ""
-    endpoint = urlsplit(constants.ENDPOINT)
-    port = endpoint.port or {"https": 443}.get(endpoint.scheme, 80)
-    try:
-        socket.create_connection((endpoint.hostname or "", port), timeout=5).close()
-    except OSError as e:
-        constants.HF_HUB_OFFLINE = True
-        return first_line(e)
-    return ""
+        raise UserError(f"model {model!r} cannot be loaded: {first_line(e)}") from e
 
 
 def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:

@@ -198,8 +198,12 @@ _BLOCK = re.compile(rf"<({'|'.join(_TAGS)})>([^<]*)</\1>", re.I | re.A)
 
 def _after_thinking(response: str) -> str:
     "What a response says after its reasoning; '' if the reasoning has no end."
-    if "think" not in response.lower():
+    lowered = response.lower()
+    last = lowered.rfind("think")
+    if last < 0:
         return response
+    if lowered.startswith("</think>", max(last - 2, 0)) and response.isascii():  # nearly always
+        return response[last + len("think>") :]
     for tag in reversed(list(_THINK_TAG.finditer(response))):
         mark = response[max(tag.start() - 2, 0) : tag.start()]
         if mark == "</":

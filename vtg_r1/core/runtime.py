@@ -112,17 +112,23 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 # %% ../../nbs/parts/core/runtime.ipynb #0d588ed8
-def set_seed(seed: int) -> None:
-    "Seed Python, numpy (by the last 32 bits) and torch with a number of 0 or more, and ask torch for deterministic kernels."
+def set_seed(
+    seed: int,  # 0 or more
+    kernels: bool = True,  # seed torch too, and ask it for deterministic kernels; its import takes seconds
+) -> None:
+    "Seed Python, numpy (by the last 32 bits) and torch."
     import random
 
     import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if not kernels:
+        return
     import torch
 
     # with this setting cuBLAS repeats its sums exactly, and without it warns; it is read at the first product on a GPU
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # else torch fills every empty tensor with NaN, which takes a fifth of a toy GRPO step

@@ -244,4 +244,6 @@ def training_set(
         by_index = {i: row(i) for i in batch["index"]}  # GRPO reads a row G times at once
         return {key: [by_index[i][key] for i in batch["index"]] for key in by_index[batch["index"][0]]}
 
-    return Dataset.from_dict({"index": list(range(len(samples)))}).with_transform(rows)
+    dataset = Dataset.from_dict({"index": list(range(len(samples)))})
+    Dataset.set_format.__wrapped__(dataset, "custom", transform=rows)  # `set_transform` would hash all samples too, for a cache that is not used
+    return dataset

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..core.runtime import resolve
 from ..core.samples import Report, Sample, SampleError, iter_jsonl, load_samples, log_rows
 from .readers import DROPPED_BY_POLICY, read_dataset
-from .validation import read_with_videos, video_file
+from .validation import read_with_videos, source_id, video_file
 from ..runs.parameters import ParameterGroup, param
 from ..runs.run import read_manifest
 from ..video.decoders import VideoError
@@ -182,10 +182,10 @@ def find_videos(
 def hold_out_videos(
     samples: list[Sample],  # of at least four videos
 ) -> tuple[list[Sample], list[Sample]]:  # (training, held out)
-    "Split samples by video: every fourth video, by name, is held out."
-    videos = sorted({s.video for s in samples})
+    "Split samples by video: every fourth video, by name, is held out. Cuts and views of one video go the same way."
+    videos = sorted({source_id(s.video) for s in samples})
     if len(videos) < 4:
         problem = f"{len(videos)} videos are too few to hold out every 4th: name a held-out file with eval_annotations"
         raise SampleError(problem, "video", "too_few_videos")
     held_out = set(videos[3::4])
-    return [s for s in samples if s.video not in held_out], [s for s in samples if s.video in held_out]
+    return [s for s in samples if source_id(s.video) not in held_out], [s for s in samples if source_id(s.video) in held_out]

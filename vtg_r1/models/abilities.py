@@ -8,7 +8,7 @@ __all__ = ['ENCODINGS', 'RATIOS', 'STEPS', 'EncodingAbilities', 'measure_encodin
 
 # %% ../../nbs/parts/models/abilities.ipynb #4308dfbf
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,11 +19,12 @@ from ..data.model_inputs import VideoInputConfig
 from .generation import first_axes, model_inputs, noise_frames, noise_prompt, per_token
 from .loading import LinearLayers, linear_layers
 from .positions import require_checkpoint_positions
-from .prefix_cache import base_model
-from .sharing import SharingTest, inference_sharing, try_sharing
 from .templates import end_of_turn, opening, stop_ids, template_arguments
 from ..runs.run import Run
 from ..video.reader import fit_size
+
+if TYPE_CHECKING:
+    from vtg_r1.models.sharing import SharingTest
 
 # %% ../../nbs/parts/models/abilities.ipynb #bcf07943
 ENCODINGS = ("interleaved", "native")
@@ -114,6 +115,8 @@ def _frame_labels(inputs: Any, placeholders: set[int]) -> list[tuple[int, ...]]:
 
 def _times_by_position(model: Any, inputs: Any, placeholders: set[int]) -> int:
     "How many different moments the positions of the placeholder tokens tell apart; 0 where positions have one axis."
+    from vtg_r1.models.prefix_cache import base_model
+
     extra = {name: torch.as_tensor(x) for name, x in inputs.items() if name != "input_ids"}
     positions = base_model(model)._prepare_position_ids_for_generation(inputs["input_ids"], extra)
     if positions.ndim < 3:
@@ -200,7 +203,7 @@ class Abilities:
     end_of_turn: str  # the token that ends a response
     template_arguments: list[str]  # of the chat template, for chat_template_kwargs
     linear: LinearLayers  # of the decoder
-    sharing: dict[str, SharingTest]  # by time encoding: whether prompts about one video share its pass through the model
+    sharing: "dict[str, SharingTest]"  # by time encoding: whether prompts about one video share its pass through the model
 
     def as_dict(self) -> dict[str, Any]:
         "For the manifest and for JSON."
@@ -215,6 +218,9 @@ def measure(
     pixels: int = 128 * 28 * 28,  # budget per frame
 ) -> Abilities:
     "The record of a loaded pair."
+    from vtg_r1.models.prefix_cache import base_model
+    from vtg_r1.models.sharing import try_sharing
+
     base = base_model(model)
     measured: dict[str, EncodingAbilities] = {encoding: measure_encoding(processor, encoding, pixels, model) for encoding in encodings}
     end = processor.tokenizer.convert_ids_to_tokens(end_of_turn(processor, stop_ids(base, processor)))
@@ -259,6 +265,8 @@ def record_abilities(
     view: VideoInputConfig,  # its encoding and pixels are measured
 ) -> Abilities:
     "Measure a loaded pair for a stage and keep the record in the manifest; what cannot be used is refused. `models.clock` says which clips a coarse clock blurs."
+    from vtg_r1.models.sharing import inference_sharing
+
     encoding = require_encoding(name, processor, view.time_encoding, view.pixels, model)
     sharing = {view.time_encoding: inference_sharing(model, processor, view.time_encoding)}
     abilities = replace(measure(model, processor, (), view.pixels), encodings={view.time_encoding: encoding}, sharing=sharing)

@@ -88,6 +88,8 @@ class _CheckpointPositions:
         "Positions (3, B, L), and how far each row's next position is ahead of its number of tokens, (B, 1)."
         inputs = dict(mm_token_type_ids=mm_token_type_ids, attention_mask=attention_mask, **layout)
         theirs, ahead = super().get_rope_index(input_ids, **inputs)  # type: ignore[misc]
+        if layout.get("video_grid_thw") is None:  # the rules differ in how far apart the frames of a video are
+            return theirs, ahead
         ours = _by_rule(self, mm_token_type_ids, attention_mask, layout).to(theirs)
         return ours, ahead + (ours.amax((0, 2)) - theirs.amax((0, 2)))[:, None]
 

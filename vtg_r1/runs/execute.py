@@ -28,8 +28,6 @@ from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secret
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
 def start_stage(params: RunParams) -> Run:  # of the stage
     "Seed the libraries, set the threads and make the run's folder; with `accelerate_config` in a notebook, the stage runs in other processes instead."
-    import torch
-
     refuse_secrets(to_mapping(params))
     if isinstance(params, LaunchParams) and params.accelerate_config and _in_notebook():
         folder = run_folder(params.stage, params.run_name, params.outputs_dir)
@@ -38,8 +36,10 @@ def start_stage(params: RunParams) -> Run:  # of the stage
         launch_stage(params, folder)
         raise StageDone(f"The stage ran in the processes of {params.accelerate_config}; its results are in {folder}")
     if isinstance(params, ComputeParams):
+        import torch
+
         torch.set_num_threads(params.threads)
-    set_seed(params.seed)
+    set_seed(params.seed, kernels=isinstance(params, ComputeParams))
     return start_run(params.stage, params.run_name, to_mapping(params), params.outputs_dir, getattr(params, "resume", False))
 
 
@@ -212,6 +212,18 @@ def _untyped_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, A
     return {"run_name": "", "outputs_dir": "outputs", **defaults, **given}
 
 # %% ../../nbs/parts/runs/execute.ipynb #4bd942ad
+def _refuse_missing_address(config: Path) -> None:
+    "Raise `RunError` if several machines would wait for each other without knowing where: the launcher hangs then."
+    import yaml
+
+    values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    if int(values.get("num_machines") or 1) > 1 and not values.get("main_process_ip"):
+        raise RunError(
+            f"{config}: num_machines is {values['num_machines']} and main_process_ip is not set: every machine needs the address of the first one. "
+            "Set it and machine_rank in a copy for each machine, or start the machines as examples/slurm_two_nodes.sh does"
+        )
+
+
 def launch_stage(
     params: RunParams,  # with accelerate_config, and run_name set
     folder: Path,  # the run's
@@ -221,6 +233,7 @@ def launch_stage(
     config = resolve(mapping["accelerate_config"])
     if not config.is_file():
         raise RunError(f"accelerate_config {mapping['accelerate_config']!r}: no such accelerate configuration; see configs/accelerate")
+    _refuse_missing_address(config)
     refuse_run(folder, mapping.get("resume", False))
     write_json(folder / "parameters.json", mapping)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOY_EVAL_SETS', 'STRATA', 'toy_set', 'toy_upstream', 'toy_eval_set', 'toy_eval_sets', 'subsample', 'stage_samples',
-           'StageData', 'stage_data', 'pick_samples', 'record_training']
+           'refuse_unnamed_model', 'refuse_shared_videos', 'StageData', 'stage_data', 'pick_samples', 'record_training']
 
 # %% ../../nbs/parts/train/stage_data.ipynb #56e843f7
 from collections import Counter
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.prompts import style_of, think_text
-from ..core.runtime import RunError, broadcast_object, is_main_process, resolve
+from ..core.runtime import RunError, UserError, broadcast_object, is_main_process, resolve
 from ..core.samples import Sample, SampleError, load_samples, require_spans, target_span
 from ..core.spans import length
 from ..data.model_inputs import VideoInputConfig, VideoParams
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
+from ..data.validation import source_id
+from ..models.loading import check_model_exists
 from ..runs.execute import ensure_run, stage_name
 from ..runs.run import Run, read_manifest, record_files
 from .checks import record_excluded
@@ -159,6 +161,31 @@ def stage_samples(
         record_excluded(run, "missing_videos 'skip'", len(samples) - len(with_video) + without_duration)
     return with_video, str(resolve(video_root))
 
+# %% ../../nbs/parts/train/stage_data.ipynb #81f66d9a
+def refuse_unnamed_model(model: str, samples: list[Sample]) -> None:
+    "Raise `UserError` if no model is named for samples that are not the toy world's: the embedded one would be used in its place."
+    own = next((s for s in samples if not s.source.startswith("toyworld")), None)
+    if own is not None and not model:
+        raise UserError(
+            f"sample {own.qid!r} ({own.video}) is not of the toy world, and no model is named: give model, such as Qwen/Qwen2.5-VL-3B-Instruct "
+            "with -f configs/single_gpu_lora.yaml; model = tiny takes the embedded one, which knows only coloured shapes"
+        )
+
+
+def refuse_shared_videos(train: list[Sample], held_out: list[Sample]) -> None:
+    "Raise `UserError` if a held-out video, or another cut or view of it, is trained on: its score would say nothing about other videos."
+    trained = {source_id(s.video): s for s in train}
+    shared = sorted({s.video for s in held_out if source_id(s.video) in trained})
+    if not shared:
+        return
+    twin = trained[source_id(shared[0])]
+    queries = sum(s.video in set(shared) for s in held_out)
+    raise UserError(
+        f"eval_annotations: {len(shared)} of {len({s.video for s in held_out})} held-out videos, with {queries} queries, are trained on too, "
+        f"such as {shared[0]} (trained on as {twin.video}, query {twin.qid!r}): take them out of one of the two files; "
+        "an empty eval_annotations holds out every fourth video"
+    )
+
 # %% ../../nbs/parts/train/stage_data.ipynb #caa0f44c
 @dataclass
 class StageData:
@@ -184,13 +211,17 @@ def _toy_sets(run: Run, sets: list[EvalSet]) -> list[EvalSet]:
 def stage_data(run: Run, params: TrainingParams, toy_file: str, dataset: str = "samples") -> StageData:
     "The samples of a stage; `toy_file` is the file of the toy curation. The first of several processes makes what is missing."
     outputs, missing = params.outputs_dir, params.missing_videos
+    if params.model:
+        check_model_exists(params.model)
     if not is_main_process():
         broadcast_object(None)
     train, root = stage_samples(run, params.annotations, toy_file, dataset, params.video_root, missing, params.seed, outputs, asked=params)
+    refuse_unnamed_model(params.model, train)
     if params.eval_annotations == "toy":
         sets = _toy_sets(run, toy_eval_sets(outputs))
     elif params.eval_annotations:
         sets = [EvalSet("", *stage_samples(run, params.eval_annotations, "", dataset, root, missing, role="eval_annotations", asked=params))]
+        refuse_shared_videos(train, sets[0].samples)
     elif params.annotations:
         train, held_out = hold_out_videos(train)
         record_excluded(run, "eval_annotations '' (every fourth video)", len(held_out))

@@ -30,7 +30,6 @@ from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
 from .checks import check_context_length, check_token_budget
 from .evaluation import EvalResult, evaluate_sets
-from .sharding import ShardedGeneration, training_strategy, whole_model
 from .stage_data import StageData
 from .training_parameters import TrainingParams
 
@@ -159,6 +158,7 @@ def fit(
     from transformers import PrinterCallback
 
     from vtg_r1.train.callbacks import CheckpointSealer, LiveFigure, LogWriter, PlateauStop, ProgressBar, TrainingMonitor
+    from vtg_r1.train.sharding import ShardedGeneration, training_strategy
 
     trainer.remove_callback(PrinterCallback)
     for callback in (ProgressBar(desc, logged), LogWriter(), LiveFigure(), TrainingMonitor(zero_std_patience)):
@@ -176,6 +176,8 @@ def fit(
 
 def resolved_config(trainer: Any, view: VideoInputConfig) -> dict[str, Any]:
     "The configuration that a trainer really has, for the manifest: every argument after all defaults, and how videos reach the model."
+    from vtg_r1.train.sharding import training_strategy
+
     args = json.loads(trainer.args.to_json_string())
     paths = {name: os.path.relpath(args[name], project_root()) for name in ("output_dir", "logging_dir") if args.get(name)}
     view_config = {**asdict(view), "video_root": os.path.relpath(view.video_root, project_root())}
@@ -263,6 +265,8 @@ def save_policy(model: Any, processor: Any, folder: str | Path) -> Path:
 
 def save_trained(trainer: Any, processor: Any, folder: str | Path) -> Any:  # the model as it was saved, in eval mode
     "Save a trainer's model and return it as it was saved; every process calls it. A model that is spread over GPUs is gathered, saved and read again."
+    from vtg_r1.train.sharding import whole_model
+
     if not _is_sharded(trainer):
         model = merged(trainer.accelerator.unwrap_model(trainer.model), folder)
         model.to(getattr(model, "read_as", model.dtype))

@@ -19,7 +19,11 @@ from .evaluation import EvalParams
 class PolicyParams(ParameterGroup):
     "Policy"
 
-    model: str = param("tiny", 'Model to train: "tiny" (embedded), a folder, or a hub id.', paper="Qwen/Qwen2.5-VL-7B-Instruct")
+    model: str = param(
+        "",
+        'Model to train: a folder, a hub id, or "tiny" (embedded); empty takes the embedded one for the toy world.',
+        paper="Qwen/Qwen2.5-VL-7B-Instruct",
+    )
     max_completion_length: int = param(64, "Greatest length of a response.", paper="2048", unit="tokens", minimum=1)
     lora_rank: int = param(0, "Rank of LoRA on the language model; 0 trains all weights.", paper="0", minimum=0)
     quantize: Literal["", "4bit"] = param("", '"4bit" trains LoRA on frozen weights in 4 bits (QLoRA); it needs a GPU and bitsandbytes.')
