@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from vtg_r1.core.metrics import set_metrics
 from vtg_r1.core.prompts import (
@@ -22,7 +23,7 @@ from vtg_r1.core.prompts import (
     response_text,
     system_prompt,
 )
-from vtg_r1.core.runtime import UserError
+from vtg_r1.core.runtime import UserError, project_root
 from vtg_r1.core.samples import Sample, SampleError, load_samples, require_spans, write_jsonl
 from vtg_r1.core.spans import matched_tious, set_tiou, tiou
 from vtg_r1.curation import CurationParams, assign_split, collect, iter_samples, to_sft_sample
@@ -31,14 +32,15 @@ from vtg_r1.data.official_benchmarks import load_benchmark, score
 from vtg_r1.data.predictions import Prediction, read_predictions
 from vtg_r1.data.readers import read_dataset, read_rows
 from vtg_r1.data.toyworld import ToyWorldConfig, make_world, read_scripts, toy_teacher, true_spans
-from vtg_r1.difficulty import difficulty
+from vtg_r1.difficulty import DifficultyParams, difficulty
 from vtg_r1.grpo import GRPOParams, grpo_trainer, reward_functions
 from vtg_r1.models.generation import model_inputs
 from vtg_r1.models.loading import load_model, load_processor
 from vtg_r1.pages.review import review_rows
 from vtg_r1.rewards import format_reward, refusal_reward, set_tiou_reward, set_wasserstein_reward, tiou_reward, wasserstein_reward
+from vtg_r1.runs.parameters import from_mapping, parameter_fields, read_parameters
 from vtg_r1.sft import TARGETS
-from vtg_r1.train.checks import check_token_budget
+from vtg_r1.train.checks import check_token_budget, refuse_toy_values
 from vtg_r1.train.evaluation import scores
 from vtg_r1.video.reader import read_frames
 
@@ -509,6 +511,29 @@ def test_the_review_shows_a_refusal():
     lines = {"q": json.dumps(absent.to_dict())}
     lanes = {"right": {"q": dict(spans=[], refused=True, response="")}, "wrong": {"q": dict(spans=[[1, 2]], refused=False, response="")}}
     assert review_rows(lines, lanes)[0]["ious"] == {"right": 1.0, "wrong": 0.0}
+
+
+# ---- presets ----
+
+
+@pytest.mark.parametrize("preset", ["toy_sets", "timelens_7b", "timelens2_8b", "paper_qa"])
+def test_presets_hold_parameters_of_their_stage(preset):
+    path = project_root() / f"configs/{preset}.yaml"
+    content = yaml.safe_load(path.read_text())
+    params = from_mapping(GRPOParams, read_parameters(GRPOParams, [path], []))
+    if preset == "toy_sets":  # papermill sets its lines as variables: no sections, and no number that YAML 1.1 takes for text
+        assert set(content) <= set(parameter_fields(GRPOParams)) and content["learning_rate"] == params.learning_rate == 1e-4
+        assert params.answers == "set"
+    elif preset == "paper_qa":
+        assert [weight for _, weight in reward_functions(params)] == [0.2, 0.1, 0.7]
+    else:
+        assert params.fps == 2 and not params.view("videos").thinking and params.max_tokens_per_video in (14_336, 16_384)
+        assert params.frames * params.pixels > params.max_tokens_per_video * params.pixels_per_token > params.min_pixels  # the budget binds
+        refuse_toy_values(params)
+    for stage, params_class in (("difficulty", DifficultyParams), ("grpo", GRPOParams)):
+        if stage in content:
+            from_mapping(params_class, read_parameters(params_class, [path], []))
+            assert all("#" in line for line in path.read_text().splitlines() if re.match(r"  \w+:", line))
 
 
 # ---- RL ----
