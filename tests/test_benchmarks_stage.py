@@ -29,8 +29,8 @@ NOTEBOOK = "nbs/07_benchmarks.ipynb"
 
 
 def run(outputs, name, **parameters):
-    "Run the stage in this process, without figures; its folder, its metrics and what it printed."
-    given = {"run_name": name, "outputs_dir": str(outputs), "threads": 1, "figures": False, **parameters}
+    "Run the stage in this process, without figures and controls; its folder, its metrics and what it printed."
+    given = {"run_name": name, "outputs_dir": str(outputs), "threads": 1, "figures": False, "control_limit": 0, **parameters}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         folder = main(from_mapping(BenchmarksParams, given))
@@ -48,8 +48,9 @@ def outputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def toy(outputs):
-    "The notebook itself."
-    given = {"run_name": "toy", "outputs_dir": str(outputs), "threads": 1, "eval_limit": 48}
+    "The notebook itself, with all that it can do."
+    extras = {"control_limit": 32, "num_samples": 4, "coverage": 0.8}
+    given = {"run_name": "toy", "outputs_dir": str(outputs), "threads": 1, "eval_limit": 48, **extras}
     folder = run_notebook(NOTEBOOK, given, BenchmarksParams, progress=False)
     return folder, json.loads((folder / "metrics.json").read_text()), outputs / "toyworld" / "held-out-in-domain"
 
@@ -80,6 +81,18 @@ def test_toy_world(toy):
     assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
     for figure in ("recall_curve", "shape", "cases"):
         assert (folder / "figs" / f"{figure}.png").stat().st_size > 5000
+
+
+def test_the_toy_run_has_controls_and_agreement(toy):
+    folder, metrics, _ = toy
+    assert metrics["control/n"] == 32 and {len(list(file.open())) for file in folder.glob("control_*.jsonl")} == {32}
+    assert metrics["control/black frames/low"] > 0 and "it looks at the video" in (folder / "07_benchmarks.ipynb").read_text()
+    for name in ("black frames", "shuffled frames", "text only", "whole video", "dataset prior"):
+        assert metrics[f"control/{name}/low"] <= metrics[f"control/{name}/model above by"] <= metrics[f"control/{name}/high"]
+    sampled = [json.loads(line) for line in (folder / "sampled.jsonl").read_text().splitlines()]
+    assert [row["qid"] for row in sampled] == [row["qid"] for row in rows_of(folder)] and all(len(row["sampled"]) == 4 for row in sampled)
+    assert 0 <= metrics["agreement/threshold"] <= 1 and 0 < metrics["agreement/kept"] <= 100
+    assert (folder / "figs" / "reliability.png").stat().st_size > 5000
 
 
 def test_score_command_agrees(toy, tmp_path, capsys):
@@ -129,7 +142,11 @@ def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, ou
     half = (folder / "predictions.jsonl").read_text()
     (stopped / "predictions.jsonl").write_text(half[: len(half) // 2])  # cut in the middle of a row
     with pytest.raises(RunError, match="other parameters: batch_size was 2, now 3"):
-        main(BenchmarksParams(run_name="stopped", outputs_dir=str(outputs), threads=1, batch_size=3, figures=False, resume=True, **given))
+        main(
+            BenchmarksParams(
+                run_name="stopped", outputs_dir=str(outputs), threads=1, batch_size=3, figures=False, control_limit=0, resume=True, **given
+            )
+        )
     resumed, same, _ = run(outputs, "stopped", resume=True, batch_size=2, **given)
     assert rows_of(resumed) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
 

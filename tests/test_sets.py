@@ -33,7 +33,7 @@ from vtg_r1.data.predictions import Prediction, read_predictions
 from vtg_r1.data.readers import read_dataset, read_rows
 from vtg_r1.data.toyworld import ToyWorldConfig, make_world, read_scripts, toy_teacher, true_spans
 from vtg_r1.difficulty import DifficultyParams, difficulty
-from vtg_r1.grpo import GRPOParams, grpo_trainer, reward_functions
+from vtg_r1.grpo import GRPOParams, grpo_trainer, rewards_of
 from vtg_r1.models.generation import model_inputs
 from vtg_r1.models.loading import load_model, load_processor
 from vtg_r1.pages.review import review_rows
@@ -43,6 +43,8 @@ from vtg_r1.sft import TARGETS
 from vtg_r1.train.checks import check_token_budget, refuse_toy_values
 from vtg_r1.train.evaluation import scores
 from vtg_r1.video.reader import read_frames
+
+QA_REWARDS = [dict(name="answer", weight=0.7), dict(name="format", weight=0.1), dict(name="tiou", weight=0.2)]  # of the released code
 
 
 @pytest.fixture(scope="module")
@@ -525,7 +527,7 @@ def test_presets_hold_parameters_of_their_stage(preset):
         assert set(content) <= set(parameter_fields(GRPOParams)) and content["learning_rate"] == params.learning_rate == 1e-4
         assert params.answers == "set"
     elif preset == "paper_qa":
-        assert [weight for _, weight in reward_functions(params)] == [0.2, 0.1, 0.7]
+        assert params.rewards == QA_REWARDS and params.options
     else:
         assert params.fps == 2 and not params.view("videos").thinking and params.max_tokens_per_video in (14_336, 16_384)
         assert params.frames * params.pixels > params.max_tokens_per_video * params.pixels_per_token > params.min_pixels  # the budget binds
@@ -540,25 +542,26 @@ def test_presets_hold_parameters_of_their_stage(preset):
 
 
 def test_rewards_follow_the_parameters():
-    names = [(function.__name__, weight) for function, weight in reward_functions(GRPOParams())]
-    assert names == [("tiou_reward", 0.9), ("format_reward", 0.1)]
-    sets = [function for function, _ in reward_functions(GRPOParams(answers="set", prompt_style="short_direct"))]
+    def paid(**given):
+        return [(reward.function.__name__, reward.entry.weight) for reward in rewards_of(GRPOParams(**given))]
+
+    assert paid() == [("tiou_reward", 0.9), ("format_reward", 0.1)] and paid(answers="set") == [("set_tiou_reward", 0.9), ("format_reward", 0.1)]
+    sets = [reward.function for reward in rewards_of(GRPOParams(answers="set", prompt_style="short_direct"))]
     text, refusal = [response_text(None, [[2, 4]])], [response_text(None, [])]
     assert sets[0](text, spans=[[[2, 4], [8, 12]]]) == [0.5] and sets[0](refusal, spans=[[]]) == [1]
     assert sets[1](text) == sets[1](refusal) == [1] and sets[1]([response_text("seen", [[2, 4]])]) == [0]
-    asked = reward_functions(GRPOParams(options=True, answer_weight=0.7, tiou_weight=0.2))
-    assert [(function.__name__, weight) for function, weight in asked] == [("tiou_reward", 0.2), ("format_reward", 0.1), ("answer_reward", 0.7)]
-    with pytest.raises(UserError, match="answer_weight 0.7 pays for an option, and none is asked for: set options"):
-        GRPOParams(answer_weight=0.7)
+    wasserstein = [dict(name="set_wasserstein", weight=1.0)]
+    assert paid(answers="set", rewards=wasserstein) == [("set_tiou_reward", 0.0), ("set_wasserstein_reward", 1.0)]
+    with pytest.raises(UserError, match="reward 'answer' pays for an option, and none is asked for: set options"):
+        GRPOParams(rewards=QA_REWARDS)
+    assert paid(options=True, rewards=QA_REWARDS) == [("answer_reward", 0.7), ("format_reward", 0.1), ("tiou_reward", 0.2)]
 
 
 @pytest.mark.slow
 def test_a_step_of_grpo_pays_sets_and_options(sets_world, sets_samples, tmp_path, monkeypatch):
     "One update on absent, repeated and asked queries, with responses that are given: every logged reward is computed here again."
     chosen = [next(s for s in sets_samples if s.source == f"toyworld-{level}") for level in ("absent", "repeated", "question", "direct")]
-    params = GRPOParams(
-        answers="set", options=True, answer_weight=0.7, tiou_weight=0.2, num_generations=4, prompts_per_step=4, per_device_batch_size=16, steps=1
-    )
+    params = GRPOParams(answers="set", options=True, rewards=QA_REWARDS, num_generations=4, prompts_per_step=4, per_device_batch_size=16, steps=1)
     trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), chosen, params.view(str(sets_world / "videos")), tmp_path, params)
     trainer.train()
     rows = [json.loads(line) for line in open(tmp_path / "completions.jsonl")]

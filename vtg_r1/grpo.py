@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['advantages', 'RolloutParams', 'RewardParams', 'CurriculumParams', 'GRPOParams', 'without_response_template',
-           'behind_prompt', 'reward_functions', 'grpo_arguments', 'grpo_trainer', 'prepare_data', 'decode_videos',
-           'policy_path', 'build_trainer', 'train', 'reward_panels', 'draw_reward', 'held_out_tious', 'draw_tious',
-           'by_change', 'draw_changes', 'save_results', 'main']
+           'behind_prompt', 'rewards_of', 'grpo_arguments', 'grpo_trainer', 'prepare_data', 'check_rewards',
+           'decode_videos', 'policy_path', 'build_trainer', 'train', 'reward_panels', 'draw_reward', 'held_out_tious',
+           'draw_tious', 'by_change', 'draw_changes', 'save_results', 'main']
 
 # %% ../nbs/05_grpo.ipynb #bccc108f
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,7 +21,7 @@ import numpy as np
 from .core.metrics import overlaps
 from .core.plots import draw_histogram, draw_log, draw_timelines
 from .core.prompts import completion_text, style_of
-from .core.runtime import UserError, process_index_and_count
+from .core.runtime import UserError, is_main_process, process_index_and_count
 from .core.samples import Sample
 from .core.spans import set_tiou
 from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
@@ -29,12 +29,13 @@ from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.loading import lora_config
 from .models.templates import opening, with_opening
-from .rewards import answer_reward, format_reward, set_tiou_reward, tiou_reward, with_options
+from .rewards import own_rewards
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
 from .train.checks import check_enough_samples, refuse_toy_values
 from .train.evaluation import EvalResult, EvalSet, evenly_spaced, timeline_rows
+from .train.reward_functions import LoadedReward, RewardEntry, load_rewards, read_entries, trial_batch, try_rewards
 from .train.stage_data import StageData, record_training, stage_data, toy_upstream
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
@@ -63,9 +64,12 @@ class RolloutParams(ParameterGroup):
 class RewardParams(ParameterGroup):
     "Reward"
 
-    tiou_weight: float = param(0.9, "Weight of the tIoU reward, λ_tIoU.", paper="0.9")
-    format_weight: float = param(0.1, "Weight of the format reward, λ_form.", paper="0.1")
-    answer_weight: float = param(0.0, "Weight of the right option; needs options.", paper="0.7 beside 0.1 format and 0.2 tIoU (code, grounded QA)")
+    rewards: list = param(
+        [{"name": "tiou", "weight": 0.9}, {"name": "format", "weight": 0.1}],
+        "What is paid: {name, weight} each, and options and range if needed. A name is one of 02_rewards, `my_rewards.py:function` or "
+        "`package.module:function`.",
+        paper="0.9 · tIoU + 0.1 · format",
+    )
 
 
 @dataclass(kw_only=True)
@@ -107,12 +111,25 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.accumulation_steps(process_index_and_count()[1])
-        if self.answer_weight and not self.options:
-            raise UserError(f"answer_weight {self.answer_weight:g} pays for an option, and none is asked for: set options")
+        if any(entry.name == "answer" for entry in self.reward_entries()) and not self.options:
+            raise UserError("reward 'answer' pays for an option, and none is asked for: set options")
         if self.strategy and self.strategy not in STRATEGIES:
             raise UserError(f"parameter 'strategy' is {self.strategy!r}: give one of {', '.join(STRATEGIES)}")
         if self.vllm and self.time_encoding == "native":
             raise UserError("TRL hands vLLM images, not native video: use time_encoding 'interleaved' with vllm")
+
+    @property
+    def span_reward(self) -> str:
+        "The reward of the answered span, or set of spans, which the log and the curriculum need."
+        return "set_tiou" if self.answers == "set" else "tiou"
+
+    def reward_entries(self) -> list[RewardEntry]:
+        "The rewards of the training; that of the spans is always among them, with weight 0 if it is not paid. Of sets, `tiou` is `set_tiou`."
+        entries = read_entries(self.rewards, own_rewards())
+        entries = [replace(entry, name=self.span_reward) if entry.name == "tiou" else entry for entry in entries]
+        if not any(entry.name == self.span_reward for entry in entries):
+            entries.insert(0, RewardEntry(self.span_reward, 0.0))
+        return entries
 
     def accumulation_steps(self, processes: int) -> int:
         "Forward passes per update in each of so many processes."
@@ -185,22 +202,21 @@ def behind_prompt(
     if not opened:
         return reward
 
+    def whole(completion: Any) -> Any:
+        text = with_opening(completion_text(completion), opened)
+        return text if isinstance(completion, str) else [{"role": "assistant", "content": text}]
+
     @wraps(reward)
     def judged(completions: list[Any], **columns: Any) -> Any:
-        return reward(completions=[with_opening(completion_text(completion), opened) for completion in completions], **columns)
+        return reward(completions=[whole(completion) for completion in completions], **columns)
 
     return judged
 
 
-def reward_functions(params: GRPOParams) -> list[tuple[Callable[..., Any], float]]:
-    "The rewards and their weights, the one for spans first."
-    refusals = params.answers == "set"
-    spans: Callable[..., Any] = set_tiou_reward if refusals else tiou_reward
-    in_format = with_options(format_reward, reading=params.reading, thinking=style_of(params.prompt_style).thinking, refusals=refusals)
-    rewards = [(with_options(spans, reading=params.reading), params.tiou_weight), (in_format, params.format_weight)]
-    if params.answer_weight:
-        rewards.append((with_options(answer_reward, reading=params.reading), params.answer_weight))
-    return rewards
+def rewards_of(params: GRPOParams) -> list[LoadedReward]:
+    "The reward functions of a training."
+    thinking, refusals = style_of(params.prompt_style).thinking, params.answers == "set"
+    return load_rewards(params.reward_entries(), own_rewards(), {"reading": params.reading, "thinking": thinking, "refusals": refusals})
 
 
 def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
@@ -225,7 +241,7 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         loss_type="dapo",
         router_aux_loss_coef=0.0,  # a mixture of experts learns from rewards alone, as other models do
         scale_rewards="group",
-        reward_weights=[weight for _, weight in reward_functions(params)],
+        reward_weights=[entry.weight for entry in params.reward_entries()],
         entropy_coef=params.entropy_coef,
         log_completions=params.report_to in ("trackio", "wandb"),
         use_vllm=bool(params.vllm),
@@ -244,7 +260,7 @@ def grpo_trainer(
     params: GRPOParams,
     curriculum: CurriculumSampler | None = None,  # which of its samples come when; None shuffles `samples`
 ) -> Any:  # a trl GRPOTrainer
-    "TRL's GRPO trainer with the paper's reward."
+    "TRL's GRPO trainer with the rewards of the parameters."
     from trl import GRPOConfig
 
     from vtg_r1.train.callbacks import CompletionLogger, RolloutCheck
@@ -259,19 +275,20 @@ def grpo_trainer(
     if params.share_prefix:
         trainer_class = SharedPrefixNativeGRPOTrainer if view.time_encoding == "native" else SharedPrefixGRPOTrainer
     logger = CompletionLogger(params.num_generations, params.reading)
-    reward, *others = [function for function, _ in reward_functions(params)]
+    rewards, of_spans = {reward.entry.name: reward.function for reward in rewards_of(params)}, params.span_reward
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
-        reward, callbacks = curriculum.record(reward), [logger, _curriculum_state(curriculum)]
+        rewards[of_spans], callbacks = curriculum.record(rewards[of_spans]), [logger, _curriculum_state(curriculum)]
     if params.vllm:
         callbacks.append(RolloutCheck())
+    rewards[of_spans] = logger.wrap_reward(rewards[of_spans])
     lora, opened = None, opening(processor)
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)
     return with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
-        [behind_prompt(each, opened) for each in (logger.wrap_reward(reward), *others)],
+        [behind_prompt(reward, opened) for reward in rewards.values()],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
         train_dataset=training_set(samples, view),
         processing_class=without_response_template(processor),
@@ -286,7 +303,19 @@ def prepare_data(run: Run, params: GRPOParams) -> tuple[StageData, CurriculumSam
     curriculum, data.train = build_curriculum(run, data.train, params.strategy, params.strategy_options, params.seed, params.difficulty)
     check_enough_samples(run, data.train, params.prompts_per_step, "prompts_per_step")
     record_training(run, data.train)
+    check_rewards(run, params, data)
     return data, curriculum
+
+
+def check_rewards(run: Run, params: GRPOParams, data: StageData) -> None:
+    "Try the rewards on made-up answers to training samples, and print what they pay; the files of own functions are recorded with their hash."
+    rewards = rewards_of(params)
+    for reward in rewards:
+        if reward.file:
+            run.add_input(reward.file, f"reward {reward.entry.name}")
+    report = try_rewards(rewards, trial_batch(data.train, data.view))
+    if is_main_process():
+        print(report)
 
 
 def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
@@ -323,19 +352,18 @@ def build_trainer(run: Run, params: GRPOParams, policy: Any, processor: Any, dat
 
 def train(trainer: Any, params: GRPOParams) -> list[dict[str, Any]]:  # the log, a row per step
     "Train, from the last checkpoint if there is one."
-    logged = {"reward": "reward", f"rewards/{reward_functions(params)[0][0].__name__}/mean": "tIoU", "frac_reward_zero_std": "zero-std"}
+    logged = {"reward": "reward", f"rewards/{params.span_reward}_reward/mean": "tIoU", "frac_reward_zero_std": "zero-std"}
     return fit(trainer, "GRPO", logged, params.early_stopping_patience, params.zero_std_patience)
 
 # %% ../nbs/05_grpo.ipynb #6dc7082f
-_REWARD_NAMES = {"tiou_reward": "tIoU", "set_tiou_reward": "set tIoU", "format_reward": "format", "answer_reward": "option"}
-
-
 def reward_panels(params: GRPOParams) -> dict[str, dict[str, str]]:  # title → key of the log → name
-    "What is drawn of the log: the sum of the rewards, each of them, and the zero-std groups."
-    rewards = [(function.__name__, weight) for function, weight in reward_functions(params)]
-    formula = " + ".join(f"{weight:g} · {_REWARD_NAMES[name]}" for name, weight in rewards)
-    each = {f"rewards/{name}/mean": _REWARD_NAMES[name] for name, _ in rewards}
-    return {"mean of the rollouts": {"reward": formula, **each}, "zero-std groups (share)": {"frac_reward_zero_std": ""}}
+    "What is drawn of the log: the sum that is paid, each reward, and the share of zero-std groups."
+    names = {"tiou_reward": "tIoU", "set_tiou_reward": "set tIoU", "answer_reward": "option"}
+    weights = {reward.function.__name__: reward.entry.weight for reward in rewards_of(params)}
+    labels = {function: names.get(function, function.removesuffix("_reward")) for function in weights}
+    total = " + ".join(f"{weight:g} · {labels[function]}" for function, weight in weights.items() if weight)
+    means = {f"rewards/{function}/mean": label for function, label in labels.items()}
+    return {"mean of the rollouts": {"reward": total, **means}, "zero-std groups (share)": {"frac_reward_zero_std": ""}}
 
 
 def draw_reward(run: Run, params: GRPOParams, log: list[dict[str, Any]]) -> None:

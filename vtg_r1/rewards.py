@@ -6,8 +6,8 @@
 __all__ = ['Completions', 'Spans', 'Rewards', 'paper_reward', 'paper_qa_reward', 'DESIGNS', 'PLACES', 'tiou_reward',
            'with_options', 'format_reward', 'answer_reward', 'tiou_timestamp_reward', 'giou_reward',
            'segment_f1_reward', 'segment_giou_reward', 'wasserstein_reward', 'set_tiou_reward',
-           'set_wasserstein_reward', 'refusal_reward', 'composite', 'RewardsParams', 'plot_landscapes', 'group_signal',
-           'measure_signals', 'plot_signals', 'save_results', 'main']
+           'set_wasserstein_reward', 'refusal_reward', 'composite', 'own_rewards', 'RewardsParams', 'plot_landscapes',
+           'group_signal', 'measure_signals', 'plot_signals', 'save_results', 'main']
 
 # %% ../nbs/02_rewards.ipynb #0cd36017
 import math
@@ -303,6 +303,11 @@ def composite(
 
 paper_reward = composite({tiou_reward: 0.9, format_reward: 0.1}, "paper_reward")  # λ_tIoU, λ_form (paper, reward)
 paper_qa_reward = composite({answer_reward: 0.7, format_reward: 0.1, tiou_reward: 0.2}, "paper_qa_reward")  # paper's code, grounded QA
+
+
+def own_rewards() -> dict[str, Callable[..., Any]]:
+    "The rewards of this notebook by the names that the parameter `rewards` of 05_grpo takes: `tiou` is `tiou_reward`."
+    return {name.removesuffix("_reward"): value for name, value in globals().items() if name.endswith("_reward") and not name.startswith("_")}
 
 # %% ../nbs/02_rewards.ipynb #eb5c693a
 @dataclass(kw_only=True)

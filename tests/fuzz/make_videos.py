@@ -307,7 +307,7 @@ def make_variants(folder: Path, real: list[Path] = (), few: bool = False) -> tup
     for path in real:
         contents += [(n, path.suffix, d) for n, d in damaged(path.stem[:12], path.read_bytes())]
     if few:
-        contents = contents[::10]
+        contents = contents[::8]
     for i, (name, suffix, content) in enumerate(contents):
         path = folder / f"{i:04d}{suffix}"
         path.write_bytes(content)

@@ -11,8 +11,12 @@ from ..core.runtime import PROCESS_FACTS, UserError
 from .common import AsJson, command, first_line, print_json, quiet_libraries
 
 if TYPE_CHECKING:
-    from ..models.ground import Answer, InferenceConfig
+    from ..models.ground import Answer, InferenceConfig, Sampling
 
+SAMPLES_HELP = "ask each query N times, answer by consensus, and say how far the answers agree; default: once, greedily"
+CALIBRATION_HELP = "of vtg-r1 calibrate: refuse an answer that agrees less than its threshold; it says how often to ask"
+Samples = Annotated[int | None, Option(min=2, metavar="N", help=SAMPLES_HELP)]
+CalibrationFile = Annotated[str | None, Option(metavar="FILE", help=CALIBRATION_HELP)]
 Device = Annotated[str | None, Option(metavar="NAME", help="cuda, cpu, …; default: the GPU if there is one")]
 
 
@@ -21,6 +25,7 @@ Device = Annotated[str | None, Option(metavar="NAME", help="cuda, cpu, …; defa
     'vtg-r1 ground clip.mp4 "the second red circle"                         # the embedded toy model',
     'vtg-r1 ground match.mp4 "a goal" "the fans leave" --model outputs/grpo/mine --json',
     'vtg-r1 ground match.mp4 "a goal" --model Qwen/Qwen2.5-VL-7B-Instruct --clip goal.mp4',
+    'vtg-r1 ground match.mp4 "a goal" --model outputs/grpo/mine --calibration calibration.json',
     fails="a response holds no span",
 )
 def ground_command(
@@ -41,11 +46,13 @@ def ground_command(
     chat_template_kwargs: Annotated[
         str | None, Option(metavar="YAML", help="arguments of the model's chat template, such as '{enable_thinking: false}'; default: as trained")
     ] = None,
+    samples: Samples = None,
+    calibration: CalibrationFile = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> int:
     """Find when something happens in a video. Prints the span in seconds and the reasoning. A run folder is asked as it was trained, the embedded
-    model as it was made, any other model as the paper asks."""
+    model as it was made, any other model as the paper asks. With --samples it is asked several times, and says how far the answers agree."""
     from ..models.loading import check_model_exists
 
     for number, query in enumerate(queries, 1):
@@ -67,9 +74,10 @@ def ground_command(
         outs = _clip_files(clip, video, len(queries))
         folder, config = resolve_model(model)
         config = replace(config, **given)
+        sampling = read_sampling(samples, calibration, folder, config)
         pair = load_model_and_processor(folder, device, config.chat_template_kwargs)
         _say_if_dense(*pair, video, info.duration, config)
-        answers = ground(*pair, video, queries, config)
+        answers = ground(*pair, video, queries, config, sampling)
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
@@ -80,10 +88,25 @@ def ground_command(
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})
     else:
         for answer, file in zip(answers, clips):
-            _print_answer(answer, file)
+            _print_answer(answer, file, sampling)
     if all(answer.span for answer in answers):
         return 0
     return 1
+
+
+def read_sampling(samples: int | None, calibration: str | None, model: str, config: "InferenceConfig") -> "Sampling | None":
+    "How often a model is asked, by --samples and --calibration; None for one greedy answer."
+    from ..models.ground import Sampling
+    from ..models.loading import model_fingerprint
+    from ..models.sampled_answers import check_calibration, read_calibration
+
+    if calibration is None:
+        return Sampling(samples) if samples else None
+    made = read_calibration(calibration)
+    if samples not in (None, made.samples):
+        raise UserError(f"--samples {samples}: {calibration} was made with {made.samples}; leave --samples out, or calibrate with {samples}")
+    check_calibration(made, calibration, model_fingerprint(model), asdict(config))
+    return Sampling(made.samples, made.temperature, made.threshold)
 
 
 def _say_if_dense(model: Any, processor: Any, video: str, duration: float, config: "InferenceConfig") -> None:
@@ -142,13 +165,20 @@ def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:
     return list(files)
 
 
-def _print_answer(answer: "Answer", clip: str | None) -> None:
+def _print_answer(answer: "Answer", clip: str | None, sampling: "Sampling | None") -> None:
     "One answer for a person."
-    reasoning = answer.reasoning
+    reasoning, agreement = answer.reasoning, ""
+    if sampling:
+        agreement = f"  (agreement {answer.agreement:.2f} of {sampling.samples} answers)"
     if answer.span:
-        print(f"{answer.span[0]:.2f} – {answer.span[1]:.2f} s  {answer.query}")
+        print(f"{answer.span[0]:.2f} – {answer.span[1]:.2f} s  {answer.query}{agreement}")
+    elif answer.refused and sampling:
+        spans = ", ".join(f"{start:.2f} – {end:.2f}" for start, end in answer.refused)
+        print(
+            f"not sure  {answer.query}  (agreement {answer.agreement:.2f} of {sampling.samples} answers, below {sampling.threshold:.2f}; it would be {spans} s)"
+        )
     else:
-        print(f"no span  {answer.query}")
+        print(f"no span  {answer.query}{agreement}")
         reasoning = reasoning or f"the response: {answer.response.strip()[:300]}"
     for line in reasoning.splitlines():
         print(f"    {line}")

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from ..core.runtime import UserError, resolve
 from .common import AsJson, CommandFailed, command, first_line, print_json, quiet_libraries
-from .ground import Device, load_model_and_processor
+from .ground import CalibrationFile, Device, Samples, load_model_and_processor, read_sampling
 
 Host = Annotated[str, Option(metavar="ADDRESS", help="127.0.0.1 is this machine only; any other lets the network in, without a password")]
 Port = Annotated[int, Option(min=0, max=65535, metavar="N", help="0 takes a free one")]
@@ -59,10 +59,13 @@ def push_command(
     "vtg-r1 demo                                                         # the embedded toy model, with toy videos to try",
     "vtg-r1 demo --model outputs/grpo/mine --open",
     "vtg-r1 demo --before outputs/sft/mine --model outputs/grpo/mine     # a switch between the two",
+    "vtg-r1 demo --model outputs/grpo/mine --calibration calibration.json # how sure each answer is, and none that is not",
 )
 def demo(
     model: Annotated[list[str], Option(metavar="NAME", help="as ground takes it; tiny by default; twice: before and after RL")] = [],
     before: Annotated[str | None, Option(metavar="NAME", help="the model before RL, to compare with")] = None,
+    samples: Samples = None,
+    calibration: CalibrationFile = None,
     device: Device = None,
     max_mb: Annotated[int, Option(min=1, metavar="N", help="maximum size of an upload, megabytes")] = 200,
     max_minutes: Annotated[float, Option(min=0, metavar="N", help="maximum length of a video")] = 10,
@@ -80,14 +83,18 @@ def demo(
         import gradio  # noqa: F401
     except ImportError:
         raise UserError("the page needs Gradio: pip install 'vtg_r1[demo]'") from None
+    from ..models.ground import resolve_model
     from ..pages.demo import load_models, running_page
 
     names = model or ["tiny"]
     if before:
         names = [before, *names]
+    if calibration and len(names) > 1:
+        raise UserError(f"--calibration {calibration}: is of one model, and the page shows {len(names)}; leave out the other")
     try:
+        sampling = read_sampling(samples, calibration, *resolve_model(names[-1]))
         models = load_models(names, lambda name, arguments: load_model_and_processor(name, device, arguments))
-        with running_page(models, host, port, max_mb, max_minutes, open_browser) as address:
+        with running_page(models, host, port, max_mb, max_minutes, open_browser, sampling) as address:
             _print_place({"address": address}, as_json)
             threading.Event().wait()
     except (OSError, ImportError, ValueError) as e:

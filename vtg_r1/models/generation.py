@@ -27,9 +27,11 @@ from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/generation.ipynb #009b44fb
 def processor_frames(prompts: list[dict[str, Any]]) -> dict[str, Any]:
-    "What a transformers processor takes of prompts of `build_prompt`, all in one time encoding: images, or videos with their clock."
+    "What a transformers processor takes of prompts of `build_prompt`, all in one time encoding: images, or videos with their clock; nothing of text alone."
     if "images" in prompts[0]:
         return dict(images=[p["images"] for p in prompts])
+    if "video" not in prompts[0]:
+        return {}
     clocks = [dict(total_num_frames=len(p["video"]), fps=p["fps"], frames_indices=list(range(len(p["video"])))) for p in prompts]
     return dict(videos=[p["video"] for p in prompts], video_metadata=clocks, do_sample_frames=False)
 
@@ -43,7 +45,7 @@ def model_inputs(processor: Any, prompts: list[dict[str, Any]], device: Any) -> 
     "Tokens and pixels of a batch of prompts of `build_prompt`, as a BatchFeature; a processor that makes no pixels of their frames is a `UserError`."
     texts, frames = [prompt_text(processor, p) for p in prompts], processor_frames(prompts)
     inputs = processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt").to(device)
-    if not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs.values()):
+    if frames and not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs.values()):
         raise UserError(f"{type(processor).__name__} makes no pixels of {next(iter(frames))}: the model would answer without seeing the video")
     return inputs
 
@@ -145,8 +147,9 @@ def generate(
     if "video" in prompts[0]:
         time_encoding = "native"
         require_checkpoint_positions(model)
+    has_frames = "images" in prompts[0] or "video" in prompts[0]
     with torch.no_grad():  # sharded weights are gathered in place, which inference tensors do not allow
-        if share_prefix and inference_sharing(model, processor, time_encoding).shares:
+        if share_prefix and has_frames and inference_sharing(model, processor, time_encoding).shares:
             of, first, videos = same_prompts(prompts)
             distinct = [prompts[i] for i in first]
             texts = [prompt_text(processor, p) for p in distinct]

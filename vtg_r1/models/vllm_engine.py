@@ -40,11 +40,13 @@ def _on_this_gpu() -> Iterator[None]:
 
 
 def _frames(prompt: dict[str, Any]) -> dict[str, Any]:
-    "Frames of one prompt in vLLM's form."
+    "Frames of one prompt in vLLM's form; nothing of text alone."
     import numpy as np
 
     if "images" in prompt:
         return {"multi_modal_data": {"image": prompt["images"]}}
+    if "video" not in prompt:
+        return {}
     frames, fps = np.stack([np.asarray(f) for f in prompt["video"]]), prompt["fps"]
     n = len(frames)
     clock = dict(fps=fps, total_num_frames=n, frames_indices=list(range(n)), duration=n / fps, do_sample_frames=False)

@@ -21,7 +21,7 @@ from ..core.prompts import format_time, tag_text
 from ..core.samples import load_samples, target_span
 from ..core.spans import tiou
 from ..data.toyworld import ToyWorldConfig, make_world
-from ..models.ground import InferenceConfig, control_words, ground, resolve_model
+from ..models.ground import InferenceConfig, Sampling, control_words, ground, resolve_model
 from ..models.loading import TINY, load_model, load_processor
 from ..pages.browser_video import digest, preview
 from ..video.decoders import VideoError
@@ -126,13 +126,17 @@ def answer(
     path: str,  # a video; each model reads it once
     queries: Sequence[str],
     truths: Mapping[str, list[float]],  # sentence → [start, end], seconds
-) -> list[dict[str, Any]]:  # {query, truth or None, answers: {model, span or None, spans or None, response, tiou or None} of each model}
+    sampling: Sampling | None = None,  # as in `ground`
+) -> list[
+    dict[str, Any]
+]:  # {query, truth or None, answers: {model, span or None, spans or None, response, tiou or None, agreement, refused} of each model}
     "One row per sentence."
     rows: list[dict[str, Any]] = [{"query": query, "truth": truths.get(query), "answers": []} for query in queries]
     for loaded in models:
-        for row, a in zip(rows, ground(loaded.model, loaded.processor, path, list(queries), loaded.config)):
+        for row, a in zip(rows, ground(loaded.model, loaded.processor, path, list(queries), loaded.config, sampling)):
             score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
-            row["answers"].append({"model": loaded.label, "span": a.span, "spans": a.spans, "response": a.response, "tiou": score})
+            facts = {"agreement": a.agreement, "refused": a.refused}
+            row["answers"].append({"model": loaded.label, "span": a.span, "spans": a.spans, "response": a.response, "tiou": score, **facts})
     return rows
 
 
@@ -247,8 +251,9 @@ class DemoApp:
         examples: list[Example],
         folder: Path,  # for copies that browsers can play
         longest: float,  # maximum length of a video, seconds
+        sampling: Sampling | None = None,  # as in `ground`
     ):
-        self.models, self.examples, self.folder, self.longest = models, examples, folder, longest
+        self.models, self.examples, self.folder, self.longest, self.sampling = models, examples, folder, longest, sampling
         self.frames = models[-1].config.frames
         self.truths = {digest(example.path): example.truths for example in examples}
         self.special = sorted({word for loaded in models for word in control_words(loaded.processor)})
@@ -268,7 +273,7 @@ class DemoApp:
         try:
             duration = check_video(path, self.longest)
             assert path is not None
-            rows = answer(self.models, path, read_queries(text, self.special), self.truths.get(digest(path), {}))
+            rows = answer(self.models, path, read_queries(text, self.special), self.truths.get(digest(path), {}), self.sampling)
             page = answers_html(rows, duration, sampled_frames(path, self.frames))
             return page, {"video": Path(path).name, "duration": duration, "rows": rows}
         except (PageError, VideoError) as e:
@@ -414,6 +419,7 @@ def running_page(
     max_mb: int = 200,  # of an upload, 2²⁰ bytes
     max_minutes: float = 10,  # of a video
     open_browser: bool = False,
+    sampling: Sampling | None = None,  # as in `ground`
 ) -> Iterator[str]:  # the page's address
     "The page, served by other threads within the block; uploads are in a folder of their own that is removed at the end."
     folder = Path(tempfile.mkdtemp(prefix="vtg-r1-demo-"))
@@ -425,7 +431,7 @@ def running_page(
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL if host in LOCAL else ["*"])
     try:
-        page = build(DemoApp(models, make_examples(files / "toyworld"), files, max_minutes * 60)).queue(max_size=64)
+        page = build(DemoApp(models, make_examples(files / "toyworld"), files, max_minutes * 60, sampling)).queue(max_size=64)
         _, address, _ = page.launch(
             server_name=host,
             server_port=port or None,

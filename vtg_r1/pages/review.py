@@ -31,12 +31,18 @@ from ..video.reader import jpeg_uri, read_frames, video_path
 
 # %% ../../nbs/parts/pages/review.ipynb #bc600ce5
 def _prediction(row: dict[str, Any], where: str) -> dict[str, Any]:
-    "A checked row of a prediction file: {spans, refused, response}."
+    "A checked row of a prediction file: {spans, refused, response}, and agreement where the row has it."
     try:
         prediction = read_prediction(row)
-        return {"spans": prediction.spans, "refused": prediction.refused, "response": row.get("response")}
+        checked = {"spans": prediction.spans, "refused": prediction.refused, "response": row.get("response")}
     except PredictionError as e:
         raise SampleError(f"{where}: {e}", reason="bad_prediction") from None
+    if row.get("agreement") is not None:
+        agreement = row["agreement"]
+        if isinstance(agreement, bool) or not isinstance(agreement, (int, float)) or not 0 <= agreement <= 1:
+            raise SampleError(f"{where}: agreement is {agreement!r}; give a number from 0 to 1, or leave it out", "agreement", "bad_prediction")
+        checked |= {"agreement": agreement, "refused": row.get("refused") is True}
+    return checked
 
 
 def _teacher(teacher: Any, where: str) -> dict[str, Any]:
