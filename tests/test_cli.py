@@ -30,7 +30,21 @@ from vtg_r1.video.cut import cut
 from vtg_r1.video.decoders import VideoError
 from vtg_r1.video.reader import probe, read_frames
 
-COMMANDS = ["ground", "calibrate", "check-model", "run", "score", "data validate", "data convert", "data curate", "push", "demo", "review", "env"]
+COMMANDS = [
+    "ground",
+    "calibrate",
+    "check-model",
+    "run",
+    "estimate",
+    "score",
+    "data validate",
+    "data convert",
+    "data curate",
+    "push",
+    "demo",
+    "review",
+    "env",
+]
 OLD = ["data check", "view"]  # names of 0.1
 
 

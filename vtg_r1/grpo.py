@@ -56,6 +56,9 @@ class RolloutParams(ParameterGroup):
     num_generations: int = param(8, "Responses per query (G).", paper="8", minimum=2)
     temperature: float = param(1.0, "Temperature of the rollouts.", paper="1.0 (code)", above=0)
     share_prefix: bool = param(True, "Compute each video of a batch once (parts/train/shared_prefix); false is TRL's own trainer.")
+    cuda_graph: bool = param(
+        False, "With share_prefix, decode rollouts as a CUDA graph in tensors of fixed shapes. Not yet tried on a GPU; on a CPU the shapes alone."
+    )
     vllm: Literal["", "colocate", "server"] = param("", "Rollouts by vLLM, in the training processes or by a server; empty: by the model itself.")
     vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `vllm serve` started, as examples/vllm_server.sh does.")
 
@@ -286,7 +289,7 @@ def grpo_trainer(
     lora, opened = None, opening(processor)
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)
-    return with_nan_guard(trainer_class)(
+    trainer = with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
         [behind_prompt(reward, opened) for reward in rewards.values()],
         GRPOConfig(**grpo_arguments(params, folder, process_index_and_count()[1])),
@@ -295,6 +298,8 @@ def grpo_trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
+    trainer.cuda_graph = params.cuda_graph
+    return trainer
 
 # %% ../nbs/05_grpo.ipynb #6c56c7d7
 def prepare_data(run: Run, params: GRPOParams) -> tuple[StageData, CurriculumSampler | None]:

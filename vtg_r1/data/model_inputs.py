@@ -241,7 +241,7 @@ def training_set(
         return columns
 
     def rows(batch: dict[str, list]) -> dict[str, list]:
-        by_index = {i: row(i) for i in batch["index"]}  # GRPO reads a row G times at once
+        by_index = {i: row(i) for i in dict.fromkeys(batch["index"])}  # GRPO reads a row G times at once
         return {key: [by_index[i][key] for i in batch["index"]] for key in by_index[batch["index"][0]]}
 
     dataset = Dataset.from_dict({"index": list(range(len(samples)))})

@@ -135,8 +135,9 @@ def generate(
     "Completions of prompts with frames, behind what the prompt opened (`with_opening`)."
     import torch
 
+    from vtg_r1.models.decoding import generate_shared
     from vtg_r1.models.positions import require_checkpoint_positions
-    from vtg_r1.models.prefix_cache import base_model, generate_shared, read_prompts, same_prompts
+    from vtg_r1.models.prefix_cache import base_model, read_prompts, same_prompts
     from vtg_r1.models.sharing import inference_sharing
 
     if not prompts:
@@ -155,7 +156,8 @@ def generate(
             texts = [prompt_text(processor, p) for p in distinct]
             inputs = read_prompts(processor, base_model(model), texts, processor_frames(distinct), videos, model.device)
             rows = [prompt for prompt in of for _ in range(repeats)]
-            completions = generate_shared(model, inputs, rows, processor.tokenizer.pad_token_id, encode_once=not is_sharded(model), **kwargs)
+            sharded = is_sharded(model)
+            completions = generate_shared(model, inputs, rows, processor.tokenizer.pad_token_id, not sharded, in_step=sharded, **kwargs)
         else:
             batch = dict(model_inputs(processor, prompts, "cpu"))
             if repeats > 1:  # not `num_return_sequences`, which repeats pixels rightly for some models only

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['base_model', 'cache_name', 'row_frames', 'same_prompts', 'Prompts', 'vision_features', 'read_prompts',
-           'PackedPrompts', 'pack_prompts', 'TreeLevel', 'build_tree', 'tree_attention', 'SharedPrefixLayer',
-           'decode_attention', 'NodeStates', 'PrefillCache', 'recurrent_tree', 'use_shared_prefix', 'shared_attention',
-           'axes', 'prefill', 'shared_decoding', 'generate_shared', 'suffixes']
+           'PackedPrompts', 'pack_prompts', 'TreeLevel', 'build_tree', 'tree_attention', 'FixedSteps',
+           'SharedPrefixLayer', 'decode_attention', 'NodeStates', 'PrefillCache', 'recurrent_tree', 'use_shared_prefix',
+           'shared_attention', 'axes', 'prefill', 'shared_decoding', 'suffixes']
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #5beb3a0f
 import copy
@@ -343,6 +343,14 @@ def tree_attention(
     return torch.cat(outs)[None]
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #2bb1d0a3
+@dataclass
+class FixedSteps:
+    "Decoding in tensors whose shapes stay the same: a row's new tokens have all their places from the start, and those ahead are hidden."
+
+    at: torch.Tensor  # (1,) place of the token that is being decoded
+    hidden: torch.Tensor  # (places,) float, 0 up to `at` and −inf behind it
+
+
 class SharedPrefixLayer(DynamicLayer):
     "One layer's cache of many responses to few prompts: it holds the prompts once, and only new tokens by row."
 
@@ -358,10 +366,51 @@ class SharedPrefixLayer(DynamicLayer):
         self.bias = None  # (N, 1, 1, S) float, 0 where there is a token and −inf elsewhere; None where all are tokens
         if not real.all():
             self.bias = torch.zeros(real.shape, device=keys.device, dtype=keys.dtype).masked_fill(~real, -torch.inf)[:, None, None]
+        self.places: tuple[torch.Tensor, torch.Tensor] | None = None  # (B, H, places, D) twice; `keys` and `values` are those that are filled
+        self.filled = 0
+        self.fixed: FixedSteps | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        "Add the keys and values of a new token of each row."
+        end = self.filled + key_states.shape[-2]
+        if self.fixed is not None:
+            end = len(self.fixed.hidden)
+        if self.places is None or self.places[0].shape[-2] < end:
+            self._make_room(key_states, end)
+        (keys, values), self.is_initialized = self.places, True  # type: ignore[misc]
+        if self.fixed is not None:
+            keys.index_copy_(-2, self.fixed.at, key_states)
+            values.index_copy_(-2, self.fixed.at, value_states)
+        else:
+            keys[..., self.filled : end, :] = key_states
+            values[..., self.filled : end, :] = value_states
+        self.filled, self.keys, self.values = end, keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+    def _make_room(self, like: torch.Tensor, end: int) -> None:
+        "More places than are needed now: a tensor that grows with every token would be copied with every token."
+        places = end if self.fixed is not None else max(2 * end, 16)
+        shape = (*like.shape[:-2], places, like.shape[-1])
+        old, self.places = self.places, (like.new_zeros(shape), like.new_zeros(shape))
+        for new, before in zip(self.places, old or ()):
+            new[..., : self.filled, :] = before[..., : self.filled, :]
+
+    def select(
+        self,
+        prompts: torch.Tensor,  # (n,) which of its prompts
+        rows: torch.Tensor,  # (b,) which of its rows: b / n for each of these prompts, in turn
+    ) -> None:
+        "Let go of all prompts and rows but these."
+        if len(prompts) < len(self.depth):
+            self.prefix, self.depth = (self.prefix[0][prompts], self.prefix[1][prompts]), self.depth[prompts]
+            self.bias = None if self.bias is None else self.bias[prompts]
+        if self.places is not None:
+            self.places = self.places[0][rows], self.places[1][rows]
+            self.keys, self.values = (x[..., : self.filled, :] for x in self.places)
 
     def get_seq_length(self) -> int:
         "Tokens so far, including the prompt's."
-        return self.length + super().get_seq_length()
+        return self.length + self.filled
 
 
 def decode_attention(
@@ -374,26 +423,26 @@ def decode_attention(
 ) -> torch.Tensor:  # (B, 1, H, D)
     "Attention of one new token per row to its prompt, which several rows share, and to its own tokens."
     prefix_k, prefix_v = layer.prefix
-    (B, H, _, D), (N, K, S, _) = query.shape, prefix_k.shape
+    (B, H, _, D), (N, K, S, _), n = query.shape, prefix_k.shape, key.shape[2]
     G, R = B // N, H // K
-
-    def fold(x: torch.Tensor) -> torch.Tensor:
-        return x.view(N, G, K, R, -1).transpose(1, 2).reshape(N, K, G * R, -1)  # rows of a prompt side by side
-
-    def unfold(x: torch.Tensor) -> torch.Tensor:
-        return x.view(N, K, G, R, -1).transpose(1, 2).reshape(B, K, R, -1)
-
     q = query.view(B, K, R, D) * scaling
-    scores, own_scores = fold(q) @ prefix_k.transpose(-1, -2), q @ key.transpose(-1, -2)
+    folded = q.view(N, G, K, R, D).transpose(1, 2).reshape(N, K, G * R, D)  # rows of a prompt side by side
+    scores = (folded @ prefix_k.transpose(-1, -2)).view(N, K, G, R, S)
+    own = (q @ key.transpose(-1, -2)).view(N, G, K, R, n).transpose(1, 2)
     if layer.bias is not None:
-        scores = scores + layer.bias
+        scores = scores + layer.bias[..., None, :]
+    if layer.fixed is not None:
+        own = own + layer.fixed.hidden
     if window is not None:
-        n = key.shape[2]
-        gone = layer.depth[:, -1:] + n - layer.depth >= window  # (N, S)
-        scores = scores.masked_fill(gone[:, None, None], -torch.inf)
-        own_scores[..., : max(0, n - window)] = -torch.inf
-    weights = torch.cat([unfold(scores), own_scores], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
-    return (unfold(fold(weights[..., :S].contiguous()) @ prefix_v) + weights[..., S:] @ value).reshape(B, 1, H, D)
+        places = torch.arange(n, device=query.device)
+        last = n - 1 if layer.fixed is None else layer.fixed.at
+        gone = layer.depth[:, -1:] + last + 1 - layer.depth >= window  # (N, S)
+        scores = scores.masked_fill(gone[:, None, None, None], -torch.inf)
+        own = own.masked_fill(last - places >= window, -torch.inf)
+    weights = torch.cat([scores, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)  # (N, K, G, R, S + n)
+    of_prefix = (weights[..., :S].flatten(2, 3) @ prefix_v).view(N, K, G, R, D).transpose(1, 2)
+    of_own = weights[..., S:].transpose(1, 2).reshape(B, K, R, n) @ value
+    return (of_prefix + of_own.view(N, G, K, R, D)).reshape(B, 1, H, D)
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #55b2c229
 class NodeStates:
@@ -626,8 +675,9 @@ def prefill(
     for level in tree[1:]:
         at, real = torch.cat([at[level.parent], level.at], 1), torch.cat([real[level.parent], level.real], 1)
     rows = torch.tensor([packed.leaves[i] for i in of], device=device)
-    if of == [i for i in range(n) for _ in range(len(of) // n)]:
-        of = list(range(n))  # once per prompt where groups are of one size, in turn; else once per row
+    distinct = sorted(set(of))
+    if of == [i for i in distinct for _ in range(len(of) // len(distinct))]:
+        of = distinct  # once per prompt where groups are of one size, in turn; else once per row
     leaves = torch.tensor([packed.leaves[i] for i in of], device=device)
     return _decoding_cache(cache, at[leaves], real[leaves], rows)
 
@@ -647,27 +697,6 @@ def shared_decoding(
             yield cache
         finally:
             _decoding.set(None)
-
-
-def generate_shared(
-    model: Any,  # of transformers or PEFT
-    prompts: Prompts,  # of `read_prompts`
-    of: list[int],  # prompt of each row to generate
-    pad_token_id: int,  # fills prompts on the left
-    encode_once: bool = False,  # as in `prefill`
-    **kwargs: Any,  # of transformers' `generate`
-) -> torch.Tensor:  # (B, C) new tokens
-    "Responses to prompts that are read once."
-    width = max(len(ids) for ids in prompts.ids)
-
-    def rows(tensors: list[torch.Tensor], value: int = 0) -> torch.Tensor:
-        padded = [torch.nn.functional.pad(x, (width - x.shape[-1], 0), value=value) for x in tensors]
-        return torch.stack([padded[i] for i in of], -2)
-
-    inputs = dict(input_ids=rows(prompts.ids, pad_token_id), attention_mask=rows([torch.ones_like(ids) for ids in prompts.ids]))
-    with shared_decoding(model, prompts, of, encode_once) as cache:
-        out = model.generate(**inputs, position_ids=axes(rows(prompts.positions)), **{cache_name(): cache}, **kwargs)
-    return out[:, width:]
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #ae0692c3
 def suffixes(

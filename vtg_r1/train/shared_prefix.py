@@ -20,10 +20,10 @@ from trl.data_utils import prepare_multimodal_messages
 from trl.models.utils import unwrap_model_for_generation
 
 from ..core.runtime import is_main_process
-from ..models.generation import processor_frames
+from ..models.decoding import generate_shared
+from ..models.generation import is_sharded, processor_frames
 from vtg_r1.models.prefix_cache import (
     base_model,
-    generate_shared,
     read_prompts,
     row_frames,
     same_prompts,
@@ -50,6 +50,7 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
     "Preprocessing and prefill once per prompt."
 
     fallback_reason = ""  # why nothing is shared, if so
+    cuda_graph = False  # as in `generate_shared`: fixed_shapes
 
     @_unless_fallback
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -106,7 +107,8 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
         if self.use_vllm:
             return self._generate_vllm(prompt_ids, num_generations)
         with self._generating() as model:
-            out = generate_shared(model, self._prompts, self._of, self._tokenizer.pad_token_id, generation_config=self.generation_config)
+            options = dict(in_step=is_sharded(model), fixed_shapes=self.cuda_graph, generation_config=self.generation_config)
+            out = generate_shared(model, self._prompts, self._of, self._tokenizer.pad_token_id, **options)
         ends = torch.isin(out, torch.tensor(self.eos_token_ids, device=out.device))
         lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, out.shape[1]).tolist()
         return [row[:n] for row, n in zip(out.tolist(), lengths)], None

@@ -56,6 +56,11 @@ class VideoGRPOTrainer(GRPOTrainer):
         if self.ref_model is not None:
             use_checkpoint_positions(self.ref_model)  # TRL reads it by itself
 
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        loader.device = None  # rows hold messages and frames: accelerate would look through all of them for tensors to move
+        return loader
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._features = list[Any]()
         if "images" not in inputs[0] and "video" not in inputs[0]:

@@ -1,0 +1,192 @@
+"Our decoding loop against transformers' own: the same tokens and the same random numbers, with fewer rows in its passes."
+
+import model_zoo
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from PIL import Image
+from test_prefix_cache import ask, read
+
+from vtg_r1.models import decoding
+from vtg_r1.models.decoding import Slots, generate_shared, row_groups, sample_tokens
+from vtg_r1.models.loading import lora_config
+from vtg_r1.models.prefix_cache import cache_name, shared_decoding
+from vtg_r1.models.tiny import build_tiny
+
+ENDS = list(range(100, 160))  # an eighth of the tokens ends a response
+WAYS = {
+    "temperature": dict(do_sample=True, temperature=0.7, top_k=0, eos_token_id=ENDS),
+    "greedy": dict(do_sample=False, eos_token_id=ENDS),
+    "cut off": dict(do_sample=True, top_k=0, eos_token_id=[1]),
+    "penalty, suppressed tokens and a least length": dict(
+        do_sample=True, top_k=9, repetition_penalty=1.3, suppress_tokens=[5, 6], min_new_tokens=3, eos_token_id=ENDS
+    ),
+}
+ROWS = {  # prompt of each row; prompts 0 and 1 ask about one video
+    "groups": [i for i in range(3) for _ in range(4)],
+    "one row more": [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2],
+    "uneven and mixed": [2, 0, 0, 1, 0, 2, 0, 0, 0],
+    "a prompt without rows": [0, 0, 2, 2],
+}
+QUERIES = [(0, "the red circle"), (0, "when does the white square appear?"), (1, "blue")]
+
+
+@pytest.fixture(scope="module")
+def videos():
+    noise = np.random.default_rng(0)
+    return [[Image.fromarray(noise.integers(0, 256, (56, side, 3), np.uint8)) for _ in range(n)] for n, side in ((4, 56), (3, 84))]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build_tiny(1)
+
+
+def with_adapter():
+    model, processor = build_tiny(1)
+    model = get_peft_model(model, lora_config(model, 4))
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    return model, processor
+
+
+def prompts_of(pair, videos, style="full", encoding="interleaved"):
+    model, processor = pair
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with torch.no_grad():
+        return read(core, processor, ask(videos, style, encoding, QUERIES))[0]
+
+
+def theirs(pair, prompts, of, seed, **how):
+    "transformers' loop behind the same cache: (tokens; the next random number)."
+    model, processor = pair
+    width = max(len(prompts.ids[i]) for i in of)  # the length of the cache, from which transformers goes on
+    padded = [torch.nn.functional.pad(ids, (max(0, width - len(ids)), 0), value=processor.tokenizer.pad_token_id) for ids in prompts.ids]
+    masks = [torch.nn.functional.pad(torch.ones_like(ids), (max(0, width - len(ids)), 0)) for ids in prompts.ids]
+    positions = [torch.nn.functional.pad(p, (max(0, width - p.shape[1]), 0)) for p in prompts.positions]
+    inputs = dict(input_ids=torch.stack([padded[i] for i in of]), attention_mask=torch.stack([masks[i] for i in of]))
+    inputs["position_ids"] = torch.stack([positions[i] for i in of], 1)
+    if len(positions[0]) == 1:
+        inputs["position_ids"] = inputs["position_ids"][0]
+    with torch.no_grad(), shared_decoding(model, prompts, of) as cache:
+        torch.manual_seed(seed)
+        out = model.generate(**inputs, **{cache_name(): cache}, max_new_tokens=16, **how)[:, width:]
+    return out, torch.rand(1)
+
+
+def ours(pair, prompts, of, seed, fixed_shapes=False, **how):
+    model, processor = pair
+    with torch.no_grad():
+        torch.manual_seed(seed)
+        out = generate_shared(model, prompts, of, processor.tokenizer.pad_token_id, fixed_shapes=fixed_shapes, max_new_tokens=16, **how)
+    return out, torch.rand(1)
+
+
+def same(a, b) -> bool:
+    return all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("fixed_shapes", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_and_random_numbers_are_those_of_transformers(tiny, videos, way, fixed_shapes):
+    for encoding, style in (("interleaved", "full"), ("native", "short")):
+        prompts = prompts_of(tiny, videos, style, encoding)
+        for seed, of in enumerate(ROWS.values()):
+            expected = theirs(tiny, prompts, of, seed, **WAYS[way])
+            assert same(ours(tiny, prompts, of, seed, fixed_shapes, **WAYS[way]), expected), (encoding, of)
+            if way != "greedy":
+                assert not same(ours(tiny, prompts, of, seed + 1, fixed_shapes, **WAYS[way]), expected)  # another seed shows
+
+
+def test_an_adapter_rides_along(videos):
+    pair = with_adapter()
+    prompts = prompts_of(pair, videos)
+    for fixed_shapes in (False, True):
+        found = ours(pair, prompts, ROWS["groups"], 0, fixed_shapes, **WAYS["temperature"])
+        assert same(found, theirs(pair, prompts, ROWS["groups"], 0, **WAYS["temperature"]))
+        with pair[0].disable_adapter():
+            assert not same(found, ours(pair, prompts, ROWS["groups"], 0, fixed_shapes, **WAYS["temperature"]))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_5"])
+def test_sliding_windows_and_recurrent_states(family):
+    noise = np.random.default_rng(0)
+    frames = [[Image.fromarray(noise.integers(0, 256, (56, 56, 3), np.uint8)) for _ in range(3)] for _ in range(2)]
+    pair = model_zoo.build(family)
+    prompts = prompts_of(pair, frames)
+    of, how = ROWS["groups"], dict(do_sample=True, top_k=0, eos_token_id=list(range(20, 60)))
+    expected = theirs(pair, prompts, of, 0, **how)
+    assert all(same(ours(pair, prompts, of, 0, fixed_shapes, **how), expected) for fixed_shapes in (False, True))
+
+
+def test_finished_rows_leave(tiny, videos):
+    prompts, of, rows = prompts_of(tiny, videos), ROWS["groups"], []
+    hook = tiny[0].get_input_embeddings().register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    try:
+        found, _ = ours(tiny, prompts, of, 3, **WAYS["temperature"])
+    finally:
+        hook.remove()
+    steps = rows[1:]  # behind the pass of the prompts
+    ends = torch.isin(found, torch.tensor(ENDS))
+    lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, found.shape[1])
+    assert len(steps) == int(lengths.max()) == found.shape[1]
+    assert steps[0] == len(of) and steps[-1] < len(of) and sum(steps) < 0.8 * len(of) * len(steps)
+    assert all(n >= int((lengths > i).sum()) for i, n in enumerate(steps))
+
+
+def test_a_wrong_slot_shows(tiny, videos, monkeypatch):
+    prompts, of = prompts_of(tiny, videos), ROWS["groups"]
+    expected = theirs(tiny, prompts, of, 3, **WAYS["temperature"])
+    plain = Slots.without
+
+    def swapped(self, finished):
+        slots, groups, places = plain(self, finished)
+        return slots, groups, places[::-1]
+
+    monkeypatch.setattr(Slots, "without", swapped)
+    assert not same(ours(tiny, prompts, of, 3, **WAYS["temperature"]), expected)
+
+
+def test_probabilities_that_are_none_are_an_error(videos):
+    pair = build_tiny(1)
+    prompts = prompts_of(pair, videos)
+    with torch.no_grad():
+        pair[0].lm_head.weight[7] = torch.nan
+    for loop in (ours, theirs):
+        with pytest.raises(RuntimeError, match="probability tensor contains"):
+            loop(pair, prompts, ROWS["groups"], 0, **WAYS["temperature"])
+
+
+def test_sampled_tokens_are_multinomials():
+    probabilities = torch.randn(50, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    torch.manual_seed(5)
+    expected, following = torch.multinomial(probabilities, 1)[:, 0], torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(sample_tokens(probabilities), expected) and torch.equal(torch.rand(1), following)
+
+
+def test_slots_of_uneven_groups():
+    assert row_groups([1, 0, 1, 0]) == [[1, 3], [0, 2]]
+    assert row_groups([0, 0, 0, 1]) == [[0], [1], [2], [3]]  # half of the slots of two groups of three would be copies
+    slots = Slots([[0, 1, 2], [3, 4]], 5)
+    fewer, prompts, places = slots.without([True, True, True, False, True])
+    assert (slots.rows, fewer.rows, prompts, places) == ([0, 1, 2, 3, 4, 3], [3], [1], [3])
+
+
+def test_fixed_shapes_stay_the_same(tiny, videos, monkeypatch):
+    "On a CPU there is no graph to record; the shapes of every pass are the same all the same."
+    shapes, plain = set(), decoding.DecodingStep.logits
+
+    def seen(self, tokens, positions):
+        out = plain(self, tokens, positions)
+        shapes.add((tokens.shape, positions.shape, *(layer.keys.shape for layer in self.cache.layers)))
+        return out
+
+    monkeypatch.setattr(decoding.DecodingStep, "logits", seen)
+    ours(tiny, prompts_of(tiny, videos), ROWS["groups"], 0, True, **WAYS["cut off"])
+    assert len(shapes) == 1
+    shapes.clear()
+    ours(tiny, prompts_of(tiny, videos), ROWS["groups"], 0, False, **WAYS["cut off"])
+    assert len(shapes) > 1

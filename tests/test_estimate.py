@@ -1,0 +1,68 @@
+"`vtg-r1 estimate`: the measured step comes back as it was measured, and whatever differs from it is named."
+
+import json
+
+import pytest
+
+from vtg_r1.cli import main
+from vtg_r1.cli.estimate import CARDS, estimate_run, measured_rows
+from vtg_r1.core.runtime import project_root
+from vtg_r1.grpo import GRPOParams
+
+SHAPE = dict(
+    frames=64, pixels=100352, num_generations=8, prompts_per_step=1, per_device_batch_size=8, max_completion_length=1024, lora_rank=16, steps=600
+)
+
+
+@pytest.mark.parametrize("size, seconds, gb", [("3B", 73.1, 14.7), ("7B", 59.3, 26.8)])
+def test_a_measured_step_is_not_extrapolated(size, seconds, gb):
+    (row,) = estimate_run(GRPOParams(model=f"Qwen/Qwen2.5-VL-{size}-Instruct", **SHAPE), "H200")
+    assert row["differs"] == [] and row["fits"] and row["gb"] == gb
+    assert row["step_seconds"] == pytest.approx(seconds) and row["hours"] == pytest.approx(600 * seconds / 3600)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        (dict(prompts_per_step=4), "prompts_per_step"),
+        (dict(max_completion_length=512), "max_completion_length"),
+        (dict(frames=32), "frames"),
+        (dict(lora_rank=0), "lora_rank"),
+        (dict(model="Qwen/Qwen2.5-VL-72B-Instruct"), "model"),
+    ],
+)
+def test_what_differs_is_named_and_moves_the_numbers(change, named):
+    settings = dict(model="Qwen/Qwen2.5-VL-3B-Instruct", **SHAPE)
+    measured, other = (estimate_run(GRPOParams(**{**settings, **given}), "H200")[0] for given in ({}, change))
+    assert other["differs"] == [named]
+    if named != "lora_rank":
+        assert other["step_seconds"] != measured["step_seconds"]
+    assert (other["gb"] is None) == (named == "lora_rank")
+
+
+def test_every_card_has_its_line_and_none_but_the_measured_one_is_as_measured():
+    rows = estimate_run(GRPOParams(model="Qwen/Qwen2.5-VL-7B-Instruct", **SHAPE))
+    assert [row["card"] for row in rows] == list(CARDS)
+    assert {row["card"]: row["fits"] for row in rows}["RTX 4090"] is False
+    assert [row["card"] for row in rows if "card" not in row["differs"]] == ["H200"]
+
+
+def test_the_rows_are_those_of_the_table():
+    table = (project_root() / "perf/README.md").read_text(encoding="utf-8")
+    for row in measured_rows():
+        assert f"{row['step_seconds']} s" in table
+        if row["peak_gb"]:
+            assert f"{row['decoding_seconds']} s of it" in table and f"{row['peak_gb']} GB" in table
+
+
+def test_the_command(capsys):
+    preset = str(project_root() / "configs/single_gpu_lora.yaml")
+    assert main(["estimate", "-f", preset, "-p", "model", "Qwen/Qwen2.5-VL-3B-Instruct", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(CARDS)
+    assert main(["estimate", "-f", str(project_root() / "configs/toy.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "two CPU cores" in out and "as measured" in out and "100 steps of 8 queries × 8 responses" in out
+    assert main(["estimate", "-f", preset, "-p", "model", "Qwen/Qwen2.5-VL-3B-Instruct", "--card", "K80"]) == 2
+    assert "give one of H200" in capsys.readouterr().err
+    assert main(["estimate", "-f", preset, "-p", "model", "mine/model"]) == 2
+    assert "does not say its size" in capsys.readouterr().err
