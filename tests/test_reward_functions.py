@@ -228,7 +228,7 @@ def train(world, outputs, **parameters):
     from vtg_r1.grpo import main
     from vtg_r1.runs.parameters import from_mapping
 
-    own = dict(annotations=str(world / "samples.jsonl"), eval_annotations=str(world / "samples.jsonl"), video_root=str(world / "videos"))
+    own = dict(annotations=str(world / "samples.jsonl"), video_root=str(world / "videos"))
     return main(from_mapping(GRPOParams, {**SHORT, **own, "outputs_dir": str(outputs), **parameters}))
 
 
@@ -256,7 +256,7 @@ def test_a_wrong_reward_is_refused_before_a_model_is_loaded(world, tmp_path, mon
 # ---- the walk of CONTRIBUTING ----
 
 WALK = (project_root() / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add a reward\n")[1].split("\n## ")[0]
-FEW = "-p annotations {world}/samples.jsonl -p eval_annotations {world}/samples.jsonl -p video_root {world}/videos -p outputs_dir {folder}/outputs -p eval_limit 4 -p prompts_per_step 2 -p num_generations 4 -p per_device_batch_size 8 -p figures false -p threads 1"
+FEW = "-p annotations {world}/samples.jsonl -p video_root {world}/videos -p outputs_dir {folder}/outputs -p eval_limit 4 -p prompts_per_step 2 -p num_generations 4 -p per_device_batch_size 8 -p figures false -p threads 1"
 
 
 @pytest.fixture(scope="module")
