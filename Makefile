@@ -55,9 +55,10 @@ fuzz: install  ## hostile videos, annotation files and answers: nothing may cras
 	PYTHONPATH=tests python -m fuzz
 
 bench: install  ## what seeing every video once saves, beside stock; one of them with e.g. BENCH=update; SAVE=folder keeps the numbers
-	$(if $(filter-out update rollout train anatomy grid frames evaluation,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, grid, frames, evaluation))
+	$(if $(filter-out update rollout train anatomy grid frames evaluation decode,$(BENCH)),$(error BENCH=$(BENCH): there are update, rollout, train, anatomy, grid, frames, evaluation, decode))
 	$(if $(filter update rollout train anatomy grid,$(BENCH)),python perf/shared_prefix.py $(filter update rollout train anatomy grid,$(BENCH)) $(KEEP))
 	$(if $(filter frames evaluation,$(BENCH)),python perf/prefix_cache.py $(filter frames evaluation,$(BENCH)) $(KEEP))
+	$(if $(filter decode,$(BENCH)),python perf/decoding.py $(KEEP))
 
 export: install  ## notebooks to vtg_r1/, stripped of what does not belong in git
 	nbdev_export

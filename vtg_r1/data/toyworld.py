@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import permutations
@@ -261,23 +262,28 @@ def _same_world(folder: Path, settings: dict[str, Any]) -> Path:
 def _write_videos(
     folder: Path, videos: int, seed: int, split: str, world: ToyWorldConfig, progress: bool
 ) -> Iterator[tuple[list[Sample], dict[str, Any]]]:
-    "Write each video and yield its samples and its script; a video depends on (seed, its number) alone."
+    "Write the videos, two at a time, and yield the samples and the script of each; a video depends on (seed, its number) alone."
     from tqdm import tqdm
 
-    for i in tqdm(range(videos), desc=f"toy videos ({split})", disable=not progress):
-        rng = np.random.default_rng([seed, i])
-        play, name = script(rng, world), f"{split}_{i:05d}"
-        write_video(folder / "videos" / f"{name}.mp4", render(play, rng, world), Fraction(1, play["step"]))
-        ordered = sorted(queries(play, world.levels), key=lambda q: (true_spans(q), q["query"]))
-        by_qid = {f"{name}_{k}": q for k, q in enumerate(ordered)}
-        duration, samples = float(play["seconds"] + play["step"]), []
-        for qid, q in by_qid.items():
-            spans = [[float(t) for t in span] for span in _labels(rng, q, play, world.label_noise)]
-            sample = Sample(qid, f"{name}.mp4", duration, q["query"], spans, f"toyworld-{q['level']}", split)
-            if "options" in q:
-                sample.question, sample.options, sample.answer = q["query"], q["options"], q["answer"]
-            samples.append(sample)
-        yield samples, {"video": f"{name}.mp4", **play, "queries": by_qid}
+    with ThreadPoolExecutor(2) as pool:  # noise and encoder let go of Python's lock
+        written = pool.map(lambda i: _write_one(folder, i, seed, split, world), range(videos))
+        yield from tqdm(written, total=videos, desc=f"toy videos ({split})", disable=not progress)
+
+
+def _write_one(folder: Path, i: int, seed: int, split: str, world: ToyWorldConfig) -> tuple[list[Sample], dict[str, Any]]:
+    rng = np.random.default_rng([seed, i])
+    play, name = script(rng, world), f"{split}_{i:05d}"
+    write_video(folder / "videos" / f"{name}.mp4", render(play, rng, world), Fraction(1, play["step"]))
+    ordered = sorted(queries(play, world.levels), key=lambda q: (true_spans(q), q["query"]))
+    by_qid = {f"{name}_{k}": q for k, q in enumerate(ordered)}
+    duration, samples = float(play["seconds"] + play["step"]), []
+    for qid, q in by_qid.items():
+        spans = [[float(t) for t in span] for span in _labels(rng, q, play, world.label_noise)]
+        sample = Sample(qid, f"{name}.mp4", duration, q["query"], spans, f"toyworld-{q['level']}", split)
+        if "options" in q:
+            sample.question, sample.options, sample.answer = q["query"], q["options"], q["answer"]
+        samples.append(sample)
+    return samples, {"video": f"{name}.mp4", **play, "queries": by_qid}
 
 
 def _labels(rng: np.random.Generator, query: dict[str, Any], play: dict[str, Any], label_noise: float) -> list[list[int]]:

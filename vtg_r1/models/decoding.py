@@ -92,7 +92,8 @@ class FixedStep(DecodingStep):
         fixed: FixedSteps,  # of the cache's layers
     ) -> None:
         super().__init__(model, cache, start)
-        self.fixed, self.graph, self.off = fixed, None, ""
+        self.fixed, self.off = fixed, ""  # why there is no graph
+        self.graph: Any = None
         self.tokens, self.positions = start.new_zeros(start.shape[1:]), start.clone()
         self.out: Any = None
 

@@ -1,0 +1,179 @@
+"""What a new token costs: our decoding loop beside transformers' own, behind the shared prefix and without it.
+
+    python perf/decoding.py [--repeats 5] [--quick] [--save outputs/reference/bench]
+    python perf/decoding.py --gpu 3b --lora 16 --frames 31 --tokens 1024 --repeats 2     # on a GPU: a model of the published shape, bfloat16, with the CUDA graph
+
+The ways take turns in one process and must sample the same tokens (on a GPU in bfloat16: their agreement is printed). Every token ends a response with a probability of about 2 %, so responses are of
+many lengths. A time is the median of the repeats; that of the prompts' pass is taken off. Kernels are those that torch's profiler counts: launches on a GPU, operators without parts on a CPU.
+The limit is the time to read the weights and the prompts' cache once per token at the bandwidth that a copy reaches. The last line is `decode: ratio ×`, of transformers' loop behind the same cache.
+"""
+
+import argparse
+import importlib.util
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import shared_prefix
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+ENDS = 0.02  # probability of a token that ends a response
+
+
+def setting(frames: int, g: int, lora: int):
+    "The model, prompts read once, the row of each response, and tokens that end one."
+    from vtg_r1.models.generation import processor_frames, prompt_text
+    from vtg_r1.models.prefix_cache import base_model, read_prompts, same_prompts
+
+    model, processor = shared_prefix.bench_model()
+    rows = shared_prefix.rows_of(1, frames)
+    if lora:
+        from peft import get_peft_model
+
+        from vtg_r1.models.loading import lora_config
+
+        model = get_peft_model(model, lora_config(model, lora))
+    model.eval()
+    of, first, videos = same_prompts(rows)
+    texts = [prompt_text(processor, rows[i]) for i in first]
+    prompts = read_prompts(processor, base_model(model), texts, processor_frames([rows[i] for i in first]), videos, model.device)
+    vocabulary = base_model(model).config.get_text_config().vocab_size
+    ends = list(range(100, 100 + max(1, int(ENDS * vocabulary))))
+    return model, processor, prompts, [i for i in of for _ in range(g)], ends
+
+
+def ways_of(model, processor, prompts, of: list[int], ends: list[int]):
+    "Name → function of the number of tokens that samples the responses."
+    from vtg_r1.models.decoding import generate_shared
+
+    pad = processor.tokenizer.pad_token_id
+    how = dict(do_sample=True, top_k=0, temperature=1.0, eos_token_id=ends)
+
+    def shared(**options):
+        return lambda tokens: generate_shared(model, prompts, of, pad, max_new_tokens=tokens, **how, **options)
+
+    def stock(**options):
+        ids = torch.stack([prompts.ids[i] for i in of])
+        kinds = {name: torch.stack([prompts.kinds[i][name] for i in of]) for name in prompts.kinds[0]}
+        pixels = prompts.vision(of)
+        inputs = dict(input_ids=ids, attention_mask=torch.ones_like(ids), **kinds, **pixels)
+        return lambda tokens: model.generate(**inputs, max_new_tokens=tokens, **how, **options)[:, ids.shape[1] :]
+
+    ways = {
+        "stock generate": stock(),
+        "stock, static cache": stock(cache_implementation="static", disable_compile=True),
+        "transformers' loop, shared": shared(in_step=True),
+        "ours": shared(),
+        "ours, fixed shapes": shared(fixed_shapes=True),
+    }
+    return ways
+
+
+def sample(way, tokens: int, clock) -> tuple[torch.Tensor, float]:
+    "Responses and seconds."
+    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = clock()
+    with torch.no_grad():
+        out = way(tokens)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return out, clock() - start
+
+
+def launched(way, tokens: int) -> int:
+    "Kernels that were launched, or on a CPU operators without parts."
+    on_gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
+        sample(way, tokens, time.perf_counter)
+    if on_gpu:
+        return sum(event.count for event in found.key_averages() if "Launch" in event.key)
+    return sum(1 for event in found.events() if event.name.startswith("aten::") and not event.cpu_children)
+
+
+def rows_passed(model, way, tokens: int) -> list[int]:
+    "Rows of each pass behind that of the prompts."
+    rows: list[int] = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
+    sample(way, tokens, time.perf_counter)
+    hook.remove()
+    return rows[1:]
+
+
+def limit(model, prompts, clock) -> float:
+    "Seconds to read weights and prompts' cache once."
+    from vtg_r1.models.prefix_cache import base_model
+
+    text = base_model(model).config.get_text_config()
+    decoder = base_model(model).get_decoder()
+    size = sum(p.numel() * p.element_size() for p in decoder.parameters())
+    heads, width = text.num_key_value_heads, getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size += sum(len(ids) for ids in prompts.ids) * 2 * text.num_hidden_layers * heads * width * next(decoder.parameters()).element_size()
+    source = torch.ones(2**28 if torch.cuda.is_available() else 2**25, device=model.device)
+    copy = torch.empty_like(source)
+    seconds = min(sample(lambda tokens: copy.copy_(source), 0, clock)[1] for _ in range(6))
+    return size / (2 * source.numel() * 4 / seconds)  # a copy reads and writes
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=15)
+    parser.add_argument("--tokens", type=int, default=64, help="of the longest response")
+    parser.add_argument("--rows", type=int, default=8, help="responses to the prompt")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="adapters on the decoder")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the frames, one repeat")
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of the clock's")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--gpu", metavar="SIZE", default="", help="3b or 7b: on a GPU, with a model of that published shape")
+    parser.add_argument("--save", help="folder for decode.json")
+    args = parser.parse_args()
+    if args.gpu and not torch.cuda.is_available():
+        parser.error("--gpu needs a GPU, and torch finds none")
+    torch.set_num_threads(args.threads)
+    shared_prefix.GPU = args.gpu
+    frames, repeats = (max(1, args.frames // 5), 1) if args.quick else (args.frames, args.repeats)
+    clock = time.process_time if args.cpu else time.perf_counter
+    model, processor, prompts, of, ends = setting(frames, args.rows, args.lora)
+    ways, times, prefills, said = ways_of(model, processor, prompts, of, ends), {}, {}, {}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            prefills.setdefault(name, []).append(sample(way, 1, clock)[1])
+            said[name], seconds = sample(way, args.tokens, clock)
+            times.setdefault(name, []).append(seconds)
+    first, floor, found = said["stock generate"], limit(model, prompts, clock), []
+    ended = torch.isin(first, torch.tensor(ends, device=first.device))
+    lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, first.shape[1])
+    for name, way in ways.items():
+        steps = said[name].shape[1] - 1
+        passed = rows_passed(model, way, args.tokens)
+        ms = 1000 * (median(times[name]) - median(prefills[name])) / steps
+        kernels = (launched(way, 9) - launched(way, 1)) / 8
+        padding = 1 - int((lengths - 1).sum()) / sum(passed[-steps:])
+        shape = min(said[name].shape[1], first.shape[1])
+        same = float((said[name][:, :shape] == first[:, :shape]).float().mean())
+        assert args.gpu or same == 1, f"{name} sampled other tokens than stock"
+        row = dict(bench="decode", variant=name, P=len(prompts.ids[0]), C=args.tokens, G=args.rows, lora=args.lora, ms_per_token=ms, same_tokens=same)
+        found.append(row | dict(kernels=kernels, padding=padding, seconds=median(times[name]), limit_ms=1000 * floor))
+        print(
+            f"decode  {name:28} {ms:8.2f} ms a token  {kernels:7.0f} kernels a token  {100 * padding:3.0f} % padding"
+            f"  {100 * same:5.1f} % of stock's tokens  {median(times[name]):7.2f} s whole",
+            flush=True,
+        )
+    print(f"decode  limit by reading weights and cache {1000 * floor:14.2f} ms a token")
+    if importlib.util.find_spec("vllm") is None:
+        print("decode  vLLM is not installed here")
+    if args.save:
+        folder = Path(args.save)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "decode.json").write_text(json.dumps(found, indent=1) + "\n")
+    by = {row["variant"]: row["ms_per_token"] for row in found}
+    ratio = by["transformers' loop, shared"] / by["ours"]
+    print(f"decode: {ratio:.2f} ×")
+
+
+if __name__ == "__main__":
+    main()
