@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtg_r1.cli import main
-from vtg_r1.core.confidence import consensus, refusal_threshold, reliability, selective_scores, set_tiou
+from vtg_r1.core.confidence import consensus, covered_tiou, refusal_threshold, reliability, selective_scores
 from vtg_r1.core.runtime import UserError
 from vtg_r1.core.samples import iter_jsonl, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig
@@ -48,9 +48,9 @@ def test_agreement_is_the_mean_over_pairs_and_the_consensus_agrees_best(sets):
 
 
 def test_a_refusal_agrees_with_refusals_alone():
-    assert set_tiou([], []) == 1 and set_tiou([], [[3, 9]]) == 0 == set_tiou([[3, 9]], [])
-    assert set_tiou([[9, 3]], []) == 1 and set_tiou([[9, 3]], [[3, 9]]) == 0  # a span without a length covers nothing
-    assert set_tiou([[3, 5], [20, 22]], [[20, 22], [3, 5]]) == 1
+    assert covered_tiou([], []) == 1 and covered_tiou([], [[3, 9]]) == 0 == covered_tiou([[3, 9]], [])
+    assert covered_tiou([[9, 3]], []) == 1 and covered_tiou([[9, 3]], [[3, 9]]) == 0  # a span without a length covers nothing
+    assert covered_tiou([[3, 5], [20, 22]], [[20, 22], [3, 5]]) == 1
     with pytest.raises(ValueError, match="at least two"):
         consensus([[[3, 9]]])
 
@@ -143,7 +143,7 @@ def test_rows_are_the_consensus_of_their_responses(rows, toy_samples):
 
 
 def test_agreement_says_where_the_answer_is_right(rows, toy_samples):
-    tious = np.array([set_tiou(row["pred"] or [], s.spans) for row, s in zip(rows, toy_samples)])
+    tious = np.array([covered_tiou(row["pred"] or [], s.spans) for row, s in zip(rows, toy_samples)])
     agreements = np.array([row["agreement"] for row in rows])
     assert tious[agreements >= np.median(agreements)].mean() > tious[agreements < np.median(agreements)].mean() + 0.1
 
@@ -205,7 +205,7 @@ def test_calibrate_keeps_what_it_says_on_its_own_file(made, toy_samples, world, 
     calibration = read_calibration(made)
     rows = [row for _, row in iter_jsonl(made.with_name("calibration_predictions.jsonl"))]
     assert [row["qid"] for row in rows] == [s.qid for s in toy_samples] and calibration.queries == len(rows)
-    right = [row for row, s in zip(rows, toy_samples) if row["pred"] and set_tiou(row["pred"], s.spans) >= 0.5]
+    right = [row for row, s in zip(rows, toy_samples) if row["pred"] and covered_tiou(row["pred"], s.spans) >= 0.5]
     kept = [row["agreement"] >= calibration.threshold for row in right]
     assert len(right) == calibration.right and np.mean(kept) >= 0.8
     assert [row["refused"] for row in rows] == [bool(row["pred"]) and row["agreement"] < calibration.threshold for row in rows]

@@ -22,8 +22,11 @@ from vtg_r1.rewards import (
     group_signal,
     paper_qa_reward,
     paper_reward,
+    refusal_reward,
     segment_f1_reward,
     segment_giou_reward,
+    set_tiou_reward,
+    set_wasserstein_reward,
     tiou_reward,
     tiou_timestamp_reward,
     wasserstein_reward,
@@ -38,6 +41,9 @@ EVERY = [
     paper_reward,
     paper_qa_reward,
     with_options(tiou_reward, multi_gt="union"),
+    set_tiou_reward,
+    set_wasserstein_reward,
+    refusal_reward,
 ]
 COLUMNS = {
     "spans": [[[3.0, 9.0]], [[3.0, 9.0], [20.0, 26.0]], [[0.0, 1.5]]],
@@ -426,7 +432,7 @@ def test_every_public_reward_is_tested():
     assert public == {r.__name__ for r in EVERY}
 
 
-@pytest.mark.parametrize("reward", GROUNDING)
+@pytest.mark.parametrize("reward", [*GROUNDING, set_tiou_reward, set_wasserstein_reward])
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_truths_are_lists_arrays_or_tensors(reward, kind):
     texts = ["<think></think><time>[3, 6]</time>"] * 3
@@ -435,7 +441,7 @@ def test_truths_are_lists_arrays_or_tensors(reward, kind):
     assert reward(texts, spans=kind([[[3.0, 9.0]]] * 3), **more) == reward(texts, spans=[[[3.0, 9.0]]] * 3, **more)
 
 
-@pytest.mark.parametrize("reward", [*GROUNDING, paper_reward])
+@pytest.mark.parametrize("reward", [*GROUNDING, paper_reward, set_tiou_reward, set_wasserstein_reward])
 @pytest.mark.parametrize(
     "spans, error",
     [

@@ -15,7 +15,7 @@ BAD = [
     ({"spans": [[-1.0, 2.0]]}, "spans", "negative_start"),
     ({"spans": [[2.0, 31.0]]}, "spans", "past_end"),
     ({"spans": [[5.0, 6.0], [1.0, 2.0]]}, "spans", "unsorted"),
-    ({"spans": []}, "spans", "no_span"),
+    ({"spans": None}, "spans", "no_span"),
     ({"spans": [[2.0]]}, "spans", "malformed_span"),
     ({"spans": [[2.0, float("nan")]]}, "spans", "malformed_span"),
     ({"spans": [["2", "3"]]}, "spans", "malformed_span"),

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .core.confidence import refusal_threshold, reliability, selective_scores, set_tiou
+from .core.confidence import covered_tiou, refusal_threshold, reliability, selective_scores
 from .core.metrics import THRESHOLDS
 from .core.plots import draw_cases, draw_recall, style
 from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve
-from .core.samples import Sample, log_rows
+from .core.samples import Sample, log_rows, require_spans
 from .core.spans import length
 from .core.stats import bootstrap_ci
 from .data.controls import CONTROLS
@@ -44,9 +44,9 @@ from .models.vllm_engine import VLLMEngine, verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, read_manifest, record_files
-from .train.checks import refuse_toy_values
+from .train.checks import check_token_budget, refuse_toy_values
 from .train.evaluation import evenly_spaced
-from .train.stage_data import toy_eval_set
+from .train.stage_data import toy_eval_set, toy_set
 from .video.reader import read_frames, video_path
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class BenchmarksParams(RunParams, VideoParams, ComputeParams, LaunchParams):
     video_root: str = param("", "Folder of the videos.")
     train_annotations: str = param("", "Training annotations of the same benchmark, for the dataset-prior baseline; empty leaves it out.")
     eval_limit: int = param(0, "Score only the first so many queries; 0 scores all.", minimum=0)
-    options: bool = param(True, "Ask grounded QA (NExT-GQA, ReXTime) for the option too.")
+    options = True
     backend: Literal["transformers", "vllm"] = param("transformers", 'What generates; "vllm" if it is installed.')
     batch_size: int = param(32, "Queries per batch.", minimum=1)
     max_completion_length: int = param(40, "Greatest length of a response.", paper="2048", unit="tokens", minimum=1)
@@ -130,6 +130,11 @@ class BenchmarkData:
     train: Sequence[Sample] | None  # for the dataset-prior baseline
     view: VideoInputConfig
 
+    @property
+    def present(self) -> list[Sample]:
+        "The queries that have a true span."
+        return [s for s in self.samples if s.spans]
+
 
 def _toy_prior(seed: int) -> list[Sample]:
     "Queries of 200 toy videos that are not drawn."
@@ -149,10 +154,8 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
         if getattr(params, role):
             record_files(run, getattr(params, role), role)
     samples = samples[: params.eval_limit or None]
-    view = VideoInputConfig(
-        root, params.frames, params.pixels, params.prompt_style, params.time_encoding, params.options, params.fps, reading=params.reading
-    )
-    data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, view)
+    require_spans(samples, params.answers)
+    data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, params.view(root))
     print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
     return data
 
@@ -172,7 +175,7 @@ def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], Pat
             train, report = load_benchmark(params.benchmark, resolve(params.train_annotations))
             print(report)
     else:
-        samples, root = toy_eval_set(params.outputs_dir)
+        samples, root = toy_eval_set(params.outputs_dir, toy_set(params.answers, options=False))
         labels = Path(root).parent / "samples.jsonl"
         record_files(run, labels, "annotations")
         train = _toy_prior(params.seed)
@@ -193,6 +196,7 @@ def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Cal
         model = load_model(params.model)
         record_abilities(run, params.model, model, processor, data.view)
         generate_fn = partial(generate, model, processor, max_completion_length=params.max_completion_length)
+    check_token_budget(processor, data.samples, data.view)
     record_policy(run, params.model)
     record_dense_clips(run, model, processor, data.samples, data.view)
     return generate_fn
@@ -246,13 +250,14 @@ def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scorin
     "Score the model's predictions and blind ones."
     file = read_prediction_file(run.path / "predictions.jsonl", data.samples)
     predictions = {params.model: file.predictions(), **trivial_predictions(data.samples, data.train, params.seed)}
-    scores = {name: score(data.name, data.samples, of_all) for name, of_all in predictions.items()}
-    scores[f"{params.model} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"))
+    sets = params.answers == "set"
+    scores = {name: score(data.name, data.samples, of_all, sets=sets) for name, of_all in predictions.items()}
+    scores[f"{params.model} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"), sets=sets)
     protocol = protocol_of(data.name, data.labels, len(data.samples), file)
     rules = dict.fromkeys(scores, protocol.rule)
     for rule in sorted({row["rule"] for row in published(data.name)} - {protocol.rule}):
         name = f"{params.model} ({rule})"
-        scores[name] = score(data.name, data.samples, predictions[params.model], above=rule == "IoU > m")
+        scores[name] = score(data.name, data.samples, predictions[params.model], above=rule == "IoU > m", sets=sets)
         rules[name] = rule
     run.record(protocol=protocol.to_dict())
     print(f"protocol {protocol.hash}: {protocol.line}")
@@ -318,7 +323,7 @@ def predict_controls(
     "Answers of the model to prompts that show less."
     if not params.control_limit:
         return {}
-    asked, predictions = evenly_spaced(data.samples, params.control_limit), {}
+    asked, predictions = evenly_spaced(data.present, params.control_limit), {}
     for name, change in CONTROLS.items():
 
         def ask(prompts: list[dict[str, Any]], change: Any = change) -> list[str]:
@@ -338,7 +343,7 @@ def control_table(
     "Scores on the queries of the controls, and how far the model is above each other row."
     import pandas as pd
 
-    asked = evenly_spaced(data.samples, params.control_limit)
+    asked = evenly_spaced(data.present, params.control_limit)
     own = scoring.predictions[params.model]
     rows = {}
     for name, predictions in {params.model: own, **controls, **dict(list(scoring.predictions.items())[1:])}.items():
@@ -360,7 +365,7 @@ def no_better_than(
 
 def print_controls(params: BenchmarksParams, data: BenchmarkData, table: "pd.DataFrame") -> None:
     "Print in a sentence whether the model looks."
-    n, blind = min(params.control_limit, len(data.samples)), no_better_than(table)
+    n, blind = min(params.control_limit, len(data.present)), no_better_than(table)
     if blind:
         print(f"on {n} queries {params.model} is not surely above: {', '.join(blind)}. Its score is no evidence that it looks at the video")
     else:
@@ -393,7 +398,7 @@ def predict_samples(
     else:
         ask = partial(generate_fn, temperature=params.temperature, samples=params.num_samples)
     batch = max(1, params.batch_size // params.num_samples)
-    return resumable_consensus(run.path / "sampled.jsonl", ask, data.samples, data.view, batch, params.seed)
+    return resumable_consensus(run.path / "sampled.jsonl", ask, data.present, data.view, batch, params.seed)
 
 
 RIGHT = 0.5  # tIoU from which an answer is right
@@ -401,10 +406,10 @@ RIGHT = 0.5  # tIoU from which an answer is right
 
 def measure_reliability(params: BenchmarksParams, data: BenchmarkData, rows: Sequence[Mapping[str, Any]]) -> Reliability:
     "The threshold of one half of the videos on the other; `UserError` if there are too few right answers."
-    pairs = [(row, s) for row, s in zip(rows, data.samples, strict=True) if row["pred"]]
+    pairs = [(row, s) for row, s in zip(rows, data.present, strict=True) if row["pred"]]
     agreements = np.array([row["agreement"] for row, _ in pairs])
-    tious = np.array([set_tiou(row["pred"], s.spans) for row, s in pairs])
-    videos = sorted({s.video for s in data.samples})
+    tious = np.array([covered_tiou(row["pred"], s.spans) for row, s in pairs])
+    videos = sorted({s.video for s in data.present})
     half = set(np.random.default_rng(params.seed).permutation(videos)[::2].tolist())
     checked, right = np.array([s.video in half for _, s in pairs], bool), tious >= RIGHT
     try:
@@ -444,7 +449,7 @@ def reliability_metrics(measured: Reliability) -> dict[str, float]:  # percent, 
 # %% ../nbs/07_benchmarks.ipynb #2632c900
 def plot_recall(data: BenchmarkData, scoring: Scoring) -> "Figure":
     "R1@m over m of the model and of the blind answers."
-    return draw_recall({name: per_query(data.samples, predictions)["iou"] for name, predictions in scoring.predictions.items()})
+    return draw_recall({name: per_query(data.present, predictions)["iou"] for name, predictions in scoring.predictions.items()})
 
 # %% ../nbs/07_benchmarks.ipynb #f34942b3
 def shape_of(
@@ -472,7 +477,7 @@ def plot_shape(params: BenchmarksParams, data: BenchmarkData, scoring: Scoring) 
     import seaborn as sns
 
     named = {name: predictions for name, predictions in scoring.predictions.items() if name != "random"}
-    shapes = pd.concat([pd.DataFrame(shape_of(data.samples, predictions)).assign(answers=name) for name, predictions in named.items()])
+    shapes = pd.concat([pd.DataFrame(shape_of(data.present, predictions)).assign(answers=name) for name, predictions in named.items()])
     lines: dict[str, Any] = dict(hue="answers", style="answers", markers=True, errorbar=("ci", 95), n_boot=200, seed=params.seed)
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.2))
     for ax, column in zip(axes, ("length", "centre")):
@@ -493,16 +498,16 @@ def case_of(sample: Sample, prediction: Prediction, view: VideoInputConfig) -> d
     "A query for `plots.draw_cases`, with its frames, its true spans and the first predicted one."
     clip = (sample.clip[0], sample.clip[1]) if sample.clip else None
     pictures, times = read_frames(video_path(view.video_root, sample.video), 12, 96 * 96, clip, backend=view.backend)
-    spans = {"truth": sample.spans, "predicted": prediction.spans[:1]}
+    spans = {"truth": sample.spans, "predicted": prediction.spans if view.answers == "set" else prediction.spans[:1]}
     return {"title": f"{sample.query} ({sample.qid})", "pictures": pictures, "times": times, "spans": spans}
 
 
 def plot_cases(data: BenchmarkData, scoring: Scoring, rows: Sequence[Mapping[str, Any]]) -> "Figure":
     "The two best and the two worst answers of the rows that `predict` gave."
     own = scoring.predictions[scoring.model]
-    iou = per_query(data.samples, own)["iou"]
-    order = sorted((i for i, row in enumerate(rows) if "error" not in row), key=lambda i: -iou[i])
-    chosen = [data.samples[i] for i in dict.fromkeys(order[:2] + order[-2:])]
+    iou, failed = per_query(data.present, own)["iou"], {row["qid"] for row in rows if "error" in row}
+    order = sorted((i for i, s in enumerate(data.present) if s.qid not in failed), key=lambda i: -iou[i])
+    chosen = [data.present[i] for i in dict.fromkeys(order[:2] + order[-2:])]
     return draw_cases([case_of(sample, own[sample.qid], data.view) for sample in chosen])
 
 # %% ../nbs/07_benchmarks.ipynb #0c639c43
@@ -523,11 +528,11 @@ def save_results(
     metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in scoring.scores.items() if name != params.model}
     if seen is not None:
         metrics["seen_in_training"] = seen
-    metrics |= {"failed": sum("error" in row for row in rows), "unparsed": sum(not own[s.qid].spans for s in data.samples), "seed": params.seed}
+    metrics |= {"failed": sum("error" in row for row in rows), "unparsed": sum(own[s.qid].as_set is None for s in data.samples), "seed": params.seed}
     if table is not None:
         leads = table.iloc[1:][["mIoU", "model above by", "low", "high"]].round(4)
         metrics |= {f"control/{name}/{key}": float(value) for name, row in leads.iterrows() for key, value in row.items() if not np.isnan(value)}
-        metrics["control/n"] = min(params.control_limit, len(data.samples))
+        metrics["control/n"] = min(params.control_limit, len(data.present))
     if measured is not None:
         metrics |= reliability_metrics(measured)
     run.save_metrics(metrics)
@@ -554,7 +559,7 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
         if not is_main_process():
             return run.path
         scoring = score_all(run, params, data)
-        sure = intervals(data.samples, scoring.predictions[params.model], data.name in COUNTS_ABOVE)
+        sure = intervals(data.present, scoring.predictions[params.model], data.name in COUNTS_ABOVE)
         compare_with_baseline(params, data, scoring)
         table, measured = None, None
         if controls:

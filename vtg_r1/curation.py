@@ -27,7 +27,7 @@ import numpy as np
 
 from .core.atomic_files import LockHeld, lock, write_json
 from .core.plots import draw_cases, draw_histogram, legend_of, looks_of, style
-from .core.prompts import is_well_formed, response_text, think_block
+from .core.prompts import is_refusal, is_well_formed, parse_spans, response_text, style_of, think_block
 from .core.runtime import project_root, resolve, sha256
 from vtg_r1.core.samples import (
     Report,
@@ -48,7 +48,7 @@ from .data.model_inputs import VideoInputConfig
 from .data.readers import iter_rows, read_dataset
 from .data.sources import explain_empty_split
 from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
-from .data.toyworld import ToyWorldConfig, make_world, read_scripts, toy_teacher
+from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, toy_teacher
 from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_file
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, RunParams, param, stage_program, to_mapping
@@ -109,8 +109,16 @@ class TeacherParams(ParameterGroup):
     budget_money: float | None = param(None, "Stop before more money is spent, in the currency of the prices; null sets no limit.", minimum=0)
     frames: int = param(16, "Maximum frames per video that the teacher gets.", paper="64", minimum=1)
     pixels: int = param(784, "Pixel budget per frame.", paper="128·28·28 = 100352", minimum=784)
-    prompt_style: Literal["full", "short"] = param(
-        "full", 'Prompt: "full" is the paper\'s system prompt, "short" the embedded model\'s.', paper="full"
+    prompt_style: Literal["full", "short", "direct", "short_direct"] = param(
+        "full",
+        'Prompt: "full" is the paper\'s system prompt, "short" the embedded model\'s; "direct" and "short_direct" are these without thinking.',
+        paper="full",
+    )
+    answers: Literal["span", "set"] = param(
+        "span", 'What an answer may be: one span, or a set of none ("not in the video"), one or many; the toy world then asks for such things too.'
+    )
+    options: bool = param(
+        False, "Ask samples that have options for the right one too; the toy world then asks questions.", paper="true for grounded QA (code)"
     )
 
 
@@ -222,7 +230,7 @@ def _stream(path: str | Path, report: Report, video_root: str | Path) -> Iterato
 
 
 def _with_reasons(
-    samples: Iterable[Sample], guard: Callable[[Sample], str] | None, videos: dict[str, dict], qids: set[str]
+    samples: Iterable[Sample], guard: Callable[[Sample], str] | None, videos: dict[str, dict], qids: set[str], answers: str
 ) -> Iterator[tuple[Sample, str, str]]:
     "(sample, reason, detail): the reason for which it is excluded, or ''; `qids` collects those of all sources."
     for s in samples:
@@ -231,6 +239,8 @@ def _with_reasons(
         overlap = guard(s) if guard else ""
         if s.qid in qids:
             yield s, "duplicate_qid", "the source has this qid twice"
+        elif not s.spans and answers == "span":
+            yield s, "no_span", "it is not in the video, and one span is asked for (answers)"
         elif videos.get(s.video, {}).get("reason"):
             yield s, "video", videos[s.video]["reason"]
         else:
@@ -269,6 +279,7 @@ def collect(
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`
     videos: dict[str, dict] | None = None,  # of `check_videos`; their durations are used if a file has none
     video_root: str | Path = "",  # as `read_source`
+    answers: str = "span",  # what an answer may be; of one "span", samples that have none are excluded
 ) -> list[dict]:  # each source's report as a dict
     "Read all sources into candidates.jsonl and excluded.jsonl, unless an earlier call did."
     done = work / "collected.json"
@@ -282,7 +293,7 @@ def collect(
         for entry in entries:
             measured = {} if not durations or entry.get("dataset", "samples") in _STREAMED else {"durations": durations}
             samples, report = read_source(**{"video_root": video_root, **measured, **entry})
-            for s, reason, detail in _with_reasons(samples, guard, videos, qids):
+            for s, reason, detail in _with_reasons(samples, guard, videos, qids, answers):
                 if reason:
                     yield "excluded.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}
                 else:
@@ -380,9 +391,17 @@ def answered(
             replace(s, teacher=toy_teacher(s, scripts, params.seed, params.teacher_reasoning, params.teacher_errors, params.teacher_error_share))
             for s in samples
         )
-    return map(judge_precomputed, samples)
+    return (judge_precomputed(s, params.answers) for s in samples)
 
 # %% ../nbs/01_curation.ipynb #bba9d28f
+def _in_format(sample: Sample, response: str, params: CurationParams) -> bool:
+    "Whether a response can be taught: in the format, where the think block may be missing if the prompt asks for none."
+    asks_option = params.options and bool(sample.options)
+    if not style_of(params.prompt_style).thinking and is_well_formed(response, asks_option, thinking=False):
+        return True
+    return is_well_formed(response, asks_option)
+
+
 def assign_split(
     sample: Sample,  # with `teacher` filled
     params: CurationParams,  # the thresholds
@@ -391,9 +410,9 @@ def assign_split(
     teacher = sample.teacher
     if teacher is None:
         return False, False, "no_teacher"
-    readable = teacher["span"] is not None
+    readable = teacher["span"] is not None or params.answers == "set" and is_refusal(teacher["response"])
     agrees = readable and teacher["iou"] > params.sft_min_iou
-    in_coldstart = agrees and is_well_formed(teacher["response"])
+    in_coldstart = agrees and _in_format(sample, teacher["response"], params)
     in_rl = teacher["iou"] >= params.rl_min_iou and (params.keep_coldstart_in_rl or not in_coldstart)
     reason = ""
     if not in_coldstart:
@@ -409,11 +428,14 @@ def assign_split(
 def to_sft_sample(
     sample: Sample,  # with a well-formed `teacher["response"]`
     label_source: str = "teacher",  # or "ground_truth"
+    answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
+    options: bool = False,  # options are asked for too
 ) -> Sample:  # its `teacher["response"]` is the text to imitate
     "A cold-start sample with its supervised response."
     if label_source == "teacher" or sample.teacher is None:
         return sample
-    response = response_text(think_block(sample.teacher["response"]), target_span(sample.spans))
+    spans = sample.spans if answers == "set" else target_span(sample.spans)
+    response = response_text(think_block(sample.teacher["response"]), spans, sample.answer if options else None)
     return replace(sample, teacher={**sample.teacher, "response": response})
 
 
@@ -428,7 +450,7 @@ def destinations(
     for s in samples:
         in_coldstart, in_rl, reason = assign_split(s, params)
         if in_coldstart:
-            yield "coldstart.jsonl", to_sft_sample(s, params.label_source), ""
+            yield "coldstart.jsonl", to_sft_sample(s, params.label_source, params.answers, params.options), ""
         if in_rl:
             yield "rl.jsonl", s, ""
         if not (in_coldstart or in_rl):
@@ -463,7 +485,7 @@ def table1(
     coldstart, rl = (Counter(s.source for s in iter_samples(folder / name)) for name in SETS[:2])
     excluded, filtered = Counter[str](), Counter[str]()
     for row in _read_rows(folder / "filtered.jsonl"):
-        counter = excluded if row["reason"] in ("duplicate_qid", "video", "overlap") else filtered
+        counter = excluded if row["reason"] in ("duplicate_qid", "no_span", "video", "overlap") else filtered
         counter[row["sample"]["source"]] += 1
     rows: list[dict[str, Any]] = []
     for name, size in sorted(sources.items(), key=lambda item: (item[1]["task"], item[0])):
@@ -531,7 +553,7 @@ def filter_facts(
         if in_coldstart:
             split = "cold start and RL"
         teacher = s.teacher or {"iou": 0.0, "response": ""}
-        words, seconds = len(teacher["response"].split()), max(end - start for start, end in s.spans)
+        words, seconds = len(teacher["response"].split()), max((end - start for start, end in s.spans), default=0.0)
         rows.append({"set": split, "teacher tIoU": teacher["iou"], "words": words, "span_s": seconds, "source": s.source})
     return rows
 
@@ -578,7 +600,7 @@ def plot_sample(
     teacher = sample.teacher or {}
     clip = None if sample.clip is None else (sample.clip[0], sample.clip[1])
     pictures, times = read_frames(video_path(view.video_root, sample.video), 8, 128 * 28 * 28, clip, backend=view.backend)
-    spans = {"truth": sample.spans, "teacher": [teacher["span"]] if teacher["span"] else []}
+    spans = {"truth": sample.spans, "teacher": parse_spans(teacher["response"])}
     title = f"“{sample.query}”, teacher tIoU {teacher['iou']:.2f}"
     return draw_cases([{"title": title, "pictures": pictures, "times": times, "spans": spans}])
 
@@ -600,15 +622,26 @@ def _resolved(entry: dict) -> dict:
     return {**entry, "path": path}
 
 
+def _toy_levels(params: CurationParams) -> tuple[tuple[str, ...], str]:
+    "The kinds of sentences of the toy world, and what they add to its name."
+    levels, name = ToyWorldConfig.levels, ""
+    if params.answers == "set":
+        levels, name = (*levels, *SET_LEVELS), "-sets"
+    if params.options:
+        levels, name = (*levels, "question"), f"{name}-questions"
+    return levels, name
+
+
 def find_sources(run: Run, params: CurationParams) -> SourceFiles:
     "The sources and benchmarks, recorded in the manifest; without sources the toy world, which is made if missing."
     if params.sources and not params.video_root:
         raise SampleError("video_root is empty: name the folder that the sources' videos lie in", "video", "no_video_root")
     entries, video_root = [_resolved(e) for e in params.sources], resolve(params.video_root)
     if not params.sources:
+        levels, kinds = _toy_levels(params)
         errors = f"-{params.toy_label_errors}" * (params.toy_label_errors != "random")
-        folder = resolve(params.outputs_dir) / "toyworld" / f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}{errors}"
-        config = ToyWorldConfig(label_noise=params.toy_label_noise, label_errors=params.toy_label_errors)
+        folder = resolve(params.outputs_dir) / "toyworld" / f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}{kinds}{errors}"
+        config = ToyWorldConfig(label_noise=params.toy_label_noise, label_errors=params.toy_label_errors, levels=levels)
         world = make_world(folder, params.toy_videos, params.seed, "train", config, progress=True)
         entries, video_root = [{"path": world / "samples.jsonl"}], world / "videos"
     files = SourceFiles(entries, [_resolved(b) for b in params.benchmarks], video_root)
@@ -637,13 +670,15 @@ def make_pool(params: CurationParams, files: SourceFiles) -> Pool:
     with folder_lock(probed):
         if params.validate_videos:
             videos = check_videos(files.entries, files.video_root, probed, params.workers)
-    facts = dict(seed=params.seed, quotas=params.quotas, overlap_by=params.overlap_by, videos=list(videos.values()))
+    facts = dict[str, Any](seed=params.seed, quotas=params.quotas, overlap_by=params.overlap_by, videos=list(videos.values()))
+    if params.answers != "span":
+        facts["answers"] = params.answers
     work = work_folder(root, [*files.entries, *files.benchmarks], **facts)
     guard = None
     with folder_lock(work):
         if files.benchmarks:
             guard = overlap_guard([(b["dataset"], b["path"], b.get("split")) for b in files.benchmarks], params.overlap_by)
-        reports = collect(files.entries, work, guard, videos, files.video_root)
+        reports = collect(files.entries, work, guard, videos, files.video_root, params.answers)
         pool = Pool(work, videos, reports, count_excluded(work, reports), sample_pool(work, params.quotas, params.seed))
     candidates, drawn = (sum(size[key] for size in pool.sources.values()) for key in ("candidates", "pool"))
     print(f"{candidates:,} candidates, {drawn:,} in the pool; excluded: {dict(pool.excluded) or 'none'}")
@@ -661,7 +696,8 @@ def draw_quality(run: Run, pool: Pool) -> dict[str, dict[str, list[float]]]:
 
 def ask_teacher(run: Run, params: CurationParams, files: SourceFiles, pool: Pool) -> Callable[[], Iterator[Sample]]:
     "Ask the endpoint, if there is one; returns a function that streams the pool with its answers."
-    view, endpoint = VideoInputConfig(str(files.video_root), params.frames, params.pixels, params.prompt_style), None
+    asked: Any = dict(style=params.prompt_style, answers=params.answers, options=params.options)
+    view, endpoint = VideoInputConfig(str(files.video_root), params.frames, params.pixels, **asked), None
     if params.teacher == "endpoint":
         teacher = Teacher(
             params.teacher_model,
@@ -760,9 +796,9 @@ def main(params: CurationParams) -> Path:  # the run folder
         files = find_sources(run, params)
         pool = make_pool(params, files)
         lengths = draw_quality(run, pool)
-        answers = ask_teacher(run, params, files, pool)
-        facts = draw_filter(run, params, answers())
-        counts = save_sets(run, params, answers(), pool)
+        teacher_answers = ask_teacher(run, params, files, pool)
+        facts = draw_filter(run, params, teacher_answers())
+        counts = save_sets(run, params, teacher_answers(), pool)
         draw_examples(run, files)
         save_card(run, params, pool, lengths)
         save_results(run, params, files, pool, facts, counts)

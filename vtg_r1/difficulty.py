@@ -26,7 +26,7 @@ import numpy as np
 
 from .core.atomic_files import LockHeld, lock
 from .core.plots import draw_histogram, looks_of, style
-from .core.prompts import parse_span
+from .core.prompts import parse_set, parse_span
 from vtg_r1.core.runtime import (
     RunError,
     broadcast_object,
@@ -39,7 +39,7 @@ from vtg_r1.core.runtime import (
     set_seed,
 )
 from .core.samples import Sample, SampleError, load_samples, target_span
-from .core.spans import length, tiou
+from .core.spans import length, set_tiou, tiou
 from .data.model_inputs import VideoInputConfig, VideoParams, build_prompt
 from .data.sources import AnnotationParams
 from .models.abilities import record_abilities, require_encoding
@@ -50,7 +50,7 @@ from .models.vllm_engine import verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
 from .runs.run import Run, record_files
-from .train.checks import check_context_length, describe_inputs, record_excluded, refuse_toy_values
+from .train.checks import check_context_length, check_token_budget, describe_inputs, record_excluded, refuse_toy_values
 from .train.stage_data import refuse_unnamed_model, stage_samples, subsample, toy_upstream
 
 if TYPE_CHECKING:
@@ -80,10 +80,17 @@ def difficulty(
     policy: str,  # its name, for the record
     pass_iou: float = 0.5,  # tIoU from which a rollout is a hit
     reading: str = "time",  # how responses are read
+    answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
 ) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate, consensus}, the record's `difficulty`
-    "The tIoU of each rollout with the best true span, their mean, the share of hits, and the span that most rollouts agree with."
-    spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
-    ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
+    """The tIoU of each rollout with the best true span, or of its set with the true one; their mean, the share of hits, and, of single spans, the one that
+    most rollouts agree with."""
+    spans: list[list[float]] = []
+    if answers == "set":
+        sets = [parse_set(r, reading, sample.duration) for r in responses]
+        ious = np.array([0.0 if answer is None else set_tiou(answer, sample.spans) for answer in sets])
+    else:
+        spans = [parse_span(r, reading, sample.duration) or [np.nan, np.nan] for r in responses]
+        ious = np.asarray(tiou(np.array(spans)[:, None], np.array(sample.spans)[None])).max(1)
     rounded = [round(float(iou), 4) for iou in ious]
     hits = float((ious >= pass_iou).mean())
     return {"policy": policy, "ious": rounded, "mean_iou": float(ious.mean()), "pass_rate": hits, "consensus": _consensus(spans)}
@@ -397,7 +404,7 @@ def score_table(
         "teacher": [s.teacher["iou"] if s.teacher else np.nan for s in scored],
         "source": [s.source for s in scored],
         "spread": [reward_spread(s) for s in scored],
-        "seconds": [float(length(target_span(s.spans))) for s in scored],
+        "seconds": [float(length(target_span(s.spans))) if s.spans else 0.0 for s in scored],
     }
     return pd.DataFrame(columns)
 
@@ -597,13 +604,14 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
         check_model_exists(params.model)
     annotations = (params.annotations, "rl.jsonl", params.dataset, params.video_root, params.missing_videos)
     with main_process_first():
-        samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir)
+        samples, root = stage_samples(run, *annotations, params.seed, params.outputs_dir, asked=params)
         refuse_unnamed_model(params.model, samples)
-        path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
+        path = params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir, params) / "model")
     samples, _ = subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)
-    view = VideoInputConfig(root, params.frames, params.pixels, params.prompt_style, params.time_encoding, fps=params.fps, reading=params.reading)
+    view = params.view(root)
     processor = load_processor(path, params.chat_template_kwargs)
     require_encoding(path, processor, view.time_encoding, view.pixels)
+    check_token_budget(processor, samples, view)
     check_context_length(path, processor, samples, view, params.max_completion_length)
     generate_fn: Any
     if params.backend == "vllm":
@@ -647,7 +655,7 @@ def score_samples(run: Run, params: DifficultyParams, policy: Policy) -> list[Sa
     folder = broadcast_object(_rollouts_folder(run, params, policy) if is_main_process() else None)
     responses = resumable_rollouts(folder / "rollouts.jsonl", rollouts, policy.samples, params.batch_size, params.seed)
     name = params.model or "cold start"
-    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou, params.reading)) for s in policy.samples]
+    scored = [replace(s, difficulty=difficulty(s, responses[s.qid], name, params.pass_iou, params.reading, params.answers)) for s in policy.samples]
     run.save_rows("rl_scored.jsonl", [s.to_dict() for s in scored])
     return scored
 

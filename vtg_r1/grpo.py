@@ -11,7 +11,7 @@ __all__ = ['advantages', 'RolloutParams', 'RewardParams', 'CurriculumParams', 'G
 # %% ../nbs/05_grpo.ipynb #bccc108f
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from .core.plots import draw_histogram, draw_log, draw_timelines
-from .core.prompts import completion_text
+from .core.prompts import completion_text, style_of
 from .core.runtime import UserError, is_main_process, process_index_and_count
 from .core.samples import Sample
-from .data.model_inputs import VideoInputConfig, frame_cache, training_set
+from .core.spans import set_tiou
+from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
 from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.loading import lora_config
@@ -72,13 +73,6 @@ class RewardParams(ParameterGroup):
         paper="0.9 · tIoU + 0.1 · format",
     )
 
-    def reward_entries(self) -> list[RewardEntry]:
-        "The rewards of the training; tIoU is always among them, with weight 0 if it is not paid: the log and the curriculum need it."
-        entries = read_entries(self.rewards, own_rewards())
-        if not any(entry.name == "tiou" for entry in entries):
-            entries.insert(0, RewardEntry("tiou", 0.0))
-        return entries
-
 
 @dataclass(kw_only=True)
 class CurriculumParams(ParameterGroup):
@@ -123,11 +117,25 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.accumulation_steps(process_index_and_count()[1])
-        self.reward_entries()
+        if any(entry.name == "answer" for entry in self.reward_entries()) and not self.options:
+            raise UserError("reward 'answer' pays for an option, and none is asked for: set options")
         if self.strategy and self.strategy not in STRATEGIES:
             raise UserError(f"parameter 'strategy' is {self.strategy!r}: give one of {', '.join(STRATEGIES)}")
         if self.vllm and self.time_encoding == "native":
             raise UserError("TRL hands vLLM images, not native video: use time_encoding 'interleaved' with vllm")
+
+    @property
+    def span_reward(self) -> str:
+        "The reward of the answered span, or set of spans, which the log and the curriculum need."
+        return "set_tiou" if self.answers == "set" else "tiou"
+
+    def reward_entries(self) -> list[RewardEntry]:
+        "The rewards of the training; that of the spans is always among them, with weight 0 if it is not paid. Of sets, `tiou` is `set_tiou`."
+        entries = read_entries(self.rewards, own_rewards())
+        entries = [replace(entry, name=self.span_reward) if entry.name == "tiou" else entry for entry in entries]
+        if not any(entry.name == self.span_reward for entry in entries):
+            entries.insert(0, RewardEntry(self.span_reward, 0.0))
+        return entries
 
     def accumulation_steps(self, processes: int) -> int:
         "Forward passes per update in each of so many processes."
@@ -213,7 +221,8 @@ def behind_prompt(
 
 def rewards_of(params: GRPOParams) -> list[LoadedReward]:
     "The reward functions of a training."
-    return load_rewards(params.reward_entries(), own_rewards(), {"reading": params.reading})
+    thinking, refusals = style_of(params.prompt_style).thinking, params.answers == "set"
+    return load_rewards(params.reward_entries(), own_rewards(), {"reading": params.reading, "thinking": thinking, "refusals": refusals})
 
 
 def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
@@ -277,16 +286,16 @@ def grpo_trainer(
     if params.share_prefix:
         trainer_class = SharedPrefixNativeGRPOTrainer if view.time_encoding == "native" else SharedPrefixGRPOTrainer
     logger = CompletionLogger(params.num_generations, params.reading)
-    rewards = {reward.entry.name: reward.function for reward in rewards_of(params)}
+    rewards, of_spans = {reward.entry.name: reward.function for reward in rewards_of(params)}, params.span_reward
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
-        rewards["tiou"], callbacks = curriculum.record(rewards["tiou"]), [logger, _curriculum_state(curriculum)]
+        rewards[of_spans], callbacks = curriculum.record(rewards[of_spans]), [logger, _curriculum_state(curriculum)]
     if params.vllm:
         callbacks.append(RolloutCheck())
     if params.average_weights:
         callbacks.append(WeightAverage(params.average_weights))
-    rewards["tiou"] = logger.wrap_reward(rewards["tiou"])
+    rewards[of_spans] = logger.wrap_reward(rewards[of_spans])
     lora, opened = None, opening(processor)
     if params.lora_rank:
         lora = lora_config(model, params.lora_rank)
@@ -328,10 +337,11 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
     "Decode every training video once, so that a broken file is an error before training."
     import time
 
-    videos, frames, start = sorted({s.video for s in data.train}), 0, time.monotonic()
+    videos, frames, start = {s.video: s for s in data.train}, 0, time.monotonic()
     if params.precache_videos:
-        for video in videos:
-            frames += len(read_frames(f"{data.view.video_root}/{video}", params.frames, params.pixels, cache=frame_cache(data.view))[0])
+        for video in sorted(videos):
+            budget = frame_budget(videos[video], data.view)
+            frames += len(read_frames(f"{data.view.video_root}/{video}", *budget, cache=frame_cache(data.view))[0])
     rate = frames / (time.monotonic() - start)
     run.record(decode=dict(videos=len(videos), frames=frames, frames_per_second=round(rate)))
     if params.precache_videos:
@@ -340,7 +350,7 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
 
 def policy_path(params: GRPOParams) -> str:  # "tiny", a folder, or a hub id
     "The policy to train; by default the toy cold start, made now if it is missing."
-    return params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir) / "model")
+    return params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir, params) / "model")
 
 
 def build_trainer(run: Run, params: GRPOParams, policy: Any, processor: Any, data: StageData, curriculum: CurriculumSampler | None) -> Any:
@@ -357,13 +367,13 @@ def build_trainer(run: Run, params: GRPOParams, policy: Any, processor: Any, dat
 
 def train(trainer: Any, params: GRPOParams) -> list[dict[str, Any]]:  # the log, a row per step
     "Train, from the last checkpoint if there is one."
-    logged = {"reward": "reward", "rewards/tiou_reward/mean": "tIoU", "frac_reward_zero_std": "zero-std"}
+    logged = {"reward": "reward", f"rewards/{params.span_reward}_reward/mean": "tIoU", "frac_reward_zero_std": "zero-std"}
     return fit(trainer, "GRPO", logged, params.early_stopping_patience, params.zero_std_patience)
 
 # %% ../nbs/05_grpo.ipynb #6dc7082f
 def reward_panels(params: GRPOParams) -> dict[str, dict[str, str]]:  # title → key of the log → name
     "What is drawn of the log: the sum that is paid, each reward, and the share of zero-std groups."
-    names = {"tiou_reward": "tIoU"}
+    names = {"tiou_reward": "tIoU", "set_tiou_reward": "set tIoU", "answer_reward": "option"}
     weights = {reward.function.__name__: reward.entry.weight for reward in rewards_of(params)}
     labels = {function: names.get(function, function.removesuffix("_reward")) for function in weights}
     total = " + ".join(f"{weight:g} · {labels[function]}" for function, weight in weights.items() if weight)
@@ -378,10 +388,13 @@ def draw_reward(run: Run, params: GRPOParams, log: list[dict[str, Any]]) -> None
 
 
 def held_out_tious(data: StageData, results: dict[str, EvalResult]) -> dict[str, list[float]]:
-    "The tIoU of each held-out query of the first set, for each policy that was evaluated."
+    "The tIoU of each held-out query of the first set, or of its set of spans, for each policy that was evaluated."
     tious = {}
     for name, result in results.items():
-        if result.rows:
+        if result.rows and data.view.answers == "set":
+            answers = [row["pred"] for row in result.rows[: len(data.eval_samples)]]
+            tious[name] = [0.0 if pred is None else set_tiou(pred, s.spans) for pred, s in zip(answers, data.eval_samples)]
+        elif result.rows:
             tious[name] = query_tious(result.rows[: len(data.eval_samples)], data.eval_sets[:1])
     return tious
 

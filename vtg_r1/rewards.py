@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Completions', 'Spans', 'Rewards', 'paper_reward', 'paper_qa_reward', 'DESIGNS', 'PLACES', 'tiou_reward',
            'with_options', 'format_reward', 'answer_reward', 'tiou_timestamp_reward', 'giou_reward',
-           'segment_f1_reward', 'segment_giou_reward', 'wasserstein_reward', 'composite', 'own_rewards',
-           'RewardsParams', 'plot_landscapes', 'group_signal', 'measure_signals', 'plot_signals', 'save_results',
-           'main']
+           'segment_f1_reward', 'segment_giou_reward', 'wasserstein_reward', 'set_tiou_reward',
+           'set_wasserstein_reward', 'refusal_reward', 'composite', 'own_rewards', 'RewardsParams', 'plot_landscapes',
+           'group_signal', 'measure_signals', 'plot_signals', 'save_results', 'main']
 
 # %% ../nbs/02_rewards.ipynb #0cd36017
 import math
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.prompts import completion_text, is_well_formed, parse_answer, parse_spans
+from .core.prompts import completion_text, is_refusal, is_well_formed, parse_answer, parse_spans
 from .core.runtime import UserError
-from .core.spans import best_over_gts, giou, plain_rows, tiou
+from .core.spans import best_over_gts, giou, plain_rows, set_tiou, tiou
 from .runs.parameters import RunParams, param, stage_program
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def format_reward(
     completions: Completions,
     answer: Sequence[str | None] | None = None,  # n option letters in grounded QA; None for a row that is no question
     reading: str = "time",  # how answers are read; its tags are the format
+    thinking: bool = True,  # the think block is part of the format; else there is none, or an empty one
+    refusals: bool = False,  # a refusal is a readable answer, where sets are asked for
     **kwargs: Any,  # other columns, as in `tiou_reward`
 ) -> list[float]:
     "1 for a readable answer in the format: one `<think>` block, then one `<time>` block, then to a question one `<answer>` block; else 0 (paper, r_form)."
@@ -134,7 +136,8 @@ def format_reward(
     answers = _answered(completions, reading, kwargs.get("duration"))
     rewards = []
     for text, letter, spans in zip(_texts(completions), letters, answers, strict=True):
-        rewards.append(float(bool(spans) and is_well_formed(text, letter is not None, reading)))
+        readable = bool(spans) or refusals and is_refusal(text, reading)
+        rewards.append(float(readable and is_well_formed(text, letter is not None, reading, thinking)))
     return rewards
 
 # %% ../nbs/02_rewards.ipynb #da983e67
@@ -222,6 +225,62 @@ def wasserstein_reward(
     "exp(−β · W₁ / L), L the seconds that the true spans cover (TimeLens2); spans without a length are left out, 0 when none is left."
     answers, truths = _answers_and_truths(completions, spans, reading, kwargs.get("duration"))
     return _known([math.exp(-beta * _transport(answer, truth)) for answer, truth in zip(answers, truths)], truths)
+
+# %% ../nbs/02_rewards.ipynb #c483a02e
+def _with_refusals(
+    completions: Completions, spans: Spans, reading: str, durations: Sequence[float] | None, false_refusal: float
+) -> list[tuple[list[list[float]], list[list[float]], float | None]]:
+    "Answered spans, true spans, and the reward of each completion as far as it is decided by a refusal; else NaN, and None for a row without a truth."
+    answers, truths = _answers_and_truths(completions, spans, reading, durations)
+    rows: list[tuple[list[list[float]], list[list[float]], float | None]] = []
+    for text, answer, truth, known in zip(_texts(completions), answers, truths, [row is not None for row in spans]):
+        refused, value = not answer and is_refusal(text, reading), math.nan
+        if not known:
+            rows.append((answer, truth, None))
+            continue
+        if not truth:
+            value = float(refused)
+        elif refused:
+            value = false_refusal
+        rows.append((answer, truth, value))
+    return rows
+
+
+def set_tiou_reward(
+    completions: Completions,
+    spans: Spans,  # [] is not in the video
+    false_refusal: float = -0.5,  # of a refusal where there is something to find
+    reading: str = "time",  # how answers are read
+    **kwargs: Any,  # other columns, as in `tiou_reward`
+) -> Rewards:  # in [false_refusal, 1]
+    "The matched tIoUs of answered and true spans over the size of the larger set; 1 for a right refusal."
+    rows = _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal)
+    return [set_tiou(answer, truth) if value is not None and math.isnan(value) else value for answer, truth, value in rows]
+
+
+def set_wasserstein_reward(
+    completions: Completions,
+    spans: Spans,  # [] is not in the video
+    beta: float = 1.0,  # as in `wasserstein_reward`
+    false_refusal: float = -0.5,  # of a refusal where there is something to find
+    reading: str = "time",  # how answers are read
+    **kwargs: Any,  # other columns, as in `tiou_reward`
+) -> Rewards:  # in [false_refusal, 1]
+    "`wasserstein_reward`, with refusals paid as in `set_tiou_reward`."
+    rows = _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal)
+    return [math.exp(-beta * _transport(answer, truth)) if value is not None and math.isnan(value) else value for answer, truth, value in rows]
+
+
+def refusal_reward(
+    completions: Completions,
+    spans: Spans,  # [] is not in the video
+    false_refusal: float = -1.0,  # of a refusal where there is something to find
+    reading: str = "time",  # how answers are read
+    **kwargs: Any,  # other columns, as in `tiou_reward`
+) -> Rewards:
+    "1 for a right refusal, `false_refusal` for a false one, else 0."
+    rows = _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal)
+    return [0.0 if value is not None and math.isnan(value) else value for _, _, value in rows]
 
 # %% ../nbs/02_rewards.ipynb #bcf93391
 def composite(

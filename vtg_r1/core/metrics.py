@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'AP_THRESHOLDS', 'LENGTH_RANGES', 'overlaps', 'recalls', 'grounding_metrics', 'qa_metrics',
-           'average_precisions', 'mean_ap', 'qvhighlights_metrics', 'didemo_metrics']
+           'set_metrics', 'average_precisions', 'mean_ap', 'qvhighlights_metrics', 'didemo_metrics']
 
 # %% ../../nbs/parts/core/metrics.ipynb #43da6503
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .spans import best_over_gts, iop, plain_rows, tiou
+from .spans import best_over_gts, iop, matched_tious, plain_rows, set_tiou, tiou
 
 # %% ../../nbs/parts/core/metrics.ipynb #08e8449d
 def _prediction_array(preds: Sequence, qids: Sequence[str] | None = None) -> np.ndarray:
@@ -93,6 +93,55 @@ def qa_metrics(
     "Accuracy, and accuracy among well-grounded answers, in percent."
     right = np.asarray(correct, bool)
     return {"Acc@QA": 100 * float(right.mean()), name: 100 * float((right & (overlap >= threshold)).mean())}
+
+# %% ../../nbs/parts/core/metrics.ipynb #33734b58
+def _percent(part: float, whole: float) -> float:
+    "A share in percent; 0 of nothing."
+    return 100 * part / whole if whole else 0.0
+
+
+def _segment_f1(preds: Sequence, gts: Sequence, threshold: float) -> float:
+    "F1 of all answered and all true spans, in percent."
+    pairs = sum(_pairs_at(pred, gt, threshold) for pred, gt in zip(preds, gts))
+    return _percent(2 * pairs, sum(map(len, preds)) + sum(map(len, gts)))
+
+
+def _pairs_at(preds: Sequence, gts: Sequence, threshold: float) -> int:
+    "The largest number of one-to-one pairs whose tIoU reaches a threshold."
+    if len(preds) < 2 or len(gts) < 2:
+        return sum(score >= threshold for score in matched_tious(preds, gts))
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
+    reaches = np.asarray(tiou(np.array(preds).reshape(-1, 1, 2), np.array(gts).reshape(1, -1, 2))) >= threshold
+    return int((maximum_bipartite_matching(csr_array(reaches)) >= 0).sum())
+
+
+def set_metrics(
+    preds: Sequence,  # n lists of [start, end] in seconds; [] refuses, None could not be read
+    gts: Sequence,  # n lists of true [start, end], seconds; [] is not in the video
+    thresholds: Sequence[float] = THRESHOLDS,  # m of F1@m
+) -> dict[str, float]:  # "set tIoU", "count accuracy", "F1@0.3", …, "refusal precision", "refusal recall", "refusal F1"
+    "What a model's answers are worth as sets, in percent."
+    if len(preds) != len(gts):
+        raise ValueError(f"{len(preds)} predictions, {len(gts)} rows of true spans: give one row per prediction")
+    if not len(gts):
+        raise ValueError("no queries to score")
+    answers, truths = plain_rows(preds, "predictions"), plain_rows(gts)
+    read = [pred is not None for pred in preds]
+    refused = [ok and not answer for ok, answer in zip(read, answers)]
+    right = sum(no and not truth for no, truth in zip(refused, truths))
+    absent = sum(not truth for truth in truths)
+    similar = [ok * set_tiou(answer, truth) for ok, answer, truth in zip(read, answers, truths)]
+    counts = [ok and len(answer) == len(truth) for ok, answer, truth in zip(read, answers, truths)]
+    return {
+        "set tIoU": 100 * float(np.mean(similar)),
+        "count accuracy": 100 * float(np.mean(counts)),
+        **{f"F1@{m}": _segment_f1(answers, truths, m) for m in thresholds},
+        "refusal precision": _percent(right, sum(refused)),
+        "refusal recall": _percent(right, absent),
+        "refusal F1": _percent(2 * right, sum(refused) + absent),
+    }
 
 # %% ../../nbs/parts/core/metrics.ipynb #ebd6e4d9
 AP_THRESHOLDS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())  # 0.5, 0.55, … 0.95

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.metrics import didemo_metrics, overlaps, qa_metrics, qvhighlights_metrics, recalls
+from ..core.metrics import didemo_metrics, overlaps, qa_metrics, qvhighlights_metrics, recalls, set_metrics
 from ..core.samples import Report, Sample, SampleError, log_rows, read_samples, target_span
 from ..core.spans import tiou
 from ..core.stats import paired_test
@@ -126,17 +126,22 @@ def score(
     predictions: dict[str, Prediction],  # by qid
     missing: str = "zero",  # queries without a row count as 0, or are left out ("skip", as NExT-GQA's script does)
     above: bool | None = None,  # R1@m counts only IoU > m; None takes the benchmark's own rule
+    sets: bool = False,  # the metrics of answers as sets too; a file with queries that the video does not show always has them
 ) -> dict[str, float]:  # flat; percent, but for the counts n and missing
-    "The official metrics of one benchmark."
+    "The official metrics of one benchmark; R1@m and mIoU are of the queries with a true span."
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {MISSING}, got {missing!r}")
     answered = [s for s in samples if s.qid in predictions]
     scored = answered if missing == "skip" else list(samples)
-    table = per_query(scored, predictions, zero_length_iop=float(benchmark == "nextgqa"))
     if above is None:
         above = benchmark in COUNTS_ABOVE
-    r1 = recalls(table["iou"], above=above)
-    metrics = {**r1, "mIoU": 100 * table["iou"].mean(), **_extra_metrics(benchmark, scored, predictions, table), **r1}
+    present, metrics = [s for s in scored if s.spans], dict[str, float]()
+    if present or not scored:
+        table = per_query(present, predictions, zero_length_iop=float(benchmark == "nextgqa"))
+        r1 = recalls(table["iou"], above=above)
+        metrics = {**r1, "mIoU": 100 * table["iou"].mean(), **_extra_metrics(benchmark, present, predictions, table), **r1}
+    if sets or len(present) < len(scored):
+        metrics |= set_metrics([predictions.get(s.qid, Prediction()).as_set for s in scored], [s.spans for s in scored])
     return {"n": len(scored), "missing": len(samples) - len(answered), **{k: round(float(v), 4) for k, v in metrics.items()}}
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #30d19d81
@@ -147,7 +152,8 @@ def compare(
     threshold: float = 0.5,  # of the recall that is tested as well as mIoU
     above: bool = False,  # the recall counts only IoU > threshold
 ) -> dict[str, dict[str, float]]:  # "mIoU" and "R1@…", each with difference b − a, low, high in percent points, and p
-    "Paired test between two prediction files, queries of one video kept together."
+    "Paired test between two prediction files on the queries with a true span, those of one video kept together."
+    samples = [s for s in samples if s.spans]
     videos = [s.video for s in samples]
     one, two = per_query(samples, a)["iou"], per_query(samples, b)["iou"]
     reaches = np.greater if above else np.greater_equal
@@ -159,7 +165,8 @@ def compare(
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #6756a48b
 def _prior(samples: Sequence[Sample]) -> np.ndarray:
     "The relative span [start, end] / duration of a thousand samples with the largest mean IoU to all of them."
-    spans = np.array([target_span(s.spans) for s in samples[:1000]]) / np.array([s.duration for s in samples[:1000]])[:, None]
+    samples = [s for s in samples if s.spans][:1000]
+    spans = np.array([target_span(s.spans) for s in samples]) / np.array([s.duration for s in samples])[:, None]
     return spans[np.asarray(tiou(spans[:, None], spans[None])).mean(1).argmax()]
 
 

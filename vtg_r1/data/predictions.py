@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic_files import write_json
-from ..core.prompts import check_reading, count_readings, parse_answer, parse_spans
+from ..core.prompts import check_reading, count_readings, is_refusal, parse_answer, parse_spans
 from ..core.samples import Sample, is_number, iter_jsonl, shorten, write_jsonl
 from .readers import normalise_query, video_id
 
@@ -38,6 +38,12 @@ class Prediction:
     spans: list[list[float]] = field(default_factory=list)  # seconds, the first is the answer; empty is a miss
     answer: str | None = None  # option letter, grounded QA only
     scores: list[float] | None = None  # one per span, for mAP
+    refused: bool = False  # the answer is that the video does not show it
+
+    @property
+    def as_set(self) -> list[list[float]] | None:
+        "The answer as a set of spans; None if there is none that could be read."
+        return self.spans if self.spans or self.refused else None
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class Row:
     shares: bool = False  # spans are shares of the video
     response: str | None = None  # the model's text
     answer: str | None = None  # option letter
+    refused: bool = False  # the file states an empty list of spans
     duration: float = 0.0  # of the query's video, seconds, filled in when the query is known
 
 # %% ../../nbs/parts/data/predictions.ipynb #31717a43
@@ -161,6 +168,7 @@ def _own(row: dict) -> Row:
         raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
     if row.get("pred") is not None:
         read.spans, read.scores = _spans(row["pred"], row.get("scores"))
+        read.refused = row["pred"] == []
     read.response, read.answer = _text(row, "response"), _letter(_text(row, "answer"))
     return read
 
@@ -629,15 +637,16 @@ class PredictionFile:
 def _read(row: Row, reading: str | None, default: str) -> Prediction:
     "A row's answer; without a response, the stated spans count under any convention."
     convention = reading or default
-    spans, scores = row.spans, row.scores
+    spans, scores, refused = row.spans, row.scores, row.refused
     if spans is None or (reading is not None and row.response is not None):
         spans, scores = parse_spans(row.response, convention, row.duration), None
+        refused = not spans and is_refusal(row.response, convention)
     elif row.shares:
         spans = [[round(t * row.duration, 1) for t in span] for span in spans]
     answer = row.answer
     if answer is None and row.response:
         answer = parse_answer(row.response, convention)
-    return Prediction(spans, answer, scores)
+    return Prediction(spans, answer, scores, refused)
 
 
 def read_prediction(

@@ -13,8 +13,9 @@ import json
 import math
 import pickletools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,6 +43,7 @@ POLICIES = {
     "missing_duration": ("auto", "drop", "last_end"),  # "last_end" takes the last published end in that video, a lower bound that suffices for
     # scoring; "auto" does so for formats that never have durations (Charades-STA's text), else drops
     "repeated_query": ("keep", "join"),  # a sentence in several rows of one video: several samples, or one of several spans
+    "absent": ("drop", "keep"),  # the file says that the video does not show it: an empty list of spans, or a negative video of HiREST
 }
 DROPPED_BY_POLICY = ("inverted", "past_end", "start_past_end", "zero_length", "missing_duration")  # reasons that are no fault of a row's form
 
@@ -55,6 +57,7 @@ class CleaningPolicy:
     zero_length: str = "drop"
     missing_duration: str = "auto"
     repeated_query: str = "keep"
+    absent: str = "drop"
 
     def __post_init__(self) -> None:
         for name, choices in POLICIES.items():
@@ -299,7 +302,8 @@ def _captions(item: tuple[str, dict], spans: str = "timestamps", queries: str = 
 
 def _windows(r: dict) -> Iterator[Row]:
     "The form of lighthouse and moment_detr."
-    yield _row(_file_of(r["vid"]), r["query"], r.get("relevant_windows"), r.get("duration"), r["qid"])
+    windows = r.get("relevant_windows")
+    yield _row(_file_of(r["vid"]), r["query"], windows, r.get("duration"), r["qid"], absent=windows == [])
 
 
 def _timechat(r: dict) -> Iterator[Row]:
@@ -477,14 +481,16 @@ def _clean_span(span: list[float], duration: float, policy: CleaningPolicy) -> t
     return [start, end], notes
 
 # %% ../../nbs/parts/data/readers.ipynb #527fe55a
-def _why_excluded(row: Row, query: Any) -> tuple[str, str]:
+def _why_excluded(row: Row, query: Any, policy: CleaningPolicy) -> tuple[str, str]:
     "(reason, detail) for which a row is excluded before its spans are looked at; two empty strings if there is none."
     if not query:
         return "empty_query", "the row has no sentence"
     if row.get("withheld"):
         return "labels_withheld", "the file does not give the answer"
-    if not row["spans"]:
+    if not row["spans"] and not row.get("absent"):
         return "no_span", "the file gives no span for this query"
+    if not row["spans"] and policy.absent == "drop":
+        return "no_span", "the file says that the video does not show this; absent='keep' makes a sample without spans of it"
     return "", ""
 
 
@@ -506,12 +512,12 @@ def _clean(row: Row, policy: CleaningPolicy, report: Report) -> Sample | None:
     "A row under the policies as a valid sample; None if it is dropped, with the one reason in the report."
     qid, line, duration = row["qid"], row.get("line"), row["duration"]
     query = " ".join(row["query"].split()) if isinstance(row["query"], str) else row["query"]
-    reason, detail = _why_excluded(row, query)
+    reason, detail = _why_excluded(row, query, policy)
     spans: list[list[float]] = []
     if not reason:
         spans, notes = _clean_spans(row, policy)
         lost = [note for note in notes if note[1] == "span_dropped"]
-        if not spans:
+        if not spans and row["spans"]:
             reason, detail = lost[0][0], "; ".join(detail for _, _, detail in lost)
             notes = [note for note in notes if note[1] != "span_dropped"]
         for oddity, action, note in [*_notes(row, query), *notes]:
@@ -674,17 +680,34 @@ def _didemo(r: dict) -> Iterator[Row]:
     yield _row(r["video"], r["description"], [_segments(times) for times in r["times"]], 5.0 * r["num_segments"], r["annotation_id"])
 
 
-def _hirest(item: tuple[str, dict]) -> Iterator[Row]:
+def _hirest(item: tuple[str, dict], prompts: Sequence[str] = ()) -> Iterator[Row]:
     prompt, videos = item
 
     def parse(entry: tuple[str, dict]) -> Iterator[Row]:
         file, video = entry
-        if video.get("clip"):
+        if not video and prompts:  # "negative video_12": no prompt of the release is about it
+            yield _row(file, prompts[int(prompt.rpartition("_")[2]) % len(prompts)], [], None, absent=True)
+        elif video.get("clip"):
             yield _row(file, prompt, [video["bounds"]], video["v_duration"], withheld=video["bounds"] == [0, 1])
         else:
             yield _row(file, prompt, [], video.get("v_duration"))
 
     return _each_query(videos.items(), parse)
+
+
+_NEGATIVE = "_negative_samples"  # in the name of the file with HiREST's negative videos
+
+
+def _hirest_prompts(path: Path) -> list[str]:
+    "The prompts that a file of negative videos is asked about: those of the split's own file, in their order; none for another file."
+    if _NEGATIVE not in path.stem:
+        return []
+    file = path.with_stem(path.stem.replace(_NEGATIVE, ""))
+    if not file.is_file():
+        raise SampleError(
+            f"{path}: its videos are negative for the prompts of {file.name}, which is not beside it; put it there", reason="wrong_file"
+        )
+    return list(_json(file, (dict,)))
 
 
 def _hirest_steps(item: tuple[str, dict]) -> Iterator[Row]:
@@ -991,11 +1014,12 @@ def _table_parser(columns: dict[str, str] | None) -> Parse:
                 raise KeyError(f"no column {column_of[name]!r} for {name}; the row has {shorten(str(sorted(map(str, r))))}")
         cells = {name: r.get(column) for name, column in column_of.items() if column}
         spans = _cell_value("spans", cells.get("spans"))
+        absent = spans == []
         if spans in (None, ""):
             spans = [[_cell_number(name, cells.get(name)) for name in ("start", "end")]]
         more, note = _optional_fields(cells)
         qid = None if cells.get("qid") == "" else cells.get("qid")
-        row = _row(cells["video"], cells["query"], spans, _cell_number("duration", cells.get("duration")), qid, note=note, **more)
+        row = _row(cells["video"], cells["query"], spans, _cell_number("duration", cells.get("duration")), qid, note=note, absent=absent, **more)
         rate = _frames_per_second(column_of, r)
         if rate is not None:
             row["spans"] = [[t / rate if is_number(t) else t for t in span] for span in row["spans"]]
@@ -1113,6 +1137,7 @@ def dataset_rows(
     split: str = "",  # names the files of a folder
     columns: dict[str, str] | None = None,  # field → column, for csv and jsonl
     steps: bool = False,  # hirest: the steps instead of the events
+    absent: str = "drop",  # as `read_dataset`
 ) -> Iterator[Row]:
     "The rows of a published file as they are; `SampleError` if the file or an option does not fit."
     if name not in READERS:
@@ -1132,6 +1157,8 @@ def dataset_rows(
         return Reader("", lines=_table_parser(columns)).rows(path, split)
     if steps:
         reader = replace(reader, pairs=_hirest_steps)
+    elif name == "hirest" and absent == "keep":
+        reader = replace(reader, pairs=partial(_hirest, prompts=_hirest_prompts(path)))
     return reader.rows(path, split)
 
 # %% ../../nbs/parts/data/readers.ipynb #070277ac
@@ -1176,6 +1203,7 @@ def read_dataset(
     zero_length: str = "drop",  # or "keep": such a query counts in a benchmark's denominator
     missing_duration: str = "auto",  # or "drop", "last_end"
     repeated_query: str = "keep",  # or "join": one sample of a sentence that several rows of a video have
+    absent: str = "drop",  # or "keep": a query of which the file says that the video does not show it is a sample without spans
     durations: dict[str, float] | str | Path | None = None,  # seconds by video path or id, or a JSON file with them, for formats that lack them
     columns: dict[str, str] | None = None,  # field → column, for csv and jsonl
     steps: bool = False,  # hirest: the steps instead of the events
@@ -1188,8 +1216,8 @@ def read_dataset(
     if name == "didemo":
         report.notes.append("durations are 5 s × segments, an upper bound: the file gives none")
     try:
-        policy = CleaningPolicy(inverted, past_end, zero_length, missing_duration, repeated_query)
-        rows = _rooted(dataset_rows(name, path, split, columns, steps), video_root)
+        policy = CleaningPolicy(inverted, past_end, zero_length, missing_duration, repeated_query, absent)
+        rows = _rooted(dataset_rows(name, path, split, columns, steps, absent), video_root)
         if isinstance(durations, dict):
             return _samples(rows, report, policy, durations, "the durations given"), report
         files = [Path(durations)] if durations else _charades_siblings(path)

@@ -25,11 +25,11 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from ..core.atomic_files import LockHeld, lock
-from ..core.prompts import grounding_prompt, parse_span
+from ..core.prompts import parse_set, parse_span
 from ..core.runtime import on_sigterm
 from ..core.samples import Sample, SampleError, append_jsonl, is_number, log_rows
-from ..core.spans import tiou
-from .model_inputs import VideoInputConfig, build_prompt
+from ..core.spans import set_tiou, tiou
+from .model_inputs import VideoInputConfig, build_messages, build_prompt
 from ..video.decoders import VideoError
 from ..video.reader import jpeg_uri
 
@@ -87,7 +87,7 @@ def request(
     if teacher.video_url and sample.clip:
         raise VideoError(sample.video, "is to be cut to a clip, which a video address cannot express: send frames")
     if teacher.video_url:
-        *rest, user = grounding_prompt(sample.query, [], view.style)  # the video replaces frames and timestamps
+        *rest, user = build_messages(sample, [], view)  # the video replaces frames and timestamps
         video = {"type": "video_url", "video_url": {"url": teacher.video_url + quote(sample.video)}}
         messages = [*rest, {**user, "content": [video, *user["content"]]}]
     else:
@@ -103,7 +103,7 @@ def request_key(sample: Sample, teacher: Teacher, view: VideoInputConfig) -> str
     "The identity of a request: model, prompt, video and how it is sent, length and temperature."
     sent_as = [teacher.video_url] if teacher.video_url else [view.frames, view.pixels]
     settings = [teacher.model, teacher.max_length, teacher.temperature, sent_as]
-    parts = [*settings, sample.video, sample.clip, grounding_prompt(sample.query, [], view.style)]
+    parts = [*settings, sample.video, sample.clip, build_messages(sample, [], view)]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
 
 # %% ../../nbs/parts/data/teacher.ipynb #10512b82
@@ -384,21 +384,27 @@ def with_teacher(
     with Log(log_path) as log:
         for s in samples:
             row = log.get(request_key(s, teacher, view))
-            yield replace(s, teacher=judge(s, row)) if row and "response" in row else s
+            yield replace(s, teacher=judge(s, row, view.answers)) if row and "response" in row else s
 
 
 def judge(
     sample: Sample,
     row: dict[str, Any],  # of the log, with a response
-) -> dict[str, Any]:  # the record's `teacher`: {model, response, span, iou, usage}
+    answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
+) -> dict[str, Any]:  # the record's `teacher`: {model, response, span, iou, usage}; of a set, `span` is the first
     "A teacher's answer, compared with the ground truth."
-    span = parse_span(row["response"])
-    iou = max(float(tiou(span, s)) for s in sample.spans) if span else 0.0
+    span, iou = parse_span(row["response"]), 0.0
+    if answers == "set":
+        spans = parse_set(row["response"])
+        iou = set_tiou(spans, sample.spans) if spans is not None else 0.0
+    elif span:
+        iou = max(float(tiou(span, s)) for s in sample.spans)
     return {"model": row["model"], "response": row["response"], "span": span, "iou": iou, "usage": row["usage"]}
 
 
 def judge_precomputed(
     sample: Sample,  # `teacher` as its file has it: a response, and model, span, iou and usage if there are any
+    answers: str = "span",  # as `judge`
 ) -> Sample:  # unchanged without a teacher; a `SampleError` names what is missing or disagrees
     "A sample with a precomputed answer, whose span and tIoU are computed from the response and the truth."
     given = sample.teacher
@@ -406,7 +412,7 @@ def judge_precomputed(
         return sample
     if not isinstance(given.get("response"), str):
         raise _teacher_error(sample, f"response is {given.get('response')!r}", "give the teacher's text")
-    teacher = judge(sample, {"model": str(given.get("model", "")), "response": given["response"], "usage": given.get("usage")})
+    teacher = judge(sample, {"model": str(given.get("model", "")), "response": given["response"], "usage": given.get("usage")}, answers)
     iou, span, problem = given.get("iou"), given.get("span"), ""
     if iou is not None and (not is_number(iou) or not 0 <= iou <= 1):
         problem = f"iou is {iou!r}, a tIoU is between 0 and 1 and not in percent"

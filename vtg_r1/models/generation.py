@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..core.metrics import grounding_metrics
-from ..core.prompts import grounding_prompt, parse_answer, parse_spans
+from ..core.prompts import grounding_prompt, parse_answer, parse_set
 from ..core.runtime import UserError, broadcast_object, gather_object, is_main_process, patient_barrier, process_index_and_count
 from ..core.samples import Sample, append_jsonl, log_rows, write_jsonl
 from ..data.model_inputs import VideoInputConfig, build_prompt
@@ -205,7 +205,7 @@ def _predict_batch(generate_fn: Callable[..., list[str]], batch: list[Sample], v
             rows[s.qid]["error"] = str(e)
     completions = generate_fn(list(prompts.values()))  # called without prompts too: processes with a sharded model make their passes together
     for qid, completion in zip(prompts, completions):
-        rows[qid].update(pred=parse_spans(completion, view.reading, durations[qid]) or None, response=completion)
+        rows[qid].update(pred=parse_set(completion, view.reading, durations[qid]), response=completion)
         if view.options:
             rows[qid]["answer"] = parse_answer(completion, view.reading)
     return list(rows.values())
@@ -233,7 +233,7 @@ def iter_predictions(
     batches: list[list[Sample]],  # of `by_video`
     view: VideoInputConfig,  # how videos are shown
     desc: str = "predict",  # of the progress bar
-) -> Iterator[list[dict[str, Any]]]:  # batches of {"qid", "pred": [[s, e], …] or null, "response", "answer", "error"?}
+) -> Iterator[list[dict[str, Any]]]:  # batches of {"qid", "pred": [[s, e], …], [] or null, "response", "answer", "error"?}
     "One row for every sample, batch by batch, with a progress bar."
     from tqdm import tqdm
 
@@ -317,8 +317,11 @@ def evaluate(
     samples: list[Sample],  # in the same order
     prefix: str = "",  # of the metric names, e.g. "initial/"
 ) -> dict[str, float]:  # mIoU, R1@0.3, R1@0.5, R1@0.7 in percent
-    "Grounding metrics of predictions against the samples they answer."
+    "Grounding metrics of predictions against the samples they answer; samples without a true span are left out."
     if [r["qid"] for r in rows] != [s.qid for s in samples]:
         raise ValueError("predictions and samples are not the same qids in the same order")
-    scores = grounding_metrics([r["pred"][0] if r["pred"] else None for r in rows], [s.spans for s in samples])
+    present = [(r["pred"][0] if r["pred"] else None, s.spans) for r, s in zip(rows, samples) if s.spans]
+    if samples and not present:
+        return {}
+    scores = grounding_metrics([span for span, _ in present], [spans for _, spans in present])
     return {f"{prefix}{k}": v for k, v in scores.items() if k != "n"}

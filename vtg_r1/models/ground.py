@@ -39,10 +39,11 @@ class InferenceConfig:
     fps: float = 0.0  # maximum frames per second; 0 sets no limit
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
     reading: str = "time"  # how its answers are read
+    answers: str = "span"  # as in `VideoInputConfig`
 
     def view(self, video_root: str | Path) -> VideoInputConfig:
         "The same for the parts that read videos; frames are decoded every time."
-        names: dict[str, Any] = dict(style=self.style, time_encoding=self.time_encoding, cache="", reading=self.reading)
+        names: dict[str, Any] = dict(style=self.style, time_encoding=self.time_encoding, cache="", reading=self.reading, answers=self.answers)
         return VideoInputConfig(str(video_root), self.frames, self.pixels, fps=self.fps, **names)
 
 
@@ -77,6 +78,7 @@ class Answer:
     response: str  # whole, as written
     agreement: float | None = None  # of several sampled answers, mean tIoU of their pairs; None for one greedy answer
     refused: list[list[float]] | None = None  # the spans that it does not give, for want of agreement
+    spans: list[list[float]] | None = None  # all of them, where sets are asked for; [] if the response says that there is none
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,14 @@ class Sampling:
     seed: int = 0  # of the draw
 
 
-def _within(pred: list[list[float]] | None, duration: float) -> list[float] | None:
-    "The first predicted span, clipped to the video."
-    if not pred:
-        return None
-    start, end = (float(np.clip(t, 0, duration)) for t in pred[0])
-    return [start, end] if start < end else None
+def _within(pred: list[list[float]] | None, duration: float, answers: str) -> list[list[float]] | None:
+    "The predicted spans, or the one that is asked for, clipped to the video; None if nothing is left of them."
+    if pred == [] and answers == "set":
+        return []
+    if answers == "span" and pred:
+        pred = pred[:1]
+    clipped = [[float(np.clip(t, 0, duration)) for t in span] for span in pred or []]
+    return [[start, end] for start, end in clipped if start < end] or None
 
 
 def control_words(processor: Any) -> list[str]:
@@ -128,12 +132,13 @@ def ground(
     for row in rows:
         if "error" in row:
             raise VideoError(video, row["error"].removeprefix(f"{path}: "))
-    return [_answer(query, row, duration, sampling) for query, row in zip(queries, rows)]
+    return [_answer(query, row, duration, sampling, config.answers) for query, row in zip(queries, rows)]
 
 
-def _answer(query: str, row: dict[str, Any], duration: float, sampling: Sampling | None) -> Answer:
+def _answer(query: str, row: dict[str, Any], duration: float, sampling: Sampling | None, answers: str) -> Answer:
     "The answer of a prediction row; one that agrees too little with the others is refused."
-    agreement, span, refused = row.get("agreement"), _within(row["pred"], duration), None
-    if sampling is not None and span is not None and agreement is not None and agreement < sampling.threshold:
-        span, refused = None, row["pred"]
-    return Answer(query, span, think_text(row["response"]), row["response"], agreement, refused)
+    agreement, spans, refused = row.get("agreement"), _within(row["pred"], duration, answers), None
+    if sampling is not None and spans and agreement is not None and agreement < sampling.threshold:
+        spans, refused = None, row["pred"]
+    first = spans[0] if spans else None
+    return Answer(query, first, think_text(row["response"]), row["response"], agreement, refused, spans)

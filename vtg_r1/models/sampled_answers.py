@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.confidence import consensus, refusal_threshold, selective_scores, set_tiou
-from ..core.prompts import parse_answer, parse_spans
+from ..core.confidence import consensus, covered_tiou, refusal_threshold, selective_scores
+from ..core.prompts import parse_answer, parse_set, parse_spans
 from ..core.runtime import UserError, set_seed
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig, build_prompt
@@ -32,7 +32,14 @@ def consensus_row(
     "A prediction made of several responses; one that cannot be read counts as one without a span."
     answers = [parse_spans(response, view.reading, sample.duration) for response in responses]
     best, agreement = consensus(answers)
-    row = dict(qid=sample.qid, pred=answers[best] or None, response=responses[best], answer=None, agreement=round(agreement, 4), sampled=answers)
+    row = dict(
+        qid=sample.qid,
+        pred=parse_set(responses[best], view.reading, sample.duration),
+        response=responses[best],
+        answer=None,
+        agreement=round(agreement, 4),
+        sampled=answers,
+    )
     if view.options:
         row["answer"] = parse_answer(responses[best], view.reading)
     return row
@@ -141,7 +148,7 @@ def calibrated(
     right_tiou: float = 0.5,  # tIoU with the truth from which an answer is right
 ) -> dict[str, Any]:  # the first fields of `Calibration`
     "The refusal threshold that keeps a stated share of the right answers, from held-out queries. A refusal needs no threshold, so answers without a span are left out."
-    tious = [set_tiou(row["pred"] or [], s.spans) for row, s in zip(rows, samples, strict=True)]
+    tious = [covered_tiou(row["pred"] or [], s.spans) for row, s in zip(rows, samples, strict=True)]
     with_span = [i for i, row in enumerate(rows) if row["pred"]]
     agreements = np.array([rows[i]["agreement"] for i in with_span])
     right = np.array([tious[i] >= right_tiou for i in with_span], bool)

@@ -127,14 +127,16 @@ def answer(
     queries: Sequence[str],
     truths: Mapping[str, list[float]],  # sentence → [start, end], seconds
     sampling: Sampling | None = None,  # as in `ground`
-) -> list[dict[str, Any]]:  # {query, truth or None, answers: {model, span or None, response, tiou or None, agreement, refused} of each model}
+) -> list[
+    dict[str, Any]
+]:  # {query, truth or None, answers: {model, span or None, spans or None, response, tiou or None, agreement, refused} of each model}
     "One row per sentence."
     rows: list[dict[str, Any]] = [{"query": query, "truth": truths.get(query), "answers": []} for query in queries]
     for loaded in models:
         for row, a in zip(rows, ground(loaded.model, loaded.processor, path, list(queries), loaded.config, sampling)):
             score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
             facts = {"agreement": a.agreement, "refused": a.refused}
-            row["answers"].append({"model": loaded.label, "span": a.span, "response": a.response, "tiou": score, **facts})
+            row["answers"].append({"model": loaded.label, "span": a.span, "spans": a.spans, "response": a.response, "tiou": score, **facts})
     return rows
 
 
@@ -202,8 +204,8 @@ def answers_html(
     "Timelines, a switch if there are two models, and the frames; those inside the last model's first answer are marked."
     first = rows[0]["answers"] if rows else []
     models = [a["model"] for a in first]
-    start, end = next((a["span"] for a in first[-1:] if a["span"]), (0.0, 0.0))
-    marked = [{"time": time, "image": image, "inside": start <= time < end} for time, image in frames]
+    spans = [span for a in first[-1:] for span in a["spans"] or []]
+    marked = [{"time": time, "image": image, "inside": any(start <= time < end for start, end in spans)} for time, image in frames]
     closed = [{**row, "answers": [{**a, "closed": tag_text(a["response"]) is not None} for a in row["answers"]]} for row in rows]
     return _TEMPLATES.get_template("answers.html").render(models=models, rows=closed, duration=duration, frames=marked)
 

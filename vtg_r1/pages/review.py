@@ -31,9 +31,10 @@ from ..video.reader import jpeg_uri, read_frames, video_path
 
 # %% ../../nbs/parts/pages/review.ipynb #bc600ce5
 def _prediction(row: dict[str, Any], where: str) -> dict[str, Any]:
-    "A checked row of a prediction file: {spans, response}, and agreement and refused where the row has them."
+    "A checked row of a prediction file: {spans, refused, response}, and agreement where the row has it."
     try:
-        checked = {"spans": read_prediction(row).spans, "response": row.get("response")}
+        prediction = read_prediction(row)
+        checked = {"spans": prediction.spans, "refused": prediction.refused, "response": row.get("response")}
     except PredictionError as e:
         raise SampleError(f"{where}: {e}", reason="bad_prediction") from None
     if row.get("agreement") is not None:
@@ -115,10 +116,12 @@ def read_review(
     return lines, predictions
 
 # %% ../../nbs/parts/pages/review.ipynb #0f738516
-def _iou(answer: dict[str, Any], spans: list[list[float]]) -> float | None:
-    "IoU of a first span with the best true one; None without truth."
-    if not spans:
+def _iou(answer: dict[str, Any], spans: list[list[float]] | None) -> float | None:
+    "IoU of a first span with the best true one; None without truth. Of what the video does not show, 1 for a refusal."
+    if spans is None:
         return None
+    if not spans:
+        return float(answer.get("refused", False))
     first = next(iter(answer["spans"]), (np.nan, np.nan))
     return round(float(best_over_gts([first], [spans])[0]), 4)
 
@@ -135,7 +138,7 @@ def review_rows(
         if sample.get("teacher"):
             answers["teacher"] = _teacher(sample["teacher"], qid)
         answers |= {name: lane[qid] for name, lane in predictions.items() if qid in lane}
-        ious = {name: _iou(answer, sample.get("spans", [])) for name, answer in answers.items()}
+        ious = {name: _iou(answer, sample.get("spans")) for name, answer in answers.items()}
         rows.append({"qid": qid, "line": lines.get(qid), "answers": answers, "ious": ious})
     return rows
 

@@ -21,7 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from ..core.plots import draw_log
-from ..core.prompts import completion_text, parse_spans
+from ..core.prompts import completion_text, parse_set
 from ..core.runtime import RunError, broadcast_object, gather_object, is_main_process
 from ..core.samples import append_jsonl, iter_jsonl, write_jsonl
 from ..data.model_inputs import VideoInputConfig
@@ -83,7 +83,7 @@ class CompletionLogger(TrainerCallback):
             durations = kwargs.get("duration", [None] * len(qid))
             for q, truth, completion, duration, value in zip(qid, spans, completions, durations, values):
                 text = completion_text(completion)
-                pred = parse_spans(text, self.reading, duration) or None
+                pred = parse_set(text, self.reading, duration)
                 self.rows.append(dict(qid=q, truth=truth, response=text, pred=pred, tiou=value))
             return values
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['is_embedded', 'refuse_toy_values', 'record_excluded', 'describe_inputs', 'check_enough_samples', 'context_size',
-           'max_prompt_tokens', 'prompt_lengths', 'check_context_length']
+           'max_prompt_tokens', 'prompt_lengths', 'check_context_length', 'check_token_budget']
 
 # %% ../../nbs/parts/train/checks.ipynb #2e41a2b2
 import json
@@ -165,3 +165,26 @@ def check_context_length(
         "video",
         "too_long",
     )
+
+
+_ROUNDED = 1.2  # frames have sides that are multiples of 28 pixels, and a model with other patches rounds them: so much more is let be
+
+
+def check_token_budget(
+    processor: Any,  # of the policy
+    samples: list[Sample],
+    view: VideoInputConfig,
+) -> None:
+    "Raise `UserError` if the frames of the longest video take more tokens than `max_tokens_per_video`: then `pixels_per_token` is not the model's."
+    if not view.max_tokens_per_video or not samples:
+        return
+    longest = max(samples, key=lambda s: s.duration)
+    for s, total, frames in prompt_lengths(processor, [longest], view):
+        text = _text_tokens(processor, prompt_text(processor, dry_prompt(s, view)))
+        tokens = total - text + (frames if view.time_encoding == "interleaved" else 1)
+        if tokens > _ROUNDED * view.max_tokens_per_video:
+            fitting = round(view.pixels_per_token * view.max_tokens_per_video / tokens)
+            raise UserError(
+                f"{s.video}: its {frames} frames take {tokens:,} tokens, and max_tokens_per_video is {view.max_tokens_per_video:,}: "
+                f"set pixels_per_token (now {view.pixels_per_token}) to what this model makes a token of, at most about {fitting}"
+            )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.metrics import overlaps
+from ..core.metrics import overlaps, qa_metrics, set_metrics
 from ..core.prompts import answer_text, is_well_formed, think_text
 from ..core.runtime import broadcast_object, gather_object, is_main_process, process_index_and_count
 from ..core.samples import Sample, iter_jsonl, write_jsonl
@@ -31,6 +31,7 @@ def response_facts(
     responses: list[str | None],  # None for a sample without a response
     length: Callable[[str], int],  # tokens of a text
     reading: str = "time",  # how answers are read
+    thinking: bool = True,  # whether the format has a think block
 ) -> dict[str, float]:  # mean length in tokens; shares in percent
     "Mean length, and the shares that reason (a think block that is not empty), are in the reading's format, and have a block with an answer."
 
@@ -41,7 +42,7 @@ def response_facts(
     return dict(
         completion_length=float(np.mean([length(text) for text in texts])),
         thinking_rate=share(think_text),
-        format_rate=share(lambda text: is_well_formed(text, reading=reading)),
+        format_rate=share(lambda text: is_well_formed(text, reading=reading, thinking=thinking)),
         answers=share(lambda text: answer_text(text, reading)),
     )
 
@@ -51,21 +52,37 @@ def level(sample: Sample) -> str:  # "ordinal" of a source "toyworld-ordinal"; a
     return sample.source.removeprefix("toyworld-") or "unnamed"
 
 
+def _answer_scores(rows: list[dict[str, Any]], samples: list[Sample], view: VideoInputConfig) -> dict[str, float]:
+    "The scores of sets and of options, where these are asked for."
+    result: dict[str, float] = {}
+    if view.answers == "set":
+        result |= set_metrics([r["pred"] for r in rows], [s.spans for s in samples])
+    asked = [(r, s) for r, s in zip(rows, samples) if s.options and s.answer and s.spans]
+    if view.options and asked:
+        right = [r["answer"] == s.answer for r, s in asked]
+        iou, iop = overlaps([r["pred"][0] if r["pred"] else None for r, _ in asked], [s.spans for _, s in asked])
+        result |= {**qa_metrics(right, iop, "Acc@GQA"), **qa_metrics(right, iou, "Acc@IoU")}
+    return result
+
+
 def scores(
     rows: list[dict[str, Any]],  # predictions, in the order of `samples`
     samples: list[Sample],
     length: Callable[[str], int],  # tokens of a text
-    reading: str = "time",  # how answers are read
+    view: VideoInputConfig = VideoInputConfig(""),  # how the model was asked
 ) -> dict[str, float]:  # "mIoU", "R1@0.5", "thinking_rate", …; with several levels "mIoU/ordinal" and "thinking_rate/ordinal" too
     "All scores of one held-out set: percent, but for the length in tokens."
-    result = {**evaluate(rows, samples), **response_facts([r["response"] for r in rows], length, reading)}
+    result = {**evaluate(rows, samples), **_answer_scores(rows, samples, view)}
+    result |= response_facts([r["response"] for r in rows], length, view.reading, view.thinking)
     levels = sorted({level(s) for s in samples})
     if len(levels) < 2:
         return result
     for name in levels:
         part = [i for i, s in enumerate(samples) if level(s) == name]
         part_rows = [rows[i] for i in part]
-        result[f"mIoU/{name}"] = evaluate(part_rows, [samples[i] for i in part])["mIoU"]
+        of_level = evaluate(part_rows, [samples[i] for i in part])
+        if of_level:
+            result[f"mIoU/{name}"] = of_level["mIoU"]
         result[f"thinking_rate/{name}"] = response_facts([r["response"] for r in part_rows], length)["thinking_rate"]
     return result
 
@@ -150,7 +167,7 @@ def evaluate_sets(
             set_view, label = replace(view, video_root=s.video_root), f"{prefix} {s.name}".strip()
             predictions = _predict_shared(model, processor, s.samples, set_view, batch_size, max_completion_length, label)
         prefixes = f"{prefix}/{s.name}" if s.name else prefix
-        metrics |= {f"{prefixes}/{key}": value for key, value in scores(predictions, s.samples, length, view.reading).items()}
+        metrics |= {f"{prefixes}/{key}": value for key, value in scores(predictions, s.samples, length, view).items()}
         rows += [{**row, "set": s.name} for row in predictions]
     if keep and not complete and is_main_process():
         write_jsonl(keep, rows)

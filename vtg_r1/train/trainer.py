@@ -28,7 +28,7 @@ from ..models.loading import load_model, load_processor, model_path, outside_dec
 from ..models.templates import behind_opening, opening
 from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
-from .checks import check_context_length
+from .checks import check_context_length, check_token_budget
 from .evaluation import EvalResult, evaluate_sets
 from .stage_data import StageData
 from .training_parameters import TrainingParams
@@ -300,6 +300,7 @@ def load_policy_and_processor(
     if callable(response):
         for sample in data.train:
             behind_opening(response(sample), opening(processor))
+    check_token_budget(processor, data.train, data.view)
     check_context_length(model, processor, data.train, data.view, response)
     for s in data.eval_sets:
         check_context_length(model, processor, s.samples, replace(data.view, video_root=s.video_root), params.max_completion_length)

@@ -11,11 +11,11 @@ const go = (start, end = null) => {
 };
 
 const mark = (row) => {  // the frames inside the visible answer
-  const span = row.querySelector(".answer:not([hidden]) .span");
+  const spans = [...row.querySelectorAll(".answer:not([hidden]) .span")];
   element.querySelectorAll("li.chosen").forEach(li => li.classList.remove("chosen"));
   row.classList.add("chosen");
   element.querySelectorAll(".frame").forEach(frame => {
-    const t = +frame.dataset.at, inside = !!span && t >= +span.dataset.start && t < +span.dataset.end;
+    const t = +frame.dataset.at, inside = spans.some(span => t >= +span.dataset.start && t < +span.dataset.end);
     frame.classList.toggle("inside", inside);
     frame.setAttribute("aria-label", `frame at ${+t.toFixed(1)} s${inside ? ", inside the answer" : ""}`);
   });

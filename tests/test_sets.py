@@ -1,0 +1,572 @@
+"Answers as sets of none, one or many spans, prompts without thinking, options beside the span, and frames under a budget of tokens."
+
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from vtg_r1.core.metrics import set_metrics
+from vtg_r1.core.prompts import (
+    READINGS,
+    STYLES,
+    grounding_prompt,
+    is_refusal,
+    is_well_formed,
+    parse_set,
+    parse_spans,
+    qa_prompt,
+    response_text,
+    system_prompt,
+)
+from vtg_r1.core.runtime import UserError, project_root
+from vtg_r1.core.samples import Sample, SampleError, load_samples, require_spans, write_jsonl
+from vtg_r1.core.spans import matched_tious, set_tiou, tiou
+from vtg_r1.curation import CurationParams, assign_split, collect, iter_samples, to_sft_sample
+from vtg_r1.data.model_inputs import VideoInputConfig, build_messages, build_prompt, frame_budget, training_set
+from vtg_r1.data.official_benchmarks import load_benchmark, score
+from vtg_r1.data.predictions import Prediction, read_predictions
+from vtg_r1.data.readers import read_dataset, read_rows
+from vtg_r1.data.toyworld import ToyWorldConfig, make_world, read_scripts, toy_teacher, true_spans
+from vtg_r1.difficulty import DifficultyParams, difficulty
+from vtg_r1.grpo import GRPOParams, grpo_trainer, rewards_of
+from vtg_r1.models.generation import model_inputs
+from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.pages.review import review_rows
+from vtg_r1.rewards import format_reward, refusal_reward, set_tiou_reward, set_wasserstein_reward, tiou_reward, wasserstein_reward
+from vtg_r1.runs.parameters import from_mapping, parameter_fields, read_parameters
+from vtg_r1.sft import TARGETS
+from vtg_r1.train.checks import check_token_budget, refuse_toy_values
+from vtg_r1.train.evaluation import scores
+from vtg_r1.video.reader import read_frames
+
+QA_REWARDS = [dict(name="answer", weight=0.7), dict(name="format", weight=0.1), dict(name="tiou", weight=0.2)]  # of the released code
+
+
+@pytest.fixture(scope="module")
+def sets_world(tmp_path_factory):
+    "A toy world of twenty videos with every kind of sentence that the sets and the questions need."
+    config = ToyWorldConfig(levels=("direct", "ordinal", "repeated", "absent", "question"), size=56)
+    return make_world(tmp_path_factory.mktemp("sets") / "world", videos=16, seed=3, world=config)
+
+
+@pytest.fixture(scope="module")
+def sets_samples(sets_world):
+    return load_samples(sets_world / "samples.jsonl")
+
+
+def random_sets(rng, count):
+    "Lists of up to four spans on a grid of seconds, so that equal borders and exact thresholds are frequent."
+    rows = []
+    for _ in range(count):
+        starts, lengths = rng.integers(0, 12, rng.integers(0, 5)), rng.integers(1, 6, 4)
+        rows.append([[float(s), float(s + n)] for s, n in zip(starts, lengths)])
+    return rows
+
+
+def best_by_trying(preds, gts, value):
+    "The largest sum of a value over one-to-one pairs, by trying every pairing."
+    few, many = sorted((preds, gts), key=len)
+    return max(sum(value(a, b) for a, b in zip(few, chosen)) for chosen in itertools.permutations(many, len(few)))
+
+
+# ---- similarity and metrics, beside a search through all pairings ----
+
+
+def test_sets_are_compared_by_the_best_of_all_pairings():
+    rng = np.random.default_rng(0)
+    for preds, gts in zip(random_sets(rng, 300), random_sets(rng, 300)):
+        expected = best_by_trying(preds, gts, tiou)
+        assert sum(matched_tious(preds, gts)) == pytest.approx(expected)
+        larger = max(len(preds), len(gts))
+        assert set_tiou(preds, gts) == pytest.approx(expected / larger if larger else 1.0)
+        assert set_tiou(preds, gts) == pytest.approx(set_tiou(gts, preds[::-1]))
+
+
+def test_set_metrics_by_counting():
+    rng = np.random.default_rng(1)
+    preds, gts = random_sets(rng, 120), random_sets(rng, 120)
+    preds = [None if rng.random() < 0.1 else row for row in preds]
+    metrics = set_metrics(preds, gts)
+    for m in (0.3, 0.5, 0.7):
+        found = sum(best_by_trying(p or [], g, lambda a, b: float(tiou(a, b) >= m)) for p, g in zip(preds, gts))
+        total = sum(len(p or []) for p in preds) + sum(map(len, gts))
+        assert metrics[f"F1@{m}"] == pytest.approx(200 * found / total)
+    right = sum(p == [] and g == [] for p, g in zip(preds, gts))
+    refused, absent = sum(p == [] for p in preds), sum(g == [] for g in gts)
+    assert right > 0 and None in preds
+    assert metrics["refusal precision"] == pytest.approx(100 * right / refused) and metrics["refusal recall"] == pytest.approx(100 * right / absent)
+    assert metrics["refusal F1"] == pytest.approx(200 * right / (refused + absent))
+    assert metrics["count accuracy"] == pytest.approx(100 * np.mean([p is not None and len(p) == len(g) for p, g in zip(preds, gts)]))
+
+
+def test_set_metrics_refuse_what_they_cannot_score():
+    with pytest.raises(ValueError, match="1 predictions, 2 rows of true spans"):
+        set_metrics([[]], [[], []])
+    with pytest.raises(ValueError, match="no queries"):
+        set_metrics([], [])
+    with pytest.raises(ValueError, match=r"predictions of row 0 are \[3, 9\]"):
+        set_metrics([[3, 9]], [[[3, 9]]])
+
+
+# ---- what is asked, and how it is read ----
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("answers", ["span", "set"])
+def test_a_prompt_asks_for_what_is_paid(style, answers):
+    text = system_prompt(style, answers)
+    assert ("<think>" in text) == STYLES[style].thinking and "<time>" in text and "<answer>" not in text
+    assert (f"<time>{STYLES[style].refusal}</time>" in text) == (answers == "set")
+    assert ("the one period" in text) == (answers == "span")
+    with_options = system_prompt(style, answers, options=True)
+    assert "<answer>B</answer>" in with_options and "answers the question" in with_options
+    for messages in (grounding_prompt("a dog", [0, 1], style, answers), qa_prompt("why?", ["x", "y"], [0, 1], style, answers)):
+        assert (messages[0]["role"] == "system") == STYLES[style].system
+    assert parse_set(f"<time>{STYLES[style].refusal}</time>") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "None.", " not in the video ", "[]", "[ ]", "null", "It is not in this video", "the event does not occur", "No such moment"]
+)
+def test_refusals(text):
+    assert is_refusal(f"<think>I look.</think><time>{text}</time>") and parse_set(f"<time>{text}</time>") == []
+    assert is_refusal(f"<answer>{text}</answer>", "answer") and is_refusal(f"<think>x</think>{text}", "sentence")
+    assert (
+        not is_refusal(f"<think>{text}</think>")
+        and not is_refusal(f"<think>{text}</think>", "sentence")
+        and not is_refusal(f"<think><time>{text}</time>")
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "none of them, 3 to 9",
+        "not in the video before 3",
+        "[3, 9]",
+        "nonesuch",
+        "no",
+        "later",
+        "0",
+        "none " * 40,
+        "never, or 3-9",
+        "[[]]",
+        "the first",
+    ],
+)
+def test_no_refusals(text):
+    assert not is_refusal(f"<think>x</think><time>{text}</time>")
+    assert parse_set(f"<time>{text}</time>") != []
+
+
+def test_a_refusal_never_hides_a_span_and_no_reading_raises():
+    rng = np.random.default_rng(2)
+    pieces = [
+        "<time>",
+        "</time>",
+        "<think>",
+        "</think>",
+        "none",
+        "not in the video",
+        "[3, 9]",
+        "[]",
+        " ",
+        "\n",
+        "<answer>",
+        "</answer>",
+        "```json",
+        "```",
+        "8 to 9",
+        "null",
+    ]
+    for _ in range(500):
+        text = "".join(rng.choice(pieces, rng.integers(0, 9)))
+        for reading in READINGS:
+            spans = parse_spans(text, reading, 30.0)
+            assert not (spans and is_refusal(text, reading)), (reading, text)
+            assert parse_set(text, reading, 30.0) == (spans or ([] if is_refusal(text, reading) else None))
+
+
+def test_a_direct_answer_is_in_the_format_only_without_thinking():
+    for spans in ([], [[2, 5]], [[2, 5], [8, 9]]):
+        direct, thought = response_text(None, spans), response_text("seen", spans)
+        assert (
+            is_well_formed(direct, thinking=False)
+            and not is_well_formed(direct)
+            and is_well_formed(thought)
+            and not is_well_formed(thought, thinking=False)
+        )
+        assert format_reward([direct, thought], thinking=False, refusals=True) == [1, 0] and format_reward([direct, thought], refusals=True) == [0, 1]
+        assert parse_set(direct) == parse_set(thought) == spans
+    assert is_well_formed("<think>\n</think>\n<time>[2, 5]</time>", thinking=False)  # what a chat template opens and closes
+    for broken in (
+        "<time>[2, 5]</time></think>",
+        "so: <time>[2, 5]</time>",
+        "<think></think><think></think><time>[2, 5]</time>",
+        "<time><think></think>[2, 5]</time>",
+    ):
+        assert not is_well_formed(broken, thinking=False), broken
+    assert is_well_formed(response_text(None, [2, 5], "B"), answer=True, thinking=False)
+
+
+# ---- rewards ----
+
+
+def test_set_rewards_pay_by_hand():
+    def paid(reward, spans, truth):
+        return reward([response_text("x", spans)], [truth])[0]
+
+    two = [[2.0, 4.0], [8.0, 12.0]]
+    assert paid(set_tiou_reward, two, two) == paid(set_wasserstein_reward, two, two) == 1
+    assert paid(set_tiou_reward, [[8, 12], [2, 4]], two) == 1  # the order is free
+    assert paid(set_tiou_reward, [[2, 12]], two) == pytest.approx(0.2)  # one of two, tIoU 4/10
+    assert paid(set_tiou_reward, [*two, *two], two) == 0.5 and paid(tiou_reward, [*two, *two], two) == 1
+    assert [paid(set_tiou_reward, [], truth) for truth in ([], two, None)] == [1, -0.5, None]
+    assert [paid(refusal_reward, [], truth) for truth in ([], two, None)] == [1, -1, None]
+    assert [paid(set_tiou_reward, two, truth) for truth in ([], None)] == [0, None] and paid(refusal_reward, two, two) == 0
+    assert set_tiou_reward(["<time>?</time>"] * 3, [[], two, None]) == [0, 0, None]  # what cannot be read is no refusal
+    assert set_tiou_reward([response_text("", [])], [two], false_refusal=0.0) == [0]
+
+
+def test_set_rewards_of_one_span_are_the_paper_s():
+    rng = np.random.default_rng(3)
+    spans = np.sort(rng.uniform(0, 30, (200, 2)).round(2), 1)
+    texts, truths = [response_text("", span.tolist()) for span in spans], [[span.tolist()] for span in np.roll(spans, 1, 0)]
+    assert np.allclose(set_tiou_reward(texts, truths), tiou_reward(texts, truths))
+    assert np.allclose(set_wasserstein_reward(texts, truths), wasserstein_reward(texts, truths))
+
+
+# ---- the toy world ----
+
+
+def test_the_training_world_is_as_before(world):
+    digest = hashlib.sha256((world / "samples.jsonl").read_bytes() + (world / "scripts.jsonl").read_bytes()).hexdigest()
+    assert digest == "35f988b8206d7e5c86da0179dca3a9417e99f7bc69cb1bdb469d2cbc333f45ce"
+
+
+def test_the_toy_world_asks_for_none_one_and_many(sets_world, sets_samples):
+    plays = {json.loads(line)["video"]: json.loads(line) for line in open(sets_world / "scripts.jsonl")}
+    by_level = {
+        level: [s for s in sets_samples if s.source == f"toyworld-{level}"] for level in ("direct", "ordinal", "repeated", "absent", "question")
+    }
+    assert all(len(samples) > 8 for samples in by_level.values())
+    for s in sets_samples:
+        events = {event["name"]: event["spans"] for event in plays[s.video]["events"]}
+        name = s.query.removeprefix("the ")
+        if s.source == "toyworld-absent":
+            assert s.spans == [] and name not in events
+        if s.source in ("toyworld-repeated", "toyworld-direct"):
+            assert s.spans == events[name] and len(s.spans) == 1 + (s.source == "toyworld-repeated")
+        if s.source == "toyworld-question":
+            colour, shape = s.question.split()[-1], s.options["ABCD".index(s.answer)]
+            assert [n for n in events if n.startswith(colour)] == [f"{colour} {shape}"] and s.spans == events[f"{colour} {shape}"]
+    assert {s.answer for s in by_level["question"]} == set("ABCD")  # no letter gives the shape away
+    shared = [s for s in by_level["absent"] if any(set(s.query.split()[1:]) & set(e["name"].split()) for e in plays[s.video]["events"])]
+    assert len(shared) > len(by_level["absent"]) / 2  # not to be told by a colour alone
+
+
+def test_an_absent_thing_is_in_no_frame(sets_world, sets_samples):
+    "The pictures say the same as the script: where no object has the colour that is asked for, no pixel has it."
+    colours = {
+        "red": (225, 50, 45),
+        "green": (60, 180, 75),
+        "blue": (60, 110, 240),
+        "yellow": (250, 215, 50),
+        "purple": (170, 70, 200),
+        "white": (240, 240, 240),
+    }
+    checked = 0
+    for s in [s for s in sets_samples if s.source == "toyworld-absent"]:
+        frames, _ = read_frames(sets_world / "videos" / s.video, 16, 56 * 56)
+        of_video = [e["name"].split()[0] for e in json.loads(next(line for line in open(sets_world / "scripts.jsonl") if s.video in line))["events"]]
+
+        def share(colour, frames=frames):
+            return (np.abs(frames.astype(int) - colours[colour]).max(-1) < 40).mean()
+
+        asked = s.query.split()[1]
+        if asked not in of_video:
+            checked += 1
+            assert share(asked) < 0.002 < share(of_video[0]), s.query
+    assert checked > 2
+
+
+def test_the_teacher_of_sets_makes_errors_and_is_judged_as_a_set(sets_world, sets_samples):
+    scripts = read_scripts(sets_world)
+    for s in sets_samples:
+        teachers = [toy_teacher(s, scripts, seed) for seed in range(6)]
+        spans = [parse_set(t["response"]) for t in teachers]
+        assert None not in spans and all(t["iou"] == pytest.approx(set_tiou(p, s.spans)) for t, p in zip(teachers, spans))
+        if s.source == "toyworld-question":
+            assert all(is_well_formed(t["response"], answer=True) for t in teachers)
+    ious = [toy_teacher(s, scripts, seed)["iou"] for s in sets_samples if s.source == "toyworld-absent" for seed in range(12)]
+    assert 0.7 < np.mean(ious) < 0.95 and set(ious) == {0.0, 1.0}
+
+
+# ---- samples, readers, curation ----
+
+
+def test_a_sample_that_is_not_in_the_video(tmp_path):
+    absent = Sample("q", "v.mp4", 15.0, "the white cross", [])
+    write_jsonl(tmp_path / "s.jsonl", [absent])
+    assert load_samples(tmp_path / "s.jsonl") == [absent]
+    require_spans([absent], "set")
+    with pytest.raises(
+        SampleError, match=r"sample 'q', field 'spans': is \[\] \(not in the video\), as in 1 samples, and one span is asked for; ask for sets"
+    ):
+        require_spans([absent], "span")
+    with pytest.raises(SampleError, match="give a list of"):
+        write_jsonl(tmp_path / "bad.jsonl", [replace(absent, spans=None)])
+        load_samples(tmp_path / "bad.jsonl")
+
+
+def test_files_that_say_that_there_is_nothing(tmp_path):
+    windows = [
+        dict(qid=1, query="a dog", duration=20, vid="v", relevant_windows=[[2, 4], [8, 12]]),
+        dict(qid=2, query="a cat", duration=20, vid="v", relevant_windows=[]),
+        dict(qid=3, query="a bird", duration=20, vid="v"),  # a test file: the label is withheld
+    ]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in windows))
+    kept, report = read_dataset("qvhighlights", tmp_path / "val.jsonl", absent="keep")
+    assert [s.spans for s in kept] == [[[2, 4], [8, 12]], []] and [f.reason for f in report.excluded] == ["no_span"]
+    dropped, report = read_dataset("qvhighlights", tmp_path / "val.jsonl")
+    assert len(dropped) == 1 and len(report.excluded) == 2 and "absent='keep'" in report.excluded[0].detail
+    rows = [dict(video="v.mp4", query="a cat", duration=20, spans=[]), dict(video="v.mp4", query="a dog", duration=20, spans=None)]
+    assert [s.spans for s in read_rows(rows, absent="keep")[0]] == [[]]
+    with pytest.raises(ValueError, match="absent must be one of"):
+        read_rows(rows, absent="yes")
+
+
+def test_hirest_s_negatives_are_asked_the_prompts_of_their_split(tmp_path):
+    prompts = {"Make Soup": {"a.mp4": dict(relevant=True, clip=True, v_duration=60, bounds=[3, 9])}, "Fix a Bike": {}}
+    (tmp_path / "all_data_test.json").write_text(json.dumps(prompts))
+    negatives = tmp_path / "all_data_test_negative_samples.json"
+    negatives.write_text(json.dumps({f"negative video_{i}": {f"n{i}.mp4": {}} for i in range(3)}))
+    samples, report = read_dataset("hirest", negatives, absent="keep", durations={f"n{i}.mp4": 30.0 for i in range(3)})
+    assert [(s.video, s.query, s.spans) for s in samples] == [("n0.mp4", "Make Soup", []), ("n1.mp4", "Fix a Bike", []), ("n2.mp4", "Make Soup", [])]
+    assert read_dataset("hirest", negatives)[1].read == 3 and not read_dataset("hirest", negatives)[0]
+    (tmp_path / "all_data_test.json").unlink()
+    with pytest.raises(SampleError, match="negative for the prompts of all_data_test.json, which is not beside it"):
+        read_dataset("hirest", negatives, absent="keep")
+
+
+@pytest.mark.shared
+def test_published_files_as_sets(shared):
+    root = shared / "data/annotations"
+    samples, _ = read_dataset("qvhighlights", root / "qvhighlights/highlight_val_release.jsonl", past_end="clip", absent="keep")
+    assert len(samples) == 1550 and sum(len(s.spans) > 1 for s in samples) == 530
+    hidden, report = read_dataset("qvhighlights", root / "qvhighlights/highlight_test_release.jsonl", absent="keep")
+    assert not hidden and len(report.excluded) == 1542  # a withheld label says nothing
+    samples, _ = read_dataset("nextgqa", root / "nextgqa", past_end="clip", zero_length="keep")
+    assert sum(len(s.spans) > 1 for s in samples) == 591 and all(s.options and s.answer for s in samples)
+    negatives, _ = read_dataset("hirest", root / "hirest/all_data_test_negative_samples.json", absent="keep", durations={})
+    assert not negatives  # no duration in the file: the videos are needed
+    names = list(json.loads((root / "hirest/all_data_test_negative_samples.json").read_text()).values())
+    durations = {video: 60.0 for entry in names for video in entry}
+    negatives, _ = read_dataset("hirest", root / "hirest/all_data_test_negative_samples.json", absent="keep", durations=durations)
+    assert len(negatives) == 2891 and not any(s.spans for s in negatives) and len({s.query for s in negatives}) == 546
+
+
+def test_curation_of_sets(tmp_path):
+    absent, shown = Sample("a", "v.mp4", 15.0, "the white cross", []), Sample("b", "v.mp4", 15.0, "the red circle", [[2.0, 4.0], [8.0, 12.0]])
+    write_jsonl(tmp_path / "s.jsonl", [absent, shown])
+    for answers, kept in (("span", ["b"]), ("set", ["a", "b"])):
+        folder = tmp_path / answers
+        folder.mkdir()
+        collect([{"path": tmp_path / "s.jsonl"}], folder, answers=answers)
+        assert [s.qid for s in iter_samples(folder / "candidates.jsonl")] == kept
+        assert [json.loads(line)["reason"] for line in open(folder / "excluded.jsonl")] == ["no_span"] * (answers == "span")
+    refusing = dict(model="t", response=response_text("no cross", []), span=None, iou=1.0, usage=None)
+    params = CurationParams(answers="set")
+    assert assign_split(replace(absent, teacher=refusing), params) == (True, True, "")
+    assert assign_split(replace(absent, teacher=refusing), CurationParams())[2] == "unreadable_response"
+    seen = dict(model="t", response=response_text("once", [[2, 4]]), span=[2, 4], iou=0.5, usage=None)
+    assert to_sft_sample(replace(shown, teacher=seen), "ground_truth", "set").teacher["response"] == "<think>once</think><time>[2, 4], [8, 12]</time>"
+    direct = dict(seen, response="<time>[2, 4], [8, 12]</time>", iou=1.0)
+    assert assign_split(replace(shown, teacher=direct), CurationParams(answers="set", prompt_style="direct"))[0]
+    assert not assign_split(replace(shown, teacher=direct), params)[0]
+
+
+# ---- inputs and targets ----
+
+
+def test_targets_follow_what_is_asked():
+    question = Sample("q", "v.mp4", 15.0, "what red", [[2.0, 4.0], [8.0, 12.0]], question="what red", options=["circle", "cross"], answer="B")
+    question.teacher = {"response": response_text("red cross: 2-5", [[2, 5], [8, 12]], "B"), "span": [2, 5], "iou": 0.8}
+
+    def targets(**asked):
+        return [make(question, VideoInputConfig("", **asked)) for make in TARGETS.values()]
+
+    assert targets(answers="set", options=True) == [
+        "<think>red cross: 2-5</think><time>[2, 5], [8, 12]</time><answer>B</answer>",
+        "<think></think><time>[2, 5], [8, 12]</time><answer>B</answer>",
+        "<think></think><time>[2, 4], [8, 12]</time><answer>B</answer>",
+    ]
+    assert targets(options=True, style="direct") == [
+        "<time>[2, 5], [8, 12]</time><answer>B</answer>",
+        "<time>[2, 5]</time><answer>B</answer>",
+        "<time>[2, 4]</time><answer>B</answer>",
+    ]
+    with pytest.raises(SampleError, match="is not <think>…</think><time>…</time>; curate"):
+        targets()  # the response answers a question that the prompt does not ask
+    absent = replace(question, spans=[], options=None, teacher={"response": "<think>no</think><time>none</time>"})
+    assert TARGETS["exact_span"](absent, VideoInputConfig("", answers="set")) == "<think></think><time>not in the video</time>"
+    with pytest.raises(SampleError, match="no readable span"):
+        TARGETS["teacher_span"](absent, VideoInputConfig(""))
+
+
+def test_a_row_brings_the_letter_only_where_it_is_asked_for(sets_world, sets_samples):
+    question = next(s for s in sets_samples if s.options)
+    direct = next(s for s in sets_samples if not s.options)
+    view = VideoInputConfig(str(sets_world / "videos"), 16, 784, "short", options=True, answers="set")
+    rows = training_set([question, direct], view)[0:2]
+    assert rows["answer"] == [question.answer, None] and f"(A) {question.options[0]}" in rows["prompt"][0][0]["content"][0]["text"]
+    assert "answer" not in training_set([question], replace(view, options=False))[0]
+    assert build_messages(question, [0.0], replace(view, options=False)) == grounding_prompt(question.query, [0.0], "short")
+
+
+@pytest.mark.parametrize("encoding", ["interleaved", "native"])
+@pytest.mark.parametrize("frames", [16, 15, 5])
+@pytest.mark.parametrize("budget", [9, 30, 64, 1000])
+def test_the_frames_of_a_video_fit_into_the_budget_of_tokens(encoding, frames, budget, world, toy_samples):
+    processor, sample = load_processor("tiny"), toy_samples[0]
+    view = VideoInputConfig(str(world / "videos"), frames, 16 * 784, "short", encoding, cache="", max_tokens_per_video=budget)
+    free = build_prompt(sample, replace(view, max_tokens_per_video=0))
+    prompt = build_prompt(sample, view)
+    ids = model_inputs(processor, [prompt], "cpu")["input_ids"][0].tolist()
+    placeholder = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>" if encoding == "interleaved" else "<|video_pad|>")
+    key = "images" if encoding == "interleaved" else "video"
+    assert 0 < ids.count(placeholder) <= budget
+    assert len(prompt[key]) == min(len(free[key]), budget * (1 + (encoding == "native")))  # frames go last: at one token each
+    assert frame_budget(sample, replace(view, max_tokens_per_video=0)) == (frames, 16 * 784)
+    if budget == 1000:
+        assert [image.size for image in prompt[key]] == [image.size for image in free[key]]
+
+
+@pytest.mark.parametrize("encoding", ["interleaved", "native"])
+def test_a_wrong_size_of_a_token_is_told_by_counting(encoding, world, toy_samples):
+    view = VideoInputConfig(str(world / "videos"), 16, 16 * 784, "short", encoding, cache="", max_tokens_per_video=32)
+    check_token_budget(load_processor("tiny"), toy_samples, view)
+    message = r"take (\d+) tokens, and max_tokens_per_video is 32: set pixels_per_token \(now 1568\) to .*, at most about (\d+)"
+    with pytest.raises(UserError, match=message) as error:
+        check_token_budget(load_processor("tiny"), toy_samples, replace(view, pixels_per_token=1568))
+    tokens, most = map(int, re.search(message, str(error.value)).groups())
+    assert tokens > 32 and 784 <= most < 1568
+
+
+def test_a_budget_that_holds_no_frame_is_refused(world, toy_samples):
+    view = VideoInputConfig(str(world / "videos"), 16, 784 * 64, "short", max_tokens_per_video=9, min_pixels=784 * 10)
+    with pytest.raises(ValueError, match="max_tokens_per_video 9 holds no frame of 7840 pixels"):
+        build_prompt(toy_samples[0], view)
+
+
+# ---- scores ----
+
+
+def test_scores_of_a_file_with_absent_queries(tmp_path):
+    samples = [
+        Sample("a", "v.mp4", 15.0, "x", [[2.0, 4.0], [8.0, 12.0]]),
+        Sample("b", "v.mp4", 15.0, "y", []),
+        Sample("c", "w.mp4", 15.0, "z", [[1.0, 3.0]]),
+    ]
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    loaded, _ = load_benchmark("samples", tmp_path / "s.jsonl")
+    rows = [dict(qid="a", pred=[[2, 4]]), dict(qid="b", pred=[]), dict(qid="c", pred=None, response="<time>soon</time>")]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predictions = read_predictions(tmp_path / "p.jsonl", loaded)
+    assert [p.as_set for p in predictions.values()] == [[[2, 4]], [], None]
+    metrics = score("samples", loaded, predictions)
+    assert metrics["mIoU"] == 50 and metrics["n"] == 3 and metrics["refusal F1"] == 100 and metrics["count accuracy"] == pytest.approx(33.3333)
+    only_shown = [loaded[0], loaded[2]]
+    assert "refusal F1" not in score("samples", only_shown, predictions) and score("samples", only_shown, predictions)["mIoU"] == 50
+    assert score("samples", only_shown, predictions, sets=True)["F1@0.5"] == 50
+    assert "mIoU" not in score("samples", loaded[1:2], predictions) and score("samples", loaded[1:2], {})["set tIoU"] == 0
+    assert Prediction([[1.0, 2.0]], refused=False).as_set == [[1.0, 2.0]]
+    by_file = scores([dict(qid="b", pred=[], response="x")], [loaded[1]], len, VideoInputConfig("", answers="set"))
+    assert by_file["refusal recall"] == 100 and "mIoU" not in by_file
+
+
+def test_scores_of_questions():
+    samples = [Sample(f"q{i}", "v.mp4", 15.0, "what red", [[2.0, 6.0]], options=["a", "b"], answer="A") for i in range(4)]
+    answered = [("A", [2, 6]), ("A", [3, 5]), ("A", [9, 12]), ("B", [2, 6])]
+    rows = [dict(qid=f"q{i}", pred=[span], answer=letter, response="x") for i, (letter, span) in enumerate(answered)]
+    metrics = scores(rows, samples, len, VideoInputConfig("", options=True))
+    assert metrics["Acc@QA"] == 75 and metrics["Acc@GQA"] == 50 and metrics["Acc@IoU"] == 50
+    assert "Acc@QA" not in scores(rows, samples, len)
+
+
+def test_difficulty_of_a_set():
+    sample = Sample("q", "v.mp4", 15.0, "x", [[2.0, 4.0], [8.0, 12.0]])
+    responses = [response_text("", spans) for spans in ([[2, 4], [8, 12]], [[2, 4]], [])] + ["?"]
+    assert difficulty(sample, responses, "p", answers="set")["ious"] == [1, 0.5, 0, 0]
+    assert difficulty(replace(sample, spans=[]), responses, "p", answers="set")["ious"] == [0, 0, 1, 0]
+    assert difficulty(sample, responses, "p")["ious"] == [1, 1, 0, 0]
+
+
+def test_the_review_shows_a_refusal():
+    absent = Sample("q", "v.mp4", 15.0, "x", [])
+    lines = {"q": json.dumps(absent.to_dict())}
+    lanes = {"right": {"q": dict(spans=[], refused=True, response="")}, "wrong": {"q": dict(spans=[[1, 2]], refused=False, response="")}}
+    assert review_rows(lines, lanes)[0]["ious"] == {"right": 1.0, "wrong": 0.0}
+
+
+# ---- presets ----
+
+
+@pytest.mark.parametrize("preset", ["toy_sets", "timelens_7b", "timelens2_8b", "paper_qa"])
+def test_presets_hold_parameters_of_their_stage(preset):
+    path = project_root() / f"configs/{preset}.yaml"
+    content = yaml.safe_load(path.read_text())
+    params = from_mapping(GRPOParams, read_parameters(GRPOParams, [path], []))
+    if preset == "toy_sets":  # papermill sets its lines as variables: no sections, and no number that YAML 1.1 takes for text
+        assert set(content) <= set(parameter_fields(GRPOParams)) and content["learning_rate"] == params.learning_rate == 1e-4
+        assert params.answers == "set"
+    elif preset == "paper_qa":
+        assert params.rewards == QA_REWARDS and params.options
+    else:
+        assert params.fps == 2 and not params.view("videos").thinking and params.max_tokens_per_video in (14_336, 16_384)
+        assert params.frames * params.pixels > params.max_tokens_per_video * params.pixels_per_token > params.min_pixels  # the budget binds
+        refuse_toy_values(params)
+    for stage, params_class in (("difficulty", DifficultyParams), ("grpo", GRPOParams)):
+        if stage in content:
+            from_mapping(params_class, read_parameters(params_class, [path], []))
+            assert all("#" in line for line in path.read_text().splitlines() if re.match(r"  \w+:", line))
+
+
+# ---- RL ----
+
+
+def test_rewards_follow_the_parameters():
+    def paid(**given):
+        return [(reward.function.__name__, reward.entry.weight) for reward in rewards_of(GRPOParams(**given))]
+
+    assert paid() == [("tiou_reward", 0.9), ("format_reward", 0.1)] and paid(answers="set") == [("set_tiou_reward", 0.9), ("format_reward", 0.1)]
+    sets = [reward.function for reward in rewards_of(GRPOParams(answers="set", prompt_style="short_direct"))]
+    text, refusal = [response_text(None, [[2, 4]])], [response_text(None, [])]
+    assert sets[0](text, spans=[[[2, 4], [8, 12]]]) == [0.5] and sets[0](refusal, spans=[[]]) == [1]
+    assert sets[1](text) == sets[1](refusal) == [1] and sets[1]([response_text("seen", [[2, 4]])]) == [0]
+    wasserstein = [dict(name="set_wasserstein", weight=1.0)]
+    assert paid(answers="set", rewards=wasserstein) == [("set_tiou_reward", 0.0), ("set_wasserstein_reward", 1.0)]
+    with pytest.raises(UserError, match="reward 'answer' pays for an option, and none is asked for: set options"):
+        GRPOParams(rewards=QA_REWARDS)
+    assert paid(options=True, rewards=QA_REWARDS) == [("answer_reward", 0.7), ("format_reward", 0.1), ("tiou_reward", 0.2)]
+
+
+@pytest.mark.slow
+def test_a_step_of_grpo_pays_sets_and_options(sets_world, sets_samples, tmp_path, monkeypatch):
+    "One update on absent, repeated and asked queries, with responses that are given: every logged reward is computed here again."
+    chosen = [next(s for s in sets_samples if s.source == f"toyworld-{level}") for level in ("absent", "repeated", "question", "direct")]
+    params = GRPOParams(answers="set", options=True, rewards=QA_REWARDS, num_generations=4, prompts_per_step=4, per_device_batch_size=16, steps=1)
+    trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), chosen, params.view(str(sets_world / "videos")), tmp_path, params)
+    trainer.train()
+    rows = [json.loads(line) for line in open(tmp_path / "completions.jsonl")]
+    log, by_qid = trainer.state.log_history[0], {s.qid: s for s in chosen}
+    paid = set_tiou_reward([row["response"] for row in rows], [by_qid[row["qid"]].spans for row in rows])
+    assert [row["tiou"] for row in rows] == paid and {len(by_qid[row["qid"]].spans) for row in rows} <= {0, 1, 2}
+    assert {"rewards/set_tiou_reward/mean", "rewards/format_reward/mean", "rewards/answer_reward/mean"} <= set(log)
+    assert true_spans(dict(spans=[])) == []
