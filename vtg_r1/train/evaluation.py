@@ -177,11 +177,16 @@ def evaluate_sets(
 def query_tious(
     rows: list[dict[str, Any]],  # predictions of `evaluate_sets`
     sets: list[EvalSet],  # that were evaluated, in the same order
-) -> list[float]:  # tIoU of each query with its best true span; 0 without an answer
+) -> list[float]:  # tIoU of each query with its best true span; 0 without an answer; of what the video does not show, 1 for a refusal
     "The tIoU of every held-out query."
     samples = [sample for s in sets for sample in s.samples]
-    spans = [row["pred"][0] if row["pred"] else None for row in rows]
-    return overlaps(spans, [sample.spans for sample in samples])[0].tolist()
+    tious = [float(row["pred"] == []) for row in rows]
+    present = [i for i, sample in enumerate(samples) if sample.spans]
+    if present:
+        spans = [rows[i]["pred"][0] if rows[i]["pred"] else None for i in present]
+        for i, value in zip(present, overlaps(spans, [samples[i].spans for i in present])[0].tolist()):
+            tious[i] = value
+    return tious
 
 
 def late_looks(
