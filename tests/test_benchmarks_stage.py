@@ -30,7 +30,7 @@ NOTEBOOK = "nbs/07_benchmarks.ipynb"
 
 def run(outputs, name, **parameters):
     "Run the stage in this process, without figures and controls; its folder, its metrics and what it printed."
-    given = {"run_name": name, "outputs_dir": str(outputs), "threads": 1, "figures": False, "control_limit": 0, **parameters}
+    given = {"run_name": name, "outputs_dir": str(outputs), "threads": 1, "model": "tiny", "figures": False, "control_limit": 0, **parameters}
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         folder = main(from_mapping(BenchmarksParams, given))
@@ -142,11 +142,7 @@ def test_missing_video_is_a_recorded_miss_and_a_stopped_run_goes_on(charades, ou
     half = (folder / "predictions.jsonl").read_text()
     (stopped / "predictions.jsonl").write_text(half[: len(half) // 2])  # cut in the middle of a row
     with pytest.raises(RunError, match="other parameters: batch_size was 2, now 3"):
-        main(
-            BenchmarksParams(
-                run_name="stopped", outputs_dir=str(outputs), threads=1, batch_size=3, figures=False, control_limit=0, resume=True, **given
-            )
-        )
+        run(outputs, "stopped", batch_size=3, resume=True, **given)
     resumed, same, _ = run(outputs, "stopped", resume=True, batch_size=2, **given)
     assert rows_of(resumed) == rows and {k: same[k] for k in ("mIoU", "R1@0.5")} == {k: metrics[k] for k in ("mIoU", "R1@0.5")}
 
@@ -194,7 +190,7 @@ def test_timelens_bench_stands_beside_its_published_numbers(toy, outputs, tmp_pa
     given = dict(benchmark="charades_timelens", annotations=str(tmp_path / "charades-timelens.json"), video_root=str(toy[2] / "videos"))
     folder, metrics, _ = run(outputs, "timelens", **given)
     assert metrics["n"] == 4 and metrics["failed"] == 0
-    params, again = BenchmarksParams(**given), start_run("benchmarks", "table", {"seed": 0}, str(tmp_path))
+    params, again = BenchmarksParams(model="tiny", **given), start_run("benchmarks", "table", {"seed": 0}, str(tmp_path))
     shutil.copy(folder / "predictions.jsonl", again.path)
     table = score_table(params, score_all(again, params, prepare_data(again, params))).to_string()
     for text in ("TimeLens2-8B", "2607.17423", "58.6", "IoU ≥ m"):
@@ -404,6 +400,11 @@ def test_a_model_that_is_not_the_embedded_one_needs_values_of_its_own(tmp_path):
     with pytest.raises(UserError, match="configs/benchmark_7b.yaml"):
         main(BenchmarksParams(model="Qwen/Qwen2.5-VL-7B-Instruct", outputs_dir=str(tmp_path)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_benchmark_needs_a_model_that_is_named(charades, tmp_path):
+    with pytest.raises(UserError, match=r"is not of the toy world, and no model is named"):
+        main(BenchmarksParams(outputs_dir=str(tmp_path), **charades[0]))
 
 
 def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):

@@ -38,7 +38,7 @@ from .data.toyworld import queries, script
 from .models.abilities import record_abilities, require_encoding
 from .models.clock import model_without_weights, record_dense_clips
 from .models.generation import generate, generation_kwargs, resumable_predict
-from .models.loading import load_model, load_processor, producing_run, record_policy
+from .models.loading import check_model_exists, load_model, load_processor, producing_run, record_policy
 from .models.sampled_answers import resumable_consensus
 from .models.vllm_engine import VLLMEngine, verified_vllm
 from .runs.execute import stage_run
@@ -46,7 +46,7 @@ from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stag
 from .runs.run import Run, read_manifest, record_files
 from .train.checks import check_token_budget, refuse_toy_values
 from .train.evaluation import evenly_spaced
-from .train.stage_data import toy_eval_set, toy_set
+from .train.stage_data import refuse_unnamed_model, toy_eval_set, toy_set
 from .video.reader import read_frames, video_path
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class BenchmarksParams(RunParams, VideoParams, ComputeParams, LaunchParams):
 
     stage: ClassVar[str] = "benchmarks"
 
-    model: str = param("tiny", 'Model to measure: a folder, a hub id, or "tiny" (embedded).')
+    model: str = param("", 'Model to measure: a folder, a hub id, or "tiny" (embedded); empty takes the embedded one for the toy world.')
     benchmark: str = param(
         "",
         "charades_sta, activitynet, nextgqa, rextime, qvhighlights, tvgbench, tacos, charades_timelens, activitynet_timelens, "
@@ -91,6 +91,11 @@ class BenchmarksParams(RunParams, VideoParams, ComputeParams, LaunchParams):
             raise UserError(f"benchmark {self.benchmark!r} needs annotations and video_root")
         if self.num_samples == 1:
             raise UserError("num_samples is 1: agreement needs at least two responses; give 0 for none")
+
+    @property
+    def model_name(self) -> str:
+        "What is measured."
+        return self.model or "tiny"
 
 # %% ../nbs/07_benchmarks.ipynb #5a3c8e02
 def training_runs(run: Path | None) -> list[Path]:
@@ -148,11 +153,14 @@ def _toy_prior(seed: int) -> list[Sample]:
 
 def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
     "Read the benchmark, or make the toy world's held-out set; inputs are recorded."
+    if params.model:
+        check_model_exists(params.model)
     with main_process_first():
         samples, labels, root, train = _read_queries(run, params)
     for role in ("train_annotations", "baseline_predictions"):
         if getattr(params, role):
             record_files(run, getattr(params, role), role)
+    refuse_unnamed_model(params.model, samples)
     samples = samples[: params.eval_limit or None]
     require_spans(samples, params.answers)
     data = BenchmarkData(params.benchmark or "toyworld", labels, samples, train, params.view(root))
@@ -186,32 +194,32 @@ def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Cal
     "A function from prompts to greedy completions; the model is recorded."
     generate_fn: Any
     if params.backend == "vllm":
-        model, processor = model_without_weights(params.model), load_processor(params.model, params.chat_template_kwargs)
-        require_encoding(params.model, processor, data.view.time_encoding, data.view.pixels)
+        model, processor = model_without_weights(params.model_name), load_processor(params.model_name, params.chat_template_kwargs)
+        require_encoding(params.model_name, processor, data.view.time_encoding, data.view.pixels)
         length = params.max_completion_length
-        generate_fn = verified_vllm(run, params.model, data.samples, data.view, length, chat_template_kwargs=params.chat_template_kwargs)
+        generate_fn = verified_vllm(run, params.model_name, data.samples, data.view, length, chat_template_kwargs=params.chat_template_kwargs)
     else:
-        processor = load_processor(params.model, params.chat_template_kwargs)
-        require_encoding(params.model, processor, data.view.time_encoding, data.view.pixels)
-        model = load_model(params.model)
-        record_abilities(run, params.model, model, processor, data.view)
+        processor = load_processor(params.model_name, params.chat_template_kwargs)
+        require_encoding(params.model_name, processor, data.view.time_encoding, data.view.pixels)
+        model = load_model(params.model_name)
+        record_abilities(run, params.model_name, model, processor, data.view)
         generate_fn = partial(generate, model, processor, max_completion_length=params.max_completion_length)
     check_token_budget(processor, data.samples, data.view)
-    record_policy(run, params.model)
+    record_policy(run, params.model_name)
     record_dense_clips(run, model, processor, data.samples, data.view)
     return generate_fn
 
 
 def count_seen(params: BenchmarksParams, data: BenchmarkData) -> int | None:
     "How many queries are about training videos of the model; None if that is unknown."
-    runs = training_runs(producing_run(params.model))
+    runs = training_runs(producing_run(params.model_name))
     if not runs:
         return None
     seen = seen_in_training(data.samples, data.view.video_root, runs)
     if seen is None:
-        print(f"{params.model}: it kept no list of its training samples")
+        print(f"{params.model_name}: it kept no list of its training samples")
     else:
-        print(f"{params.model}: {seen} of {len(data.samples)} queries are about videos it was trained on")
+        print(f"{params.model_name}: {seen} of {len(data.samples)} queries are about videos it was trained on")
     return seen
 
 
@@ -249,19 +257,19 @@ class Scoring:
 def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scoring:
     "Score the model's predictions and blind ones."
     file = read_prediction_file(run.path / "predictions.jsonl", data.samples)
-    predictions = {params.model: file.predictions(), **trivial_predictions(data.samples, data.train, params.seed)}
+    predictions = {params.model_name: file.predictions(), **trivial_predictions(data.samples, data.train, params.seed)}
     sets = params.answers == "set"
     scores = {name: score(data.name, data.samples, of_all, sets=sets) for name, of_all in predictions.items()}
-    scores[f"{params.model} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"), sets=sets)
+    scores[f"{params.model_name} (read as TVG-R1 does)"] = score(data.name, data.samples, file.predictions("tvg_r1"), sets=sets)
     protocol = protocol_of(data.name, data.labels, len(data.samples), file)
     rules = dict.fromkeys(scores, protocol.rule)
     for rule in sorted({row["rule"] for row in published(data.name)} - {protocol.rule}):
-        name = f"{params.model} ({rule})"
-        scores[name] = score(data.name, data.samples, predictions[params.model], above=rule == "IoU > m", sets=sets)
+        name = f"{params.model_name} ({rule})"
+        scores[name] = score(data.name, data.samples, predictions[params.model_name], above=rule == "IoU > m", sets=sets)
         rules[name] = rule
     run.record(protocol=protocol.to_dict())
     print(f"protocol {protocol.hash}: {protocol.line}")
-    return Scoring(params.model, predictions, scores, rules, protocol)
+    return Scoring(params.model_name, predictions, scores, rules, protocol)
 
 
 def score_table(params: BenchmarksParams, scoring: Scoring) -> "pd.DataFrame":
@@ -309,9 +317,9 @@ def compare_with_baseline(params: BenchmarksParams, data: BenchmarkData, scoring
     if not params.baseline_predictions:
         return
     baseline = read_predictions(resolve(params.baseline_predictions), data.samples)
-    for name, test in compare(data.samples, baseline, scoring.predictions[params.model], above=data.name in COUNTS_ABOVE).items():
+    for name, test in compare(data.samples, baseline, scoring.predictions[params.model_name], above=data.name in COUNTS_ABOVE).items():
         ends = bracket(test["low"], test["high"], "+.2f")
-        print(f"{name}: {params.model} − {params.baseline_predictions} = {test['difference']:+.2f} {ends}, p = {test['p']:.4f}")
+        print(f"{name}: {params.model_name} − {params.baseline_predictions} = {test['difference']:+.2f} {ends}, p = {test['p']:.4f}")
 
 # %% ../nbs/07_benchmarks.ipynb #a0436d77
 def predict_controls(
@@ -344,12 +352,12 @@ def control_table(
     import pandas as pd
 
     asked = evenly_spaced(data.present, params.control_limit)
-    own = scoring.predictions[params.model]
+    own = scoring.predictions[params.model_name]
     rows = {}
-    for name, predictions in {params.model: own, **controls, **dict(list(scoring.predictions.items())[1:])}.items():
+    for name, predictions in {params.model_name: own, **controls, **dict(list(scoring.predictions.items())[1:])}.items():
         scores = score(data.name, asked, {s.qid: predictions[s.qid] for s in asked if s.qid in predictions})
         rows[name] = {key: scores[key] for key in ("mIoU", *(f"R1@{m}" for m in THRESHOLDS))}
-        if name != params.model:
+        if name != params.model_name:
             test = compare(asked, predictions, own)["mIoU"]
             rows[name] |= {"model above by": test["difference"], "low": test["low"], "high": test["high"], "p": test["p"]}
     return pd.DataFrame(rows).T
@@ -367,9 +375,9 @@ def print_controls(params: BenchmarksParams, data: BenchmarkData, table: "pd.Dat
     "Print in a sentence whether the model looks."
     n, blind = min(params.control_limit, len(data.present)), no_better_than(table)
     if blind:
-        print(f"on {n} queries {params.model} is not surely above: {', '.join(blind)}. Its score is no evidence that it looks at the video")
+        print(f"on {n} queries {params.model_name} is not surely above: {', '.join(blind)}. Its score is no evidence that it looks at the video")
     else:
-        print(f"on {n} queries {params.model} is above all controls and all blind answers: it looks at the video, and at its order")
+        print(f"on {n} queries {params.model_name} is above all controls and all blind answers: it looks at the video, and at its order")
 
 # %% ../nbs/07_benchmarks.ipynb #4f265891
 @dataclass
@@ -523,9 +531,9 @@ def save_results(
     measured: Reliability | None = None,  # of `measure_reliability`
 ) -> None:
     "Write metrics.json and finish the run."
-    own = scoring.predictions[params.model]
-    metrics = {**scoring.scores[params.model], **interval_ends(sure)}
-    metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in scoring.scores.items() if name != params.model}
+    own = scoring.predictions[params.model_name]
+    metrics = {**scoring.scores[params.model_name], **interval_ends(sure)}
+    metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in scoring.scores.items() if name != params.model_name}
     if seen is not None:
         metrics["seen_in_training"] = seen
     metrics |= {"failed": sum("error" in row for row in rows), "unparsed": sum(own[s.qid].as_set is None for s in data.samples), "seed": params.seed}
@@ -559,7 +567,7 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
         if not is_main_process():
             return run.path
         scoring = score_all(run, params, data)
-        sure = intervals(data.present, scoring.predictions[params.model], data.name in COUNTS_ABOVE)
+        sure = intervals(data.present, scoring.predictions[params.model_name], data.name in COUNTS_ABOVE)
         compare_with_baseline(params, data, scoring)
         table, measured = None, None
         if controls:

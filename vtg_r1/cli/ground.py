@@ -55,9 +55,7 @@ def ground_command(
     model as it was made, any other model as the paper asks. With --samples it is asked several times, and says how far the answers agree."""
     from ..models.loading import check_model_exists
 
-    for number, query in enumerate(queries, 1):
-        if not query.strip():
-            raise UserError(f"query {number} is empty: say in words what to look for")
+    _refuse_empty(queries)
     check_model_exists(model)
     from ..models.ground import ground, resolve_model
     from ..video.cut import cut
@@ -81,17 +79,27 @@ def ground_command(
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
-    for file, reason in PROCESS_FACTS.get("videos_switched", {}).items():
-        print(f"{file}: {reason}", file=sys.stderr)
+    _say_who_read()
     if as_json:
         rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})
     else:
         for answer, file in zip(answers, clips):
             _print_answer(answer, file, sampling)
-    if all(answer.span for answer in answers):
-        return 0
-    return 1
+    return int(not all(answer.span for answer in answers))
+
+
+def _refuse_empty(queries: list[str]) -> None:
+    "Raise `UserError` if a query has no word."
+    for number, query in enumerate(queries, 1):
+        if not query.strip():
+            raise UserError(f"query {number} is empty: say in words what to look for")
+
+
+def _say_who_read() -> None:
+    "Say on stderr which videos another backend than the first has read, and why."
+    for file, reason in PROCESS_FACTS.get("videos_switched", {}).items():
+        print(f"{file}: {reason}", file=sys.stderr)
 
 
 def read_sampling(samples: int | None, calibration: str | None, model: str, config: "InferenceConfig") -> "Sampling | None":
