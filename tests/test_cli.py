@@ -190,6 +190,19 @@ def test_ground_decodes_with_what_the_environment_names(grey, tmp_path, capsys, 
     assert code == 2 and not out and err.count("\n") == 1 and "got 'mpeg9'" in err
 
 
+def test_every_span_of_a_set_and_a_refusal_are_said(capsys):
+    from vtg_r1.cli.ground import _print_answer
+    from vtg_r1.models.ground import Answer
+
+    for spans, said in (
+        ([[1.0, 2.5], [7.0, 8.0]], "1.00 – 2.50, 7.00 – 8.00 s  the cat"),
+        ([], "not in the video  the cat"),
+        (None, "no span  the cat"),
+    ):
+        _print_answer(Answer("the cat", spans[0] if spans else None, "", "", spans=spans), None, None)
+        assert capsys.readouterr().out.startswith(said)
+
+
 def test_a_hub_that_cannot_be_reached_is_one_line(toy):
     "A closed port stands for no network; in a process of its own, since the library remembers its endpoint."
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")} | {"HF_ENDPOINT": "http://127.0.0.1:9"}

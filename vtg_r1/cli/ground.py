@@ -86,7 +86,7 @@ def ground_command(
     else:
         for answer, file in zip(answers, clips):
             _print_answer(answer, file, sampling)
-    return int(not all(answer.span for answer in answers))
+    return int(not all(answer.span or answer.spans == [] for answer in answers))
 
 
 def _refuse_empty(queries: list[str]) -> None:
@@ -173,18 +173,25 @@ def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:
     return list(files)
 
 
+def _spans_text(spans: list[list[float]]) -> str:
+    "Such as `1.00 – 2.50, 7.00 – 8.00 s`."
+    return ", ".join(f"{start:.2f} – {end:.2f}" for start, end in spans) + " s"
+
+
 def _print_answer(answer: "Answer", clip: str | None, sampling: "Sampling | None") -> None:
     "One answer for a person."
     reasoning, agreement = answer.reasoning, ""
     if sampling:
         agreement = f"  (agreement {answer.agreement:.2f} of {sampling.samples} answers)"
     if answer.span:
-        print(f"{answer.span[0]:.2f} – {answer.span[1]:.2f} s  {answer.query}{agreement}")
+        print(f"{_spans_text(answer.spans or [answer.span])}  {answer.query}{agreement}")
     elif answer.refused and sampling:
-        spans = ", ".join(f"{start:.2f} – {end:.2f}" for start, end in answer.refused)
         print(
-            f"not sure  {answer.query}  (agreement {answer.agreement:.2f} of {sampling.samples} answers, below {sampling.threshold:.2f}; it would be {spans} s)"
+            f"not sure  {answer.query}  (agreement {answer.agreement:.2f} of {sampling.samples} answers, below {sampling.threshold:.2f}; "
+            f"it would be {_spans_text(answer.refused)})"
         )
+    elif answer.spans == []:
+        print(f"not in the video  {answer.query}{agreement}")
     else:
         print(f"no span  {answer.query}{agreement}")
         reasoning = reasoning or f"the response: {answer.response.strip()[:300]}"
