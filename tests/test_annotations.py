@@ -460,7 +460,7 @@ def test_a_claimed_name_is_not_ours(tmp_path, capsys):
     text = "video,start,end,sentence,answer,duration\na.mp4,1,4,x,the dog barks,30\n"
     samples, report = read(tmp_path, "csv", "a.csv", text)
     assert [(s.query, s.answer) for s in samples] == [("x", None)] and report.counts() == {"foreign_column/ignored": 1}
-    given = ["data", "convert", "--dataset", "csv", "--annotations", str(tmp_path / "b.csv"), "--out", str(tmp_path / "out.jsonl")]
+    given = ["data", "convert", "--dataset", "csv", "--annotations", str(tmp_path / "b.csv"), "--out", str(tmp_path / "out.jsonl"), "--replace"]
     (tmp_path / "b.csv").write_text("video,start,end,sentence,difficulty,duration\na.mp4,1,4,[music] plays,hard,30\n")
     assert main(given) == 2 and "field 'difficulty'" in capsys.readouterr().err
     assert main([*given, "--columns", "difficulty="]) == 0 and load_samples(tmp_path / "out.jsonl")[0].query == "[music] plays"

@@ -35,6 +35,7 @@ COMMANDS = [
     "calibrate",
     "check-model",
     "run",
+    "difficulty",
     "estimate",
     "score",
     "data validate",

@@ -75,6 +75,7 @@ def test_published_file(name, file, split, read, kept, before):
 @pytest.mark.parametrize("name, file, split", [(n, f, s) for n, f, s, _, kept, _ in REAL if kept], ids=lambda v: str(v))
 def test_training_policies_give_valid_samples(name, file, split, tmp_path):
     samples, _ = read_dataset(name, FILES / file, split, past_end="clip", missing_duration="drop")
+    samples = samples[:: max(1, len(samples) // 2000)]  # about two thousand, over the whole file
     write_jsonl(tmp_path / "s.jsonl", samples)
     assert load_samples(tmp_path / "s.jsonl") == samples
 

@@ -326,10 +326,10 @@ def test_whole_official_files():
         assert found.get("Acc@QA", 100) == 100 and found.get("mAP", reachable) == pytest.approx(reachable, abs=1e-3)
 
 
-def test_forty_thousand_predictions_in_eight_tenths_of_a_second(tmp_path):
+def test_ten_thousand_predictions_in_a_fifth_of_a_second(tmp_path):
     "One core; reading the annotations is not counted."
     rng = random.Random(0)
-    lines = [f"v{i} {i % 50} {i % 50 + 5}.5##a person sits." for i in range(40_000)]
+    lines = [f"v{i} {i % 50} {i % 50 + 5}.5##a person sits." for i in range(10_000)]
     (tmp_path / "charades_sta_test.txt").write_text("\n".join(lines))
     from vtg_r1.data.predictions import read_predictions
 
@@ -339,7 +339,7 @@ def test_forty_thousand_predictions_in_eight_tenths_of_a_second(tmp_path):
 
     def seconds():
         start = time.process_time()
-        assert score("charades_sta", samples, read_predictions(tmp_path / "p.jsonl", samples))["n"] == 40_000
+        assert score("charades_sta", samples, read_predictions(tmp_path / "p.jsonl", samples))["n"] == 10_000
         return time.process_time() - start
 
-    assert min(seconds() for _ in range(3)) < 0.8  # the other test process shares the core's caches
+    assert min(seconds() for _ in range(3)) < 0.2  # the other test process shares the core's caches

@@ -100,7 +100,7 @@ def test_the_manifest_records_every_file_of_a_stage(toy_samples, world, tmp_path
         "annotations",
         "eval_annotations",
         "difficulty",
-        *(f"eval_annotations_ood-{n}" for n in training.TOY_EVAL_SETS if n != "in-domain"),
+        *(f"eval_annotations_ood-{n}" for n in ("pairings", "slower", "relation", "overlap")),
     }
     for role, path in (("annotations", file), ("eval_annotations", held / "held-out-in-domain/samples.jsonl"), ("difficulty", scored)):
         assert inputs[role]["sha256"] == sha256(path)

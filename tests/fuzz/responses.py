@@ -100,6 +100,9 @@ RANGES = {
     "segment_f1_reward": (0, 1),
     "segment_giou_reward": (0, 1),
     "wasserstein_reward": (0, 1),
+    "set_tiou_reward": (-0.5, 1),
+    "set_wasserstein_reward": (-0.5, 1),
+    "refusal_reward": (-1, 1),
     "paper_reward": (0, 1),
     "paper_qa_reward": (0, 1),
 }

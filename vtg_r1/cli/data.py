@@ -24,6 +24,7 @@ Workers = Annotated[int, Option(min=1, metavar="N", help="processes that open vi
 Videos = Annotated[str | None, Option(metavar="DIR", help="open every video below this folder; missing durations are measured there")]
 Inverted = Annotated[Literal["drop", "swap"], Option(help="spans whose start is after their end")]
 RepeatedQuery = Annotated[Literal["keep", "join"], Option(help="a sentence in several rows of a video: several samples, or one of several spans")]
+Absent = Annotated[Literal["drop", "keep"], Option(help="sentences that the file says are not in the video; kept, they have no spans")]
 MissingDuration = Annotated[Literal["auto", "drop", "last_end"], Option(help="samples without a duration")]
 group = typer.Typer(help="Look at annotation files, convert and curate them.", rich_markup_mode=None)
 app.add_typer(group, name="data")
@@ -48,6 +49,7 @@ def validate(
     zero_length: Annotated[Literal["drop", "keep"], Option(help="spans that end at their start")] = "drop",
     missing_duration: MissingDuration = "auto",
     repeated_query: RepeatedQuery = "keep",
+    absent: Absent = "drop",
     videos: Videos = None,
     against: Annotated[list[str], Option(metavar="NAME=PATH", help="a benchmark's test annotations: report overlap with it (repeatable)")] = [],
     as_json: AsJson = False,
@@ -55,7 +57,8 @@ def validate(
     """Count the problems of an annotation file, as published and after cleaning. Open its videos, and look for overlap with benchmarks."""
     from ..data.validation import check, overlap_guard, quality_text
 
-    policies = dict(inverted=inverted, past_end=past_end, zero_length=zero_length, missing_duration=missing_duration, repeated_query=repeated_query)
+    policies = dict(inverted=inverted, past_end=past_end, zero_length=zero_length, missing_duration=missing_duration)
+    policies |= dict(repeated_query=repeated_query, absent=absent)
     options: dict[str, Any] = policies | column_options(columns, dataset)
     benchmarks = [(name, path, None) for pair in against for name, path in parse_fields(pair, "--against").items()]
     try:
@@ -90,6 +93,7 @@ def convert(
     past_end: Annotated[Literal["clip", "drop"], Option(help="spans that end after their video")] = "clip",
     missing_duration: MissingDuration = "auto",
     repeated_query: RepeatedQuery = "keep",
+    absent: Absent = "drop",
     videos: Videos = None,
     eval_annotations: Annotated[str | None, Option(metavar="FILE", help="samples of every fourth video go to this file instead")] = None,
     replace_files: Annotated[bool, Option("--replace", help="existing files of these names are replaced")] = False,
@@ -104,7 +108,7 @@ def convert(
     _check_distinct({"--annotations": annotations, "--out": out, "--eval-annotations": eval_annotations})
     if not replace_files:
         _refuse_existing({"--out": out, "--eval-annotations": eval_annotations})
-    policies = dict(inverted=inverted, past_end=past_end, missing_duration=missing_duration, repeated_query=repeated_query)
+    policies = dict(inverted=inverted, past_end=past_end, missing_duration=missing_duration, repeated_query=repeated_query, absent=absent)
     options: dict[str, Any] = policies | column_options(columns, dataset)
     unreadable: dict[str, str] = {}
     try:

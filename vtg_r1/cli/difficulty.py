@@ -23,13 +23,12 @@ NAMES = {
 
 @command(
     "difficulty",
-    "vtg-r1 run nbs/04_difficulty.ipynb -p model mine -p annotations rl.jsonl -p max_samples 200   # makes the rollouts and prints its folder",
     "vtg-r1 difficulty outputs/difficulty/20260101-120000",
     "vtg-r1 difficulty outputs/difficulty/20260101-120000 --advise",
     "vtg-r1 difficulty rl_scored.jsonl --right 0.7 --advise --json",
 )
 def difficulty_command(
-    scored: Annotated[str, Argument(metavar="RUN", help="a run of 04_difficulty, or its rl_scored.jsonl")],
+    scored: Annotated[str, Argument(metavar="RUN", help="a run of 04_difficulty, which makes the rollouts, or its rl_scored.jsonl")],
     right: Annotated[float, Option(metavar="TIOU", min=0.01, max=1, help="tIoU from which an answer is right")] = 0.5,
     advice: Annotated[bool, Option("--advise", help="also say where on the regime map this is, and what to do first")] = False,
     as_json: AsJson = False,
