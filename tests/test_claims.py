@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vtg_r1 import ablations
 from vtg_r1.ablations import (
     STAGE_PARAMS,
     arm_table,
@@ -34,6 +35,7 @@ from vtg_r1.core.stats import holm, t_quantile
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.difficulty import STRATEGIES, CurriculumSampler, make_curriculum, resumable_rollouts, with_difficulty
 from vtg_r1.runs.experiment_grid import grid_jobs, read_grid, results, run_jobs
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.runs.verdicts import UNDECIDED, claim_arms, claim_record, contrast, effect_verdict, judge, of_mean
 from vtg_r1.train.stage_data import subsample
@@ -67,7 +69,7 @@ def tiny(tmp_path_factory):
     }
     pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
     assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "one", *pairs]) == 0
-    return outputs, pairs
+    return outputs, given
 
 
 @pytest.mark.slow
@@ -116,8 +118,9 @@ def test_runs_of_arms_note_more_than_a_score(tiny):
 
 @pytest.mark.slow
 def test_what_is_finished_is_not_run_again(tiny):
+    "The stage's function reads what the notebook has made."
     before = {p: p.stat().st_mtime_ns for p in tiny[0].glob("*/*/manifest.json")}
-    assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "two", *tiny[1]]) == 0
+    ablations.main(from_mapping(ablations.AblationsParams, {**tiny[1], "run_name": "two"}))
     assert before == {p: p.stat().st_mtime_ns for p in before}
     first, second = (tiny[0] / "ablations" / name / "claims.json" for name in ("one", "two"))
     assert first.read_bytes() == second.read_bytes()
