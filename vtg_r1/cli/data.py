@@ -57,7 +57,7 @@ def validate(
     """Count the problems of an annotation file, as published and after cleaning. Open its videos, and look for overlap with benchmarks."""
     from ..data.validation import check, overlap_guard, quality_text
 
-    policies = dict(inverted=inverted, past_end=past_end, zero_length=zero_length, missing_duration=missing_duration)
+    policies: dict[str, Any] = dict(inverted=inverted, past_end=past_end, zero_length=zero_length, missing_duration=missing_duration)
     policies |= dict(repeated_query=repeated_query, absent=absent)
     options: dict[str, Any] = policies | column_options(columns, dataset)
     benchmarks = [(name, path, None) for pair in against for name, path in parse_fields(pair, "--against").items()]
