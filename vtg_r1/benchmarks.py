@@ -167,7 +167,7 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
     print(f"{data.name}: {len(samples)} queries on {len({s.video for s in samples})} videos")
     return data
 
-
+# %% ../nbs/07_benchmarks.ipynb #4bb888c8
 def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], Path, str, Sequence[Sample] | None]:
     "The queries, their annotation file, the folder of their videos, and training samples if there are any."
     train: Sequence[Sample] | None = None
@@ -209,7 +209,7 @@ def load_backend(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Cal
     record_dense_clips(run, model, processor, data.samples, data.view)
     return generate_fn
 
-
+# %% ../nbs/07_benchmarks.ipynb #efd58d84
 def count_seen(params: BenchmarksParams, data: BenchmarkData) -> int | None:
     "How many queries are about training videos of the model; None if that is unknown."
     runs = training_runs(producing_run(params.model_name))
@@ -426,7 +426,7 @@ def measure_reliability(params: BenchmarksParams, data: BenchmarkData, rows: Seq
         raise UserError(f"num_samples: {e}, in one half of the videos; give more queries, or a lower coverage") from e
     return Reliability(agreements, tious, checked, threshold, selective_scores(agreements[checked], right[checked], threshold))
 
-
+# %% ../nbs/07_benchmarks.ipynb #407e3a59
 @style()
 def plot_reliability(params: BenchmarksParams, measured: Reliability) -> "Figure":
     "Truth over agreement, and the share of right answers over the share of queries that is answered."
@@ -553,7 +553,7 @@ def save_results(
         f"{scoring.scores[blind]['mIoU']:.1f}. Everything is in {run.path}"
     )
 
-
+# %% ../nbs/07_benchmarks.ipynb #0d91a362
 def main(params: BenchmarksParams) -> Path:  # the run folder
     "Run the stage."
     refuse_toy_values(params)

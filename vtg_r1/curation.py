@@ -81,7 +81,7 @@ class SourceParams(ParameterGroup):
         paper="40,000 of five sources, 16,000 of Grounded-VideoLLM",
     )
 
-
+# %% ../nbs/01_curation.ipynb #e2a97085
 @dataclass(kw_only=True)
 class TeacherParams(ParameterGroup):
     "Teacher"
@@ -121,7 +121,7 @@ class TeacherParams(ParameterGroup):
         False, "Ask samples that have options for the right one too; the toy world then asks questions.", paper="true for grounded QA (code)"
     )
 
-
+# %% ../nbs/01_curation.ipynb #d447e4c1
 @dataclass(kw_only=True)
 class CurationParams(RunParams, SourceParams, TeacherParams):
     "Thresholds"
@@ -228,7 +228,7 @@ def _stream(path: str | Path, report: Report, video_root: str | Path) -> Iterato
         report.kept += 1
         yield sample
 
-
+# %% ../nbs/01_curation.ipynb #2c664ebd
 def _with_reasons(
     samples: Iterable[Sample], guard: Callable[[Sample], str] | None, videos: dict[str, dict], qids: set[str], answers: str
 ) -> Iterator[tuple[Sample, str, str]]:
@@ -651,7 +651,7 @@ def find_sources(run: Run, params: CurationParams) -> SourceFiles:
         record_files(run, entry["path"], f"benchmark_{i}")
     return files
 
-
+# %% ../nbs/01_curation.ipynb #5d49fd23
 @dataclass
 class Pool:
     "The candidates and the pool that was drawn from them."
@@ -693,7 +693,7 @@ def draw_quality(run: Run, pool: Pool) -> dict[str, dict[str, list[float]]]:
     run.save_figure(figure, "quality")
     return lengths
 
-
+# %% ../nbs/01_curation.ipynb #a63f6935
 def ask_teacher(run: Run, params: CurationParams, files: SourceFiles, pool: Pool) -> Callable[[], Iterator[Sample]]:
     "Ask the endpoint, if there is one; returns a function that streams the pool with its answers."
     asked: Any = dict(style=params.prompt_style, answers=params.answers, options=params.options)
@@ -734,7 +734,7 @@ def draw_filter(run: Run, params: CurationParams, annotated: Iterable[Sample]) -
     run.save_figure(plot_filter(facts, params), "filter")
     return facts
 
-
+# %% ../nbs/01_curation.ipynb #4912e991
 def save_sets(run: Run, params: CurationParams, annotated: Iterable[Sample], pool: Pool) -> dict[str, int]:
     "Write the three files into the run folder, with a warning if one to train on is empty; returns the rows per file."
     counts = write_sets(annotated, pool.folder / "excluded.jsonl", run.path, params)
@@ -778,7 +778,7 @@ def save_card(run: Run, params: CurationParams, pool: Pool, lengths: dict[str, d
     write_json(run.path / "table1.json", table1(run.path, pool.sources))
     return card
 
-
+# %% ../nbs/01_curation.ipynb #ce368bb0
 def save_results(run: Run, params: CurationParams, files: SourceFiles, pool: Pool, facts: list[dict], counts: dict[str, int]) -> None:
     "Write the metrics and finish the run; `SampleError` if no sample is left for RL."
     sizes = {name.removesuffix(".jsonl"): counts[name] for name in SETS}

@@ -626,7 +626,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
     record_dense_clips(run, model, processor, samples, view)
     return Policy(generate_fn, path, samples, view)
 
-
+# %% ../nbs/04_difficulty.ipynb #1020b3c7
 def _rollouts_folder(run: Run, params: DifficultyParams, policy: Policy) -> Path:
     "The folder of rollouts, named after all that decides them."
     view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted", "reading")}
@@ -667,7 +667,7 @@ def draw_difficulty(run: Run, params: DifficultyParams, scored: list[Sample]) ->
         run.save_figure(plot_difficulty(table, params.num_rollouts), "difficulty")
     return table
 
-
+# %% ../nbs/04_difficulty.ipynb #9d520f68
 def compare_strategies(run: Run, params: DifficultyParams, scored: list[Sample], table: "pd.DataFrame") -> dict[str, set[str]]:
     "Write strategies.csv and its figure; returns the qids that each strategy uses."
     selected = {name: selected_by(scored, name, params.seed) for name in STRATEGIES if name != "easy_to_hard"}
@@ -703,7 +703,7 @@ def save_results(
     run.finish()
     return metrics
 
-
+# %% ../nbs/04_difficulty.ipynb #c4244518
 def main(params: DifficultyParams) -> Path:  # the run folder
     "Run the stage."
     with stage_run(params) as run:

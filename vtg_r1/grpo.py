@@ -82,7 +82,7 @@ class CurriculumParams(ParameterGroup):
     strategy_options: dict = param({}, 'Options of the strategy, such as {"n": 256, "target": 0.3}.')
     difficulty: str = param("", "Run folder of 04_difficulty for strategies that use the policy's difficulty; empty takes that of the samples.")
 
-
+# %% ../nbs/05_grpo.ipynb #28d8b698
 @dataclass(kw_only=True)
 class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
     "GRPO"
@@ -224,7 +224,7 @@ def rewards_of(params: GRPOParams) -> list[LoadedReward]:
     thinking, refusals = style_of(params.prompt_style).thinking, params.answers == "set"
     return load_rewards(params.reward_entries(), own_rewards(), {"reading": params.reading, "thinking": thinking, "refusals": refusals})
 
-
+# %% ../nbs/05_grpo.ipynb #57041406
 def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
     "The paper's GRPO in TRL's words: a composite reward, advantages scaled within each group."
     host, port = params.vllm_server.rsplit(":", 1)
@@ -256,7 +256,7 @@ def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> di
         vllm_server_port=int(port),
     )
 
-
+# %% ../nbs/05_grpo.ipynb #e8e87ef0
 def grpo_trainer(
     model: Any,  # of transformers
     processor: Any,  # of transformers
@@ -413,7 +413,7 @@ def by_change(data: StageData, initial: EvalResult, final: EvalResult) -> list[i
         return []
     return np.argsort(np.subtract(tious["after"], tious["before"])).tolist()
 
-
+# %% ../nbs/05_grpo.ipynb #fb9a212d
 def draw_changes(run: Run, params: GRPOParams, data: StageData, initial: EvalResult, final: EvalResult) -> None:
     "Draw and save the four held-out queries with the greatest gain in tIoU and the two with the greatest loss."
     order = by_change(data, initial, final)
@@ -421,7 +421,7 @@ def draw_changes(run: Run, params: GRPOParams, data: StageData, initial: EvalRes
         results = {"before RL": initial, "after RL": final}
         run.save_figure(draw_timelines(timeline_rows(data.eval_samples, results, [*order[-4:][::-1], *order[:2]])), "timelines")
 
-
+# %% ../nbs/05_grpo.ipynb #193e504c
 def save_results(
     run: Run,
     params: GRPOParams,

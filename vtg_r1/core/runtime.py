@@ -78,7 +78,7 @@ def main_process_first() -> Iterator[None]:
     if is_main_process():
         broadcast_object(None)
 
-
+# %% ../../nbs/parts/core/runtime.ipynb #c5146acb
 @contextlib.contextmanager
 def patient_barrier() -> Iterator[Callable[[], None]]:
     "A function that waits until all processes have called it, for days if need be; NCCL's own barrier gives up after ten minutes. All processes enter together."

@@ -325,7 +325,7 @@ def check_is_text(path: str | Path) -> None:
         if head.startswith(mark):
             raise SampleError(f"{path}: is {kind}; {advice}", reason="wrong_file")
 
-
+# %% ../../nbs/parts/core/samples.ipynb #1e748fb2
 def is_json_array(path: str | Path) -> bool:
     "Whether a file is one JSON array, on one line or on many, and no JSON lines."
     lines = _json_lines(path)
@@ -355,7 +355,7 @@ def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]], sync: bool = 
     "Add rows to a log, all of them or none, and end first the half line of a killed process; `sync` waits until they are on the disk."
     return append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), sync)
 
-
+# %% ../../nbs/parts/core/samples.ipynb #cca6a9b5
 def write_jsonl_files(
     folder: str | Path,  # made if missing
     names: Iterable[str],  # of the files in it, replaced where they exist

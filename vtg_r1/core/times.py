@@ -111,7 +111,7 @@ def _number_pattern(separators: str) -> re.Pattern[str]:
     number = rf"\.?[0-9](?:[0-9]|[{separators}](?=[0-9]))*"
     return re.compile(rf"({number})(?:[ -]?({_WHOLE_UNIT})\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]))?")
 
-
+# %% ../../nbs/parts/core/times.ipynb #519df628
 _TOGETHER = _number_pattern(".,:'\u2009")  # a comma between digits belongs to the number
 _APART = _number_pattern(".:'\u2009")  # it parts two numbers
 _BAD_BEFORE = re.compile(rf"[{_LETTER}{_ODD}×^/+°$€£#.一二三四五六七八九十百千万亿]\Z|[{_LETTER}]-\Z")
@@ -157,7 +157,7 @@ def _together(a: _Time, b: _Time, gap: str, written: str) -> _Time | None:
         return None
     return _Time((a.value * a.unit + b.value * unit) / unit, unit, False, a.start, a.number_end, b.end, True)
 
-
+# %% ../../nbs/parts/core/times.ipynb #4e9072c7
 def _times(text: str, pattern: re.Pattern[str]) -> list[_Time]:
     "Every number of a text; `1 min 3 s` is one."
     times: list[_Time] = []
@@ -214,7 +214,7 @@ def _joiner(gap: str) -> str:
         return " "
     return ""
 
-
+# %% ../../nbs/parts/core/times.ipynb #736c9c00
 _BOUNDS = (
     "start starts started starting begin begins began beginning onset from start_time start_timestamp starttime start_second start_seconds start_sec start_s t_start "
     "begin_time end ends ended ending stop stops stopped stopping finish finishes finished finishing offset until end_time end_timestamp endtime end_second end_seconds end_sec end_s t_end"
@@ -266,7 +266,7 @@ def _lead(gap: str) -> tuple[str, float]:
         return "yes", 0.0
     return "unit", 0.0
 
-
+# %% ../../nbs/parts/core/times.ipynb #3088013e
 @lru_cache(4096)
 def _may_follow(gap: str) -> bool:
     "Whether a text may follow a time without a unit; a noun may not, it says what the number counts."
@@ -311,7 +311,7 @@ def _may_part(layout: _Layout, i: int) -> bool:
     ranges = inner and _joiner(layout.gaps[i]) == _joiner(layout.gaps[i + 2]) == "to" and not _GROUPS.fullmatch(number)
     return ranges or _is_bracketed(layout, i) or _read_number(number) is None
 
-
+# %% ../../nbs/parts/core/times.ipynb #88c5d7de
 def _may_join(layout: _Layout, i: int, join: str) -> bool:
     "Whether the text between numbers i and i + 1 makes them a span there."
     before, _, after = layout.gaps[i : i + 3]
@@ -353,7 +353,7 @@ def _in_seconds(a: _Time, b: _Time, a_front: float, b_front: float) -> list[floa
         return None
     return span
 
-
+# %% ../../nbs/parts/core/times.ipynb #5ec93ffa
 def _is_negative(gap: str, first: bool) -> bool:
     "Whether a text ends with a minus sign of the number behind it; `first` if no number is before it."
     rest = gap[:-1]
@@ -393,7 +393,7 @@ def _pair(layout: _Layout, i: int) -> list[float] | None:
         span = [_signed(span[0], before, i == 0), _signed(span[1], between, False)]
     return span
 
-
+# %% ../../nbs/parts/core/times.ipynb #9272b153
 def _all_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list[float]]:
     "The spans of a text in which every number belongs to one, else none."
     layout, spans = _lay_out(text, pattern, True, explicit), []
@@ -464,7 +464,7 @@ def _read(text: str, rule: _Rule) -> list[list[float]]:
         return []
     return _both_ways(text, rule, explicit)
 
-
+# %% ../../nbs/parts/core/times.ipynb #2b9611b1
 def read_spans(text: str) -> list[list[float]]:  # [start, end] in seconds, as written; an end may come before its start
     "Every span of a short text; none if any number in it belongs to no span, or may mean something else."
     match = _PLAIN_ANSWER.fullmatch(text)

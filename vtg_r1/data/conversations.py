@@ -160,7 +160,7 @@ def _is_whole_answer(text: str, a: _Time, b: _Time, strength: int) -> bool:
     is_listed = re.fullmatch(r"\s*(?:[,;]|and)\s*", text[a.end : b.start], re.I)
     return bool(is_listed) and not before and re.fullmatch(r"\W*(?:seconds?\W*)?", text[b.end :]) is not None
 
-
+# %% ../../nbs/parts/data/conversations.ipynb #2cd129ca
 def _numbers_only(text: str) -> list[list[float]]:
     "The spans of a text that is a list of numbers, as `[[1, 2], [3, 4]]` or `1, 2; 3, 4`; none for any other text."
     try:

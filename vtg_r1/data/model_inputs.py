@@ -159,7 +159,7 @@ def frame_budget(
         raise ValueError(f"max_tokens_per_video {view.max_tokens_per_video} holds no frame of {least} pixels: raise it, or lower min_pixels")
     return min(frames, groups * together), min(pixels, pixels_of_groups // groups)
 
-
+# %% ../../nbs/parts/data/model_inputs.ipynb #e9f7661d
 def _load(sample: Sample, view: VideoInputConfig, frames: int, pixels: int) -> tuple[list, list[float]]:
     "PIL frames of a video and their times in seconds; the same objects as long as they stay in memory, since a group of rollouts reads them repeatedly."
     from PIL import Image

@@ -119,7 +119,7 @@ def threshold_rule(benchmark: str) -> str:  # "IoU > m" or "IoU ≥ m"
         return "IoU > m"
     return "IoU ≥ m"
 
-
+# %% ../../nbs/parts/data/official_benchmarks.ipynb #824aeff0
 def score(
     benchmark: str,  # one of `BENCHMARKS`, `OWN` or `OTHERS`
     samples: Sequence[Sample],  # of `load_benchmark`

@@ -108,7 +108,7 @@ def _text(row: dict, key: str) -> str | None:
         raise PredictionError(f"{key} is {repr(value)[:60]}; give a string or null")
     return value
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #bad3010b
 def _letter(answer: str | None) -> str | None:
     if answer is None:
         return None
@@ -220,7 +220,7 @@ def _videochat_r1_gqa(row: dict) -> Row:
         raise PredictionError(f"gt is {repr(truth)[:60]}; it is an object with answer and glue")
     return Row(video=_text(row, "video_path"), prompt=_text(row, "prompt"), truths=_truths(truth.get("glue")), response=_text(row, "pred"))
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #2b23c816
 def _query_of_videomind(row: dict) -> Row:
     "The part that VideoMind's and TVG-R1's rows share."
     query, qid = _text(row, "question") or _text(row, "query"), None
@@ -285,7 +285,7 @@ def _submission(row: dict) -> Row:
         read.spans, _ = _spans(row["timestamps"])
     return read
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #3d241025
 def _lmms_eval(row: dict) -> Row:
     response = row.get("filtered_resps", row.get("resps"))
     while isinstance(response, list) and len(response) == 1:
@@ -336,7 +336,7 @@ def _is_submission(row: dict) -> bool:
 def _is_lmms_eval(row: dict) -> bool:
     return "doc_id" in row and bool(row.keys() & {"filtered_resps", "resps"})
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #ab859dc4
 FORMS = {  # in the order in which they are tried
     # jayleicn/moment_detr, standalone_eval/README.md; line/lighthouse, training/evaluate.py; ReXTime/ReXTime, README.md (with `ans`)
     "moment_detr": Form("{qid, pred_relevant_windows [[start, end, score], …]}", "moment_detr, lighthouse, ReXTime", _is_moment_detr, _moment_detr),
@@ -450,7 +450,7 @@ def _is_entries(data: Any) -> bool:
     _, first = next(_entries(data))
     return any(FORMS[name].fits(first) for name in ("timechat", "nextgqa", "lmms_eval_submission"))
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #e83e7ebc
 def _flat(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     "Rows; one that is a dict of entries (TimeLens writes one per row) gives them all."
     for place, row in rows:
@@ -470,7 +470,7 @@ def _table(path: Path) -> Iterator[tuple[str, dict]]:
     for i, row in enumerate(table.to_dict("records"), 1):
         yield f"row {i}", {str(name): value for name, value in row.items()}
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #7b483f9a
 def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the exception that reading it raised)
     "The rows of a file as they stand."
     if path.suffix in (".csv", ".tsv"):
@@ -525,7 +525,7 @@ class _Problem(PredictionError):
         super().__init__(message)
         self.kind = kind
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #2ec7f6f7
 class _Queries:
     "Finds the query of a row."
 
@@ -633,7 +633,7 @@ class PredictionFile:
             return {}
         return count_readings(row.response for row in self.rows.values() if row.spans is None or (reading and row.response is not None))
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #ef8f87bb
 def _read(row: Row, reading: str | None, default: str) -> Prediction:
     "A row's answer; without a response, the stated spans count under any convention."
     convention = reading or default
@@ -665,7 +665,7 @@ def _joined(a: Row, b: Row) -> Row | None:
         a, b = b, a
     return replace(a, answer=a.answer or b.answer)
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #48b6f3d0
 _KINDS = {
     "unknown": "not in the annotations",
     "repeated": "about a query that has a row already",
@@ -740,7 +740,7 @@ class _Collector:
                 "give a row for every query, or the video and the sentence in each row"
             )
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #e37f0dd2
 def read_prediction_file(
     paths: str | Path | Sequence[str | Path],  # one file, or several parts of one
     samples: Sequence[Sample],  # of the benchmark
@@ -796,7 +796,7 @@ def _for_lmms_eval(sample: Sample, prediction: Prediction, nested: bool) -> tupl
         text = "The event happens in {} - {} seconds.".format(*prediction.spans[0])
     return f"{sample.video}>>>{sample.query}>>>{json.dumps(truth)}", text
 
-
+# %% ../../nbs/parts/data/predictions.ipynb #2fae99f8
 SUBMISSIONS = {  # benchmark → its upload file
     "qvhighlights": "QVHighlights' JSON lines (hl_val_submission.jsonl, hl_test_submission.jsonl)",
     "rextime": "ReXTime's JSON lines",

@@ -67,7 +67,7 @@ class Protocol:
         "For JSON."
         return {**asdict(self), "line": self.line, "hash": self.hash}
 
-
+# %% ../../nbs/parts/data/protocol.ipynb #7bb29b44
 def describe_parsing(file: PredictionFile, reading: str | None) -> str:
     "How spans come out of a file: stated ones, read ones, or both."
     convention = reading or FORMS[file.form].reading
@@ -162,7 +162,7 @@ def truths_of_other_file(
         raise SampleError(f"the label files differ in {len(different)} queries; the first is number {different[0]}: {a} and {b}")
     return {s.qid: other.spans for s, other in zip(samples, others)}
 
-
+# %% ../../nbs/parts/data/protocol.ipynb #fc169679
 class _Scorer:
     "Scores of one file by any convention; what conventions share is computed once."
 
@@ -243,7 +243,7 @@ def _shapley(
                 parts[cause] += weight * (scores[after][metric] - scores[before][metric])
     return parts
 
-
+# %% ../../nbs/parts/data/protocol.ipynb #9de182f5
 def explain(
     benchmark: str,
     samples: Sequence[Sample],  # of the benchmark

@@ -107,7 +107,7 @@ def _each_query(queries: Iterable[Any], parse: Parse) -> Iterator[Row]:
         except _SHAPE_ERRORS as e:
             yield {"qid": "", "problem": f"query {number}: {_reason(e)}"}
 
-
+# %% ../../nbs/parts/data/readers.ipynb #5501eea3
 def _together(spans: Any, queries: Any) -> list[Any]:
     "(span, query) pairs of two parallel lists; if one is longer, every query is an error, since it is open which belong together."
     if not isinstance(spans, list) or not isinstance(queries, list):
@@ -149,7 +149,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         raise ValueError(f"key {shorten(repr(repeated), 80)} is twice in one object; merge or rename the two")
     return fields
 
-
+# %% ../../nbs/parts/data/readers.ipynb #a8c88d8a
 def _json(path: Path, kinds: tuple[type, ...]) -> Any:
     "A JSON file whose top level is one of `kinds`."
     text = _text(path)
@@ -299,7 +299,7 @@ def _captions(item: tuple[str, dict], spans: str = "timestamps", queries: str = 
 
     return _each_query(_together(video[spans], video[queries]), parse)
 
-
+# %% ../../nbs/parts/data/readers.ipynb #2b2cae15
 def _windows(r: dict) -> Iterator[Row]:
     "The form of lighthouse and moment_detr."
     windows = r.get("relevant_windows")
@@ -507,7 +507,7 @@ def _clean_spans(row: Row, policy: CleaningPolicy) -> tuple[list[list[float]], l
             spans.append(span)
     return sorted(spans), notes
 
-
+# %% ../../nbs/parts/data/readers.ipynb #1ad24b1e
 def _clean(row: Row, policy: CleaningPolicy, report: Report) -> Sample | None:
     "A row under the policies as a valid sample; None if it is dropped, with the one reason in the report."
     qid, line, duration = row["qid"], row.get("line"), row["duration"]
@@ -587,7 +587,7 @@ def _fill_durations(rows: list[Row], durations: dict[str, float], policy: Cleani
             row["guess"] = last_ends[row["vid"]]
     return n_filled
 
-
+# %% ../../nbs/parts/data/readers.ipynb #1e5ee5b9
 def _rooted(rows: Iterable[Row], video_root: str | Path) -> Iterator[Row]:
     "The rows, absolute paths below the root made relative."
     for row in rows:
@@ -626,7 +626,7 @@ def _cleaned(rows: Iterable[Row], report: Report, policy: CleaningPolicy) -> Ite
             f"{report.before['repeated_query']:,} rows repeat a sentence of their video with another span; repeated_query='join' makes one sample of them"
         )
 
-
+# %% ../../nbs/parts/data/readers.ipynb #5a723003
 def _samples(
     rows: Iterable[Row],
     report: Report,
@@ -709,7 +709,7 @@ def _hirest_prompts(path: Path) -> list[str]:
         )
     return list(_json(file, (dict,)))
 
-
+# %% ../../nbs/parts/data/readers.ipynb #ed3d192b
 def _hirest_steps(item: tuple[str, dict]) -> Iterator[Row]:
     for file, video in item[1].items():
 
@@ -832,7 +832,7 @@ _MEMO, _RECALL = re.compile("(LONG_)?(BIN)?PUT|MEMOIZE"), re.compile("(LONG_)?(B
 def _dict_of(items: list) -> dict:
     return dict(zip(items[::2], items[1::2], strict=True))
 
-
+# %% ../../nbs/parts/data/readers.ipynb #1266195e
 _CLOSED: dict[str, Callable[[list], Any]] = {"LIST": list, "TUPLE": tuple, "DICT": _dict_of}  # what a mark begins
 
 
@@ -880,7 +880,7 @@ def _plain_pickle(data: bytes) -> Any:
             raise ValueError(f"{op.name} {shorten(repr(arg))}")
     raise ValueError("the pickle has no end")
 
-
+# %% ../../nbs/parts/data/readers.ipynb #f8b57158
 def _load_pickle(path: Path) -> Any:
     try:
         return _plain_pickle(_content(path))
@@ -993,7 +993,7 @@ def _frames_per_second(column_of: dict[str, str | None], row: dict) -> float | N
         raise ValueError(f"column {in_frames[0]!r} holds frames, and fps is {row.get('fps')!r}: give a column fps, or seconds")
     return rate
 
-
+# %% ../../nbs/parts/data/readers.ipynb #52daa4bc
 def _with_aliases(columns: dict[str, str | None], present: Iterable[str]) -> dict[str, str | None]:
     "The column of each field; an alias is used if the field's own name is missing and no other column was named."
     columns = dict(columns)
@@ -1230,7 +1230,7 @@ def read_dataset(
     except OSError as e:
         raise SampleError(f"{path}: cannot be read as {name}: {e}", reason="wrong_file") from None
 
-
+# %% ../../nbs/parts/data/readers.ipynb #26a9d72c
 def iter_rows(
     rows: Iterable[dict],  # a Hugging Face dataset (also a streaming one), or any iterable of dicts
     report: Report,  # fills as the samples are read

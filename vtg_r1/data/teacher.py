@@ -349,7 +349,7 @@ def annotate(
             collect()
     return stats
 
-
+# %% ../../nbs/parts/data/teacher.ipynb #43a70d03
 def _has_budget(teacher: Teacher) -> bool:
     return teacher.budget_tokens is not None or teacher.budget_money is not None
 
@@ -401,7 +401,7 @@ def judge(
         iou = max(float(tiou(span, s)) for s in sample.spans)
     return {"model": row["model"], "response": row["response"], "span": span, "iou": iou, "usage": row["usage"]}
 
-
+# %% ../../nbs/parts/data/teacher.ipynb #2ad98311
 def judge_precomputed(
     sample: Sample,  # `teacher` as its file has it: a response, and model, span, iou and usage if there are any
     answers: str = "span",  # as `judge`

@@ -191,7 +191,7 @@ def _of_one(event: dict[str, Any]) -> list[dict[str, Any]]:
     ordinal = [{"level": "ordinal", "query": f"the {nth} {name}", "span": span, "named": [event]} for nth, span in zip(("first", "second"), spans)]
     return [*ordinal, {"level": "repeated", "query": f"the {name}", "spans": spans, "named": [event]}]
 
-
+# %% ../../nbs/parts/data/toyworld.ipynb #1f37474d
 def _of_two(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
     "The overlap of two events, if there is one, and the relations of `a`, which comes twice, to a `b` that comes between its starts."
     both = [[max(s[0], t[0]), min(s[1], t[1])] for s in a["spans"] for t in b["spans"]]
@@ -309,7 +309,7 @@ def _labels(rng: np.random.Generator, query: dict[str, Any], play: dict[str, Any
         return [query["spans"][rng.integers(2)]]
     return [wrong_span(rng, [0, 0], play)]
 
-
+# %% ../../nbs/parts/data/toyworld.ipynb #17b7ef92
 def _label(rng: np.random.Generator, span: list[int], play: dict[str, Any], world: ToyWorldConfig) -> list[int]:
     "The annotation of an event: its span, or with chance `label_noise` a wrong one."
     if rng.random() >= world.label_noise:
@@ -384,7 +384,7 @@ def _one_kind_of_error(rng: np.random.Generator, query: dict[str, Any], play: di
         return [start + late, end + late]
     return wrong_span(rng, query["span"], play)
 
-
+# %% ../../nbs/parts/data/toyworld.ipynb #89197032
 MISSED = 0.16  # share of a teacher's sets that lack an appearance
 
 
@@ -431,7 +431,7 @@ def reasoning(
         accounts.append(f"{name}{times}: {appearances(spans)}")
     return "; ".join(accounts)
 
-
+# %% ../../nbs/parts/data/toyworld.ipynb #875a36c4
 def appearances(
     spans: list[list[int]],  # [[start, end], …], at most two, whole seconds
 ) -> str:

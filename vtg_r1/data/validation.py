@@ -95,7 +95,7 @@ def probe_each(
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C only the files that are open are waited for
 
-
+# %% ../../nbs/parts/data/validation.ipynb #bc5e2169
 _YOUTUBE_ID = r"[\w-]{11}"
 
 
@@ -125,7 +125,7 @@ def video_file(
         names += [unicodedata.normalize(form, name) for name in names for form in ("NFC", "NFD")]
     return next((name for name in names if os.path.isfile(Path(root) / name)), None)
 
-
+# %% ../../nbs/parts/data/validation.ipynb #a99e7644
 def probe_videos(
     samples: Iterable[Sample],
     root: str | Path,  # the folder that `Sample.video` is relative to
@@ -197,7 +197,7 @@ _OVERLAPS = ("video", "source", "query")
 def _keys(video: str, query: object) -> list[tuple[str, str]]:
     return [("video", video_id(video)), ("source", source_id(video)), ("query", normalise_query(str(query)))]
 
-
+# %% ../../nbs/parts/data/validation.ipynb #ad419bcf
 def _published_rows(name: str, path: str | Path, split: str) -> list[Row]:
     published = list(dataset_rows(name, path, split))
     rows = [row for row in published if "problem" not in row]

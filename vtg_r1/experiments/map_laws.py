@@ -127,7 +127,7 @@ def results_of(rules: Mapping[str, Any], rows: Rows, questions: Mapping[str, Que
     results = [cell_result(rules, specs, cell, questions[cell.control.world], budget) for cell in cells_of(rules, block)]
     return [result for result in results if result]
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #e9ce07c3
 def missing_runs(rules: Mapping[str, Any], rows: Rows, block: str) -> tuple[int, int]:  # (runs without a row, runs)
     "How much of a block is still to be run."
     runs = runs_of(cells_of(rules, block), seeds_of(rules, block))
@@ -213,7 +213,7 @@ def _of_seeds(values: Sequence[float], about: str, least: float = 0.0) -> Measur
         high < max(least, 1e-9),
     )
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #99ae75ef
 class MapData:
     "Rows by run, and the effects that laws ask for, seed by seed."
 
@@ -260,7 +260,7 @@ def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
         return 0.0
     return float(np.corrcoef(x, y)[0, 1])
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #bb246f1f
 PREDICTED_BUDGETS = (25, 50, 100, 200)
 
 
@@ -301,7 +301,7 @@ def _as_predicted(data: MapData, rule: Mapping[str, Any]) -> Measured:
     least = rule["min_correlation"]
     return correlation, (low, high), p, f"rank correlation, n = {len(pairs)} cells, four budgets each", correlation >= least, high < least
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #1c72b207
 def _time_or_height(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L3: what is left of half the peak at twice its step, below and above the breakdown. A seed's peak is where the other seeds have it."
     sides = {}
@@ -344,7 +344,7 @@ def half_life(gap: Mapping[int, float]) -> float:  # steps, at least 1
     "The step at which a gap has fallen to half of its first value; the last look if it does not."
     return max(1.0, steps_to({step: -value for step, value in gap.items()}, -gap[0] / 2))
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #807a1492
 def _systematic_lasts(data: MapData, rule: Mapping[str, Any]) -> Measured:
     "L5: doublings of the half-life from random to systematic errors, mean over bases."
     cells = {(dict(c.at)["base"], dict(c.at)["teacher"]): c for c in cells_of(data.rules, "c2") if dict(c.at).get("updates") == 96}
@@ -384,7 +384,7 @@ def _filter_costs(data: MapData, rule: Mapping[str, Any]) -> Measured:
     about = f"points lost on {second.sum()} questions, n = {result.seeds} seeds"
     return loss, interval, result.effect.p, about, interval[0] > 0 and loss >= least, interval[1] < least
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #3c00af73
 LAWS: dict[str, Callable[[MapData, Mapping[str, Any]], Measured]] = {
     "L1": _falls_with_competence,
     "L2": _as_predicted,
@@ -466,7 +466,7 @@ def draw_runs(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> "Figur
     fig.legend(loc="outside upper center", fontsize=8)
     return fig
 
-
+# %% ../../nbs/experiments/map_laws.ipynb #dd662cef
 def telling_runs(rows: Rows) -> dict[str, Mapping[str, Any]]:
     "One run of each kind, where there is one: the highest end; among wrong labels the lowest; among misled cold starts the lowest."
     kinds: dict[str, list[Mapping[str, Any]]] = {"healthy": [], "collapsed": [], "trapped": []}

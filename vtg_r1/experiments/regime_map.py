@@ -99,7 +99,7 @@ def key_of(spec: RunSpec, seed: int) -> str:  # such as "blind-30-unfiltered-s10
     digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:8]
     return f"{spec.base}-{spec.labels}-s{seed}-{digest}"
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #29854a07
 @dataclass(frozen=True)
 class Cell:
     "A place on the map: two runs that differ in one thing."
@@ -143,7 +143,7 @@ def seeds_of(rules: Mapping[str, Any], block: str, n: int = 0) -> list[int]:
     first = rules["seeds"][0]
     return list(range(first, first + (n or rules.get("block_seeds", {}).get(block, len(rules["seeds"])))))
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #d1e114c0
 Runs = dict[str, tuple[RunSpec, int]]  # key → (run, seed)
 
 
@@ -196,7 +196,7 @@ def is_second(sample: Sample) -> bool:
     "Whether a question asks for a second appearance."
     return sample.query.startswith("the second ")
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #5f45b30a
 def shuffled_world(world: World, rng: np.random.Generator) -> list[Sample]:
     "All questions in a random order. Those of the deep kinds take turns, since three named things are rare."
     order = [world.samples[i] for i in rng.permutation(len(world.samples))]
@@ -241,7 +241,7 @@ def rl_samples(world: World, spec: RunSpec, seed: int, n: int, min_iou: float) -
         return chosen
     return [labelled(world, s, spec, seed) for s in chosen]
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #80e5e17d
 def wrong_share(world: World, samples: Sequence[Sample]) -> float:  # percent
     "How many labels are wrong."
     return 100 * float(np.mean([s.spans[0] != [float(t) for t in world.scripts[s.qid][0]["span"]] for s in samples]))
@@ -310,7 +310,7 @@ def _shelf(kind: str) -> Path:
     "The folder of things made by these rules; other rules have another."
     return resolve(WORK) / f"{kind}-{sha256(resolve(RULES))[:8]}"
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #5b496f54
 def make_base(rules: Mapping[str, Any], name: str) -> Path:  # folder of the model
     "A base, made if it is missing."
     folder, recipe = _shelf("bases") / name, rules["bases"][name]
@@ -353,7 +353,7 @@ def _undertrained(steps: int, videos: int) -> Any:
     pretrain(model, batches(clips, processor, 32, np.random.default_rng(0)), steps)
     return model
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #31e3bbf6
 def start_of(rules: Mapping[str, Any], spec: RunSpec, seed: int) -> tuple[Path, dict[str, Any]]:  # (folder of the model, its metrics)
     "The policy before RL of a run, made and measured if it is missing."
     base, start = make_base(rules, spec.base), spec.start
@@ -437,7 +437,7 @@ def rl_params(spec: RunSpec, seed: int, rules: Mapping[str, Any]) -> GRPOParams:
         eval_batch_size=96,
     )
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #5eed1b7e
 def run_one(rules: Mapping[str, Any], spec: RunSpec, seed: int) -> dict[str, Any]:  # its row
     "Train and score one run."
     import torch
@@ -483,7 +483,7 @@ def _train_with_looks(
     *history, average = evaluation.history
     return [row for row in trainer.state.log_history if "loss" in row], history, average["tious"]
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #9683c01b
 def _by_ten(log: Sequence[Mapping[str, float]], name: str) -> list[float]:
     "A number of the log, mean of every ten steps."
     values = [row[name] for row in log]
@@ -570,7 +570,7 @@ def gate(rules: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Est
         return None
     return welch([values["medium"], values["none"]], [1, -1])
 
-
+# %% ../../nbs/experiments/regime_map.ipynb #3fafea75
 def run_map(rules: Mapping[str, Any], runs: Runs, cores: int = 2, limit: int = 0) -> int:  # runs made
     "Make the runs that have no row yet, `limit` of them at most (0: all), and append their rows."
     from tqdm import tqdm

@@ -193,7 +193,7 @@ def measure_encoding(
         if training:
             model.train()
 
-
+# %% ../../nbs/parts/models/abilities.ipynb #bad67b61
 @dataclass(frozen=True)
 class Abilities:
     "What a model and its processor can do."

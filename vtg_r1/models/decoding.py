@@ -80,7 +80,7 @@ class DecodingStep:
     def __call__(self, tokens: torch.Tensor, n: int) -> torch.Tensor:  # (slots, 1), the n-th tokens → (slots, V)
         return self.logits(tokens, self.start + n)
 
-
+# %% ../../nbs/parts/models/decoding.ipynb #187d2d9e
 class FixedStep(DecodingStep):
     "The same in tensors whose shapes stay the same; on a GPU one CUDA graph, once its first logits are those of a plain pass."
 
@@ -206,7 +206,7 @@ class _Steps:
             return FixedStep(self.model, self.cache, self.positions, self.fixed)
         return DecodingStep(self.model, self.cache, self.positions)
 
-
+# %% ../../nbs/parts/models/decoding.ipynb #b05d96ee
 def generate_shared(
     model: Any,  # of transformers or PEFT
     prompts: Prompts,  # of `read_prompts`

@@ -70,7 +70,7 @@ def per_token(inputs: Mapping[str, Any]) -> list[str]:
     ids = inputs["input_ids"]
     return [name for name, x in inputs.items() if getattr(x, "shape", None) == ids.shape and not x.is_floating_point()]
 
-
+# %% ../../nbs/parts/models/generation.ipynb #d60df58b
 def first_axes(
     processor: Any,  # of transformers
     encoding: str,  # "interleaved" or "native"

@@ -105,7 +105,7 @@ def control_words(processor: Any) -> list[str]:
     "Texts that a query must not hold: the model would take them for an image, or for the end of the question."
     return sorted({"<|", *filter(None, processor.tokenizer.all_special_tokens)})
 
-
+# %% ../../nbs/parts/models/ground.ipynb #e8f18787
 def ground(
     model: Any,  # of transformers
     processor: Any,  # of transformers

@@ -156,7 +156,7 @@ def whole_frames(processor: Any) -> list[str]:  # what was switched off
             processor.images_kwargs = usual
     return off
 
-
+# %% ../../nbs/parts/models/loading.ipynb #2a797aeb
 def load_processor(
     name: str,  # "tiny", a folder, or a hub id
     chat_template_kwargs: Mapping[str, Any] | None = None,  # arguments of the chat template, such as {"enable_thinking": False}

@@ -104,7 +104,7 @@ def rotary_part(model: Any) -> Any | None:
     "The part of a model that computes three-dimensional positions; None if it has none."
     return next((part for part in model.modules() if hasattr(type(part), "get_rope_index")), None)
 
-
+# %% ../../nbs/parts/models/positions.ipynb #b8dd15a5
 def _example(merge: int, by_frame: bool) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     "Kinds and mask of two rows with an image and three videos, and the grids: a video is one run of tokens, or one per frame."
 

@@ -153,7 +153,7 @@ def _vision_inputs(model: Any) -> set[str]:
     names = set[str]().union(*(inspect.signature(method).parameters for method in methods))
     return names & set(inspect.signature(model.forward).parameters)
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #a4ef79d7
 def _is_vision(model: Any, batch: Any) -> torch.Tensor:  # (P,) bool
     "Which tokens of one prompt are vision, as the processor says or as the model's own placeholders do."
     ids = batch["input_ids"][0]
@@ -350,7 +350,7 @@ class FixedSteps:
     at: torch.Tensor  # (1,) place of the token that is being decoded
     hidden: torch.Tensor  # (places,) float, 0 up to `at` and −inf behind it
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #f3ecc0fc
 class SharedPrefixLayer(DynamicLayer):
     "One layer's cache of many responses to few prompts: it holds the prompts once, and only new tokens by row."
 
@@ -412,7 +412,7 @@ class SharedPrefixLayer(DynamicLayer):
         "Tokens so far, including the prompt's."
         return self.length + self.filled
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #6e6e9fc7
 def decode_attention(
     query: torch.Tensor,  # (B, H, 1, D), one new token per row
     key: torch.Tensor,  # (B, K, n, D), a row's own tokens
@@ -485,7 +485,7 @@ class PrefillCache(DynamicCache):
         super().__init__()
         self.states: dict[int, NodeStates] = {}  # layer →
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #6a04d909
 def _node_batches(level: TreeLevel, keep_states: bool) -> list[tuple[torch.Tensor, int]]:  # (nodes, tokens) of each batch
     "Nodes that pass a recurrent layer together: those of one length, since padding would enter their states; all of them where no state is needed."
     lengths = level.real.sum(1)
@@ -560,7 +560,7 @@ def _recurrent_forward(self: Any, hidden_states: torch.Tensor, *args: Any, tree:
         cache.states[self.layer_idx] = states
     return out
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #f766d8a4
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")  # transformers' names of layers that keep keys and values
 
 
@@ -640,7 +640,7 @@ def _encoded_once(model: Any, prompts: Prompts, which: list[int]) -> dict[str, A
         output.deepstack_features = [repeat(layer) for layer in output.deepstack_features]
     return {"mm_encoder_outputs": {kind: output}, **{name: x for name, x in repeated.items() if not name.startswith("pixel_values")}}
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #062c73ed
 def _decoding_cache(cache: PrefillCache, at: torch.Tensor, real: torch.Tensor, rows: torch.Tensor) -> Cache:
     "Layers to decode with: places (N, S) of each prompt in the packed row, and the node of the last level that each row goes on from."
     layers: list[Any] = list(cache.layers) + [None] * (max(cache.states, default=-1) + 1 - len(cache.layers))
@@ -681,7 +681,7 @@ def prefill(
     leaves = torch.tensor([packed.leaves[i] for i in of], device=device)
     return _decoding_cache(cache, at[leaves], real[leaves], rows)
 
-
+# %% ../../nbs/parts/models/prefix_cache.ipynb #39bbc5cb
 @contextmanager
 def shared_decoding(
     model: Any,  # of transformers or PEFT

@@ -70,7 +70,7 @@ def consensus_rows(
             rows.append(consensus_row(sample, responses[sample.qid], view))
     return rows
 
-
+# %% ../../nbs/parts/models/sampled_answers.ipynb #b846f6b8
 def resumable_consensus(
     path: str | Path,  # JSONL; complete batches in it are kept
     generate_fn: Callable[[list[dict[str, Any]]], list[str]],  # as in `consensus_rows`
@@ -124,7 +124,7 @@ def read_calibration(path: str | Path) -> Calibration:
             raise UserError(f"calibration {path}: {name} is {value!r}; {advice}")
     return calibration
 
-
+# %% ../../nbs/parts/models/sampled_answers.ipynb #efa340ec
 def check_calibration(
     calibration: Calibration,
     path: str | Path,  # its file, for errors

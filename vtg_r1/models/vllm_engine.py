@@ -52,7 +52,7 @@ def _frames(prompt: dict[str, Any]) -> dict[str, Any]:
     clock = dict(fps=fps, total_num_frames=n, frames_indices=list(range(n)), duration=n / fps, do_sample_frames=False)
     return {"multi_modal_data": {"video": [(frames, clock)]}, "mm_processor_kwargs": {"do_sample_frames": False}}
 
-
+# %% ../../nbs/parts/models/vllm_engine.ipynb #f09300fd
 class VLLMEngine:
     "vLLM's offline engine. Called with prompts of `build_prompt`, it gives their completions as `generate` does, those of one prompt together."
 
@@ -156,7 +156,7 @@ def first_prompts(samples: Sequence[Sample], view: VideoInputConfig, n: int) -> 
                 prompts[sample.video] = build_prompt(sample, view)
     return list(prompts.values())
 
-
+# %% ../../nbs/parts/models/vllm_engine.ipynb #1e3b37c1
 def verified_vllm(
     run: Run,  # whose manifest records the comparison
     model: str,  # folder or hub id

@@ -356,7 +356,7 @@ class ReviewServer:
         "End `run`, which another thread is in."
         self._server.should_exit = True
 
-
+# %% ../../nbs/parts/pages/review.ipynb #bb2a7339
 def _review_app(page: str, videos: list[Path], local: bool) -> Any:
     "The ASGI application: the page, and each video by its number; `local` refuses the names of other hosts."
     from starlette.applications import Starlette

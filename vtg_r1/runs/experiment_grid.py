@@ -56,7 +56,7 @@ def read_grid(
         raise RunError(f"{path}: {e}") from e
     return grid
 
-
+# %% ../../nbs/parts/runs/experiment_grid.ipynb #1b87bf58
 def _check_rows(grid: dict[str, Any]) -> None:
     "Refuse unknown stages and rows, and rows that wait for each other."
     stages, needs = sorted(grid["stages"]), {name: references(row) for name, row in grid["rows"].items()}
@@ -249,7 +249,7 @@ def _run_in_order(jobs: list[Job], logs: Path, processes: int, start: Callable[[
             failed[name] = f"not started: it needs {', '.join(failed_needs)}"
     return failed
 
-
+# %% ../../nbs/parts/runs/experiment_grid.ipynb #c4ff5779
 def run_jobs(
     jobs: Iterable[Job],  # each after those it needs, as `grid_jobs` orders them
     logs: str | Path,  # folder of their logs and parameters

@@ -253,7 +253,7 @@ def _name_problem(name: str, known: Iterable[str]) -> str:
         return f"unknown parameter {name!r}, did you mean {near[0]!r}?"
     return f"unknown parameter {name!r}. Known: {', '.join(sorted(known))}"
 
-
+# %% ../../nbs/parts/runs/parameters.ipynb #16c4f37e
 def check_names(
     cls: type[ParameterGroup],  # of a stage
     names: Iterable[Any],  # given by the user

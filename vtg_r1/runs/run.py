@@ -102,7 +102,7 @@ def now() -> str:
     "The time in UTC, to the second."
     return datetime.now(UTC).isoformat(timespec="seconds")
 
-
+# %% ../../nbs/parts/runs/run.ipynb #cb3a2acb
 class Run:
     "One run's folder. `start_run` makes it, the stage fills it, `finish` closes it. Of several processes only the main one writes."
 
@@ -302,7 +302,7 @@ def _compare_parameters(path: Path, earlier: dict[str, Any], parameters: Mapping
     if changes:
         raise RunError(f"{path} was begun with other parameters: {', '.join(changes)}")
 
-
+# %% ../../nbs/parts/runs/run.ipynb #99eaa7d2
 _HELD: dict[Path, HeldLock] = {}  # run folder → its lock, until the run or this process ends
 
 

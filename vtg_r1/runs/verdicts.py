@@ -163,7 +163,7 @@ def published_effect(
             return sum(weight * means[arm] for arm, weight in spec["published"].items())
     return None
 
-
+# %% ../../nbs/parts/runs/verdicts.ipynb #80ad4b04
 def claim_record(
     name: str,  # "C1"
     claim: Mapping[str, Any],  # of the grid file: text, effects, untestable?, precondition?
@@ -209,7 +209,7 @@ def _effect_text(effect: Effect, published: float | None) -> str:
         text += f" (published {100 * published:+.1f})"
     return text
 
-
+# %% ../../nbs/parts/runs/verdicts.ipynb #c49e1b9f
 def _numbers(effect: Effect) -> str:
     "The numbers of an effect in points of mIoU, its verdict, and whether it is as the claim says."
     if effect.ci95 is None:

@@ -132,7 +132,7 @@ def prompt_lengths(processor: Any, samples: list[Sample], view: VideoInputConfig
                 frame_tokens[key] = model_inputs(processor, [prompt], "cpu")["input_ids"].shape[1] - text
             yield s, text + frame_tokens[key], len(frames)
 
-
+# %% ../../nbs/parts/train/checks.ipynb #13178e18
 def check_context_length(
     model: str,  # the policy's name or folder
     processor: Any,  # its processor
@@ -166,7 +166,7 @@ def check_context_length(
         "too_long",
     )
 
-
+# %% ../../nbs/parts/train/checks.ipynb #f3521f32
 _ROUNDED = 1.2  # frames have sides that are multiples of 28 pixels, and a model with other patches rounds them: so much more is let be
 
 

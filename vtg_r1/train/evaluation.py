@@ -138,7 +138,7 @@ def _predict_shared(
     rows = {row["qid"]: row for share in gather_object(own_rows) for row in share}
     return [rows[s.qid] for s in samples]
 
-
+# %% ../../nbs/parts/train/evaluation.ipynb #b96025f3
 def evaluate_sets(
     model: Any,  # of transformers
     processor: Any,  # of transformers

@@ -68,7 +68,7 @@ def dump_batch(
         write_jsonl(part / "rows.jsonl", [{"micro_batch": k, **row} for k, (_, rows) in enumerate(batches) for row in rows])
         write_json(part / "about.json", {**about, "micro_batches": len(batches), "same": same})
 
-
+# %% ../../nbs/parts/train/nan_guard.ipynb #9b461f3a
 def read_batch(
     folder: str | Path,  # nan_batch of a run
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:  # (what went wrong; a row per sample; tensors by name per micro-batch)

@@ -155,7 +155,7 @@ class LoadedReward:
     function: Reward  # with the options of the entry, under its own name
     file: Path | None  # of a function that is not this project's
 
-
+# %% ../../nbs/parts/train/reward_functions.ipynb #e6f761f9
 def _load(entry: RewardEntry, own: Mapping[str, Reward]) -> tuple[Reward, Path | None]:
     "The function of an entry, and its file if it is not this project's."
     if entry.name in own:
@@ -200,7 +200,7 @@ def _event_loop() -> asyncio.AbstractEventLoop:
 async def _awaited(values: Awaitable[Any]) -> Any:
     return await values
 
-
+# %% ../../nbs/parts/train/reward_functions.ipynb #48d67d23
 def load_rewards(
     entries: Sequence[RewardEntry],  # of `read_entries`
     own: Mapping[str, Reward],  # the rewards of the project, by name
@@ -264,7 +264,7 @@ class TrialBatch:
     def everything(self) -> list[int]:
         return list(range(len(self.kinds)))
 
-
+# %% ../../nbs/parts/train/reward_functions.ipynb #f9b569bc
 def trial_batch(
     samples: list[Sample],  # of the training
     view: VideoInputConfig,
@@ -327,7 +327,7 @@ def _failure(reward: LoadedReward, error: Exception, columns: dict[str, Any]) ->
         f"completion[-1]['content']) and by name {names}: take what you need, and **columns"
     )
 
-
+# %% ../../nbs/parts/train/reward_functions.ipynb #dc318356
 def try_reward(
     reward: LoadedReward,
     batch: TrialBatch,

@@ -240,7 +240,7 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
 
         return place(out.log_probs), place(out.entropy), out.aux_loss
 
-
+# %% ../../nbs/parts/train/shared_prefix.ipynb #b1fa905a
 class SharedPrefixNativeGRPOTrainer(SharedPrefixGRPOTrainer):
     "`SharedPrefixGRPOTrainer` on native video."
 

@@ -207,7 +207,7 @@ def _toy_sets(run: Run, sets: list[EvalSet]) -> list[EvalSet]:
         record_files(run, Path(s.video_root).parent / "samples.jsonl", f"eval_annotations_{s.name}" if s.name else "eval_annotations")
     return sets
 
-
+# %% ../../nbs/parts/train/stage_data.ipynb #c376b27f
 def stage_data(run: Run, params: TrainingParams, toy_file: str, dataset: str = "samples") -> StageData:
     "The samples of a stage; `toy_file` is the file of the toy curation. The first of several processes makes what is missing."
     outputs, missing = params.outputs_dir, params.missing_videos

@@ -97,7 +97,7 @@ def _load_weights(model: Any, checkpoint: Path) -> None:
     else:
         model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype, use_safetensors=True).state_dict())
 
-
+# %% ../../nbs/parts/train/trainer.ipynb #ddba855f
 def _restore(trainer: Any, checkpoint: Path) -> bool:  # whether training was at its end
     "Load the weights of a checkpoint; if training was at its end, load its state too."
     from transformers import TrainerState
@@ -122,7 +122,7 @@ def _restore(trainer: Any, checkpoint: Path) -> bool:  # whether training was at
             callback.apply(trainer.model)
     return True
 
-
+# %% ../../nbs/parts/train/trainer.ipynb #7ac03ce8
 def _train(trainer: Any) -> None:
     "`trainer.train()`, from the last complete checkpoint if there is one; half-written checkpoints are removed."
     folder = Path(trainer.args.output_dir)
@@ -152,7 +152,7 @@ def _incomplete(folder: Path) -> list[Path]:
     "Checkpoints that were not written to their end."
     return [p for p in folder.glob("checkpoint-*") if not is_complete(p)]
 
-
+# %% ../../nbs/parts/train/trainer.ipynb #c38f2228
 def fit(
     trainer: Any,  # of TRL
     desc: str,  # of the progress bar

@@ -154,7 +154,7 @@ def _decoded_sound(video: Path, shifts: Sequence[float], seek: float | None) -> 
                 last = seconds
                 yield seconds + shifts[restarts], frame
 
-
+# %% ../../nbs/parts/video/cut.ipynb #022e15cb
 def _sound(video: Path, facts: Facts, start: float) -> Iterator[tuple[float, Any]]:
     "The decoded sound from `start` or earlier, or from its first frame."
     import av
@@ -197,7 +197,7 @@ def _sound_packets(video: Path, facts: Facts, stream: Any, start: float, end: fl
             yield from stream.encode(piece)
     yield from stream.encode()
 
-
+# %% ../../nbs/parts/video/cut.ipynb #640a5312
 def _put_right(position: int | None, at: int, samples: np.ndarray) -> tuple[int, np.ndarray]:
     "(position, samples) of sound that belongs at `at`: silence fills a hole, and what comes twice goes."
     if position is None:
@@ -249,7 +249,7 @@ def _write(video: Path, facts: Facts, out: Path, start: float, end: float) -> No
     if not sizes[0] or read_facts(out).times[0] > max(0.0, facts.times[0] - start) + 2e-3:
         raise VideoError(video, f"cannot be cut: no picture comes at {start:.3f} s")
 
-
+# %% ../../nbs/parts/video/cut.ipynb #9d5c921c
 def cut(
     video: str | Path,  # any that can be decoded
     out: str | Path,  # an mp4, replaced where it exists; its folder is made

@@ -155,7 +155,7 @@ class _Packet(NamedTuple):
     duration: int
     is_key: bool
 
-
+# %% ../../nbs/parts/video/decoders.ipynb #0f072262
 def _packets(container: "av.container.InputContainer", stream: "av.video.stream.VideoStream") -> tuple[list[_Packet], int]:
     "The stream's packets that give pictures, in the order of the file, and how many others there are."
     packets, discarded = [], 0
@@ -281,7 +281,7 @@ def read_facts(
     except (av.FFmpegError, ValueError, OverflowError) as e:
         raise VideoError(path, f"is no readable video ({last_line(e)})") from e
 
-
+# %% ../../nbs/parts/video/decoders.ipynb #bd649fc9
 def _facts(container: "av.container.InputContainer", path: Path, packets: list[_Packet], discarded: int, by_decoding: bool) -> Facts:
     stream = picture_stream(container, path)
     pictures = decoded(container, stream, path)
@@ -330,7 +330,7 @@ def _facts(container: "av.container.InputContainer", path: Path, packets: list[_
 class MissingPicture(VideoError):
     "A picture that the packets promise does not come, however far back decoding begins."
 
-
+# %% ../../nbs/parts/video/decoders.ipynb #a1f49682
 BACK = (0, 1, 4, None)  # key frames before the nearest at which a search begins; None is the start of the file
 
 
@@ -383,7 +383,7 @@ def towards(
                 if position == target and nth == rank:
                     yield int(index), frame
 
-
+# %% ../../nbs/parts/video/decoders.ipynb #9f577808
 def _resized(frame: "av.VideoFrame", width: int, height: int) -> np.ndarray:
     "A picture as players show it, `(height, width, 3)`."
     turns = quarter_turns(frame)

@@ -201,7 +201,7 @@ def read_frames(
     except (OSError, ValueError):
         return decode()  # raises the error of the file
 
-
+# %% ../../nbs/parts/video/reader.ipynb #b6cbbc25
 def _decode(
     path: Path, n: int, max_pixels: int, clip: Sequence[float] | None, backend: str, limits: ResourceLimits | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -247,7 +247,7 @@ def _record(path: Path, backend: str, reasons: dict[str, str]) -> None:
         switched[str(path)] = f"read by {backend}; {why}"
         warnings.warn(f"{path}: read by {backend}; {why}", stacklevel=2)
 
-
+# %% ../../nbs/parts/video/reader.ipynb #26e0e959
 def _named(backend: str, reason: str) -> str:
     if reason.startswith(backend):
         return reason
