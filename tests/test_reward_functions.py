@@ -15,7 +15,7 @@ import pytest
 from vtg_r1.core.runtime import RunError, UserError, project_root
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_arguments, rewards_of
-from vtg_r1.rewards import format_reward, own_rewards, tiou_reward, with_options
+from vtg_r1.rewards import format_reward, own_rewards, set_tiou_reward, tiou_reward, with_options
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.train.reward_functions import load_rewards, made_up_answers, read_entries, trial_batch, try_reward, try_rewards
 
@@ -207,6 +207,12 @@ def test_made_up_answers_are_read(reading):
     answers = made_up_answers([[3, 9]], 16.0, "B" if reading == "time" else None, reading)
     assert tiou_reward([answers["exact"], answers["whole video"]], [[[3, 9]]] * 2, reading=reading) == [1.0, 6 / 16]
     assert made_up_answers([], 16.0)["whole video"] == "<think>It begins at 5.33333.</think><time>[0, 16]</time>"
+
+
+def test_the_exact_answer_to_what_is_absent_is_a_refusal():
+    absent, present = made_up_answers([], 16.0), made_up_answers([[3, 9]], 16.0)
+    answers, truths = [absent["exact"], absent["late"], absent["exact"], present["exact"]], [[], [], [[3, 9]], [[3, 9]]]
+    assert set_tiou_reward(answers, truths) == [1.0, 0.0, -0.5, 1.0]  # the third refuses what is there
 
 
 # ---- in training ----

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.prompts import completion_text, format_span
+from ..core.prompts import completion_text, format_answer, format_span
 from ..core.runtime import RunError, UserError, resolve
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig, training_set
@@ -230,9 +230,8 @@ def made_up_answers(
 ) -> dict[str, str]:  # kind → response
     "Responses of every kind that a policy may give to a sample."
     start, end = (float(t) for t in (spans[0] if len(spans) else (duration / 3, duration / 2)))
-    truth = [list(span) for span in spans] or [[start, end]]
     kinds = {
-        "exact": truth,
+        "exact": [list(span) for span in spans],
         "late": [[start + duration / 4, end + duration / 4]],
         "half": [[start, (start + end) / 2]],
         "whole video": [[0.0, duration]],
@@ -244,7 +243,7 @@ def made_up_answers(
         option = ""
         if letter and tag == "time":
             option = f"<answer>{letter if number % 2 == 0 else chr(ord(letter) ^ 1)}</answer>"
-        answers[kind] = f"<think>It begins at {start:g}.</think><{tag}>{', '.join(map(format_span, answer))}</{tag}>{option}"
+        answers[kind] = f"<think>It begins at {start:g}.</think><{tag}>{format_answer(answer)}</{tag}>{option}"
     return {**answers, "without format": format_span([start, end]), "no span": "<think></think>I do not see it.", "nothing": ""}
 
 
