@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .core.atomic_files import LockHeld, lock
+from .core.confidence import consensus
 from .core.plots import draw_histogram, looks_of, style
 from .core.prompts import parse_set, parse_span
 from vtg_r1.core.runtime import (
@@ -97,12 +98,11 @@ def difficulty(
 
 
 def _consensus(spans: Sequence[Sequence[float]]) -> list[float] | None:
-    "The span with the greatest mean tIoU with the others; None if there is none."
-    readable = [list(map(float, span)) for span in spans if not np.isnan(span).any()]
-    if not readable:
-        return None
-    agreement = np.asarray(tiou(np.array(readable)[:, None], np.array(readable)[None])).mean(1)
-    return readable[int(agreement.argmax())]
+    "The span that agrees best with the others; None if there is none."
+    answers = [[list(map(float, span))] for span in spans if span[0] < span[1]]  # false for what could not be read
+    if len(answers) < 2:
+        return answers[0][0] if answers else None
+    return answers[consensus(answers)[0]][0]
 
 
 def reward_spread(sample: Sample) -> float:
