@@ -17,7 +17,7 @@ from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams
 from vtg_r1.models.generation import model_inputs
-from vtg_r1.models.loading import load_processor, model_path
+from vtg_r1.models.loading import check_model_exists, load_processor, model_path
 from vtg_r1.runs.parameters import from_mapping, parameter_fields
 from vtg_r1.sft import SFTParams
 from vtg_r1.train.checks import check_context_length, is_embedded, prompt_lengths, refuse_toy_values
@@ -174,6 +174,14 @@ def test_own_samples_need_a_model_that_is_named(name, files, taught):
         UserError, match="is not of the toy world, and no model is named: give model, such as .*; model = tiny takes the embedded one"
     ):
         stage(name, files, "unnamed", annotations=str(files[0] / "own.jsonl"), model="")
+
+
+def test_a_hub_behind_a_closed_proxy_is_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="model 'Nobody/no-such-model' is not in the Hub's cache, and the Hub cannot be reached"):
+        check_model_exists("Nobody/no-such-model")
 
 
 def test_a_model_that_cannot_be_found_is_refused_before_anything_is_read(files, monkeypatch):

@@ -77,12 +77,15 @@ def check_model_exists(
     if Path(source).exists() or any(isinstance(try_to_load_from_cache(source, f), str) for f in ("config.json", "adapter_config.json")):
         return
     problem = hub_problem(source)
+    if not problem:
+        try:
+            HfApi().model_info(source, timeout=10)
+        except HfHubHTTPError as e:
+            raise UserError(f"model {model!r} cannot be had from the Hub: {str(e).splitlines()[0]}") from e
+        except Exception as e:  # of the HTTP library, which is another one from release to release of the Hub's
+            problem = f"{type(e).__name__}: {e}".splitlines()[0]
     if problem:
         raise UserError(f"model {model!r} is not in the Hub's cache, and the Hub cannot be reached ({problem})")
-    try:
-        HfApi().model_info(source, timeout=10)
-    except HfHubHTTPError as e:
-        raise UserError(f"model {model!r} cannot be had from the Hub: {str(e).splitlines()[0]}") from e
 
 # %% ../../nbs/parts/models/loading.ipynb #9e749d2b
 def _frame_attention(

@@ -175,14 +175,14 @@ def refuse_unnamed_model(model: str, samples: list[Sample]) -> None:
 def refuse_shared_videos(train: list[Sample], held_out: list[Sample]) -> None:
     "Raise `UserError` if a held-out video, or another cut or view of it, is trained on: its score would say nothing about other videos."
     trained = {source_id(s.video): s for s in train}
-    shared = sorted({s.video for s in held_out if source_id(s.video) in trained})
+    shared = [s.video for s in held_out if source_id(s.video) in trained]
     if not shared:
         return
-    twin = trained[source_id(shared[0])]
-    queries = sum(s.video in set(shared) for s in held_out)
+    first = min(shared)
+    twin = trained[source_id(first)]
     raise UserError(
-        f"eval_annotations: {len(shared)} of {len({s.video for s in held_out})} held-out videos, with {queries} queries, are trained on too, "
-        f"such as {shared[0]} (trained on as {twin.video}, query {twin.qid!r}): take them out of one of the two files; "
+        f"eval_annotations: {len(set(shared))} of {len({s.video for s in held_out})} held-out videos, with {len(shared)} queries, are trained on too, "
+        f"such as {first} (trained on as {twin.video}, query {twin.qid!r}): take them out of one of the two files; "
         "an empty eval_annotations holds out every fourth video"
     )
 
