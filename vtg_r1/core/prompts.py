@@ -193,7 +193,7 @@ def completion_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
 # %% ../../nbs/parts/core/prompts.ipynb #34fdad66
 _THINK_TAG = re.compile(r"think(?:ing)?>", re.I | re.A)  # behind "<" or "</"
 _TAGS = ("time", "answer", "glue")
-_BLOCK = re.compile(rf"<({'|'.join(_TAGS)})>([^<]*)</\1>", re.I | re.A)
+_BLOCK = re.compile(rf"<(?=[{''.join(tag[0] for tag in _TAGS)}])({'|'.join(_TAGS)})>([^<]*)</\1>", re.I | re.A)
 
 
 def _after_thinking(response: str) -> str:
@@ -334,9 +334,9 @@ def _json_spans(text: str) -> list[list[float]]:
 
 # %% ../../nbs/parts/core/prompts.ipynb #f3a25a08
 _HUNDREDTHS = re.compile(
-    r"(?<![^\s(\[\"'])([0-9]{1,2}|100) (?:to|and) ([0-9]{1,2}|100)(?=[\s;!?)\]<]|[.,](?![0-9])|$)(?!\s[0-9]| (?:to|and) [0-9]| ?(?:s|m|h|ms)\b)"
+    r"(?=[0-9])(?<![^\s(\[\"'])(100|[0-9]{1,2}+) (?:to|and) (100|[0-9]{1,2}+)(?=[\s;!?)\]<]|[.,](?![0-9])|$)(?!\s[0-9]| (?:to|and) [0-9]| ?(?:s|m|h|ms)\b)"
 )
-_OTHER_UNIT = re.compile(r"%|帧|frame|image|picture|second|minute|hour|percent|sec|min|fps", re.I)
+_OTHER_UNIT = re.compile(r"%|帧|frame|image|picture|second|minute|hour|percent|sec|min|fps")  # in lower-case text
 _ANY_NUMBER = re.compile(r"\d+\.?\d*")
 
 
@@ -344,7 +344,7 @@ def _vtimellm_spans(response: str, duration: float) -> list[list[float]]:
     "The first `x to y` in hundredths of a video of `duration` seconds."
     text = _after_thinking(response)[:LONGEST_JSON]
     match = _HUNDREDTHS.search(text)
-    if match is None or _OTHER_UNIT.search(text):
+    if match is None or _OTHER_UNIT.search(text.lower()):
         return []
     return [[int(share) * duration / 100 for share in match.groups()]]
 
