@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.runtime import RunError, UserError, is_main_process, project_root, sha256
 from .templates import with_template_arguments
-from ..runs.run import Run, read_manifest
+from ..runs.run import Run, read_manifest, refuse_unfinished
 
 # %% ../../nbs/parts/models/loading.ipynb #ba114d5e
 TINY = "tiny"
@@ -66,7 +66,7 @@ def hub_problem(model: str) -> str:
 def check_model_exists(
     model: str,  # as `model_path` takes it
 ) -> None:
-    "Raise `UserError` if there is no such model: before videos are decoded, and without the minutes of retries that loading takes."
+    "Raise `UserError` if there is no such model, or if its run is not finished: before videos are decoded, and without the minutes of retries that loading takes."
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -74,6 +74,8 @@ def check_model_exists(
         source = model_path(model)
     except FileNotFoundError as e:
         raise UserError(str(e)) from e
+    if Path(source).exists():
+        refuse_unfinished(Path(source).absolute())
     if Path(source).exists() or any(isinstance(try_to_load_from_cache(source, f), str) for f in ("config.json", "adapter_config.json")):
         return
     problem = hub_problem(source)
