@@ -7,7 +7,7 @@ __all__ = ['BENCHMARKS', 'OWN', 'OTHERS', 'MISSING', 'COUNTS_ABOVE', 'load_bench
            'threshold_rule', 'score', 'compare', 'trivial_predictions', 'published']
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #015025d5
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,30 @@ OWN = ("samples", "csv", "jsonl")  # formats of own data
 OTHERS = tuple(name for name in READERS if name not in BENCHMARKS + OWN)  # further annotation files, such as a training set
 
 
+def _way_out(name: str, reason: str) -> str:
+    "What to give for an own table whose row a policy leaves out or mends."
+    options = {"inverted": "drop or swap", "past_end": "clip, drop or keep"}
+    if name not in ("csv", "jsonl") or reason not in options:
+        return ""
+    return f"; give {reason} ({options[reason]}), as for the samples that were made of this table"
+
+
 def load_benchmark(
     name: str,  # one of `BENCHMARKS`, `OWN` or `OTHERS`
     path: str | Path,  # the official file; for NExT-GQA the folder that holds test.csv and gsub_test.json
     columns: dict[str, str] | None = None,  # of an own table, as `read_dataset`
     videos: str | Path | None = None,  # folder of the videos, to measure durations that the file lacks; None guesses them from the last span
+    policies: Mapping[str, str] | None = None,  # of `read_dataset`, such as those with which an own table was converted; none for "samples"
 ) -> tuple[list[Sample], Report]:
     "Every query of an official annotation file, spans as published; an error where one cannot be scored."
     if name not in BENCHMARKS + OWN + OTHERS:
         raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN + OTHERS)}", reason="unknown_dataset")
     split = "val" if Path(path).is_dir() and not (Path(path) / "test.csv").exists() and (Path(path) / "val.csv").exists() else None
-    options: dict[str, Any] = {"zero_length": "keep", "missing_duration": "last_end"}
+    options: dict[str, Any] = {"zero_length": "keep", "missing_duration": "last_end", **(policies or {})}
+    if name == "samples" and policies:
+        raise SampleError(
+            f"{path}: samples are scored as they are; {', '.join(policies)} belong to the table that they were made of", reason="unknown_option"
+        )
     if name in ("csv", "jsonl"):
         options["columns"] = columns
     if name == "samples":
@@ -50,12 +63,14 @@ def load_benchmark(
         samples, report, _ = read_with_videos(name, path, videos, split, **options)
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")
-    if report.dropped:
-        first = report.dropped[0]
+    asked_for = {policy for policy, action in (policies or {}).items() if action == "drop"}
+    unusable = [finding for finding in report.dropped if finding.reason not in asked_for]
+    if unusable:
+        first = unusable[0]
         hidden = len(report.dropped) == report.read and all(f.reason in ("labels_withheld", "no_span") for f in report.dropped)
         raise SampleError(
-            f"{path}: {len(report.dropped)} of {report.read} queries cannot be scored; "
-            f"the first is {first.qid or f'record {first.line}'}: {first.reason}, {first.detail}",
+            f"{path}: {len(unusable)} of {report.read} queries cannot be scored; "
+            f"the first is {first.qid or f'record {first.line}'}: {first.reason}, {first.detail}{_way_out(name, first.reason)}",
             reason="labels_withheld" if hidden else first.reason,
         )
     if name == "rextime" and Path(path).suffix == ".jsonl":  # the form of ReXTime's own evaluator: letters, but no options
