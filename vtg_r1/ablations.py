@@ -465,4 +465,6 @@ def latest() -> Path:
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(AblationsParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(AblationsParams, main, dry_run)  # as a program; a notebook has no spec

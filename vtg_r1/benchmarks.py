@@ -565,4 +565,6 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(BenchmarksParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(BenchmarksParams, main, dry_run)  # as a program; a notebook has no spec

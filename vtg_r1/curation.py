@@ -806,4 +806,6 @@ def main(params: CurationParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(CurationParams, main)
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(CurationParams, main, dry_run)

@@ -718,4 +718,6 @@ def main(params: DifficultyParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(DifficultyParams, main)
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(DifficultyParams, main, dry_run)

@@ -494,4 +494,6 @@ def main(params: GRPOParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(GRPOParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(GRPOParams, main, dry_run)  # as a program; a notebook has no spec

@@ -448,4 +448,6 @@ def main(params: RewardsParams) -> Path:
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(RewardsParams, main)
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(RewardsParams, main, dry_run)

@@ -229,4 +229,6 @@ def main(params: SFTParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(SFTParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(SFTParams, main, dry_run)  # as a program; a notebook has no spec
