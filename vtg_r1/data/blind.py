@@ -67,11 +67,11 @@ class BesideBlind:
 
     def sentence(self) -> str:
         "The scores of the policies beside the best blind answer, and whether the last policy is above it."
-        told = ", ".join(f"{scores['mIoU'][0]:.1f} {bracket(*scores['mIoU'][1:])} {name}" for name, scores in self.policies.items())
+        scores_text = ", ".join(f"{scores['mIoU'][0]:.1f} {bracket(*scores['mIoU'][1:])} {name}" for name, scores in self.policies.items())
         value, low, high = self.blind[self.best_blind]["mIoU"]
         last = list(self.policies)[-1]
         return (
-            f"mIoU {told}. The best answer that sees no frame ({self.best_blind}) has {value:.1f} {bracket(low, high)}: "
+            f"mIoU {scores_text}. The best answer that sees no frame ({self.best_blind}) has {value:.1f} {bracket(low, high)}: "
             f"{last} is {verdict(self.leads[last])} it, by {_lead_text(self.leads[last])}. {self.queries} queries, {self.videos} videos"
         )
 

@@ -297,8 +297,12 @@ def _card() -> str:
 
 def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_out: int) -> None:
     "Hours and memory, extrapolated from the measured step that is nearest."
-    with report.trying("hours"):
+    try:
         size = billions(params.model)
+    except UserError as e:
+        report.say("hours", f"not estimated: {e}")
+        return
+    with report.trying("hours"):
         card = _card() or ("H100" if size else "two CPU cores")
         looks, batch = 1, getattr(params, "eval_batch_size", getattr(params, "batch_size", 1))
         seconds = 0.0
