@@ -186,7 +186,8 @@ def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None,
         roots = {read_manifest(resolve(e["path"]).parent).get("config", {}).get("video_root") for e in annotation_entries(params.annotations, "")}
         root = next(iter(roots)) or ""
     train = None
-    _check_root(report, root)
+    if root or not any(report.maker(e["path"]) for e in annotation_entries(params.annotations, "")):
+        _check_root(report, root)
     if (root and resolve(root).is_dir()) or any(report.maker(e["path"]) for e in annotation_entries(params.annotations, "")):
         train = _read(report, params, params.annotations, "data", root)
     else:
@@ -200,7 +201,7 @@ def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None,
     with report.trying("model"):
         if train is not None:
             refuse_unnamed_model(params.model, train)
-        elif not params.model:
+        elif not params.model and root:
             raise UserError("no model is named, and the samples cannot be looked at: give model; tiny is the embedded one")
     with report.trying("held out"):
         if train and wanted == "":
