@@ -16,7 +16,18 @@ extensions = ["myst_nb"]
 root_doc = "nbs/index"
 BESIDE = [
     p
-    for p in ("docs/models", "docs/engines", "docs/sharing", "docs/formats", "perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+    for p in (
+        "docs/reproduce",
+        "docs/models",
+        "docs/engines",
+        "docs/sharing",
+        "docs/formats",
+        "perf/README",
+        "outputs/README",
+        "CONTRIBUTING",
+        "CHANGELOG",
+        "SECURITY",
+    )
     if (ROOT / f"{p}.md").is_file()
 ]
 include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]

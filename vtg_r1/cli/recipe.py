@@ -174,7 +174,7 @@ def _dry_run(recipe: Recipe, as_json: bool) -> int:
             print(f"{step.name} ({step.notebook})")
             for row in rows:
                 if row["step"] == step.name:
-                    print(f"  {'problem' if row['problem'] else 'ok':<9}{row['what']:<12}{row['text']}")
+                    print(f"  {'problem' if row['problem'] else 'ok':<9}{row['what']:<18}{row['text']}")
         print(f"{count} problem{'s' * (count != 1)} in {len(recipe.steps)} steps; nothing was decoded or trained")
     return int(count > 0)
 

@@ -119,15 +119,18 @@ def answer_seconds(params: Any, batches: float, card: str) -> float:
     return batches * decoding
 
 
-def training_seconds(params: Any, samples: int, card: str) -> float:
-    "Seconds of training on so many samples: GRPO by its steps, the cold start by the update of a measured group."
+def training_seconds(params: Any, samples: int, card: str, processes: int = 1) -> float:
+    """Seconds of training on so many samples: GRPO by its steps, the cold start by the update of a measured group. Processes divide all but decoding,
+    which is bound by launches in each of them."""
     size = billions(params.model)
     row = nearest_row(size)
     if hasattr(params, "num_generations"):
-        return params.steps * float(step_on(card, params, row, size)["step_seconds"])
+        step = step_on(card, params, row, size)
+        decoding = step["decoding_seconds"] or 0.0
+        return params.steps * (decoding + (step["step_seconds"] - decoding) / processes)
     seen = params.steps * params.batch_size if params.steps else params.epochs * samples
     prompt = params.frames * params.pixels / (row["frames"] * row["pixels"])
     if not row["billions"]:
-        return seen * row["step_seconds"] / (row["prompts_per_step"] * row["num_generations"]) * prompt
+        return seen * row["step_seconds"] / (row["prompts_per_step"] * row["num_generations"]) * prompt / processes
     _, rest = _on_other_card(card, row, 0.0, row["step_seconds"] - row["decoding_seconds"], size, 0)
-    return seen * rest * prompt
+    return seen * rest * prompt / processes

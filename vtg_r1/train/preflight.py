@@ -65,7 +65,7 @@ class Preflight:
     def text(self) -> str:
         "The list for a person."
         words = {True: "problem", False: "ok"}
-        lines = [f"{words[problem]:<9}{what:<12}{text}" for what, text, problem in self.lines]
+        lines = [f"{words[problem]:<9}{what:<18}{text}" for what, text, problem in self.lines]
         count = len(self.problems)
         return "\n".join([*lines, f"{count} problem{'s' * (count != 1)}; nothing was decoded or trained"])
 
@@ -242,9 +242,7 @@ def _curation_data(report: Preflight, params: Any) -> None:
         for entry in entries:
             with report.trying(kind):
                 if entry.get("dataset") != "huggingface" and not resolve(entry["path"]).exists():
-                    raise SampleError(
-                        f"{kind} {entry['path']} ({entry.get('dataset', 'samples')}): no such file (looked at {resolve(entry['path'])})"
-                    )
+                    raise SampleError(f"{entry['path']} ({entry.get('dataset', 'samples')}): no such file (looked at {resolve(entry['path'])})")
                 report.say(kind, f"{entry['path']}: found")
     if params.sources:
         _check_root(report, params.video_root)
@@ -308,7 +306,7 @@ def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_
         looks, batch = 1, getattr(params, "eval_batch_size", getattr(params, "batch_size", 1))
         seconds = 0.0
         if params.stage in ("sft", "grpo"):
-            seconds, looks = training_seconds(params, train, card), 1 + params.eval_before_training
+            seconds, looks = processes * training_seconds(params, train, card, processes), 1 + params.eval_before_training
         queries = train if params.stage == "difficulty" else held_out
         seconds += answer_seconds(params, looks * queries / batch, card)
         where = card if size else "two CPU cores"
