@@ -54,11 +54,11 @@ def evaluation_record(
     settings: Iterable[Any],  # everything else that decides a response: batch size, length, …
 ) -> dict[str, str]:  # name → digest or name
     "What decides the responses of a policy to held-out sets: equal records, equal responses."
-    shown = {**asdict(view), "video_root": "", "cache": "", "cache_gb": 0}
+    settings_of_view = {**asdict(view), "video_root": "", "cache": "", "cache_gb": 0}
     return {
         "model": _digest((path.name, file_identity(path)) for path in sorted(Path(folder).iterdir())),
         "queries": _digest(_asked(sets)),
-        "view": _digest([sorted(shown.items())]),
+        "view": _digest([sorted(settings_of_view.items())]),
         "settings": _digest([list(settings), policy.config._attn_implementation]),
         "precision": f"{policy.dtype} on {policy.device.type}",
         "code": _digest([_code(), version("torch"), version("transformers")]),
