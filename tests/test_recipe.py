@@ -1,5 +1,6 @@
 "`vtg-r1 recipe`: the stages as ordinary runs, killed and continued; its dry run; `vtg-r1 runs`; the page Reproduce the paper."
 
+import importlib
 import importlib.util
 import json
 import os
@@ -14,10 +15,13 @@ import yaml
 
 from vtg_r1.cli import main
 from vtg_r1.cli.recipe import changes, read_recipe
+from vtg_r1.cli.run import stage_params
 from vtg_r1.core.runtime import UserError, project_root, resolve
 from vtg_r1.core.samples import load_samples
 from vtg_r1.data.official_benchmarks import score, trivial_predictions
 from vtg_r1.data.where import PLACES
+from vtg_r1.runs.execute import stage_name
+from vtg_r1.runs.parameters import from_mapping
 from vtg_r1.runs.run import read_manifest, run_state, start_run
 
 TINY = """
@@ -43,8 +47,75 @@ def command(file: Path) -> list[str]:
     return [sys.executable, "-m", "vtg_r1.cli", "recipe", str(file)]
 
 
+@pytest.mark.resume
+def test_a_killed_recipe_goes_on(tmp_path):
+    "SIGKILL to the recipe alone, while its cold start trains: the kernel must notice, and the same command goes on from the last checkpoint."
+    file = tmp_path / "recipe.yaml"
+    content = yaml.safe_load(TINY.replace("OUT", str(tmp_path)))
+    steps = {name: content["steps"][name] for name in ("curation", "cold_start")}
+    steps["cold_start"] |= {"steps": 12, "save_steps": 1, "eval_limit": 1}
+    file.write_text(yaml.safe_dump({**content, "steps": steps, "measure": {}}, sort_keys=False))
+    folder = tmp_path / "sft/small-cold_start"
+    with subprocess.Popen(command(file), cwd=project_root(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as first:
+        until = time.monotonic() + 300
+        while not list(folder.glob("checkpoints/checkpoint-2")) and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(first.pid, signal.SIGKILL)
+    assert run_state(folder) in ("running", "interrupted")
+    curated = read_manifest(tmp_path / "curation/small-curation")
+    again = subprocess.run(command(file), cwd=project_root(), capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-3000:]
+    manifest = read_manifest(folder)
+    assert manifest["status"] == "finished" and len(manifest["resumed"]) == 1 and len((folder / "log.jsonl").read_text().splitlines()) == 12
+    assert read_manifest(tmp_path / "curation/small-curation") == curated and "curation: finished, it is kept" in again.stderr
+    assert len(list((tmp_path / "curation/small-curation").glob("*.ipynb"))) == 1  # an ordinary run, by papermill
+
+
+def by_function(notebook: str, given: dict, as_json: bool) -> int:
+    "A stage by its function, without a notebook's kernel."
+    stage = stage_name(notebook)
+    importlib.import_module(f"vtg_r1.{stage}").main(from_mapping(stage_params(stage), given))
+    return 0
+
+
 @pytest.mark.slow
-def test_killed_and_continued_it_ends_in_the_table(tmp_path):
+def test_the_stages_end_in_the_table(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(TINY.replace("OUT", str(tmp_path)))
+    monkeypatch.setattr("vtg_r1.cli.recipe.run_stage", by_function)
+    assert main(["recipe", str(file)]) == 0
+    check_table(tmp_path, capsys.readouterr().out)
+    ended = read_manifest(tmp_path / "grpo/small-rl")["ended"]
+    assert main(["recipe", str(file)]) == 0 and read_manifest(tmp_path / "grpo/small-rl")["ended"] == ended  # all are kept
+    capsys.readouterr()
+
+    # a finished run that is not what the recipe asks for is refused, not shown
+    file.write_text(TINY.replace("OUT", str(tmp_path)).replace("steps: 4,", "steps: 5,"))
+    (step,) = [step for step in read_recipe(str(file)).steps if step.name == "rl"]
+    assert changes(step) == ["steps was 4, now 5"]
+    with open(tmp_path / "curation/small-curation/rl.jsonl", "a") as f:
+        f.write("\n")
+    assert "has changed since" in changes(step)[1]
+    assert main(["recipe", str(file)]) == 2
+    assert main(["runs", "--outputs", str(tmp_path), "--json"]) == 0
+    listed = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+    assert listed["small-rl"]["state"] == "finished" and "final" in listed["small-rl"]["mIoU"] and listed["small-rl"]["age"]
+
+
+def check_table(folder: Path, printed: str) -> None:
+    "The table against scores that are computed apart from it."
+    numbers = json.loads((folder / "recipes/small/table.json").read_text())["toy world"]
+    samples = load_samples(folder / "toyworld/held-out-in-domain/samples.jsonl")[:12]
+    whole = score("samples", samples, trivial_predictions(samples)["whole video"])["mIoU"]
+    assert numbers["blind/whole video/mIoU"] == pytest.approx(whole, abs=1e-3) and "blind/dataset prior/mIoU" in numbers
+    for policy in ("base", "cold start", "RL"):
+        assert numbers[f"{policy}/interval/mIoU/low"] <= numbers[f"{policy}/interval/mIoU/high"] and f"{policy}/above_blind/p" in numbers
+    measured = json.loads((folder / "benchmarks/small-toy_world-base/metrics.json").read_text())
+    assert f"| base | {measured['mIoU']:.1f} [" in printed and "best answer that sees no frame" in printed
+
+
+@pytest.mark.long
+def test_killed_before_rl_and_continued_by_notebooks(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(TINY.replace("OUT", str(tmp_path)))
     rl = tmp_path / "grpo/small-rl"
@@ -61,29 +132,7 @@ def test_killed_and_continued_it_ends_in_the_table(tmp_path):
     assert "cold_start: finished, it is kept" in again.stderr and run_state(rl) == "finished"
     for stage, name in (("curation", "curation"), ("difficulty", "difficulty"), ("grpo", "rl"), ("benchmarks", "toy_world-rl")):
         assert len(list((tmp_path / stage / f"small-{name}").glob("*.ipynb"))) == 1, stage  # an ordinary run, by papermill
-    numbers = json.loads((tmp_path / "recipes/small/table.json").read_text())["toy world"]
-    samples = load_samples(tmp_path / "toyworld/held-out-in-domain/samples.jsonl")[:12]
-    whole = score("samples", samples, trivial_predictions(samples)["whole video"])["mIoU"]
-    assert numbers["blind/whole video/mIoU"] == pytest.approx(whole, abs=1e-3) and "blind/dataset prior/mIoU" in numbers
-    for policy in ("base", "cold start", "RL"):
-        assert numbers[f"{policy}/interval/mIoU/low"] <= numbers[f"{policy}/interval/mIoU/high"] and f"{policy}/above_blind/p" in numbers
-    measured = json.loads((tmp_path / "benchmarks/small-toy_world-base/metrics.json").read_text())
-    assert f"| base | {measured['mIoU']:.1f} [" in again.stdout and "best answer that sees no frame" in again.stdout
-
-    # a finished run that is not what the recipe asks for is refused, not shown
-    file.write_text(TINY.replace("OUT", str(tmp_path)).replace("steps: 4,", "steps: 5,"))
-    (step,) = [step for step in read_recipe(str(file)).steps if step.name == "rl"]
-    assert changes(step) == ["steps was 4, now 5"]
-    with open(tmp_path / "curation/small-curation/rl.jsonl", "a") as f:
-        f.write("\n")
-    assert "has changed since" in changes(step)[1]
-    assert main(["recipe", str(file)]) == 2
-    listed = {row["run"]: row for row in json.loads(_output(["runs", "--outputs", str(tmp_path), "--json"]))}
-    assert listed["small-rl"]["state"] == "finished" and "final" in listed["small-rl"]["mIoU"] and listed["small-rl"]["age"]
-
-
-def _output(words: list[str]) -> str:
-    return subprocess.run([sys.executable, "-m", "vtg_r1.cli", *words], cwd=project_root(), capture_output=True, text=True, check=True).stdout
+    check_table(tmp_path, again.stdout)
 
 
 def test_the_dry_run_names_every_missing_path_at_once(capsys):
