@@ -80,6 +80,8 @@ def ground_command(
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
     _say_who_read()
+    if model == "tiny":
+        print("model tiny is the embedded one, which knows only coloured shapes; for other videos give --model", file=sys.stderr)
     if as_json:
         rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})

@@ -258,7 +258,7 @@ def _finish(recipe: Recipe, as_json: bool) -> int:
     "runs",
     "vtg-r1 runs",
     "vtg-r1 runs grpo --json",
-    "RUN=$(vtg-r1 runs grpo --newest)      # the newest finished one; unfinished ones are named on stderr",
+    "vtg-r1 runs grpo --newest      # the folder of the newest finished one; unfinished ones are named on stderr",
 )
 def runs_command(
     stage: Annotated[str, Argument(metavar="[STAGE]", help=f"one of {', '.join(STAGES)}; all by default")] = "",
