@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ ENDS = {"llava_next_video": "</s>", "smolvlm": "<end_of_utterance>", "idefics3":
 ENDS |= {"glm4v": "<|user|>", "glm46v": "<|user|>", "mistral3": "</s>"}
 FAST = ("qwen3_vl_thinking", "internvl")  # in `make test`
 TOLERANCE = 1e-5
+OTHER_POSITIONS = ("qwen2_5_vl",)  # in native video the installed transformers gives others than the checkpoint was trained with
 LINEAR = (
     "qwen3_5",
     "qwen3_5_small",
@@ -58,8 +60,8 @@ class World:
     def __init__(self, home: Path) -> None:
         world = make_world(home / "world", videos=4, seed=5)
         scripts = read_scripts(world)
-        taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in load_samples(world / "samples.jsonl")]
-        self.samples = [taught[0], next(s for s in taught if s.video != taught[0].video)]
+        self.taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in load_samples(world / "samples.jsonl")]
+        self.samples = [self.taught[0], next(s for s in self.taught if s.video != self.taught[0].video)]
         self.root = str(world / "videos")
 
     def view(self, encoding: str) -> VideoInputConfig:
@@ -67,6 +69,21 @@ class World:
 
 
 # --- plain transformers: nothing below comes from the package but the words of the prompt and the frames ---
+
+
+def published_positions(theirs, config, input_ids: torch.Tensor, **layout) -> tuple[torch.Tensor, torch.Tensor]:  # (3, 1, L), (1, 1)
+    "In place of `get_rope_index`: the rule that Qwen2.5-VL was published with, for one row. What follows a video goes on behind its largest position."
+    if layout.get("video_grid_thw") is None:
+        return theirs(input_ids, **layout)
+    ids, (steps, height, width) = input_ids[0].tolist(), layout["video_grid_thw"][0].tolist()
+    first, merge = ids.index(config.video_token_id), config.vision_config.spatial_merge_size
+    per_step = float(layout["second_per_grid_ts"][0]) * config.vision_config.tokens_per_second
+    places = [(i, i, i) for i in range(first)]
+    for t in range(steps):
+        places += [(first + int(t * per_step), first + y, first + x) for y in range(height // merge) for x in range(width // merge)]
+    behind = max(map(max, places)) + 1
+    places += [(behind + i,) * 3 for i in range(len(ids) - len(places))]
+    return torch.tensor(places).T[:, None], torch.tensor([[max(map(max, places)) + 1 - len(ids)]])
 
 
 class Plain:
@@ -77,6 +94,9 @@ class Plain:
         self.processor = AutoProcessor.from_pretrained(folder(name))
         self.model = AutoModelForImageTextToText.from_pretrained(folder(name), dtype=torch.float32).eval()
         self.tokenizer = self.processor.tokenizer
+        if name in OTHER_POSITIONS:
+            core = self.model.model
+            core.get_rope_index = partial(published_positions, core.get_rope_index, core.config)
 
     def inputs(self, row: dict, **arguments) -> dict:
         "The inputs of one prompt, through the processor's own chat template call."
@@ -102,17 +122,22 @@ class Plain:
         with torch.no_grad():
             return self.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
 
-    def logps(self, inputs: dict, response: list[int], padding: int = 0) -> torch.Tensor:
-        "Log-probabilities of the tokens of a response behind a prompt, (C,); with padding before it, as a batch with a longer prompt has."
-        behind, ids = torch.tensor([response]), inputs["input_ids"]
+    def behind(self, inputs: dict, response: list[int], padding: int = 0) -> dict:
+        "The inputs with a response behind the prompt, and padding before it."
+        after, ids = torch.tensor([response], dtype=torch.long), inputs["input_ids"]
         before = torch.full((1, padding), self.tokenizer.pad_token_id)
-        whole = {**inputs, "input_ids": torch.cat([before, ids, behind], 1)}
+        whole = {**inputs, "input_ids": torch.cat([before, ids, after], 1)}
         for key, x in inputs.items():
             if key != "input_ids" and torch.is_tensor(x) and x.shape == ids.shape and not x.is_floating_point():
-                fill = torch.ones_like(behind) if key == "attention_mask" else torch.zeros_like(behind)
+                fill = torch.ones_like(after) if key == "attention_mask" else torch.zeros_like(after)
                 whole[key] = torch.cat([torch.zeros_like(before), x, fill], 1)
-        logits = self.model(**whole).logits[0, padding + ids.shape[1] - 1 : -1].log_softmax(-1)
-        return logits.gather(1, behind[0][:, None])[:, 0]
+        return whole
+
+    def logps(self, inputs: dict, response: list[int], padding: int = 0) -> torch.Tensor:
+        "Log-probabilities of the tokens of a response behind a prompt, (C,); with padding before it, as a batch with a longer prompt has."
+        start = padding + inputs["input_ids"].shape[1] - 1
+        logits = self.model(**self.behind(inputs, response, padding)).logits[0, start:-1].log_softmax(-1)
+        return logits.gather(1, torch.tensor(response)[:, None])[:, 0]
 
     def target(self, response: str) -> list[int]:
         "The tokens that SFT should teach behind the prompt."
@@ -301,9 +326,9 @@ def test_every_row_of_the_table(name, small_world):
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "internvl", "gemma4"])
 def test_the_stages_finish_on_a_model_given_by_its_folder(name, small_world, tmp_path):
     "03, 04, 05 and 07 by `vtg-r1 run`, each on what the one before it made."
-    last = small_world.samples[-1].video
-    write_jsonl(tmp_path / "own.jsonl", [s for s in small_world.samples if s.video != last])
-    write_jsonl(tmp_path / "held.jsonl", [s for s in small_world.samples if s.video == last])
+    first, last = small_world.samples
+    write_jsonl(tmp_path / "own.jsonl", [s for s in small_world.taught if s.video == first.video])
+    write_jsonl(tmp_path / "held.jsonl", [last])
     common = dict(annotations=tmp_path / "own.jsonl", video_root=small_world.root, outputs_dir=tmp_path / "outputs", run_name="a", threads=1)
     common |= dict(frames=4, pixels=1568, prompt_style="full", max_completion_length=12)
     training = dict(learning_rate=1e-4, eval_annotations=tmp_path / "held.jsonl", eval_batch_size=2, figures=False, eval_limit=1)
