@@ -79,6 +79,7 @@ readme-text: install
 
 docs: install  ## the notebooks as a site that needs no server and no network: _docs/html/index.html
 	sphinx-build -q -E -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
+	@echo $(CURDIR)/_docs/html/index.html
 
 jupyter: install  ## JupyterLab on the index
 	jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

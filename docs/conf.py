@@ -1,6 +1,7 @@
 """The documentation site: the notebooks as they are committed, beside them the outputs of the reference runs. Nothing is executed, and nothing is fetched, when it is built or when it is read."""
 
 import ast
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -19,7 +20,8 @@ BESIDE = [
     for p in ("docs/models", "docs/engines", "docs/sharing", "docs/formats", "perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
     if (ROOT / f"{p}.md").is_file()
 ]
-include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]
+REFERENCE_PAGES = ("index", "cli", "stages", "core", "runs", "video", "data", "models", "train", "pages")  # made by docs/reference.py
+include_patterns = ["nbs/**", "docs/reference/*.md", *(f"{p}.md" for p in BESIDE)]
 exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs/static", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
 
 nb_execution_mode = "off"
@@ -30,6 +32,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
+smartquotes_action = "qe"  # quotes and ellipses; `--option` in a sentence stays what one types
 
 html_theme = "furo"
 html_title = "VTG-R1"
@@ -55,7 +58,7 @@ def navigation(index: dict) -> dict[str, list[str]]:
             folder, caption = f"parts/{head[1]}", head[1]
         elif names := re.match(r" {4,6}(\w+(?:, \w+)*)  ", line):
             pages.setdefault(caption.capitalize(), []).extend(f"/nbs/{folder}/{n}" for n in names[1].split(", "))
-    return {**pages, "Beside the notebooks": [f"/{p}" for p in BESIDE]}
+    return {**pages, "Reference": [f"/docs/reference/{p}" for p in REFERENCE_PAGES], "Beside the notebooks": [f"/{p}" for p in BESIDE]}
 
 
 def toctrees(index: dict) -> dict:
@@ -142,6 +145,14 @@ def published(notebook: dict, run: Path | None, name: str) -> dict:
     return {**notebook, "cells": cells}
 
 
+def on_start(app) -> None:
+    "Make the reference pages from the code."
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    reference.write_pages(ROOT, ROOT / "docs/reference")
+
+
 def on_source(app, docname: str, source: list[str]):
     "Prepare a notebook before it is parsed."
     if app.env.doc2path(docname).suffix == ".ipynb":
@@ -171,5 +182,6 @@ def on_finished(app, error):
 def setup(app):
     "Called by Sphinx."
     app.add_html_math_renderer("mathml", (mathml("inline"), None), (mathml("block"), None))
+    app.connect("builder-inited", on_start)
     app.connect("source-read", on_source)
     app.connect("build-finished", on_finished)

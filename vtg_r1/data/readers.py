@@ -1195,21 +1195,50 @@ def _read_durations(files: list[Path]) -> dict[str, float]:
 
 # %% ../../nbs/parts/data/readers.ipynb #79a9c5d2
 def read_dataset(
-    name: str,  # a key of `READERS`
-    path: str | Path,  # the annotation file; for NExT-GQA and QuerYD the folder
-    split: str | None = None,  # default: the split in the file name; "test" for the NExT-GQA folder
-    inverted: str = "drop",  # or "swap"
-    past_end: str = "keep",  # or "clip" (use it for training), "drop"
-    zero_length: str = "drop",  # or "keep": such a query counts in a benchmark's denominator
-    missing_duration: str = "auto",  # or "drop", "last_end"
-    repeated_query: str = "keep",  # or "join": one sample of a sentence that several rows of a video have
-    absent: str = "drop",  # or "keep": a query of which the file says that the video does not show it is a sample without spans
-    durations: dict[str, float] | str | Path | None = None,  # seconds by video path or id, or a JSON file with them, for formats that lack them
-    columns: dict[str, str] | None = None,  # field → column, for csv and jsonl
-    steps: bool = False,  # hirest: the steps instead of the events
-    video_root: str | Path = "",  # folder of the videos: absolute paths below it are read as relative
+    name: str,
+    path: str | Path,
+    split: str | None = None,
+    inverted: str = "drop",
+    past_end: str = "keep",
+    zero_length: str = "drop",
+    missing_duration: str = "auto",
+    repeated_query: str = "keep",
+    absent: str = "drop",
+    durations: dict[str, float] | str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    steps: bool = False,
+    video_root: str | Path = "",
 ) -> tuple[list[Sample], Report]:
-    "Read a published annotation file. The report counts the file as published and lists every action."
+    """Read a published annotation file. The report counts the file as published and lists every action.
+
+    Args:
+        name: A key of `data.readers.READERS`.
+        path: The annotation file; for NExT-GQA and QuerYD the folder.
+        split: Default: the split in the file name; "test" for the NExT-GQA folder.
+        inverted: "drop" a span whose end is before its start, or "swap" the two.
+        past_end: Ends past the video: "keep", "clip" (use it for training) or "drop".
+        zero_length: "drop" or "keep": such a query counts in a benchmark's denominator.
+        missing_duration: "auto", "drop" or "last_end".
+        repeated_query: "keep", or "join": one sample of a sentence that several rows of a video have.
+        absent: "drop", or "keep": a query of which the file says that the video does not show it is a sample without spans.
+        durations: Seconds by video path or id, or a JSON file with them, for formats that lack them.
+        columns: Field → column, for csv and jsonl.
+        steps: HiREST: the steps instead of the events.
+        video_root: Folder of the videos: absolute paths below it are read as relative.
+
+    Returns:
+        The samples, and a report of what was read, kept and dropped.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from vtg_r1 import read_dataset
+        >>> path = Path(tempfile.mkdtemp()) / "charades_sta_test.txt"
+        >>> _ = path.write_text("AO8RW 0.0 6.9##a person puts a book on a shelf.")
+        >>> samples, report = read_dataset("charades_sta", path, durations={"AO8RW": 33.67})
+        >>> samples[0].query, samples[0].spans, report.kept
+        ('a person puts a book on a shelf.', [[0.0, 6.9]], 1)
+    """
     path = Path(path)
     split = split or ("test" if name == "nextgqa" and path.is_dir() else _split_of(path))
     report = Report(str(path), dataset=name, split=split)
