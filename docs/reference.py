@@ -160,8 +160,8 @@ def module_entries(path: Path, names: list[str] | None = None) -> Iterator[str]:
 
 def target_names(node: ast.Assign | ast.AnnAssign) -> list[str]:
     "The names that an assignment gives values to."
-    target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
-    return [ast.unparse(t) for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+    return [ast.unparse(name) for target in targets for name in (target.elts if isinstance(target, ast.Tuple) else [target])]
 
 
 def _value_entry(node: ast.Assign | ast.AnnAssign, name: str, comments: dict[int, str]) -> list[str]:

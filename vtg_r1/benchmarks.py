@@ -24,7 +24,7 @@ import numpy as np
 from .core.confidence import covered_tiou, refusal_threshold, reliability, selective_scores
 from .core.metrics import THRESHOLDS
 from .core.plots import draw_cases, draw_recall, style
-from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve
+from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve, shown_path
 from .core.samples import Sample, log_rows, require_spans
 from .core.spans import length
 from .core.stats import bootstrap_ci
@@ -550,7 +550,7 @@ def save_results(
     blind = scoring.best_blind
     print(
         f"{data.name}: mIoU {value:.1f} {bracket(low, high)} on {len(data.samples)} queries; the best answer that sees no frame ({blind}) has "
-        f"{scoring.scores[blind]['mIoU']:.1f}. Everything is in {run.path}"
+        f"{scoring.scores[blind]['mIoU']:.1f}. Everything is in {shown_path(run.path)}"
     )
 
 # %% ../nbs/07_benchmarks.ipynb #0d91a362

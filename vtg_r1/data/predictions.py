@@ -758,9 +758,7 @@ def read_prediction_file(
     return collector.file
 
 
-def read_predictions(
-    path: str | Path | Sequence[str | Path], samples: Sequence[Sample], reading: str | None = None
-) -> dict[str, Prediction]:
+def read_predictions(path: str | Path | Sequence[str | Path], samples: Sequence[Sample], reading: str | None = None) -> dict[str, Prediction]:
     """The predictions of a file, by query.
 
     Args:
