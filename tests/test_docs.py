@@ -294,7 +294,7 @@ def test_stage_pages_show_the_outputs_of_the_reference_run(site):
 
 
 def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeypatch):
-    conf = load(ROOT / "docs/conf.py")
+    conf, outputs = load(ROOT / "docs/conf.py"), load(ROOT / "docs/outputs.py")
     code = lambda id, source, *texts: {
         "cell_type": "code",
         "id": id,
@@ -307,13 +307,24 @@ def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeyp
     run.mkdir(parents=True)
     then = [
         title,
-        code("a", "old", ("stdout", "x\n"), ("stderr", "50%|█")),
-        code("b", "same", ("stdout", "[IPKernelApp] WARNING\nvalue\n")),
-        code("c", "shown", ("stdout", "then")),
+        code("a", "#| eval: false\nold", ("stdout", "x\n"), ("stderr", "50%|█")),
+        code("b", "#| eval: false\nsame", ("stdout", "[IPKernelApp] WARNING\nvalue\n")),
+        code("c", "lesson", ("stdout", "then")),
+        code("d", "#| eval: false\nbar", ("stdout", "99%|█\n")),
     ]
     (run / "09_x.ipynb").write_text(json.dumps({"cells": then}))
     monkeypatch.setattr(conf, "ROOT", tmp_path)
-    now = [title, code("z", "#| default_exp x"), code("a", "#| eval: false\nnew"), code("b", "(same)"), code("c", "shown", ("stdout", "now"))]
-    page = conf.published({"cells": now}, run, "09_x")["cells"]
-    assert [c["id"] for c in page] == ["t", "whose-outputs", "a", "b", "c"] and "1 of its cells" in page[1]["source"]
-    assert [[o["text"] for o in c["outputs"]] for c in page[2:]] == [["x\n"], ["value\n"], ["now"]] and page[2]["source"] == "new"
+    now = [
+        title,
+        code("z", "#| default_exp x"),
+        code("a", "#| eval: false\nnew"),
+        code("b", "#| eval: false\n(same)"),
+        code("c", "lesson", ("stdout", "now")),
+        code("d", "#| eval: false\nbar", ("stdout", "of JupyterLab")),
+        code("e", "#| eval: false\nadded since", ("stdout", "of JupyterLab")),
+    ]
+    notebook = outputs.filled({"cells": now}, outputs.executed_cells(run, "09_x"))
+    assert [["".join(o["text"]) for o in c["outputs"]] for c in notebook["cells"][2:]] == [["x\n"], ["value\n"], ["now"], [], []]
+    page = conf.published(notebook, run, "09_x")["cells"]
+    assert [c["id"] for c in page] == ["t", "whose-outputs", "a", "b", "c", "d", "e"] and "1 of its cells" in page[1]["source"]
+    assert page[2]["source"] == "new"
