@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ..core.atomic_files import DiskFull, LockHeld, atomic_write, lock, naming, write_json
-from ..core.runtime import RunError, UserError, environment_without_launcher, is_main_process, on_sigterm, project_root, resolve, set_seed
+from vtg_r1.core.runtime import (
+    RunError,
+    UserError,
+    environment_without_launcher,
+    is_main_process,
+    on_sigterm,
+    project_root,
+    resolve,
+    set_seed,
+    shown_path,
+)
 from .parameters import ComputeParams, LaunchParams, RunParams, from_mapping, to_mapping
 from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, running, start_run
 
@@ -231,8 +241,8 @@ def run_notebook(
     papermill.engines.papermill_engines.register("stage", stage_engine())
     with _closing(folder, folder / notebook.name), _forward_sigterm(folder):
         papermill.execute_notebook(
-            str(notebook),
-            str(folder / notebook.name),
+            shown_path(notebook),
+            shown_path(folder / notebook.name),
             parameters={**given, "run_name": folder.name},
             engine_name="stage" if params else None,
             kernel_name="python3",
