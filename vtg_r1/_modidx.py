@@ -386,6 +386,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                  'vtg_r1.curation.draw_examples': ('curation.html#draw_examples', 'vtg_r1/curation.py'),
                                  'vtg_r1.curation.draw_filter': ('curation.html#draw_filter', 'vtg_r1/curation.py'),
                                  'vtg_r1.curation.draw_quality': ('curation.html#draw_quality', 'vtg_r1/curation.py'),
+                                 'vtg_r1.curation.event_lengths': ('curation.html#event_lengths', 'vtg_r1/curation.py'),
                                  'vtg_r1.curation.filter_facts': ('curation.html#filter_facts', 'vtg_r1/curation.py'),
                                  'vtg_r1.curation.find_sources': ('curation.html#find_sources', 'vtg_r1/curation.py'),
                                  'vtg_r1.curation.folder_lock': ('curation.html#folder_lock', 'vtg_r1/curation.py'),
