@@ -138,6 +138,14 @@ def cold_start_is_tighter_and_loses_some() -> bool:
     )
 
 
+def cold_start_has_longer_events() -> bool:
+    found = metrics("curation/toy-s0")
+    cold, rest, filtered = (
+        [found[f"event seconds/{name}/{percent}"] for percent in (0, 50, 75, 100)] for name in ("cold start and RL", "RL only", "filtered")
+    )
+    return cold[0] > 1 and cold[1] == rest[1] == filtered[1] and cold[2] > max(rest[2], filtered[2]) and filtered[3] > max(cold[3], rest[3])
+
+
 def policy_and_teacher_disagree() -> bool:
     found = metrics("difficulty/toy-s0")
     return abs(found["spearman_teacher_policy"]) < 0.2 and found["all_wrong"] + found["all_correct"] < 0.06 * found["n"]
@@ -189,6 +197,10 @@ def more_than_the_best_blind_answer() -> bool:
 
 
 SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a paragraph → whether it is so
+    (
+        "01_curation",
+        "In the committed run the medians are the same, but the upper quarter of the cold start begins later",
+    ): cold_start_has_longer_events,
     ("03_sft", "In the committed run far more responses than before are nearly exact (`R1@0.7` rises)"): cold_start_is_tighter_and_loses_some,
     ("04_difficulty", "In the committed run they do not: the rank correlation at the end of this page is near zero"): policy_and_teacher_disagree,
     ("04_difficulty", "They are some twenty points behind the plain order"): one_strategy_does_harm,
