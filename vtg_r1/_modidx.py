@@ -224,6 +224,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                      'vtg_r1.core.prompts.tag_text': ('parts/core/prompts.html#tag_text', 'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.think_block': ('parts/core/prompts.html#think_block', 'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.think_text': ('parts/core/prompts.html#think_text', 'vtg_r1/core/prompts.py'),
+                                     'vtg_r1.core.prompts.with_system_prompt': ( 'parts/core/prompts.html#with_system_prompt',
+                                                                                 'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.without_thinking': ( 'parts/core/prompts.html#without_thinking',
                                                                                'vtg_r1/core/prompts.py')},
             'vtg_r1.core.runtime': { 'vtg_r1.core.runtime.RunError': ('parts/core/runtime.html#runerror', 'vtg_r1/core/runtime.py'),

@@ -114,6 +114,9 @@ class TeacherParams(ParameterGroup):
         'Prompt: "full" is the paper\'s system prompt, "short" the embedded model\'s; "direct" and "short_direct" are these without thinking.',
         paper="full",
     )
+    system_prompt: str = param(
+        "", "System message in place of that of prompt_style; it has to say how an answer is written. Empty takes the style's."
+    )
     answers: Literal["span", "set"] = param(
         "span", 'What an answer may be: one span, or a set of none ("not in the video"), one or many; the toy world then asks for such things too.'
     )
@@ -696,7 +699,7 @@ def draw_quality(run: Run, pool: Pool) -> dict[str, dict[str, list[float]]]:
 # %% ../nbs/01_curation.ipynb #a63f6935
 def ask_teacher(run: Run, params: CurationParams, files: SourceFiles, pool: Pool) -> Callable[[], Iterator[Sample]]:
     "Ask the endpoint, if there is one; returns a function that streams the pool with its answers."
-    asked: Any = dict(style=params.prompt_style, answers=params.answers, options=params.options)
+    asked: Any = dict(style=params.prompt_style, system_prompt=params.system_prompt, answers=params.answers, options=params.options)
     view, endpoint = VideoInputConfig(str(files.video_root), params.frames, params.pixels, **asked), None
     if params.teacher == "endpoint":
         teacher = Teacher(

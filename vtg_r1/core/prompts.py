@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STYLES', 'ANSWERS', 'SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LAST_CHARACTERS', 'LONGEST_JSON', 'MOST_SPANS',
            'READINGS', 'PromptStyle', 'style_of', 'system_prompt', 'format_time', 'frame_times', 'format_span',
-           'format_answer', 'grounding_prompt', 'response_text', 'qa_prompt', 'completion_text', 'tag_text',
-           'answer_text', 'think_block', 'without_thinking', 'think_text', 'parse_seconds', 'auto_readings',
+           'format_answer', 'grounding_prompt', 'with_system_prompt', 'response_text', 'qa_prompt', 'completion_text',
+           'tag_text', 'answer_text', 'think_block', 'without_thinking', 'think_text', 'parse_seconds', 'auto_readings',
            'count_readings', 'check_reading', 'parse_spans', 'parse_span', 'parse_set', 'is_refusal', 'parse_answer',
            'is_well_formed']
 
@@ -139,6 +139,17 @@ def grounding_prompt(query: str, times: Sequence[float] | None, style: str = "fu
         ['text', 'text', 'image', 'text', 'image']
     """
     return _messages(query, times, style, system_prompt(style, answers))
+
+
+def with_system_prompt(
+    messages: list[dict[str, Any]],  # chat messages; the first may be a system message
+    text: str,  # of the new system message; an empty one changes nothing
+) -> list[dict[str, Any]]:
+    "Chat messages with another system message, in place of the one that a style writes or before all."
+    if not text:
+        return messages
+    others = [message for message in messages if message["role"] != "system"]
+    return [{"role": "system", "content": [{"type": "text", "text": text}]}, *others]
 
 
 def _messages(text: str, times: Sequence[float] | None, style: str, system: str) -> list[dict[str, Any]]:
