@@ -188,7 +188,10 @@ def its_rules_are_older() -> bool:
 
 def first_group_of_the_run() -> bool:
     group = rows("grpo/toy-s0/completions.jsonl")[:8]
-    return {row["step"] for row in group} == {1} and len({row["qid"] for row in group}) == 1
+    cell = next(source_of(c) for c in read(ROOT / "nbs/05_grpo.ipynb")["cells"] if "\nrollouts = [" in source_of(c))
+    written = ast.literal_eval(cell.split("rollouts = ")[1].split("\n]\n")[0] + "]")
+    same = written == [(row["response"], row["pred"]) for row in group]
+    return same and {row["step"] for row in group} == {1} and len({row["qid"] for row in group}) == 1 and group[0]["truth"] == [[1.0, 3.0]]
 
 
 def more_than_the_best_blind_answer() -> bool:
