@@ -186,6 +186,11 @@ def its_rules_are_older() -> bool:
     return not any("average" in key for p in (REFERENCE / "claims/runs").rglob("metrics.json") for key in read(p))
 
 
+def claims_took_two_hours() -> bool:
+    found = metrics("claims")
+    return found["runs"] == 99 and f"{found['seconds_of_runs'] / 3600:.1f}" == "2.0"
+
+
 def first_group_of_the_run() -> bool:
     group = rows("grpo/toy-s0/completions.jsonl")[:8]
     cell = next(source_of(c) for c in read(ROOT / "nbs/05_grpo.ipynb")["cells"] if "\nrollouts = [" in source_of(c))
@@ -210,6 +215,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
     ("05_grpo", "Before RL nine of ten responses reason."): the_words_go,
     ("05_grpo", "The committed runs, on seeds that had no part in that choice, before and after 60 steps"): no_seed_of_the_sets_chose_their_values,
     ("05_grpo", "The eight rollouts below are the first group of the committed run"): first_group_of_the_run,
+    ("06_ablations", "The 99 runs of the committed run took 2.0 hours together"): claims_took_two_hours,
     ("06_ablations", "The committed run is older than three of these rules"): its_rules_are_older,
     (
         "06_ablations",
