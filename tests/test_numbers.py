@@ -79,8 +79,8 @@ def test_no_output_names_a_folder_of_a_machine(path):
 
 
 def test_the_search_for_folders_finds():
-    printed = {"cells": [{"outputs": [{"text": ["Everything is in /work/main/outputs/grpo/x, not in outputs/work/y"]}]}]}
-    assert FOLDERS.findall(texts_of(printed)[0]) == ["/work/main"]
+    printed = {"cells": [{"outputs": [{"text": ["Everything is in /home/me/outputs/grpo/x, not in outputs/work/y"]}]}]}
+    assert FOLDERS.findall(texts_of(printed)[0]) == ["/home/me"]
 
 
 # ---- tables beside metrics.json ----
