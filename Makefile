@@ -7,7 +7,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 BENCH ?= update rollout train anatomy frames evaluation
 KEEP = $(if $(SAVE),--save $(SAVE))
 
-.PHONY: help install grpo claims claims-reference map test engines coverage mutation lint fuzz bench export readme readme-text docs jupyter
+.PHONY: help install grpo claims claims-reference map test engines coverage mutation lint fuzz bench export readme readme-text outputs docs jupyter
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
@@ -77,8 +77,13 @@ readme-text: install
 	jupyter nbconvert --log-level WARN --no-input --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\(([a-z0-9_/]+\.ipynb)\)#](nbs/\1)#g; s#\]\(\.\./#](#g' | cat -s > $(README).part
 	mv $(README).part $(README)
 
+outputs: install  ## the outputs of the reference runs into the stage notebooks, in place of what a run in JupyterLab has left there
+	python docs/outputs.py
+	nbdev_clean
+
 docs: install  ## the notebooks as a site that needs no server and no network: _docs/html/index.html
 	sphinx-build -q -E -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
+	@echo $(CURDIR)/_docs/html/index.html
 
 jupyter: install  ## JupyterLab on the index
 	jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -193,10 +193,13 @@ def test_exported_modules_have_the_form_but_for_nbdevs_own_lines(tmp_path):
 
 
 def test_functions_are_short():
-    "No exported function has more than 60 lines."
+    "No exported function has more than 60 lines, its docstring not counted: those of the public names have arguments, result and an example."
     long = []
     for path in (project_root() / "vtg_r1").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
-                long.append(f"{path.name}: {node.name}, {node.end_lineno - node.lineno + 1} lines")
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                docstring = node.body[0].end_lineno - node.body[0].lineno if ast.get_docstring(node) else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                if lines > 60:
+                    long.append(f"{path.name}: {node.name}, {lines} lines")
     assert not long

@@ -23,7 +23,7 @@ import numpy as np
 from .core.confidence import covered_tiou, refusal_threshold, reliability, selective_scores
 from .core.metrics import THRESHOLDS
 from .core.plots import draw_cases, draw_recall, style
-from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve
+from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve, shown_path
 from .core.samples import Sample, log_rows, require_spans
 from .core.spans import length
 from .data.blind import Intervals, beside_blind, bracket, intervals
@@ -530,7 +530,7 @@ def save_results(
     run.record(config=dict(sampling=generation_kwargs()))
     run.finish()
     score_line = beside.sentence() if beside else f"no query of {len(data.samples)} has a true span"
-    print(f"{data.name}: {score_line}. Everything is in {run.path}")
+    print(f"{data.name}: {score_line}. Everything is in {shown_path(run.path)}")
 
 # %% ../nbs/07_benchmarks.ipynb #0d91a362
 def main(params: BenchmarksParams) -> Path:  # the run folder

@@ -20,7 +20,7 @@ import numpy as np
 
 from .core.plots import draw_histogram, draw_log, draw_timelines
 from .core.prompts import completion_text, style_of
-from .core.runtime import UserError, is_main_process, process_index_and_count
+from .core.runtime import UserError, is_main_process, process_index_and_count, shown_path
 from .core.samples import Sample
 from .core.spans import set_tiou
 from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
@@ -470,7 +470,7 @@ def save_results(
     print(
         f"Trained on {len(data.train)} queries of {len({s.video for s in data.train})} videos. Reward of the rollouts {first:.3f} in the first ten steps, {last:.3f} in the last ten; "
         f"last loss {log[-1]['loss']:.4f}.\n"
-        f"Held out: {beside.sentence() if beside else 'no query has a true span'}. Everything is in {run.path}"
+        f"Held out: {beside.sentence() if beside else 'no query has a true span'}. Everything is in {shown_path(run.path)}"
     )
 
 # %% ../nbs/05_grpo.ipynb #0e5ede34

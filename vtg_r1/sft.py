@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from .core.plots import draw_log, draw_timelines
 from .core.prompts import is_well_formed, parse_answer, parse_set, response_text, style_of, without_thinking
-from .core.runtime import UserError, process_index_and_count
+from .core.runtime import UserError, process_index_and_count, shown_path
 from .core.samples import Sample, SampleError, target_span
 from .data.model_inputs import VideoInputConfig, training_set
 from .models.abilities import require_encoding
@@ -208,7 +208,7 @@ def save_results(run: Run, params: SFTParams, data: StageData, log: list[dict[st
     )
     run.save_rows("log.jsonl", log)
     run.finish()
-    print(f"Held out: {beside.sentence() if beside else 'no query has a true span'}. Everything is in {run.path}")
+    print(f"Held out: {beside.sentence() if beside else 'no query has a true span'}. Everything is in {shown_path(run.path)}")
 
 # %% ../nbs/03_sft.ipynb #9d53171d
 def main(params: SFTParams) -> Path:  # the run folder

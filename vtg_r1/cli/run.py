@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from ..core.atomic_files import DiskFull
-from ..core.runtime import UserError
+from ..core.runtime import UserError, shown_path
 from ..runs.execute import run_notebook, stage_name, stage_notebook
 from ..runs.parameters import STAGES, RunParams, from_mapping, help_text, parameter_fields, read_parameters
 from ..runs.run import read_manifest, refuse_secrets
@@ -98,7 +98,7 @@ def run_stage(notebook: str, given: dict[str, Any], as_json: bool) -> int:
     except DeadKernelError as e:
         raise CommandFailed(f"{notebook}: its kernel died ({first_line(e)}); it was killed from outside, or memory ran out") from e
     if not as_json:
-        print(folder)
+        print(shown_path(folder))
         return 0
     metrics: dict[str, Any] = {}
     if (folder / "metrics.json").exists():

@@ -162,11 +162,21 @@ def whole_frames(processor: Any) -> list[str]:  # what was switched off
     return off
 
 # %% ../../nbs/parts/models/loading.ipynb #2a797aeb
-def load_processor(
-    name: str,  # "tiny", a folder, or a hub id
-    chat_template_kwargs: Mapping[str, Any] | None = None,  # arguments of the chat template, such as {"enable_thinking": False}
-) -> Any:
-    "The transformers processor of a model: tokenizer, image processor and chat template."
+def load_processor(name: str, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The transformers processor of a model: tokenizer, image processor and chat template.
+
+    Args:
+        name: "tiny", the embedded model, a folder, or a hub id.
+        chat_template_kwargs: Arguments of the chat template, such as {"enable_thinking": False}.
+
+    Returns:
+        A processor of transformers; its tokenizer pads on the left, as generation needs it.
+
+    Example:
+        >>> from vtg_r1 import load_processor
+        >>> load_processor("tiny").tokenizer.padding_side
+        'left'
+    """
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
@@ -189,12 +199,22 @@ def default_dtype(device: str) -> str:  # "cuda", "cuda:1", "cpu", …
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
-def load_model(
-    name: str,  # "tiny", a folder, or a hub id
-    device: str | None = None,  # "cuda", "cpu", …; None takes the GPU if there is one
-    dtype: str | None = None,  # "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU
-) -> Any:  # a transformers image-text-to-text model in eval mode
-    "A model by name or path: weights as safetensors only, and no code from its repository."
+def load_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
+    """A model by name or path: weights as safetensors only, and no code from its repository.
+
+    Args:
+        name: "tiny", the embedded model, a folder, or a hub id.
+        device: "cuda", "cpu", …; None takes the GPU if there is one.
+        dtype: "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU.
+
+    Returns:
+        An image-text-to-text model of transformers, in eval mode.
+
+    Example:
+        >>> from vtg_r1 import load_model
+        >>> load_model("tiny", device="cpu").training
+        False
+    """
     import torch
     from transformers import AutoModelForImageTextToText
 

@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from ..core.runtime import UserError
+from ..core.runtime import UserError, shown_path
 
 # %% ../../nbs/parts/runs/parameters.ipynb #3e60b34d
 def param(
@@ -392,4 +392,4 @@ def stage_program(
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
     if os.environ.get("RANK", "0") == "0":
-        print(folder)
+        print(shown_path(folder))
