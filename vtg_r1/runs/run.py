@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -134,12 +135,13 @@ class Run:
         self.save_manifest()
 
     def save_metrics(self, metrics: Mapping[str, float | int | None]) -> Path:  # name → number; None where there is none
-        "Write metrics.json: flat, name → number."
+        "Write metrics.json: flat, name → number; what is not finite is written as none."
         not_numbers = {k: v for k, v in metrics.items() if not isinstance(v, (int, float, type(None)))}
         if not_numbers:
             raise RunError(f"metrics are numbers, got {not_numbers}")
         if is_main_process():
-            write_json(self.path / "metrics.json", metrics)
+            finite = {name: value if value is None or math.isfinite(value) else None for name, value in metrics.items()}
+            write_json(self.path / "metrics.json", finite)
         return self.path / "metrics.json"
 
     def save_rows(self, name: str, rows: list[dict[str, Any]]) -> Path:
