@@ -154,6 +154,7 @@ def test_the_table_itself_can_be_trained_on(walked):
     assert json.loads((folder / "grpo/table/metrics.json").read_text())["n"] == 4
 
 
+@pytest.mark.long  # the demo that the command starts: tests/test_pages.py; a command that serves and ends on Ctrl-C: `review` there
 def test_the_page_is_shown(walked):
     "`vtg-r1 demo` as the page has it: it comes up, answers, and goes on Ctrl-C."
     if not importlib.util.find_spec("gradio"):

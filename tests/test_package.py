@@ -121,9 +121,9 @@ def test_metadata_names_every_extra(wheel):
 def test_wheel_works_in_an_environment_without_torch(wheel, tmp_path):
     "Rewards, metrics and the command's help need four light packages; from a folder that is not the checkout."
     python = tmp_path / "env/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     for what in (["--no-deps", str(wheel)], ["numpy", "filelock", "pyyaml", "typer"]):
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *what], env=CLEAN, cwd="/", check=True)
+        subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *what], env=CLEAN, cwd="/", check=True)
     code = "import vtg_r1; [getattr(vtg_r1, name) for name in vtg_r1.__all__]; print(vtg_r1.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]), vtg_r1.__file__)"
     out = subprocess.run([str(python), "-c", code], env=CLEAN, cwd="/", capture_output=True, text=True, check=True)
     assert out.stdout.startswith("[1.0]") and str(tmp_path) in out.stdout

@@ -247,11 +247,6 @@ class Scoring:
     rules: dict[str, str]  # the threshold rule of each row of scores
     protocol: Protocol  # what the model's score depends on besides its predictions
 
-    @property
-    def best_blind(self) -> str:
-        "The best of the answers that look at no frame, by mIoU."
-        return max(list(self.predictions)[1:], key=lambda name: self.scores[name]["mIoU"])
-
 
 def score_all(run: Run, params: BenchmarksParams, data: BenchmarkData) -> Scoring:
     "Score the model's predictions and blind ones."

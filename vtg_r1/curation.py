@@ -49,7 +49,7 @@ from .data.readers import iter_rows, read_dataset
 from .data.sources import explain_empty_split
 from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
 from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, toy_teacher
-from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_file
+from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_files
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, RunParams, param, stage_program, to_mapping
 from .runs.run import Run, record_files
@@ -269,7 +269,8 @@ def check_videos(
     for entry in entries:
         guess = {} if entry.get("dataset", "samples") in _STREAMED else {"missing_duration": "last_end"}  # so that every video is named
         videos |= dict.fromkeys(s.video for s in read_source(**{"video_root": video_root, **entry}, **guess)[0])
-    files = {video: video_file(video_root, video) or video for video in videos if video not in known}
+    existing = video_files(video_root, [video for video in videos if video not in known])
+    files = {video: file or video for video, file in existing.items()}
     for video, (file, seconds, reason) in zip(files, probe_each(files.values(), video_root, workers, progress)):
         known[video] = {"video": video, "file": file, "seconds": seconds, "reason": reason}
         append_jsonl(path, [known[video]])
