@@ -51,7 +51,7 @@ LINEAR = (
     "qwen3_8",
     "qwen3_5_moe",
     "minicpmv4_6",
-)  # their linear attention sums in float32 along the sequence, padding included: by 2e-5 else
+)  # their linear attention sums in float32 along the sequence: padding before a row or rows beside it move plain log-probabilities by up to 2e-5
 
 
 class World:
@@ -122,22 +122,31 @@ class Plain:
         with torch.no_grad():
             return self.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
 
-    def behind(self, inputs: dict, response: list[int], padding: int = 0) -> dict:
-        "The inputs with a response behind the prompt, and padding before it."
-        after, ids = torch.tensor([response], dtype=torch.long), inputs["input_ids"]
-        before = torch.full((1, padding), self.tokenizer.pad_token_id)
-        whole = {**inputs, "input_ids": torch.cat([before, ids, after], 1)}
+    def behind(self, inputs: dict, response: list[int], before: int = 0, after: int = 0) -> dict:
+        "The inputs with a response behind the prompt, and padding before and after."
+        ids = inputs["input_ids"]
+        padded = [self.tokenizer.pad_token_id] * before, [*response, *[self.tokenizer.pad_token_id] * after]
+        left, right = (torch.tensor([part], dtype=torch.long) for part in padded)
+        whole = {**inputs, "input_ids": torch.cat([left, ids, right], 1)}
         for key, x in inputs.items():
             if key != "input_ids" and torch.is_tensor(x) and x.shape == ids.shape and not x.is_floating_point():
-                fill = torch.ones_like(after) if key == "attention_mask" else torch.zeros_like(after)
-                whole[key] = torch.cat([torch.zeros_like(before), x, fill], 1)
+                end = torch.zeros_like(right)
+                end[:, : len(response)] = key == "attention_mask"
+                whole[key] = torch.cat([torch.zeros_like(left), x, end], 1)
         return whole
 
-    def logps(self, inputs: dict, response: list[int], padding: int = 0) -> torch.Tensor:
-        "Log-probabilities of the tokens of a response behind a prompt, (C,); with padding before it, as a batch with a longer prompt has."
-        start = padding + inputs["input_ids"].shape[1] - 1
-        logits = self.model(**self.behind(inputs, response, padding)).logits[0, start:-1].log_softmax(-1)
+    def logps(self, inputs: dict, response: list[int]) -> torch.Tensor:
+        "Log-probabilities of the tokens of a response behind a prompt, (C,)."
+        logits = self.model(**self.behind(inputs, response)).logits[0, inputs["input_ids"].shape[1] - 1 : -1].log_softmax(-1)
         return logits.gather(1, torch.tensor(response)[:, None])[:, 0]
+
+    def logps_together(self, inputs: list[dict], responses: list[list[int]]) -> list[torch.Tensor]:
+        "The same of several rows, by one call with the usual padding: prompts on the left, responses on the right."
+        prompts, longest = [one["input_ids"].shape[1] for one in inputs], max(map(len, responses))
+        rows = [self.behind(one, r, max(prompts) - n, longest - len(r)) for one, r, n in zip(inputs, responses, prompts)]
+        logits = self.model(**{key: torch.cat([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}).logits.log_softmax(-1)
+        places = [max(prompts) - 1 + torch.arange(len(r)) for r in responses]
+        return [row[at, torch.tensor(r)] for row, at, r in zip(logits, places, responses)]
 
     def target(self, response: str) -> list[int]:
         "The tokens that SFT should teach behind the prompt."
@@ -238,12 +247,15 @@ def check_grpo(plain: Plain, world: World, encoding: str, rank: int) -> str:
         ids, mask = out["completion_ids"], out["completion_mask"].bool()
         whole, seen = (torch.cat([out[f"prompt_{k}"], out[f"completion_{k}"]], 1) for k in ("ids", "mask"))
         with torch.no_grad():
-            logps = trainer._get_per_token_logps_and_entropies(trainer.model, whole, seen, ids.shape[1], batch_size=3)[0]
-        reference = []
-        for row, response, real, mine, prompt in zip(rows, ids, mask, logps, out["prompt_mask"]):
-            padding = int((1 - prompt).sum()) if plain.name in LINEAR else 0
-            reference.append(plain.logps(plain.inputs(row), response[real].tolist(), padding))
-            close(mine[real], reference[-1].detach(), "log-probabilities")
+            size = len(rows) if plain.name in LINEAR else 3
+            logps = trainer._get_per_token_logps_and_entropies(trainer.model, whole, seen, ids.shape[1], batch_size=size)[0]
+        inputs, responses = [plain.inputs(row) for row in rows], [response[real].tolist() for response, real in zip(ids, mask)]
+        if plain.name in LINEAR:
+            reference = plain.logps_together(inputs, responses)
+        else:
+            reference = [plain.logps(*one) for one in zip(inputs, responses)]
+        for theirs, real, mine in zip(reference, mask, logps):
+            close(mine[real], theirs.detach(), "log-probabilities")
         check_adapters(trainer.model, linear_layers(plain.model).names if rank else [])
         if rank:
             return "ok"
@@ -286,7 +298,7 @@ def cells(name: str, encoding: str, world: World) -> list[str]:
 
 HEAD = """# Which models work, and on which path
 
-Made by `python tests/test_matrix.py > docs/models.md`; `pytest -m long tests/test_matrix.py` checks that it still holds. Every model is tiny and has random weights, and its config, model and processor classes are those of transformers. *ok*: token ids, greedy text, log-probabilities and, without LoRA, the whole gradient vector of a GRPO update are those of plain transformers calls written in the test, to 1e-5. A decoder with linear attention sums in float32 along the sequence, padding included: there the plain call has the padding of the batch. *refused*: the stage ends before training with one line that names what works instead. GRPO is the stock path, without a shared prefix. What a model of yours can do, `vtg-r1 check-model` measures.
+Made by `python tests/test_matrix.py > docs/models.md`; `pytest -m long tests/test_matrix.py` checks that it still holds. Every model is tiny and has random weights, and its config, model and processor classes are those of transformers. *ok*: token ids, greedy text, log-probabilities and, without LoRA, the whole gradient vector of a GRPO update are those of plain transformers calls written in the test, to 1e-5. A decoder with linear attention sums in float32 along the sequence, padding included: there the plain call is of the whole batch. *refused*: the stage ends before training with one line that names what works instead. GRPO is the stock path, without a shared prefix. What a model of yours can do, `vtg-r1 check-model` measures.
 
 | family | encoding | inference | SFT | SFT, LoRA | GRPO | GRPO, LoRA | LoRA reaches |
 |---|---|---|---|---|---|---|---|"""
