@@ -515,6 +515,26 @@ def test_the_review_shows_a_refusal():
     assert review_rows(lines, lanes)[0]["ious"] == {"right": 1.0, "wrong": 0.0}
 
 
+def test_the_demo_shows_none_one_and_many(tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
+    from vtg_r1.pages.demo import answers_html, make_examples
+
+    truths = [spans for example in make_examples(tmp_path / "sets", sets=True) for spans in example.truths.values()]
+    assert {len(spans) for spans in truths} == {0, 1, 2}
+    facts = dict(model="m", response="<time></time>", agreement=None, refused=None)
+    shown = {}
+    for spans, value in (([], 0.0), ([[2, 4]], 0.5), ([[2, 4], [8, 12]], 1.0)):
+        answers = [dict(facts, spans=spans, span=None, tiou=value)]
+        shown[len(spans)] = answers_html([dict(query="x", truth=[[2, 4], [8, 12]], answers=answers)], 16.0, [])
+    assert [shown[n].count('class="span"') for n in (0, 1, 2)] == [0, 1, 2] and "2–4 s, 8–12 s</b>" in shown[2]
+    assert all('<i class="truth" style="left:50.00%;width:25.00%">' in page and page.count('<i class="truth"') == 2 for page in shown.values())
+    assert "<b>Not in the video</b>" in shown[0] and "truth 2–4 s, 8–12 s, IoU 0.50" in shown[1]
+    answers = [dict(facts, spans=[], span=None, tiou=1.0)]
+    absent = answers_html([dict(query="x", truth=[], answers=answers)], 16.0, [])
+    assert "truth not in the video, IoU 1.00" in absent and 'class="truth"' not in absent
+    assert "truth" not in answers_html([dict(query="x", truth=None, answers=answers)], 16.0, [])
+
+
 # ---- presets ----
 
 
