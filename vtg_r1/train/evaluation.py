@@ -225,6 +225,6 @@ def timeline_rows(samples: list[Sample], results: dict[str, EvalResult], indices
         spans = {"truth": samples[i].spans}
         for name, result in results.items():
             if result.rows:
-                spans[name] = result.rows[i]["pred"] or []
+                spans[name] = result.rows[i]["pred"]
         rows.append({"query": samples[i].query, "duration": samples[i].duration, "spans": spans})
     return rows
