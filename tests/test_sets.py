@@ -529,6 +529,10 @@ def test_the_demo_shows_none_one_and_many(tmp_path):
     assert [shown[n].count('class="span"') for n in (0, 1, 2)] == [0, 1, 2] and "2–4 s, 8–12 s</b>" in shown[2]
     assert all('<i class="truth" style="left:50.00%;width:25.00%">' in page and page.count('<i class="truth"') == 2 for page in shown.values())
     assert "<b>Not in the video</b>" in shown[0] and "truth 2–4 s, 8–12 s, IoU 0.50" in shown[1]
+    overlapping = answers_html([dict(query="x", truth=None, answers=[dict(facts, spans=[[4, 7], [0, 7]], span=None, tiou=None)])], 16.0, [])
+    assert overlapping.index('data-start="0"') < overlapping.index('data-start="4"'), "the longer one is behind"
+    unsure = answers_html([dict(query="x", truth=[[2, 4]], answers=[dict(facts, spans=None, refused=[[2, 4]], span=None, tiou=None)])], 16.0, [])
+    assert "<b>Not sure</b>" in unsure and "truth 2–4 s</span>" in unsure and "IoU" not in unsure
     answers = [dict(facts, spans=[], span=None, tiou=1.0)]
     absent = answers_html([dict(query="x", truth=[], answers=answers)], 16.0, [])
     assert "truth not in the video, IoU 1.00" in absent and 'class="truth"' not in absent

@@ -182,8 +182,13 @@ def _place(span: Sequence[float], duration: float) -> str:
     return f"left:{start:.2f}%;width:{end - start:.2f}%"
 
 
+def _longest_first(spans: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    "The order in which no span is drawn behind a longer one."
+    return sorted(spans, key=lambda span: span[0] - span[1])
+
+
 _TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, finalize=_text, trim_blocks=True, lstrip_blocks=True)
-_TEMPLATES.filters |= {"stretch": _stretch, "place": _place, "length_text": _length_text, "seconds": format_time}
+_TEMPLATES.filters |= {"stretch": _stretch, "place": _place, "length_text": _length_text, "seconds": format_time, "longest_first": _longest_first}
 
 
 def player_html(path: str | None) -> str:
