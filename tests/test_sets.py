@@ -265,8 +265,12 @@ def test_the_toy_world_asks_for_none_one_and_many(sets_world, sets_samples):
             assert s.spans == events[name] and len(s.spans) == 1 + (s.source == "toyworld-repeated")
         if s.source == "toyworld-question":
             colour, shape = s.question.split()[-1], s.options["ABCD".index(s.answer)]
-            assert [n for n in events if n.startswith(colour)] == [f"{colour} {shape}"] and s.spans == events[f"{colour} {shape}"]
-    assert {s.answer for s in by_level["question"]} == set("ABCD")  # no letter gives the shape away
+            assert [n for n in events if n.startswith(colour)] == [f"{colour} {shape}"]
+            times = events[f"{colour} {shape}"]
+            assert s.spans == times[len(times) > 1 and "second" in s.question :][:1] and ("first" in s.question or "second" in s.question) == (
+                len(times) == 2
+            )
+    assert {s.answer for s in by_level["question"]} == set("ABCD")
     shared = [s for s in by_level["absent"] if any(set(s.query.split()[1:]) & set(e["name"].split()) for e in plays[s.video]["events"])]
     assert len(shared) > len(by_level["absent"]) / 2  # not to be told by a colour alone
 
@@ -498,6 +502,10 @@ def test_scores_of_questions():
     metrics = scores(rows, samples, len, VideoInputConfig("", options=True))
     assert metrics["Acc@QA"] == 75 and metrics["Acc@GQA"] == 50 and metrics["Acc@IoU"] == 50
     assert "Acc@QA" not in scores(rows, samples, len)
+    complete = "<think>x</think><time>[2, 6]</time><answer>A</answer>"
+    rows = [dict(row, response=response) for row, response in zip(rows, [complete, complete, complete.removesuffix("<answer>A</answer>"), "x"])]
+    assert scores(rows, samples, len, VideoInputConfig("", options=True))["format_rate"] == 50  # an option is asked for
+    assert scores(rows, samples, len)["format_rate"] == 25
 
 
 def test_difficulty_of_a_set():
