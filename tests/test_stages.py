@@ -138,6 +138,17 @@ def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
     assert (other / "log.jsonl").read_bytes() != (trained / "log.jsonl").read_bytes()
 
 
+def test_a_start_that_was_just_scored_is_not_scored_again(chain, trained):
+    "RL from a model whose run has ended with the same questions takes its rows; asked in other batches it makes them anew, and they are the same."
+    own = {"annotations": str(chain.world / "samples.jsonl"), "video_root": chain.videos, **RL, "model": str(trained / "model"), "steps": 1}
+    taken = chain.run_here(GRPOParams, grpo, "after", **own)
+    made = chain.run_here(GRPOParams, grpo, "after-anew", **own, eval_batch_size=5)
+    assert read_manifest(taken)["scored_by"] == "grpo/g" and "scored_by" not in read_manifest(made)
+    before = [(folder / "predictions_before.jsonl").read_text() for folder in (taken, made)]
+    assert before == [(trained / "predictions.jsonl").read_text()] * 2
+    assert all(Chain.metrics(folder)["initial/mIoU"] == Chain.metrics(trained)["final/mIoU"] for folder in (taken, made))
+
+
 def test_difficulty_scores_every_sample(chain, tuned):
     scored = chain.run(
         "04_difficulty",

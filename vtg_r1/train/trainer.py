@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic_files import atomic_dir
-from ..core.runtime import RunError, broadcast_object, is_main_process, on_sigterm, project_root
+from ..core.runtime import RunError, broadcast_object, is_main_process, on_sigterm, project_root, resolve
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
 from ..models.abilities import record_abilities, require_encoding
@@ -29,6 +29,7 @@ from ..models.templates import behind_opening, opening
 from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
 from .checks import check_context_length, check_token_budget
+from .earlier_scores import evaluation_record, take_over_scores
 from .evaluation import EvalResult, evaluate_sets
 from .stage_data import StageData
 from .training_parameters import TrainingParams
@@ -319,9 +320,20 @@ def evaluate_policy(run: Run, params: TrainingParams, policy: Any, processor: An
         return EvalResult([], {})
     keep = run.path / ("predictions_before.jsonl" if prefix == "initial" else "predictions.jsonl")
     sizes = params.eval_batch_size, params.max_completion_length
+    folder = resolve(policy.name_or_path)
+    if prefix == "initial" and not keep.exists() and folder.is_dir():
+        record = evaluation_record(policy, folder, data.eval_sets, data.view, [*sizes, params.quantize, params.chat_template_kwargs])
+        earlier = take_over_scores(record, folder, keep)
+        if earlier and is_main_process():
+            print(f"Scores before training: those with which {earlier.parent.name}/{earlier.name} ended, which asked the same model the same.")
+            run.record(scored_by=f"{earlier.parent.name}/{earlier.name}")
     return EvalResult(*evaluate_sets(policy, processor, data.eval_sets, data.view, *sizes, prefix, keep))
 
 
 def save_and_evaluate(run: Run, params: TrainingParams, trainer: Any, processor: Any, data: StageData) -> EvalResult:
     "Save the trained policy as the run's model, and evaluate it."
-    return evaluate_policy(run, params, save_trained(trainer, processor, run.path / "model"), processor, data, "final")
+    policy = save_trained(trainer, processor, run.path / "model")
+    result = evaluate_policy(run, params, policy, processor, data, "final")
+    asked = [params.eval_batch_size, params.max_completion_length, "", params.chat_template_kwargs]  # what is saved is not in 4 bits
+    run.record(evaluated=evaluation_record(policy, run.path / "model", data.eval_sets, data.view, asked))
+    return result
