@@ -113,10 +113,12 @@ def test_moving_mean_is_the_mean_of_what_was(values, window):
 
 def test_timelines_draw_what_they_are_given():
     rows = [
-        {"query": "a", "duration": 10.0, "spans": {"truth": [[2, 5], [7, 8]], "model": []}},
+        {"query": "a", "duration": 10.0, "spans": {"truth": [[2, 5], [7, 8]], "model": None}},
         {"query": "b", "duration": 20.0, "spans": {"truth": [[0, 20]], "model": [[9, 3]]}},
+        {"query": "c", "duration": 20.0, "spans": {"truth": [], "model": None}},
     ]
-    first, second = draw_timelines(rows).axes
+    first, second, absent = draw_timelines(rows).axes
+    assert [t.get_text().strip() for t in absent.texts] == ["not in the video", "no span"], "a refusal is an answer, nothing readable is none"
     bars = [[(v.min(), v.max()) for v in (p.vertices[:, 0] for p in c.get_paths())] for c in first.collections]
     assert bars == [[(2, 5), (7, 8)], []] and [t.get_text().strip() for t in first.texts] == ["no span"]
     assert [t.get_text().strip() for t in second.texts] == ["no span"], "a span that ends before it begins is no span"

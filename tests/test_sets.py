@@ -265,8 +265,12 @@ def test_the_toy_world_asks_for_none_one_and_many(sets_world, sets_samples):
             assert s.spans == events[name] and len(s.spans) == 1 + (s.source == "toyworld-repeated")
         if s.source == "toyworld-question":
             colour, shape = s.question.split()[-1], s.options["ABCD".index(s.answer)]
-            assert [n for n in events if n.startswith(colour)] == [f"{colour} {shape}"] and s.spans == events[f"{colour} {shape}"]
-    assert {s.answer for s in by_level["question"]} == set("ABCD")  # no letter gives the shape away
+            assert [n for n in events if n.startswith(colour)] == [f"{colour} {shape}"]
+            times = events[f"{colour} {shape}"]
+            assert s.spans == times[len(times) > 1 and "second" in s.question :][:1] and ("first" in s.question or "second" in s.question) == (
+                len(times) == 2
+            )
+    assert {s.answer for s in by_level["question"]} == set("ABCD")
     shared = [s for s in by_level["absent"] if any(set(s.query.split()[1:]) & set(e["name"].split()) for e in plays[s.video]["events"])]
     assert len(shared) > len(by_level["absent"]) / 2  # not to be told by a colour alone
 
@@ -498,6 +502,10 @@ def test_scores_of_questions():
     metrics = scores(rows, samples, len, VideoInputConfig("", options=True))
     assert metrics["Acc@QA"] == 75 and metrics["Acc@GQA"] == 50 and metrics["Acc@IoU"] == 50
     assert "Acc@QA" not in scores(rows, samples, len)
+    complete = "<think>x</think><time>[2, 6]</time><answer>A</answer>"
+    rows = [dict(row, response=response) for row, response in zip(rows, [complete, complete, complete.removesuffix("<answer>A</answer>"), "x"])]
+    assert scores(rows, samples, len, VideoInputConfig("", options=True))["format_rate"] == 50  # an option is asked for
+    assert scores(rows, samples, len)["format_rate"] == 25
 
 
 def test_difficulty_of_a_set():
@@ -513,6 +521,30 @@ def test_the_review_shows_a_refusal():
     lines = {"q": json.dumps(absent.to_dict())}
     lanes = {"right": {"q": dict(spans=[], refused=True, response="")}, "wrong": {"q": dict(spans=[[1, 2]], refused=False, response="")}}
     assert review_rows(lines, lanes)[0]["ious"] == {"right": 1.0, "wrong": 0.0}
+
+
+def test_the_demo_shows_none_one_and_many(tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
+    from vtg_r1.pages.demo import answers_html, make_examples
+
+    truths = [spans for example in make_examples(tmp_path / "sets", sets=True) for spans in example.truths.values()]
+    assert {len(spans) for spans in truths} == {0, 1, 2}
+    facts = dict(model="m", response="<time></time>", agreement=None, refused=None)
+    shown = {}
+    for spans, value in (([], 0.0), ([[2, 4]], 0.5), ([[2, 4], [8, 12]], 1.0)):
+        answers = [dict(facts, spans=spans, span=None, tiou=value)]
+        shown[len(spans)] = answers_html([dict(query="x", truth=[[2, 4], [8, 12]], answers=answers)], 16.0, [])
+    assert [shown[n].count('class="span"') for n in (0, 1, 2)] == [0, 1, 2] and "2–4 s, 8–12 s</b>" in shown[2]
+    assert all('<i class="truth" style="left:50.00%;width:25.00%">' in page and page.count('<i class="truth"') == 2 for page in shown.values())
+    assert "<b>Not in the video</b>" in shown[0] and "truth 2–4 s, 8–12 s, IoU 0.50" in shown[1]
+    overlapping = answers_html([dict(query="x", truth=None, answers=[dict(facts, spans=[[4, 7], [0, 7]], span=None, tiou=None)])], 16.0, [])
+    assert overlapping.index('data-start="0"') < overlapping.index('data-start="4"'), "the longer one is behind"
+    unsure = answers_html([dict(query="x", truth=[[2, 4]], answers=[dict(facts, spans=None, refused=[[2, 4]], span=None, tiou=None)])], 16.0, [])
+    assert "<b>Not sure</b>" in unsure and "truth 2–4 s</span>" in unsure and "IoU" not in unsure
+    answers = [dict(facts, spans=[], span=None, tiou=1.0)]
+    absent = answers_html([dict(query="x", truth=[], answers=answers)], 16.0, [])
+    assert "truth not in the video, IoU 1.00" in absent and 'class="truth"' not in absent
+    assert "truth" not in answers_html([dict(query="x", truth=None, answers=answers)], 16.0, [])
 
 
 # ---- presets ----

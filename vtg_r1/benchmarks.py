@@ -481,7 +481,8 @@ def case_of(sample: Sample, prediction: Prediction, view: VideoInputConfig) -> d
     "A query for `plots.draw_cases`, with its frames, its true spans and the first predicted one."
     clip = (sample.clip[0], sample.clip[1]) if sample.clip else None
     pictures, times = read_frames(video_path(view.video_root, sample.video), 12, 96 * 96, clip, backend=view.backend)
-    spans = {"truth": sample.spans, "predicted": prediction.spans if view.answers == "set" else prediction.spans[:1]}
+    predicted = prediction.as_set if view.answers == "set" else prediction.spans[:1] or None
+    spans = {"truth": sample.spans, "predicted": predicted}
     return {"title": f"{sample.query} ({sample.qid})", "pictures": pictures, "times": times, "spans": spans}
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from .core.atomic_files import LockHeld, lock, write_json
 from .core.plots import draw_cases, draw_histogram, legend_of, looks_of, style
-from .core.prompts import is_refusal, is_well_formed, parse_spans, response_text, style_of, think_block
+from .core.prompts import is_refusal, is_well_formed, parse_set, response_text, style_of, think_block
 from .core.runtime import project_root, resolve, sha256
 from vtg_r1.core.samples import (
     Report,
@@ -604,7 +604,7 @@ def plot_sample(
     teacher = sample.teacher or {}
     clip = None if sample.clip is None else (sample.clip[0], sample.clip[1])
     pictures, times = read_frames(video_path(view.video_root, sample.video), 8, 128 * 28 * 28, clip, backend=view.backend)
-    spans = {"truth": sample.spans, "teacher": parse_spans(teacher["response"])}
+    spans = {"truth": sample.spans, "teacher": parse_set(teacher["response"])}
     title = f"“{sample.query}”, teacher tIoU {teacher['iou']:.2f}"
     return draw_cases([{"title": title, "pictures": pictures, "times": times, "spans": spans}])
 

@@ -119,14 +119,15 @@ def save_figure(figure: "Figure", path: str | Path, dpi: int = 150) -> Path:
     return path.with_name(path.name + ".png")
 
 # %% ../../nbs/parts/core/plots.ipynb #56b72661
-def timeline(ax: "Axes", spans: Mapping[str, Sequence[Sequence[float]]], limits: tuple[float, float], labels: bool = True) -> None:
-    "Spans [start, end] in seconds as bars, one line per name, the first on top; a name without a span has the words `no span`."
+def timeline(ax: "Axes", spans: Mapping[str, Sequence[Sequence[float]] | None], limits: tuple[float, float], labels: bool = True) -> None:
+    "Spans [start, end] in seconds as bars, one line per name, the first on top; [] has the words `not in the video`, and None `no span`."
     looks = looks_of(list(spans))
     for y, (name, named) in enumerate(spans.items()):
-        bars = [(start, end - start) for start, end in named if end > start]
+        bars = [(start, end - start) for start, end in named or [] if end > start]
         ax.broken_barh(bars, (y - 0.38, 0.76), **looks[name].area)
         if not bars:
-            ax.text(limits[0], y, " no span", va="center", fontsize=7, color="0.4")
+            words = "not in the video" if named == [] else "no span"
+            ax.text(limits[0], y, f" {words}", va="center", fontsize=7, color="0.4")
     ax.set(xlim=limits, ylim=(len(spans) - 0.4, -0.6), yticks=range(len(spans)), yticklabels=list(spans) if labels else [])
     ax.tick_params(axis="y", length=0)
     ax.grid(False, axis="y")
@@ -141,7 +142,7 @@ def legend_of(names: Sequence[str]) -> "list[Patch]":
 
 @style()
 def draw_timelines(
-    rows: Sequence[Mapping[str, Any]],  # {"query", "duration" in seconds, "spans": name → [[start, end], …]}, the same names in each
+    rows: Sequence[Mapping[str, Any]],  # {"query", "duration" in seconds, "spans": name → [[start, end], …] as in `timeline`}, the same names in each
 ) -> "Figure":
     "Queries below one another, each with its spans by truth, model, teacher."
     names = list(rows[0]["spans"])
@@ -172,7 +173,9 @@ def frame_strip(ax: "Axes", pictures: Sequence[np.ndarray] | np.ndarray, times: 
 
 @style()
 def draw_cases(
-    cases: Sequence[Mapping[str, Any]],  # {"title", "pictures" (n, H, W, 3) uint8, "times" (n,) seconds, "spans": name → [[start, end], …]}
+    cases: Sequence[
+        Mapping[str, Any]
+    ],  # {"title", "pictures" (n, H, W, 3) uint8, "times" (n,) seconds, "spans": name → [[start, end], …] as in `timeline`}
 ) -> "Figure":
     "The frames that a model gets, and below them the truth and the answers."
     import matplotlib.pyplot as plt
@@ -184,7 +187,7 @@ def draw_cases(
         strip, line = part.subplots(2, 1, height_ratios=[0.75, 0.22 * len(case["spans"])])
         limits = frame_strip(strip, case["pictures"], case["times"])
         if len(case["times"]) == 1:  # the spans may lie outside the second of the only frame
-            ends = [t for spans in case["spans"].values() for span in spans for t in span]
+            ends = [t for spans in case["spans"].values() for span in spans or [] for t in span]
             limits = min([limits[0], *ends]), max([limits[1], *ends])
             strip.set_xlim(limits)
         timeline(line, case["spans"], limits)

@@ -169,17 +169,18 @@ def true_spans(
 
 
 def _questions(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    "A question for the shape of each object that comes once and is the only one of its colour."
+    "A question for the shape of each object that is the only one of its colour, at each time that it comes."
     colours, asked = [event["name"].split()[0] for event in events], []
     for event in events:
         colour, shape = event["name"].split()
-        if len(event["spans"]) == 1 and colours.count(colour) == 1:
-            first = (event["quarter"] + event["spans"][0][0]) % len(SHAPES)
-            options = [*SHAPES[first:], *SHAPES[:first]]
-            letter = "ABCD"[options.index(shape)]
-            asked.append(
-                {"level": "question", "query": f"what {colour}", "span": event["spans"][0], "named": [event], "options": options, "answer": letter}
-            )
+        if colours.count(colour) > 1:
+            continue
+        orders = [""]
+        if len(event["spans"]) == 2:
+            orders = ["first ", "second "]
+        for order, span in zip(orders, event["spans"]):
+            facts = {"span": span, "named": [event], "options": list(SHAPES), "answer": "ABCD"[SHAPES.index(shape)]}
+            asked.append({"level": "question", "query": f"what {order}{colour}", **facts})
     return asked
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from markupsafe import Markup
 
 from ..core.prompts import format_time, tag_text
-from ..core.samples import load_samples, target_span
-from ..core.spans import tiou
-from ..data.toyworld import ToyWorldConfig, make_world
+from ..core.samples import load_samples
+from ..core.spans import set_tiou
+from ..data.toyworld import SET_LEVELS, ToyWorldConfig, make_world
 from ..models.ground import InferenceConfig, Sampling, control_words, ground, resolve_model
 from ..models.loading import TINY, load_model, load_processor
 from ..pages.browser_video import digest, preview
@@ -125,7 +125,7 @@ def answer(
     models: Sequence[LoadedModel],
     path: str,  # a video; each model reads it once
     queries: Sequence[str],
-    truths: Mapping[str, list[float]],  # sentence → [start, end], seconds
+    truths: Mapping[str, list[list[float]]],  # sentence → [[start, end], …], seconds; [] is not in the video
     sampling: Sampling | None = None,  # as in `ground`
 ) -> list[
     dict[str, Any]
@@ -134,7 +134,9 @@ def answer(
     rows: list[dict[str, Any]] = [{"query": query, "truth": truths.get(query), "answers": []} for query in queries]
     for loaded in models:
         for row, a in zip(rows, ground(loaded.model, loaded.processor, path, list(queries), loaded.config, sampling)):
-            score = tiou(a.span, row["truth"]) if a.span and row["truth"] else None
+            score = None
+            if row["truth"] is not None and a.spans is not None:
+                score = set_tiou(a.spans, row["truth"])
             facts = {"agreement": a.agreement, "refused": a.refused}
             row["answers"].append({"model": loaded.label, "span": a.span, "spans": a.spans, "response": a.response, "tiou": score, **facts})
     return rows
@@ -180,8 +182,13 @@ def _place(span: Sequence[float], duration: float) -> str:
     return f"left:{start:.2f}%;width:{end - start:.2f}%"
 
 
+def _longest_first(spans: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    "The order in which no span is drawn behind a longer one."
+    return sorted(spans, key=lambda span: span[0] - span[1])
+
+
 _TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, finalize=_text, trim_blocks=True, lstrip_blocks=True)
-_TEMPLATES.filters |= {"stretch": _stretch, "place": _place, "length_text": _length_text, "seconds": format_time}
+_TEMPLATES.filters |= {"stretch": _stretch, "place": _place, "length_text": _length_text, "seconds": format_time, "longest_first": _longest_first}
 
 
 def player_html(path: str | None) -> str:
@@ -218,16 +225,20 @@ class Example:
     "A toy video, its sentences, and when they are true."
 
     path: str
-    truths: dict[str, list[float]]  # sentence → [start, end], seconds
+    truths: dict[str, list[list[float]]]  # sentence → [[start, end], …], seconds; [] is not in the video
     image: Any  # PIL, one frame
     caption: str
 
 
-def make_examples(folder: Path) -> list[Example]:
+def make_examples(
+    folder: Path,
+    sets: bool = False,  # ask for what comes never, once or twice
+) -> list[Example]:
     "New toy videos that no model was trained on."
     from PIL import Image
 
-    world = make_world(folder, 4, 77, "toy", ToyWorldConfig(size=336))
+    levels = ("direct", *SET_LEVELS) if sets else ToyWorldConfig.levels
+    world = make_world(folder, 4, 77, "toy", ToyWorldConfig(size=336, levels=levels))
     examples: dict[str, Example] = {}
     for sample in load_samples(world / "samples.jsonl"):
         if sample.video not in examples:
@@ -235,7 +246,7 @@ def make_examples(folder: Path) -> list[Example]:
             frames, _ = read_frames(path, 64, 336 * 336)
             busiest = max(frames, key=lambda frame: (frame.max(-1) > 90).mean())  # the background is dark
             examples[sample.video] = Example(path, {}, Image.fromarray(busiest), f"{format_time(sample.duration)} s")
-        examples[sample.video].truths[sample.query] = target_span(sample.spans)
+        examples[sample.video].truths[sample.query] = sample.spans
     return list(examples.values())
 
 
@@ -431,7 +442,8 @@ def running_page(
 
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL if host in LOCAL else ["*"])
     try:
-        page = build(DemoApp(models, make_examples(files / "toyworld"), files, max_minutes * 60, sampling)).queue(max_size=64)
+        examples = make_examples(files / "toyworld", sets=any(loaded.config.answers == "set" for loaded in models))
+        page = build(DemoApp(models, examples, files, max_minutes * 60, sampling)).queue(max_size=64)
         _, address, _ = page.launch(
             server_name=host,
             server_port=port or None,

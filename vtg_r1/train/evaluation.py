@@ -7,7 +7,7 @@ __all__ = ['response_facts', 'level', 'scores', 'EvalParams', 'EvalSet', 'EvalRe
            'query_tious', 'late_looks', 'look_metrics', 'compare_scores', 'timeline_rows', 'compare_with_blind']
 
 # %% ../../nbs/parts/train/evaluation.ipynb #945bae45
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ def response_facts(
     length: Callable[[str], int],  # tokens of a text
     reading: str = "time",  # how answers are read
     thinking: bool = True,  # whether the format has a think block
+    asked: Sequence[bool] | None = None,  # whether an option is asked for, of each response; None: of none
 ) -> dict[str, float]:  # mean length in tokens; shares in percent
     "Mean length, and the shares that reason (a think block that is not empty), are in the reading's format, and have a block with an answer."
 
@@ -41,10 +42,12 @@ def response_facts(
         return 100 * float(np.mean([bool(test(text)) for text in texts]))
 
     texts = [r or "" for r in responses]
+    pairs = zip(texts, asked if asked is not None else [False] * len(texts), strict=True)
+    well_formed = [is_well_formed(text, option, reading, thinking) for text, option in pairs]
     return dict(
         completion_length=float(np.mean([length(text) for text in texts])),
         thinking_rate=share(think_text),
-        format_rate=share(lambda text: is_well_formed(text, reading=reading, thinking=thinking)),
+        format_rate=100 * float(np.mean(well_formed)),
         answers=share(lambda text: answer_text(text, reading)),
     )
 
@@ -75,7 +78,7 @@ def scores(
 ) -> dict[str, float]:  # "mIoU", "R1@0.5", "thinking_rate", …; with several levels "mIoU/ordinal" and "thinking_rate/ordinal" too
     "All scores of one held-out set: percent, but for the length in tokens."
     result = {**evaluate(rows, samples), **_answer_scores(rows, samples, view)}
-    result |= response_facts([r["response"] for r in rows], length, view.reading, view.thinking)
+    result |= response_facts([r["response"] for r in rows], length, view.reading, view.thinking, [view.options and bool(s.options) for s in samples])
     levels = sorted({level(s) for s in samples})
     if len(levels) < 2:
         return result
@@ -227,7 +230,7 @@ def timeline_rows(samples: list[Sample], results: dict[str, EvalResult], indices
         spans = {"truth": samples[i].spans}
         for name, result in results.items():
             if result.rows:
-                spans[name] = result.rows[i]["pred"] or []
+                spans[name] = result.rows[i]["pred"]
         rows.append({"query": samples[i].query, "duration": samples[i].duration, "spans": spans})
     return rows
 
