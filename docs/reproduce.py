@@ -60,7 +60,7 @@ def page() -> str:
         for step in recipe.steps
         if step.stage != "benchmarks"
     )
-    columns = ("benchmark", "after step", "model of the paper", "R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "source")
+    columns = ("benchmark", "after step", "model of the paper", "`R1@0.3`", "`R1@0.5`", "`R1@0.7`", "mIoU", "source")
     return f"""# Reproduce the paper
 
 [arXiv 2507.18100](https://arxiv.org/abs/2507.18100) from its sources to its tables. This page is made by `python docs/reproduce.py` from the tables that `vtg-r1 data where` and the recipes use.
@@ -126,7 +126,7 @@ vtg-r1 runs                                              # state, scores and age
 
 {markdown_table(columns, [row for benchmark in QUERIES for row in numbers(benchmark)])}
 
-The paper gives two numbers for the same model, by table. R1@m counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, the centre and the prior of the training spans. Others have measured the released model again, and below its base on corrected labels (Video-OPD on TimeLens-Bench: Charades R1@0.5 23.6 against 35.1), so the gain on clean labels is open.
+The paper gives two numbers for the same model, by table. `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, the centre and the prior of the training spans. Others have measured the released model again, and below its base on corrected labels (Video-OPD on TimeLens-Bench: Charades `R1@0.5` 23.6 against 35.1), so the gain on clean labels is open.
 """
 
 

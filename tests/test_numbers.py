@@ -172,8 +172,8 @@ def the_words_go() -> bool:
 
 
 def no_seed_of_the_sets_chose_their_values() -> bool:
-    found = [read(p) for p in (REFERENCE / "sets").glob("*.json")]
-    return bool(found) and all(run["seed"] != 0 and run["steps"] == 60 for run in found)
+    found = [read(p) for p in (REFERENCE / "sets").glob("toysets-s*.json")]
+    return bool(found) and all(run["seed"] != 0 and run["steps"] == 120 for run in found)
 
 
 def some_seeds_reason_and_some_do_not() -> bool:
@@ -213,7 +213,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
     ("04_difficulty", "In the committed run they do not: the rank correlation at the end of this page is near zero"): policy_and_teacher_disagree,
     ("04_difficulty", "They are some twenty points behind the plain order"): one_strategy_does_harm,
     ("05_grpo", "Before RL nine of ten responses reason."): the_words_go,
-    ("05_grpo", "The committed runs, on seeds that had no part in that choice, before and after 60 steps"): no_seed_of_the_sets_chose_their_values,
+    ("05_grpo", "The committed runs, on seeds that had no part in that choice, before and after 120 steps"): no_seed_of_the_sets_chose_their_values,
     ("05_grpo", "The eight rollouts below are the first group of the committed run"): first_group_of_the_run,
     ("06_ablations", "The 99 runs of the committed run took 2.0 hours together"): claims_took_two_hours,
     ("06_ablations", "The committed run is older than three of these rules"): its_rules_are_older,
