@@ -70,7 +70,7 @@ def evaluation_record(
 
 def _all_ended(rows: Path, length: Callable[[str], int], limit: int) -> bool:
     "Whether every response of a file ended by itself."
-    return all(isinstance(row, dict) and length(row["response"] or "") + 1 < limit for _, row in iter_jsonl(rows))  # 1: the token that ends it
+    return all(isinstance(row, dict) and length(row["response"] or "") < limit for _, row in iter_jsonl(rows))  # one more token ends it
 
 
 def take_over_scores(
