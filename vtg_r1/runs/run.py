@@ -19,6 +19,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -73,10 +74,9 @@ def git_state(folder: Path) -> dict[str, str | bool | None]:  # {"commit": str |
 
 
 def device_name() -> str:
-    "The GPU's name, or the processor and its cores."
-    import torch
-
-    if torch.cuda.is_available():
+    "The GPU's name, or the processor and its cores. A stage that has not loaded torch computes on the processor; loading it takes seconds."
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
