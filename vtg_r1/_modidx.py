@@ -351,7 +351,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                    'vtg_r1.core.times._plain': ('parts/core/times.html#_plain', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._read': ('parts/core/times.html#_read', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._read_number': ('parts/core/times.html#_read_number', 'vtg_r1/core/times.py'),
-                                   'vtg_r1.core.times._same_characters': ('parts/core/times.html#_same_characters', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._signed': ('parts/core/times.html#_signed', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._time': ('parts/core/times.html#_time', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._times': ('parts/core/times.html#_times', 'vtg_r1/core/times.py'),

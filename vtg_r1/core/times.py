@@ -16,21 +16,17 @@ LONGEST_ANSWER = 1000  # characters of an answer; a longer one is none
 MOST_DIGITS = 100  # groups of digits in an answer; one with more is none
 LARGEST_TIME = 1e12  # seconds; a larger number is no time
 
-
-def _same_characters() -> dict[int, str]:
-    "Characters that mean the same as ASCII ones, and what takes their place."
-    table = {c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)}  # full-width forms
-    for zero in (0x660, 0x6F0, 0x966, 0x9E6, 0xE50):  # Arabic, Persian, Devanagari, Bengali and Thai digits
-        table |= {zero + n: str(n) for n in range(10)}
-    forms = {"'": "‘’‚′ʹ´", '"': "“”„″", "~": "〜∼", ", ": "，、", "; ": "；", ". ": "。", "-": "−‐‑", "–": "‒—―─", ".": "٫"}
-    forms |= {"→": "⟶➔➜⇒⟹►➡", "[": "【「『〔〈《", "]": "】」』〕〉》"}
-    table |= {ord(c): plain for plain, others in forms.items() for c in others}
-    invisible = (*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF)
-    spaces = (0x85, 0xA0, 0x1680, *range(0x2000, 0x2009), 0x200A, 0x202F, 0x205F, 0x3000)
-    return table | {c: " " for c in (*spaces, *invisible)}
-
-
-_SAME = _same_characters()
+_FORMS = {"'": "‘’‚′ʹ´", '"': "“”„″", "~": "〜∼", ", ": "，、", "; ": "；", ". ": "。", "-": "−‐‑", "–": "‒—―─", ".": "٫"}
+_FORMS |= {"→": "⟶➔➜⇒⟹►➡", "[": "【「『〔〈《", "]": "】」』〕〉》"}
+_DIGITS = (0x660, 0x6F0, 0x966, 0x9E6, 0xE50)  # the zeros of Arabic, Persian, Devanagari, Bengali and Thai
+_INVISIBLE = (*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF)
+_SPACES = (0x85, 0xA0, 0x1680, *range(0x2000, 0x2009), 0x200A, 0x202F, 0x205F, 0x3000)
+_SAME = {  # characters that mean the same as ASCII ones → what takes their place
+    **{c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)},  # full-width forms
+    **{zero + n: str(n) for zero in _DIGITS for n in range(10)},
+    **{ord(c): plain for plain, others in _FORMS.items() for c in others},
+    **dict.fromkeys((*_SPACES, *_INVISIBLE), " "),
+}
 _DIGIT_SPACE = re.compile("(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9])")  # a space with which typography groups digits
 _BLANKS = re.compile(r"[ \t\r\f\v]+")
 
