@@ -1,25 +1,48 @@
-"""The documentation site: the notebooks as they are committed, beside them the outputs of the reference runs. Nothing is executed, and nothing is fetched, when it is built or when it is read."""
+"""The documentation site: the notebooks as they are committed, with their outputs, and reference pages made from the code. Nothing is executed, and nothing is fetched, when it is built or when it is read."""
 
-import ast
+import importlib.util
 import json
 import re
 from pathlib import Path
+from types import ModuleType
 
 from docutils import nodes
 from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
-REFERENCE = ROOT / "outputs/reference"
+
+
+def beside(name: str) -> ModuleType:
+    "A Python file that lies beside this one."
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference, stage_outputs = beside("reference"), beside("outputs")
 
 project, author, copyright = "VTG-R1", "The VTG-R1 team", "2026, The VTG-R1 team"
 extensions = ["myst_nb"]
 root_doc = "nbs/index"
 BESIDE = [
     p
-    for p in ("docs/models", "docs/engines", "docs/sharing", "docs/formats", "perf/README", "outputs/README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+    for p in (
+        "docs/reproduce",
+        "docs/models",
+        "docs/engines",
+        "docs/sharing",
+        "docs/formats",
+        "perf/README",
+        "outputs/README",
+        "CONTRIBUTING",
+        "CHANGELOG",
+        "SECURITY",
+    )
     if (ROOT / f"{p}.md").is_file()
 ]
-include_patterns = ["nbs/**", *(f"{p}.md" for p in BESIDE)]
+REFERENCE_PAGES = ("index", "cli", "stages", "core", "runs", "video", "data", "models", "train", "pages")  # made by docs/reference.py
+include_patterns = ["nbs/**", "docs/reference/*.md", *(f"{p}.md" for p in BESIDE)]
 exclude_patterns = [".*", "**/.*", "_*", "build", "dist", "docs/static", "examples", "outputs/[!R]*", "tests", "vtg_r1"]
 
 nb_execution_mode = "off"
@@ -30,6 +53,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
+smartquotes_action = "qe"  # quotes and ellipses; `--option` in a sentence stays what one types
 
 html_theme = "furo"
 html_title = "VTG-R1"
@@ -55,7 +79,7 @@ def navigation(index: dict) -> dict[str, list[str]]:
             folder, caption = f"parts/{head[1]}", head[1]
         elif names := re.match(r" {4,6}(\w+(?:, \w+)*)  ", line):
             pages.setdefault(caption.capitalize(), []).extend(f"/nbs/{folder}/{n}" for n in names[1].split(", "))
-    return {**pages, "Beside the notebooks": [f"/{p}" for p in BESIDE]}
+    return {**pages, "Reference": [f"/docs/reference/{p}" for p in REFERENCE_PAGES], "Beside the notebooks": [f"/{p}" for p in BESIDE]}
 
 
 def toctrees(index: dict) -> dict:
@@ -64,19 +88,6 @@ def toctrees(index: dict) -> dict:
         f"```{{toctree}}\n:hidden:\n:caption: {caption}\n" + "\n".join(pages) + "\n```" for caption, pages in navigation(index).items()
     )
     return {"cell_type": "markdown", "id": "navigation", "metadata": {}, "source": text}
-
-
-def reference_run(name: str) -> Path | None:
-    "The committed run that executed a notebook: the folder that holds the notebook's namesake."
-    return next((p.parent for p in sorted(REFERENCE.rglob(f"{name}.ipynb"))), None)
-
-
-def clean_outputs(outputs: list[dict]) -> list[dict]:
-    "Outputs without progress bars and the kernel's warnings."
-    outputs = [o for o in outputs if o.get("name") != "stderr"]
-    for o in (o for o in outputs if o["output_type"] == "stream"):
-        o["text"] = "".join(line for line in "".join(o["text"]).splitlines(True) if "%|" not in line and "[IPKernelApp]" not in line)
-    return [o for o in outputs if o.get("text") != ""]
 
 
 def without_directives(cell: dict) -> dict:
@@ -88,16 +99,7 @@ def without_directives(cell: dict) -> dict:
         **cell,
         "source": "\n".join(line for line in lines if line not in directives),
         "metadata": {**cell["metadata"], "tags": [*cell["metadata"].get("tags", []), *tags]},
-        "outputs": clean_outputs(cell["outputs"]),
     }
-
-
-def meaning(source: str) -> str:
-    "What a cell does, however it is laid out."
-    try:
-        return ast.dump(ast.parse(source))
-    except SyntaxError:  # a magic
-        return source
 
 
 def note(run: Path, edited: int) -> dict:
@@ -116,37 +118,33 @@ def to_pages(text: str, up: str) -> str:
 
 def published(notebook: dict, run: Path | None, name: str) -> dict:
     "A notebook as its page shows it."
-    executed = (
-        {c["id"]: c for c in json.loads((run / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"} if run else {}
-    )
-    cells, edited, filled = [], 0, 0
+    executed = stage_outputs.executed_cells(run, name)
+    cells = []
     for cell in notebook["cells"]:
-        if cell["cell_type"] != "code":
-            cells.append(cell)
-            continue
-        source = "".join(cell["source"])
-        if source.startswith(("#| default_exp", "#| hide")):
-            continue
-        page_cell, run_cell = without_directives(cell), executed.get(cell["id"])
-        if run_cell and not page_cell["outputs"] and clean_outputs(run_cell["outputs"]):
-            page_cell["outputs"] = clean_outputs(run_cell["outputs"])
-            filled += 1
-            edited += meaning("".join(run_cell["source"])) != meaning(source)
-        if name == "index":
-            page_cell["metadata"]["tags"].append("remove-input")
-        cells.append(page_cell)
-    if filled:
-        cells.insert(1, note(run, edited))
+        if cell["cell_type"] == "code":
+            if "".join(cell["source"]).startswith(("#| default_exp", "#| hide")):
+                continue
+            cell = without_directives(cell)
+            if name == "index":
+                cell["metadata"]["tags"].append("remove-input")
+        cells.append(cell)
+    if executed:
+        cells.insert(1, note(run, stage_outputs.edited_since(notebook, executed)))
     if name == "index":
         cells.append(toctrees(notebook))
     return {**notebook, "cells": cells}
+
+
+def on_start(app) -> None:
+    "Make the reference pages from the code."
+    reference.write_pages(ROOT, ROOT / "docs/reference")
 
 
 def on_source(app, docname: str, source: list[str]):
     "Prepare a notebook before it is parsed."
     if app.env.doc2path(docname).suffix == ".ipynb":
         name = docname.rsplit("/", 1)[-1]
-        source[0] = to_pages(json.dumps(published(json.loads(source[0]), reference_run(name), name)), "../" * (docname.count("/") - 1))
+        source[0] = to_pages(json.dumps(published(json.loads(source[0]), stage_outputs.reference_run(name), name)), "../" * (docname.count("/") - 1))
 
 
 def mathml(display: str):
@@ -171,5 +169,6 @@ def on_finished(app, error):
 def setup(app):
     "Called by Sphinx."
     app.add_html_math_renderer("mathml", (mathml("inline"), None), (mathml("block"), None))
+    app.connect("builder-inited", on_start)
     app.connect("source-read", on_source)
     app.connect("build-finished", on_finished)

@@ -16,6 +16,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background j
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = (  # files that take longest, in seconds: with `-n 2 --dist loadfile` they begin first, so that both workers end together
+    "test_stages",
+    "test_own_data",
+    "test_claims",
+    "test_fsdp2",
+    "test_distributed",
+    "test_resume",
+    "test_shared_prefix",
+    "test_fuzz",
+    "test_faults",
+    "test_teacher",
+    "test_pictures",
+    "test_pages",
+    "test_curation",
+    "test_datasets",
+    "test_nan_guard",
+    "test_cli",
+    "test_package",
+    "test_benchmarks_stage",
+    "test_sharing",
+    "test_reward_functions",
+    "test_decoding",
+    "test_docs",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     "The folder with real annotations and videos, where VTG_R1_SHARED names it."

@@ -19,7 +19,7 @@ from vtg_r1.data.conversations import quoted_query, read_times
 from vtg_r1.data.official_benchmarks import trivial_predictions
 from vtg_r1.data.readers import READERS, read_dataset, read_rows
 from vtg_r1.data.sources import find_videos, read_annotations
-from vtg_r1.data.validation import overlap_guard, source_id, video_file
+from vtg_r1.data.validation import overlap_guard, source_id, video_file, video_files
 from vtg_r1.sft import TARGETS
 from vtg_r1.train.stage_data import STRATA
 from vtg_r1.video.decoders import VideoError
@@ -422,6 +422,33 @@ def test_a_video_is_found_under_any_usual_name(named, file, tmp_path):
         (tmp_path / other).touch()
     (tmp_path / file).unlink()
     assert video_file(tmp_path, named) is None
+
+
+def test_many_videos_are_found_as_one_by_one(tmp_path, monkeypatch):
+    "Under every kind of name, and without 160 looks for each that is absent."
+    for file in (
+        "a.avi.mp4",
+        "b.webm",
+        "B2.MOV",
+        "x/c.m4v",
+        "AbCdEfGhIjK.webm",
+        "v_abcdefghijk.mp4",
+        "e\u0301te\u0301.mp4",
+        "n.d.mp4",
+        ".mp4",
+        "no video.txt",
+    ):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    there = ["a.avi", "b", "b.mp4", "B2.mp4", "x/c.mp4", "y/b.mp4", "v_AbCdEfGhIjK.mp4", "abcdefghijk", "\u00e9t\u00e9", "n.d", "x/b.avi", "x/b.avi"]
+    named = [*there, "gone.mp4", "x/gone.mp4", "no video", "c.mp4", "n", "b.webm/a.mp4", "/", "x/", "../gone", "nul\0", "\udc80", "z" * 300]
+    files = video_files(tmp_path, named)
+    assert files == {video: video_file(tmp_path, video) for video in named} and all(files[video] for video in there) and not files["gone.mp4"]
+    looks, isfile = [], os.path.isfile
+    monkeypatch.setattr(os.path, "isfile", lambda path: looks.append(path) or isfile(path))
+    absent = [f"absent{i}.mp4" for i in range(100)]
+    assert set(video_files(tmp_path, absent).values()) == {None} and len(looks) == 100
+    assert video_file(tmp_path, absent[0]) is None and len(looks) > 150  # the control: one by one
 
 
 def test_the_exact_name_goes_first(tmp_path):

@@ -122,7 +122,8 @@ def test_score_command_agrees(toy, tmp_path, capsys):
         == 0
     )
     scored = json.loads(capsys.readouterr().out)
-    protocol = scored.pop("protocol")
+    protocol, beside = scored.pop("protocol"), scored.pop("beside_blind")
+    assert beside["blind/whole video/mIoU"] == pytest.approx(metrics["whole video/mIoU"], abs=1e-3)
     same = ("queries", "rule", "parsing", "missing", "clipping", "truths", "version")  # the label file is another one
     assert {k: protocol[k] for k in same} == {k: json.loads((folder / "manifest.json").read_text())["protocol"][k] for k in same}
     assert all(metrics[k] == pytest.approx(v) for k, v in scored.items())

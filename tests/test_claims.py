@@ -1,13 +1,18 @@
 "The experiment machinery: a tiny grid run for real, grids of pretended runs, statistics with known answers, difficulty strategies, equal sets."
 
 import dataclasses
+import importlib
+import inspect
 import json
+import os
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import CLEAN
 
 from vtg_r1 import ablations
 from vtg_r1.ablations import (
@@ -67,14 +72,62 @@ def tiny(tmp_path_factory):
         "seeds": [0],
         "overrides": {"curation": {"toy_videos": 24}, "sft": sft, "grpo": grpo},
     }
-    pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
-    assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "one", *pairs]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablations, "run_jobs", partial(run_jobs, start=start_warm))
+        ablations.main(from_mapping(ablations.AblationsParams, {**given, "run_name": "made"}))
     return outputs, given
 
 
+class Child:
+    "A run in a child that has the libraries loaded: the function of its stage, not the command that executes its notebook."
+
+    def __init__(self, job, logs):
+        self.process = CLEAN.Process(target=run_stage, args=(job.stage, job.parameters, str(logs / f"{job.name}.log")))
+        self.process.start()
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+    def terminate(self):
+        self.process.terminate()
+
+    def wait(self):
+        self.process.join()
+
+
+def run_stage(stage, parameters, log):
+    "In the child."
+    with open(log, "w") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    os.chdir(resolve("."))
+    importlib.import_module(f"vtg_r1.{stage}").main(from_mapping(STAGE_PARAMS[stage], parameters))
+
+
+def start_warm(job, logs, lock):
+    "The first run is made as in `make claims`, by its notebook's command; the four behind it by their stage's function."
+    if job.stage == "curation":
+        return inspect.signature(run_jobs).parameters["start"].default(job, logs, lock)
+    return Child(job, logs)
+
+
+@pytest.fixture(scope="module")
+def shown(tiny):
+    "The same grid by its notebook, which finds all runs finished; with the time at which each of them was written."
+    outputs, given = tiny
+    before = {p: p.stat().st_mtime_ns for p in outputs.glob("*/*/manifest.json")}
+    pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
+    assert main(["run", "nbs/06_ablations.ipynb", "-p", "run_name", "one", *pairs]) == 0
+    return outputs, before
+
+
 @pytest.mark.slow
-def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(tiny, tmp_path):
-    folder = tiny[0] / "ablations/one"
+def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(shown, tmp_path):
+    folder = shown[0] / "ablations/one"
     claims = json.loads((folder / "claims.json").read_text())
     assert [c["claim"][:2] for c in claims] == ["C1", "C5"]
     for c in claims:
@@ -92,7 +145,7 @@ def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_runs_of_arms_note_more_than_a_score(tiny):
-    jobs = grid_jobs(read_grid(GRID, overrides=read_manifest(tiny[0] / "ablations/one")["parameters"]["overrides"]), ["r1"], [0], str(tiny[0]))
+    jobs = grid_jobs(read_grid(GRID, overrides=tiny[1]["overrides"]), ["r1"], [0], str(tiny[0]))
     assert all(job.finished for job in jobs.values())
     m = json.loads((jobs["r1", 0].folder / "metrics.json").read_text())
     levels = {"final/mIoU/direct", "final/mIoU/ordinal", "final/thinking_rate/ordinal"}
@@ -117,12 +170,11 @@ def test_runs_of_arms_note_more_than_a_score(tiny):
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_run_again(tiny):
-    "The stage's function reads what the notebook has made."
-    before = {p: p.stat().st_mtime_ns for p in tiny[0].glob("*/*/manifest.json")}
-    ablations.main(from_mapping(ablations.AblationsParams, {**tiny[1], "run_name": "two"}))
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-    first, second = (tiny[0] / "ablations" / name / "claims.json" for name in ("one", "two"))
+def test_what_is_finished_is_not_run_again(shown):
+    "The notebook reads what the stage's function has made."
+    outputs, before = shown
+    assert len(before) == 5 and before == {p: p.stat().st_mtime_ns for p in before}
+    first, second = (outputs / "ablations" / name / "claims.json" for name in ("made", "one"))
     assert first.read_bytes() == second.read_bytes()
 
 

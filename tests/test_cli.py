@@ -35,9 +35,12 @@ COMMANDS = [
     "calibrate",
     "check-model",
     "run",
+    "recipe",
+    "runs",
     "difficulty",
     "estimate",
     "score",
+    "data where",
     "data validate",
     "data convert",
     "data curate",
@@ -111,6 +114,7 @@ def test_ground_answers_on_a_toy_video(toy, capsys):
     found = json.loads(out)
     assert (
         code == 0
+        and "knows only coloured shapes" in err
         and found["duration"] == pytest.approx(probe(video).duration, abs=1e-3)
         and [a["query"] for a in found["answers"]] == [query, "the white cross"]
     )

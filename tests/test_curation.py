@@ -1,6 +1,7 @@
 "Curation: thresholds, quotas, what is refused, and files that survive kills."
 
 import json
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -352,6 +353,10 @@ def test_stage_on_the_toy_world(tmp_path):
     manifest, metrics = (json.loads((run / f"{n}.json").read_text()) for n in ("manifest", "metrics"))
     assert manifest["status"] == "finished" and resolve(manifest["config"]["video_root"]).is_dir()
     assert metrics["coldstart"] == len(load_samples(run / "coldstart.jsonl")) and metrics["rl"] == len(load_samples(run / "rl.jsonl"))
+    events = [s.spans[0][1] - s.spans[0][0] for s in load_samples(run / "coldstart.jsonl")]
+    assert metrics["event seconds/cold start and RL/50"] == statistics.median(events) and metrics["event seconds/cold start and RL/100"] == max(
+        events
+    )
     assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "filtered_sample.png"}
     again = run_stage(tmp_path, run_name="b", keep_coldstart_in_rl=False)
     assert len(list((tmp_path / "curation-work").iterdir())) == 2  # of the videos and of the samples: other thresholds, the same work

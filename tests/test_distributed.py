@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import socket
 
 import numpy as np
 import pytest
+from children import CLEAN
 
 from vtg_r1.benchmarks import BenchmarksParams
 from vtg_r1.benchmarks import main as measure
@@ -28,8 +28,6 @@ from vtg_r1.sft import SFTParams
 from vtg_r1.sft import main as cold_start
 
 pytestmark = pytest.mark.distributed
-CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl"])
 
 
 STAGES = {"difficulty": (DifficultyParams, score_difficulty), "benchmarks": (BenchmarksParams, measure)}
@@ -143,23 +141,29 @@ GENERATING = {
     "difficulty": {"num_rollouts": 3, "batch_size": 3, "max_completion_length": 16},
     "benchmarks": {"batch_size": 3, "max_completion_length": 16, "benchmark": "samples"},
 }
-NOTEBOOKS = {"difficulty": "nbs/04_difficulty.ipynb", "benchmarks": "nbs/07_benchmarks.ipynb"}
 FILES = {"difficulty": ["rl_scored.jsonl", "metrics.json", "strategies.csv"], "benchmarks": ["predictions.jsonl", "metrics.json"]}
 
 
-def generate_with(stage: str, world, out, name: str, config: str = "", **more) -> None:
-    "04 or 07 as a user starts it, by its notebook's command; without a configuration in this process."
+def generate(rank, world_size, port, stage, given):
+    "04 or 07 in one of `world_size` processes."
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", TQDM_DISABLE="1")
+    if world_size > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
+    params_class, run = STAGES[stage]
+    run(from_mapping(params_class, given))
+
+
+def generate_with(stage: str, world, out, name: str, processes: int, **more) -> None:
+    "04 or 07 in so many processes. The launcher's own are in the test of the cold start."
     given = {"model": "tiny", "annotations": str(out / "samples.jsonl"), "video_root": str(world / "videos"), "figures": False, "threads": 1}
     given |= {**GENERATING[stage], "outputs_dir": str(out / name), "run_name": "run", **more}
-    if config:
-        given["accelerate_config"] = config
-        assert main(["run", NOTEBOOKS[stage], *(x for key, value in given.items() for x in ("-p", key, json.dumps(value)))]) == 0
-    else:
-        params_class, run = STAGES[stage]
-        process = CLEAN.Process(target=run, args=(from_mapping(params_class, given),))
+    port = free_port()
+    started = [CLEAN.Process(target=generate, args=(rank, processes, port, stage, given)) for rank in range(processes)]
+    for process in started:
         process.start()
+    for process in started:
         process.join(600)
-        assert process.exitcode == 0
+    assert [process.exitcode for process in started] == [0] * processes
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +178,8 @@ def thirteen(world, tmp_path_factory):
 @pytest.mark.parametrize("stage", GENERATING)
 def test_two_processes_generate_the_files_of_one(world, thirteen, stage):
     "Byte for byte: the batches, and the seed of each, do not depend on the number of processes."
-    generate_with(stage, world, thirteen, "one")
-    generate_with(stage, world, thirteen, "two", "configs/accelerate/two_cpu.yaml")
+    generate_with(stage, world, thirteen, "one", 1)
+    generate_with(stage, world, thirteen, "two", 2)
     one, two = thirteen / "one" / stage / "run", thirteen / "two" / stage / "run"
     for name in FILES[stage]:
         assert (two / name).read_bytes() == (one / name).read_bytes(), name

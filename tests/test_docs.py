@@ -1,6 +1,9 @@
 "The notebooks as documentation: no dead link, nothing left out, README and site made from what is committed."
 
+import ast
+import doctest
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -11,8 +14,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer
 
+import vtg_r1
 from vtg_r1.ablations import published_table
+from vtg_r1.cli import app
 from vtg_r1.core.atomic_files import write_json
 from vtg_r1.core.runtime import project_root
 from vtg_r1.runs.verdicts import claim_record
@@ -66,7 +72,7 @@ def test_link_finder_finds():
 def test_every_notebook_has_its_line_in_the_tree():
     index = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
     navigation = load(ROOT / "docs/conf.py").navigation(index)
-    told = ["/nbs/index", *(page for caption, pages in navigation.items() if caption != "Beside the notebooks" for page in pages)]
+    told = ["/nbs/index", *(page for caption, pages in navigation.items() if caption not in ("Reference", "Beside the notebooks") for page in pages)]
     there = ["/" + p.relative_to(ROOT).with_suffix("").as_posix() for p in NOTEBOOKS]
     assert sorted(told) == there, "the tree in nbs/index.ipynb and the notebooks in nbs/ differ"
 
@@ -82,6 +88,97 @@ def test_readme_is_the_index(tmp_path):
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
 def test_figures_have_one_look(page):
     assert not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.core.plots.style()"
+
+
+MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]*\w")  # what GitHub and JupyterLab make an e-mail link of
+
+
+def markdown_of(page: Path) -> str:
+    "What a page says in Markdown, outputs of cells included, code and links left out."
+    text = prose(page)
+    if page.suffix == ".ipynb":
+        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+            text += "".join("\n\n" + "".join(o.get("data", {}).get("text/markdown", "")) for o in cell.get("outputs", []))
+    return re.sub(r"`[^`\n]+`", "``", re.sub(r"\]\([^)]*\)", "]()", text))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_no_metric_becomes_an_email_link(page):
+    "`R1@0.5` in plain text is an address to a viewer of GitHub's Markdown."
+    assert MAIL.findall(markdown_of(page)) == []
+
+
+def test_the_search_for_email_links_finds(tmp_path):
+    (tmp_path / "page.md").write_text("R1@0.5 rises, `R1@0.7` and [pass](a@b.c) do not, R1@m neither.")
+    assert MAIL.findall(markdown_of(tmp_path / "page.md")) == ["R1@0.5"]
+
+
+# ---- the reference pages ----
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    return load(ROOT / "docs/reference.py").pages(ROOT / "vtg_r1")
+
+
+PUBLIC = [name for name in vtg_r1.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_tells_arguments_result_and_an_example_that_runs(name):
+    documented = getattr(vtg_r1, name)
+    text = inspect.getdoc(documented)
+    told = re.findall(r"^    (\w+): ", text.split("Args:\n")[1].split("\n\n")[0], re.MULTILINE)
+    assert told == list(inspect.signature(documented).parameters)
+    assert "Returns:\n" in text or inspect.isclass(documented)
+    examples = doctest.DocTestFinder(recurse=False).find(documented, name, globs={})
+    results = [doctest.DocTestRunner().run(example) for example in examples]
+    assert sum(r.attempted for r in results) > 0 and sum(r.failed for r in results) == 0
+
+
+def test_the_public_page_shows_what_help_shows(reference):
+    sections = dict(zip(*[iter(re.split(r"^## (\w+)$", reference["index"], flags=re.MULTILINE)[1:])] * 2))
+    plain = {name: re.sub(r"\\([^A-Za-z0-9\s])", r"\1", section) for name, section in sections.items()}
+    for name in PUBLIC:
+        lines = [line.strip() for line in inspect.getdoc(getattr(vtg_r1, name)).splitlines()]
+        lost = [line for line in lines if line and not line.endswith(":") and line.split(": ", 1)[-1] not in plain[name]]
+        assert not lost, name
+
+
+def test_every_public_name_of_every_module_is_on_its_page(reference):
+    modules = [m for m in load(ROOT / "vtg_r1/_modidx.py").d["syms"] if m.split(".")[1] not in ("experiments", "cli")]
+    assert len(modules) > 60
+    for module in modules:
+        page = reference["stages" if module.count(".") == 1 else module.split(".")[1]]
+        section = page.split(f"\n## {module}\n")[1].split("\n## ")[0]
+        told = set(re.findall(r"^### (\w+)$", section, re.MULTILINE))
+        source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
+        listed = re.search(r"^__all__ = (\[.*?\])", source, re.MULTILINE | re.DOTALL)
+        names = set(ast.literal_eval(listed[1]) if listed else re.findall(r"^(?:def|class) ([a-zA-Z]\w*)", source, re.MULTILINE))
+        assert names == told, module
+
+
+def test_a_signature_and_its_comments_are_told_as_they_are(reference):
+    "One entry by hand: a parameter with its comment, a default, the result."
+    entry = reference["core"].split("\n### markdown_table\n")[1].split("\n###")[0].split("\n## ")[0]
+    assert "markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str" in entry
+    assert "- `rows`: cells of each row, in the order of `head`" in entry and "- *returns* without a newline at the end" in entry
+    assert "- `epochs`: Passes over the cold-start set. Default: `1.0`, in the paper `1`." in reference["stages"]
+
+
+def test_every_command_and_option_is_on_the_command_page(reference):
+    def walk(command, path):
+        yield path, command
+        for name, below in getattr(command, "commands", {}).items():
+            yield from walk(below, f"{path} {name}")
+
+    sections = dict(zip(*[iter(re.split(r"^#+ `?(vtg-r1[\w -]*|The command line)`?$", reference["cli"], flags=re.MULTILINE)[1:])] * 2))
+    commands = dict(walk(typer.main.get_command(app), "vtg-r1"))
+    assert len(commands) > 12 and set(commands) - {"vtg-r1"} == set(sections) - {"The command line"}
+    for path, command in commands.items():
+        options = {option for p in command.params for option in p.opts if option.startswith("--") and not p.hidden}
+        assert {o for o in options if f"{o}" not in sections.get(path, sections["The command line"])} == set(), path
+    assert not re.search(r"^\* `\w[\w-]*`: .*\.\.\.$", reference["cli"], re.MULTILINE)
 
 
 @pytest.fixture
@@ -197,7 +294,7 @@ def test_stage_pages_show_the_outputs_of_the_reference_run(site):
 
 
 def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeypatch):
-    conf = load(ROOT / "docs/conf.py")
+    conf, outputs = load(ROOT / "docs/conf.py"), load(ROOT / "docs/outputs.py")
     code = lambda id, source, *texts: {
         "cell_type": "code",
         "id": id,
@@ -210,13 +307,24 @@ def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeyp
     run.mkdir(parents=True)
     then = [
         title,
-        code("a", "old", ("stdout", "x\n"), ("stderr", "50%|█")),
-        code("b", "same", ("stdout", "[IPKernelApp] WARNING\nvalue\n")),
-        code("c", "shown", ("stdout", "then")),
+        code("a", "#| eval: false\nold", ("stdout", "x\n"), ("stderr", "50%|█")),
+        code("b", "#| eval: false\nsame", ("stdout", "[IPKernelApp] WARNING\nvalue\n")),
+        code("c", "lesson", ("stdout", "then")),
+        code("d", "#| eval: false\nbar", ("stdout", "99%|█\n")),
     ]
     (run / "09_x.ipynb").write_text(json.dumps({"cells": then}))
     monkeypatch.setattr(conf, "ROOT", tmp_path)
-    now = [title, code("z", "#| default_exp x"), code("a", "#| eval: false\nnew"), code("b", "(same)"), code("c", "shown", ("stdout", "now"))]
-    page = conf.published({"cells": now}, run, "09_x")["cells"]
-    assert [c["id"] for c in page] == ["t", "whose-outputs", "a", "b", "c"] and "1 of its cells" in page[1]["source"]
-    assert [[o["text"] for o in c["outputs"]] for c in page[2:]] == [["x\n"], ["value\n"], ["now"]] and page[2]["source"] == "new"
+    now = [
+        title,
+        code("z", "#| default_exp x"),
+        code("a", "#| eval: false\nnew"),
+        code("b", "#| eval: false\n(same)"),
+        code("c", "lesson", ("stdout", "now")),
+        code("d", "#| eval: false\nbar", ("stdout", "of JupyterLab")),
+        code("e", "#| eval: false\nadded since", ("stdout", "of JupyterLab")),
+    ]
+    notebook = outputs.filled({"cells": now}, outputs.executed_cells(run, "09_x"))
+    assert [["".join(o["text"]) for o in c["outputs"]] for c in notebook["cells"][2:]] == [["x\n"], ["value\n"], ["now"], [], []]
+    page = conf.published(notebook, run, "09_x")["cells"]
+    assert [c["id"] for c in page] == ["t", "whose-outputs", "a", "b", "c", "d", "e"] and "1 of its cells" in page[1]["source"]
+    assert page[2]["source"] == "new"

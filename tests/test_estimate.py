@@ -5,9 +5,9 @@ import json
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.cli.estimate import CARDS, estimate_run, measured_rows
 from vtg_r1.core.runtime import project_root
 from vtg_r1.grpo import GRPOParams
+from vtg_r1.train.estimate import CARDS, estimate_run, measured_rows
 
 SHAPE = dict(
     frames=64, pixels=100352, num_generations=8, prompts_per_step=1, per_device_batch_size=8, max_completion_length=1024, lora_rank=16, steps=600

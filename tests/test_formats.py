@@ -465,7 +465,7 @@ def document(folder: Path) -> str:
         (folder / case.owner.__name__ / name).mkdir(parents=True)
         found = find(case, folder / case.owner.__name__ / name)
         equal = found.ours == pytest.approx(found.owner, abs=1e-3)
-        numbers = ", ".join(f"{metric} {value:.2f}" for metric, value in found.owner.items())
+        numbers = ", ".join(f"`{metric}` {value:.2f}" for metric, value in found.owner.items())
         mapped = "yes" if found.spans == case.spans else "NO"
         rows.append(
             [

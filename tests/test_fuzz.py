@@ -356,8 +356,9 @@ def test_a_callers_mistake_is_no_video_error(good, call):
         call(good)
 
 
-def test_seeded_noise_in_every_backend(good, tmp_path):
-    for seed in range(12):
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 12), marks=pytest.mark.long)], ids=["few", "more"])
+def test_seeded_noise_in_every_backend(good, tmp_path, seeds):
+    for seed in seeds:
         path = tmp_path / f"{seed}.mp4"
         path.write_bytes(flipped(good.read_bytes(), 40, seed + 1000))
         for backend in installed():

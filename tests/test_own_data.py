@@ -70,7 +70,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_page_has_every_step_in_its_order(walked):
-    assert list(walked[1]) == ["data validate", "data convert", "run nbs/03_sft.ipynb", "run nbs/05_grpo.ipynb", "score --benchmark", "ground"]
+    steps = ["data validate", "data convert", "run --dry-run", "run nbs/03_sft.ipynb", "run nbs/05_grpo.ipynb", "score --benchmark", "ground"]
+    assert list(walked[1]) == steps
+    assert "hours on two CPU cores" in walked[1]["run --dry-run"] and "0 problems" in walked[1]["run --dry-run"]
 
 
 def test_the_table_is_a_practitioners(walked):
@@ -106,6 +108,13 @@ def test_the_score_is_the_runs_own(walked, capsys):
     folder, said = walked
     run = json.loads((folder / "grpo/mine/metrics.json").read_text())
     of_table = json.loads(said["score --benchmark"].splitlines()[-1])
+    assert (
+        any("The best answer that sees no frame" in line for line in said["score --benchmark"].splitlines())
+        and "dataset prior" in said["score --benchmark"]
+    )
+    assert run["final/above_blind/difference"] == pytest.approx(
+        run["final/mIoU"] - max(v for k, v in run.items() if k.startswith("blind/")), abs=1e-3
+    )
     assert (
         of_table["n"] == 4
         and of_table["mIoU"] == pytest.approx(run["final/mIoU"], abs=1e-3)
@@ -145,6 +154,7 @@ def test_the_table_itself_can_be_trained_on(walked):
     assert json.loads((folder / "grpo/table/metrics.json").read_text())["n"] == 4
 
 
+@pytest.mark.long  # the demo that the command starts: tests/test_pages.py; a command that serves and ends on Ctrl-C: `review` there
 def test_the_page_is_shown(walked):
     "`vtg-r1 demo` as the page has it: it comes up, answers, and goes on Ctrl-C."
     if not importlib.util.find_spec("gradio"):

@@ -121,9 +121,9 @@ def test_metadata_names_every_extra(wheel):
 def test_wheel_works_in_an_environment_without_torch(wheel, tmp_path):
     "Rewards, metrics and the command's help need four light packages; from a folder that is not the checkout."
     python = tmp_path / "env/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     for what in (["--no-deps", str(wheel)], ["numpy", "filelock", "pyyaml", "typer"]):
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *what], env=CLEAN, cwd="/", check=True)
+        subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *what], env=CLEAN, cwd="/", check=True)
     code = "import vtg_r1; [getattr(vtg_r1, name) for name in vtg_r1.__all__]; print(vtg_r1.tiou_reward(['<time>[3, 9]</time>'], [[[3, 9]]]), vtg_r1.__file__)"
     out = subprocess.run([str(python), "-c", code], env=CLEAN, cwd="/", capture_output=True, text=True, check=True)
     assert out.stdout.startswith("[1.0]") and str(tmp_path) in out.stdout
@@ -193,10 +193,13 @@ def test_exported_modules_have_the_form_but_for_nbdevs_own_lines(tmp_path):
 
 
 def test_functions_are_short():
-    "No exported function has more than 60 lines."
+    "No exported function has more than 60 lines, its docstring not counted: those of the public names have arguments, result and an example."
     long = []
     for path in (project_root() / "vtg_r1").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno - node.lineno >= 60:
-                long.append(f"{path.name}: {node.name}, {node.end_lineno - node.lineno + 1} lines")
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                docstring = node.body[0].end_lineno - node.body[0].lineno if ast.get_docstring(node) else 0
+                lines = node.end_lineno - node.lineno + 1 - docstring
+                if lines > 60:
+                    long.append(f"{path.name}: {node.name}, {lines} lines")
     assert not long

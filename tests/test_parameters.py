@@ -317,7 +317,7 @@ def test_help_shows_every_parameter():
 
 def started(monkeypatch, *words) -> None:
     monkeypatch.setattr(sys, "argv", ["grpo", *map(str, words)])
-    stage_program(TrainParams, lambda params: Path("outputs") / params.run_name / str(params.steps))
+    stage_program(TrainParams, lambda params: Path("outputs") / params.run_name / str(params.steps), lambda params: 7)
 
 
 def test_the_program_prints_the_run_folder(tmp_path, monkeypatch, capsys):
@@ -326,6 +326,12 @@ def test_the_program_prints_the_run_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     started(monkeypatch)
     assert capsys.readouterr().out == ""
+
+
+def test_the_dry_run_of_a_program_runs_nothing(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as e:
+        started(monkeypatch, "--dry-run")
+    assert e.value.code == 7 and capsys.readouterr().out == ""
 
 
 def test_the_program_says_what_is_wrong_on_one_line(monkeypatch, capsys):

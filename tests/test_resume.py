@@ -1,7 +1,6 @@
 "Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills every stage ten times, at random steps."
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from children import CLEAN
 from safetensors.numpy import load_file
 
 from vtg_r1 import difficulty, grpo, sft
@@ -32,10 +32,6 @@ STAGES = {
 }
 MAINS = {"sft": (sft.SFTParams, sft.main), "grpo": (grpo.GRPOParams, grpo.main), "difficulty": (difficulty.DifficultyParams, difficulty.main)}
 DIFFICULTY = {"model": "tiny", "num_rollouts": 4, "batch_size": 1, "max_completion_length": 24, "figures": False, "threads": 1}
-CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
-CLEAN.set_forkserver_preload(
-    ["trl.trainer.sft_trainer", "trl.trainer.grpo_trainer", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", "seaborn", "papermill"]
-)
 
 
 @pytest.fixture(scope="module")

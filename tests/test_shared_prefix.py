@@ -256,22 +256,12 @@ for name, kind in {"stock": GRPOTrainer, "once": SharedPrefixGRPOTrainer}.items(
     trainer.add_callback(Keep())
     trainer.train()
 result = dict(ranks=trainer.accelerator.num_processes, distance=distance(found["once"], found["stock"]), tensors=len(found["stock"]))
-if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(result))
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "ranks.json").write_text(json.dumps(result))
 """
 
 
-def two_processes(script: str, *arguments, folder) -> dict:
-    "What a script in two processes left in found.json."
-    (folder / "ranks.py").write_text(script)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, *map(str, (folder / "ranks.py", Path(__file__).parent, *arguments, folder))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "found.json").read_text())
-
-
-def test_two_processes(tiny, tmp_path):
-    found = two_processes(RANKS, tiny, folder=tmp_path)
+def test_two_processes(two_processes):
+    found = json.loads((two_processes / "ranks.json").read_text())
     assert found["ranks"] == 2 and found["tensors"] > 60 and found["distance"] < TOLERANCE
 
 
@@ -316,12 +306,24 @@ mine = [q for q in queries for _ in range(4)][10 * trainer.accelerator.process_i
 out = trainer._generate_and_score_completions(mine)
 prompts = [ids[mask.bool()].tolist() for ids, mask in zip(out["prompt_ids"], out["prompt_mask"])]
 right = gather_object([said[0] == key(ids) for said, ids in zip(out["completion_ids"].tolist(), prompts)])
-if trainer.accelerator.process_index == 0: Path(sys.argv[3], "found.json").write_text(json.dumps(dict(right=right, asked=len(set(map(key, asked))))))
+if trainer.accelerator.process_index == 0: Path(sys.argv[3], "served.json").write_text(json.dumps(dict(right=right, asked=len(set(map(key, asked))))))
 """
 
 
-def test_a_server_s_responses_return_to_their_prompts(tiny, tmp_path):
-    found = two_processes(SERVED, tiny, folder=tmp_path)
+@pytest.fixture(scope="module")
+def two_processes(tiny, tmp_path_factory):
+    "The folder in which both scripts, one after the other in the same two processes, left what they found."
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "both.py").write_text(RANKS + SERVED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, *map(str, (folder / "both.py", Path(__file__).parent, tiny, folder))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_a_server_s_responses_return_to_their_prompts(two_processes):
+    found = json.loads((two_processes / "served.json").read_text())
     assert found == dict(right=[True] * 20, asked=5)
 
 

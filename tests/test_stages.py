@@ -8,7 +8,9 @@ import pytest
 from vtg_r1.cli import main
 from vtg_r1.core.prompts import response_text
 from vtg_r1.core.runtime import resolve
-from vtg_r1.core.samples import iter_jsonl, load_samples, write_jsonl
+from vtg_r1.core.samples import SampleError, iter_jsonl, load_samples, write_jsonl
+from vtg_r1.curation import CurationParams
+from vtg_r1.curation import main as curation
 from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams
@@ -62,7 +64,7 @@ def chain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def curated(chain):
-    return chain.run("01_curation", "c", toy_videos=24, seed=0)
+    return curation(CurationParams(outputs_dir=str(chain.outputs), run_name="c", toy_videos=24, seed=0))  # its notebook: tests/test_curation.py
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,8 @@ def schooled(chain, real):
         "model": "tiny",
         "missing_videos": "skip",
         "video_root": real["video_root"],
+        "eval_before_training": False,
+        "eval_limit": 2,
     }
     return chain.run_here(
         SFTParams,
@@ -211,7 +215,7 @@ def schooled(chain, real):
 @pytest.mark.shared
 def test_grpo_on_real_annotations_and_videos(chain, real, schooled):
     how = {**RL, "model": str(schooled / "model"), "prompts_per_step": 4, "per_device_batch_size": 16, "max_completion_length": 32}
-    folder = chain.run_here(GRPOParams, grpo, "real", **real, **how)
+    folder = chain.run_here(GRPOParams, grpo, "real", **real, eval_limit=2, **how)
     log = [row for _, row in iter_jsonl(folder / "log.jsonl")]
     assert len(log) == 2 and all(math.isfinite(row["loss"]) for row in log) and read_manifest(folder)["decode"]["videos"] == 3
     assert all(row["reward"] > 0 and row["grad_norm"] > 0 for row in log), [(row["reward"], row["grad_norm"]) for row in log]
@@ -227,7 +231,7 @@ def test_spans_of_real_annotations_equal_the_files(shared):
     ]
 
 
-def test_missing_video_stops_the_run_by_name(tmp_path, chain, capsys):
+def test_missing_video_stops_the_run_by_name(tmp_path, chain):
     samples = load_samples(chain.world / "samples.jsonl")
     write_jsonl(
         tmp_path / "s.jsonl",
@@ -236,6 +240,7 @@ def test_missing_video_stops_the_run_by_name(tmp_path, chain, capsys):
             {**samples[0].to_dict(), "qid": "x", "video": "gone.mp4", "teacher": toy_teacher(samples[0], read_scripts(chain.world))},
         ],
     )
-    pairs = ["-p", "outputs_dir", str(tmp_path), "-p", "annotations", str(tmp_path / "s.jsonl"), "-p", "video_root", chain.videos]
-    assert main(["run", "nbs/05_grpo.ipynb", *pairs]) == 1
-    assert "gone.mp4" in capsys.readouterr().err
+    given = {"outputs_dir": str(tmp_path), "run_name": "m", "annotations": str(tmp_path / "s.jsonl"), "video_root": chain.videos, "model": "tiny"}
+    with pytest.raises(SampleError, match="gone.mp4"):  # the command's one line: tests/test_cli.py
+        grpo(from_mapping(GRPOParams, given))
+    assert read_manifest(tmp_path / "grpo/m")["status"] == "failed" and not (tmp_path / "grpo/m/metrics.json").exists()

@@ -264,7 +264,6 @@ def test_video_url_requests(world, teacher):
 def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
     from vtg_r1.curation import main
-    from vtg_r1.runs.execute import run_notebook
 
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
     facts = dict(
@@ -282,7 +281,7 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
         output_price_per_mtok=10.0,
         budget_money=1.0,
     )
-    run = run_notebook("nbs/01_curation.ipynb", {**facts, "run_name": "a"}, CurationParams, progress=False)
+    run = main(CurationParams(**facts, run_name="a"))
     samples = load_samples(run / "rl.jsonl")
     assert len(proxy.paid) == len(samples) > 0 and all(s.teacher["usage"]["prompt_tokens"] for s in samples)
     assert any(s.teacher["span"] for s in samples), [s.teacher["response"] for s in samples]

@@ -21,7 +21,7 @@ import numpy as np
 
 from .core.atomic_files import atomic_dir, write_json
 from .core.plots import draw_curves, looks_of, moving_mean, style
-from .core.runtime import RunError, resolve
+from .core.runtime import RunError, resolve, shown_path
 from .core.samples import log_rows
 from .curation import CurationParams
 from .difficulty import DifficultyParams
@@ -406,7 +406,7 @@ def save_results(run: Run, params: AblationsParams, experiment: Experiment, outc
     run.finish()
     for record in records:
         print(f"{record['claim']}: {record['verdict']}")
-    print(os.path.relpath(run.path, resolve(".")))
+    print(shown_path(run.path))
 
 
 def main(params: AblationsParams) -> Path:  # the run folder
@@ -465,4 +465,6 @@ def latest() -> Path:
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(AblationsParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(AblationsParams, main, dry_run)  # as a program; a notebook has no spec

@@ -8,7 +8,7 @@ __all__ = ['SETS', 'SPLITS', 'SourceParams', 'TeacherParams', 'CurationParams', 
            'assign_split', 'to_sft_sample', 'destinations', 'write_sets', 'table1', 'table1_markdown', 'report_name',
            'dataset_card', 'filter_facts', 'plot_filter', 'plot_sample', 'SourceFiles', 'find_sources', 'Pool',
            'make_pool', 'draw_quality', 'ask_teacher', 'draw_filter', 'save_sets', 'draw_examples', 'save_card',
-           'save_results', 'main']
+           'event_lengths', 'save_results', 'main']
 
 # %% ../nbs/01_curation.ipynb #4945c621
 import hashlib
@@ -49,7 +49,7 @@ from .data.readers import iter_rows, read_dataset
 from .data.sources import explain_empty_split
 from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
 from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, toy_teacher
-from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_file
+from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_files
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, RunParams, param, stage_program, to_mapping
 from .runs.run import Run, record_files
@@ -113,6 +113,9 @@ class TeacherParams(ParameterGroup):
         "full",
         'Prompt: "full" is the paper\'s system prompt, "short" the embedded model\'s; "direct" and "short_direct" are these without thinking.',
         paper="full",
+    )
+    system_prompt: str = param(
+        "", "System message in place of that of prompt_style; it has to say how an answer is written. Empty takes the style's."
     )
     answers: Literal["span", "set"] = param(
         "span", 'What an answer may be: one span, or a set of none ("not in the video"), one or many; the toy world then asks for such things too.'
@@ -266,7 +269,8 @@ def check_videos(
     for entry in entries:
         guess = {} if entry.get("dataset", "samples") in _STREAMED else {"missing_duration": "last_end"}  # so that every video is named
         videos |= dict.fromkeys(s.video for s in read_source(**{"video_root": video_root, **entry}, **guess)[0])
-    files = {video: video_file(video_root, video) or video for video in videos if video not in known}
+    existing = video_files(video_root, [video for video in videos if video not in known])
+    files = {video: file or video for video, file in existing.items()}
     for video, (file, seconds, reason) in zip(files, probe_each(files.values(), video_root, workers, progress)):
         known[video] = {"video": video, "file": file, "seconds": seconds, "reason": reason}
         append_jsonl(path, [known[video]])
@@ -696,7 +700,7 @@ def draw_quality(run: Run, pool: Pool) -> dict[str, dict[str, list[float]]]:
 # %% ../nbs/01_curation.ipynb #a63f6935
 def ask_teacher(run: Run, params: CurationParams, files: SourceFiles, pool: Pool) -> Callable[[], Iterator[Sample]]:
     "Ask the endpoint, if there is one; returns a function that streams the pool with its answers."
-    asked: Any = dict(style=params.prompt_style, answers=params.answers, options=params.options)
+    asked: Any = dict(style=params.prompt_style, system_prompt=params.system_prompt, answers=params.answers, options=params.options)
     view, endpoint = VideoInputConfig(str(files.video_root), params.frames, params.pixels, **asked), None
     if params.teacher == "endpoint":
         teacher = Teacher(
@@ -779,11 +783,22 @@ def save_card(run: Run, params: CurationParams, pool: Pool, lengths: dict[str, d
     return card
 
 # %% ../nbs/01_curation.ipynb #ce368bb0
+def event_lengths(facts: Sequence[dict]) -> dict[str, float]:  # of `filter_facts` → metric → seconds
+    "Least, quartiles and greatest length of the events of each set."
+    lengths = {split: [f["span_s"] for f in facts if f["set"] == split] for split in SPLITS}
+    return {
+        f"event seconds/{split}/{percent}": float(np.percentile(seconds, percent))
+        for split, seconds in lengths.items()
+        if seconds
+        for percent in (0, 25, 50, 75, 100)
+    }
+
+
 def save_results(run: Run, params: CurationParams, files: SourceFiles, pool: Pool, facts: list[dict], counts: dict[str, int]) -> None:
     "Write the metrics and finish the run; `SampleError` if no sample is left for RL."
     sizes = {name.removesuffix(".jsonl"): counts[name] for name in SETS}
     teacher_miou = float(np.mean([100 * f["teacher tIoU"] for f in facts])) if facts else None
-    run.save_metrics({"n": len(facts), "seed": params.seed, **sizes, "teacher_mIoU": teacher_miou})
+    run.save_metrics({"n": len(facts), "seed": params.seed, **sizes, "teacher_mIoU": teacher_miou, **event_lengths(facts)})
     run.record(config={name: os.path.relpath(path, project_root()) for name, path in (("video_root", files.video_root), ("work", pool.folder))})
     if not counts["rl.jsonl"]:
         raise SampleError("no sample is left for RL: lower rl_min_iou, or read the teacher's answers in filtered.jsonl", reason="empty_set")
@@ -806,4 +821,6 @@ def main(params: CurationParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(CurationParams, main)
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(CurationParams, main, dry_run)

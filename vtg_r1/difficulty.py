@@ -685,7 +685,7 @@ def save_results(
 ) -> dict[str, float | None]:
     "Write the metrics and finish the run; returns the metrics."
     correlation = None
-    if table.teacher.notna().sum() > 2 and table.teacher.nunique() > 1:
+    if table.teacher.notna().sum() > 2 and min(table.teacher.nunique(), table.policy.nunique()) > 1:  # else there is no order to compare
         correlation = float(table.policy.rank().corr(table.teacher.rank()))
     metrics = {
         "mean_iou": 100 * float(table.policy.mean()),
@@ -718,4 +718,6 @@ def main(params: DifficultyParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(DifficultyParams, main)
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(DifficultyParams, main, dry_run)

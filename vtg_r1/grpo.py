@@ -20,7 +20,7 @@ import numpy as np
 
 from .core.plots import draw_histogram, draw_log, draw_timelines
 from .core.prompts import completion_text, style_of
-from .core.runtime import UserError, is_main_process, process_index_and_count
+from .core.runtime import UserError, is_main_process, process_index_and_count, shown_path
 from .core.samples import Sample
 from .core.spans import set_tiou
 from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
@@ -33,7 +33,7 @@ from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
 from .train.checks import check_enough_samples, refuse_toy_values
-from .train.evaluation import EvalResult, EvalSet, evenly_spaced, look_metrics, query_tious, timeline_rows
+from .train.evaluation import EvalResult, EvalSet, compare_with_blind, evenly_spaced, look_metrics, query_tious, timeline_rows
 from .train.reward_functions import LoadedReward, RewardEntry, load_rewards, read_entries, trial_batch, try_rewards
 from .train.stage_data import StageData, record_training, stage_data, toy_upstream
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
@@ -440,6 +440,7 @@ def save_results(
     curve = pd.DataFrame(log)
     first, last = float(curve.reward[:10].mean()), float(curve.reward[-10:].mean())
     histories = [callback.history for callback in trainer.callback_handler.callbacks if isinstance(callback, PeriodicEval)]
+    beside = compare_with_blind({"before RL": initial, "after RL": final}, data.eval_samples, data.train, params.seed)
     looks = [look_metrics({row["step"]: row["mIoU"] for row in history}, len(log)) for history in histories]
     run.save_metrics(
         {
@@ -457,6 +458,7 @@ def save_results(
             "samples_seen": len(log) * params.prompts_per_step,
             "n": len(data.eval_samples),
             "seed": params.seed,
+            **(beside.metrics({"before RL": "initial/", "after RL": "final/"}) if beside else {}),
         }
     )
     for history in histories:
@@ -465,11 +467,10 @@ def save_results(
         run.save_rows("group_rewards.jsonl", [{"qid": qid, "ious": ious} for qid, ious in curriculum.last_rewards.items()])
     run.save_rows("log.jsonl", log)
     run.finish()
-    before = f"{initial.metrics['initial/mIoU']:.1f} before RL, " if initial.metrics else ""
     print(
         f"Trained on {len(data.train)} queries of {len({s.video for s in data.train})} videos. Reward of the rollouts {first:.3f} in the first ten steps, {last:.3f} in the last ten; "
         f"last loss {log[-1]['loss']:.4f}.\n"
-        f"Held-out mIoU {before}{final.metrics['final/mIoU']:.1f} after, on {len(data.eval_samples)} queries. Everything is in {run.path}"
+        f"Held out: {beside.sentence() if beside else 'no query has a true span'}. Everything is in {shown_path(run.path)}"
     )
 
 # %% ../nbs/05_grpo.ipynb #0e5ede34
@@ -493,4 +494,6 @@ def main(params: GRPOParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(GRPOParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(GRPOParams, main, dry_run)  # as a program; a notebook has no spec

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from .core.plots import draw_log, draw_timelines
 from .core.prompts import is_well_formed, parse_answer, parse_set, response_text, style_of, without_thinking
-from .core.runtime import UserError, process_index_and_count
+from .core.runtime import UserError, process_index_and_count, shown_path
 from .core.samples import Sample, SampleError, target_span
 from .data.model_inputs import VideoInputConfig, training_set
 from .models.abilities import require_encoding
@@ -25,7 +25,7 @@ from .runs.execute import stage_run
 from .runs.parameters import param, stage_program
 from .runs.run import Run
 from .train.checks import check_enough_samples, refuse_toy_values
-from .train.evaluation import EvalResult, timeline_rows
+from .train.evaluation import EvalResult, compare_with_blind, timeline_rows
 from .train.stage_data import StageData, record_training, stage_data
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
@@ -192,6 +192,7 @@ def draw_examples(run: Run, params: SFTParams, data: StageData, initial: EvalRes
 
 def save_results(run: Run, params: SFTParams, data: StageData, log: list[dict[str, Any]], initial: EvalResult, final: EvalResult) -> None:
     "Write metrics.json and log.jsonl, and finish the run."
+    beside = compare_with_blind({"before": initial, "after the cold start": final}, data.eval_samples, data.train, params.seed)
     run.save_metrics(
         {
             **initial.metrics,
@@ -202,11 +203,12 @@ def save_results(run: Run, params: SFTParams, data: StageData, log: list[dict[st
             "samples_seen": len(log) * params.batch_size,
             "n": len(data.eval_samples),
             "seed": params.seed,
+            **(beside.metrics({"before": "initial/", "after the cold start": "final/"}) if beside else {}),
         }
     )
     run.save_rows("log.jsonl", log)
     run.finish()
-    print(f"{run.path}: model, metrics.json, predictions.jsonl, log.jsonl")
+    print(f"Held out: {beside.sentence() if beside else 'no query has a true span'}. Everything is in {shown_path(run.path)}")
 
 # %% ../nbs/03_sft.ipynb #9d53171d
 def main(params: SFTParams) -> Path:  # the run folder
@@ -227,4 +229,6 @@ def main(params: SFTParams) -> Path:  # the run folder
 
 
 if __name__ == "__main__" and globals().get("__spec__"):
-    stage_program(SFTParams, main)  # as a program; a notebook has no spec
+    from vtg_r1.train.preflight import dry_run
+
+    stage_program(SFTParams, main, dry_run)  # as a program; a notebook has no spec

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,23 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from children import CLEAN
 
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.runs.parameters import from_mapping
 
-CLEAN = multiprocessing.get_context("forkserver")  # children of a process that has the libraries loaded and no threads
-CLEAN.set_forkserver_preload(
-    [
-        "vtg_r1.sft",
-        "vtg_r1.grpo",
-        "trl.trainer.sft_trainer",
-        "trl.trainer.grpo_trainer",
-        "torch.distributed.fsdp",
-        "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl",
-    ]
-)
 SHIM = Path(__file__).parent / "shim"
 COMMON = {"threads": 1, "figures": False, "max_completion_length": 24, "frames": 8, "eval_batch_size": 2, "eval_before_training": False}
 STAGES = {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import ground, calibrate, models, run, difficulty, estimate, score, data, pages, env  # noqa: F401, I001  # the order of the help page; each module adds its commands
+from . import ground, calibrate, models, run, recipe, difficulty, estimate, score, data, pages, env  # noqa: F401, I001  # the order of the help page; each module adds its commands
 from .common import app
 
 

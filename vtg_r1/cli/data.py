@@ -1,4 +1,4 @@
-"`vtg-r1 data validate|convert|curate`: look at annotations, turn them into samples, make the training sets."
+"`vtg-r1 data where|validate|convert|curate`: where data comes from, what is in it, samples of it, the training sets."
 
 import os
 import sys
@@ -206,3 +206,26 @@ def curate(
             'or for a server without keys give -p teacher_key_env ""'
         )
     return run_stage("nbs/01_curation.ipynb", given, as_json)
+
+
+@command(
+    "where",
+    "vtg-r1 data where",
+    "vtg-r1 data where charades_sta",
+    group=group,
+)
+def where(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="a data set of the paper; all by default")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Print where a data set's annotations and videos come from, under which licence, and where the recipe looks for them. docs/reproduce.md has all."""
+    from dataclasses import asdict
+
+    from ..data.where import PLACES, describe, place_of
+
+    places = [place_of(name)] if name else list(PLACES.values())
+    if as_json:
+        print_json([asdict(place) for place in places])
+    else:
+        print(describe(places))
+    return 0

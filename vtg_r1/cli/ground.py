@@ -79,7 +79,7 @@ def ground_command(
         clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
-    _say_who_read()
+    _say_who_read(model)
     if as_json:
         rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})
@@ -96,8 +96,10 @@ def _refuse_empty(queries: list[str]) -> None:
             raise UserError(f"query {number} is empty: say in words what to look for")
 
 
-def _say_who_read() -> None:
-    "Say on stderr which videos another backend than the first has read, and why."
+def _say_who_read(model: str) -> None:
+    "Say on stderr what the embedded model knows, and which videos another backend than the first has read, and why."
+    if model == "tiny":
+        print("model tiny is the embedded one, which knows only coloured shapes; for other videos give --model", file=sys.stderr)
     for file, reason in PROCESS_FACTS.get("videos_switched", {}).items():
         print(f"{file}: {reason}", file=sys.stderr)
 

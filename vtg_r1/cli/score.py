@@ -11,7 +11,8 @@ from typer import BadParameter, Option
 from ..core.prompts import READINGS, check_reading
 from ..core.runtime import UserError
 from ..core.samples import Report, Sample, SampleError
-from ..data.official_benchmarks import BENCHMARKS, OTHERS, OWN, load_benchmark, load_queries, score
+from ..data.blind import BesideBlind, beside_blind, bracket
+from ..data.official_benchmarks import BENCHMARKS, COUNTS_ABOVE, OTHERS, OWN, load_benchmark, load_queries, per_query, score
 from ..data.predictions import FORMS, SUBMISSIONS, Prediction, PredictionError, PredictionFile, read_prediction_file, write_submission
 from ..data.protocol import CONVENTIONS, Convention, Protocol, explain, own_convention, protocol_of, truths_of_other_file
 from .common import AsJson, Columns, column_options, command, one_of, print_json
@@ -36,6 +37,8 @@ def _one_reading(value: str | None) -> str | None:
 
 BENCHMARK_HELP = f"{', '.join(BENCHMARKS)}; for own data {', '.join(OWN)}; or other annotations: {', '.join(OTHERS)}"
 READING_HELP = f"read every response by this convention: {', '.join(READINGS)}; default: stated spans, else the form's own"
+TRAIN_HELP = "training annotations in the same format, for the dataset prior among the answers that see no frame"
+AS_CONVERTED = "for a table, as in data convert"
 BETWEEN_HELP = f"for --explain, two of {', '.join(CONVENTIONS)}; default: ours, and that of the project whose file it is"
 
 
@@ -58,17 +61,28 @@ def score_command(
     explain: Annotated[bool, Option("--explain", help="show which part of the difference between two conventions each cause makes")] = False,
     between: Annotated[str | None, Option(metavar="A,B", help=BETWEEN_HELP)] = None,
     other_annotations: Annotated[str | None, Option(metavar="PATH", help="for --explain, a second label file that B is scored with")] = None,
+    train_annotations: Annotated[str | None, Option(metavar="PATH", help=TRAIN_HELP)] = None,
+    worst: Annotated[int, Option(min=0, metavar="N", help="name so many of the worst answers")] = 3,
+    inverted: Annotated[Literal["drop", "swap"] | None, Option(help=f"spans whose start is after their end; {AS_CONVERTED}")] = None,
+    past_end: Annotated[Literal["clip", "drop", "keep"] | None, Option(help=f"spans that end after their video; {AS_CONVERTED}")] = None,
+    repeated_query: Annotated[Literal["keep", "join"] | None, Option(help=f"a sentence in several rows of a video; {AS_CONVERTED}")] = None,
+    absent: Annotated[Literal["drop", "keep"] | None, Option(help=f"sentences that are not in the video; {AS_CONVERTED}")] = None,
     as_json: AsJson = False,
 ) -> int:
     """Compute the official metrics of a prediction file: mIoU, R1@m, and the other metrics that a benchmark reports. Own data is scored as samples
-    (JSON lines of this project), csv or jsonl. Files of other projects are recognised by their shape. The last line, the protocol, says what the
-    numbers depend on: compare numbers of equal hash only."""
+    (JSON lines of this project), csv or jsonl. Files of other projects are recognised by their shape. The protocol line says what the numbers
+    depend on: compare numbers of equal hash only. The last line has the score beside the best answer that sees no frame, with a paired test."""
     if (between or other_annotations) and not explain:
         raise UserError("--between and --other-annotations are for --explain")
     for file in filter(os.path.isdir, predictions):
         raise UserError(f"--predictions {file}: is a folder; a run's answers are in {os.path.join(file, 'predictions.jsonl')}")
+    policies = {"inverted": inverted, "past_end": past_end, "repeated_query": repeated_query, "absent": absent}
     options, result = column_options(columns, benchmark), dict[str, Any]()
+    options["policies"] = {name: value for name, value in policies.items() if value is not None}
+    train: list[Sample] | None = None
     try:
+        if train_annotations:
+            train, _ = load_benchmark(benchmark, train_annotations, **options)
         samples, report = _queries(benchmark, annotations, options, labels=not submission)
         answers = read_prediction_file(predictions, samples)
         rows = _scored_rows(answers, reading, missing)
@@ -82,11 +96,14 @@ def score_command(
     except (SampleError, PredictionError, OSError) as e:
         raise UserError(e) from None
     metrics = score(benchmark, samples, rows, missing)
+    scored = [s for s in samples if missing == "zero" or s.qid in rows]
+    beside = beside_blind(scored, {"of these predictions": rows}, train, above=benchmark in COUNTS_ABOVE)
     notes = [*_recognised(answers, reading), *_problems(rows, samples, missing)]
     if "Acc@QA" in metrics and not any(row.answer for row in rows.values()):
         notes.append("no row has an answer, so accuracies are 0")
+    notes += _worst(scored, rows, worst)
     print(_of_labels(annotations, report), *(f"{', '.join(predictions)}: {note}" for note in notes), sep="\n", file=sys.stderr)
-    _print_scores(metrics, protocol_of(benchmark, annotations, len(samples), answers, reading, missing), result, as_json)
+    _print_scores(metrics, protocol_of(benchmark, annotations, len(samples), answers, reading, missing), result, beside, as_json)
     return 0
 
 
@@ -126,9 +143,35 @@ def _of_labels(annotations: str, report: Report) -> str:
     return f"{annotations}: {report.kept} queries, spans as published" + f" ({past_end} end past their video)" * bool(past_end)
 
 
-def _print_scores(metrics: Mapping[str, float], protocol: Protocol, explanation: dict[str, Any], as_json: bool) -> None:
+def _worst(samples: Sequence[Sample], rows: Predictions, count: int) -> list[str]:
+    "The answers with the least overlap, one a line; of equal ones those of the longest truths."
+    present = [s for s in samples if s.spans]
+    if not present or not count:
+        return []
+    iou = per_query(present, rows)["iou"]
+    order = sorted(range(len(present)), key=lambda i: (iou[i], -max(end - start for start, end in present[i].spans)))
+    lines = []
+    for i in order[:count]:
+        sample = present[i]
+        answer = rows[sample.qid].spans[:1] if sample.qid in rows else []
+        lines.append(f"worst: {sample.qid} ({sample.video}) {sample.query!r}: truth {sample.spans}, predicted {answer or 'none'}, IoU {iou[i]:.2f}")
+    return lines
+
+
+def _print_blind(beside: BesideBlind) -> None:
+    "The answers that see no frame, and a sentence."
+    print("beside answers that see no frame:")
+    for name, scores in beside.blind.items():
+        value, low, high = scores["mIoU"]
+        print(f"  {name:14s} mIoU {value:6.2f} {bracket(low, high, '.2f')}")
+    print(beside.sentence())
+
+
+def _print_scores(metrics: Mapping[str, float], protocol: Protocol, explanation: dict[str, Any], beside: BesideBlind | None, as_json: bool) -> None:
     if as_json:
         document = {**metrics, "protocol": protocol.to_dict()}
+        if beside:
+            document["beside_blind"] = beside.metrics({"of these predictions": "predictions/"})
         if explanation:
             document["explanation"] = explanation
         print_json(document)
@@ -139,6 +182,8 @@ def _print_scores(metrics: Mapping[str, float], protocol: Protocol, explanation:
     if explanation:
         _print_explanation(explanation)
     print(f"protocol {protocol.hash}: {protocol.line}")
+    if beside:
+        _print_blind(beside)
 
 
 def _recognised(file: PredictionFile, reading: str | None) -> list[str]:

@@ -74,12 +74,22 @@ def recalls(
     return {f"{name}@{m}": 100 * float(np.mean(reaches(overlap, m))) for m in thresholds}
 
 
-def grounding_metrics(
-    preds: Sequence,  # n times [start, end] in seconds, or None
-    gts: Sequence,  # n lists of true [start, end], seconds
-    thresholds: Sequence[float] = THRESHOLDS,  # m of R1@m
-) -> dict[str, float]:
-    "n, R1@m and mIoU in percent, of one prediction per query against its best true span."
+def grounding_metrics(preds: Sequence, gts: Sequence, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, float]:
+    """R1@m and mIoU in percent, of one prediction per query against its best true span.
+
+    Args:
+        preds: n times [start, end] in seconds, or None for a query without an answer.
+        gts: n lists of true spans [start, end], seconds.
+        thresholds: m of R1@m.
+
+    Returns:
+        "n", "R1@m" for each threshold, and "mIoU".
+
+    Example:
+        >>> from vtg_r1 import grounding_metrics
+        >>> grounding_metrics([[3, 9], None], [[[3, 6]], [[0, 2]]])
+        {'n': 2, 'R1@0.3': 50.0, 'R1@0.5': 50.0, 'R1@0.7': 0.0, 'mIoU': 25.0}
+    """
     iou, _ = overlaps(preds, gts)
     return {"n": len(iou), **recalls(iou, thresholds), "mIoU": 100 * float(iou.mean())}
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STYLES', 'ANSWERS', 'SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LAST_CHARACTERS', 'LONGEST_JSON', 'MOST_SPANS',
            'READINGS', 'PromptStyle', 'style_of', 'system_prompt', 'format_time', 'frame_times', 'format_span',
-           'format_answer', 'grounding_prompt', 'response_text', 'qa_prompt', 'completion_text', 'tag_text',
-           'answer_text', 'think_block', 'without_thinking', 'think_text', 'parse_seconds', 'auto_readings',
+           'format_answer', 'grounding_prompt', 'with_system_prompt', 'response_text', 'qa_prompt', 'completion_text',
+           'tag_text', 'answer_text', 'think_block', 'without_thinking', 'think_text', 'parse_seconds', 'auto_readings',
            'count_readings', 'check_reading', 'parse_spans', 'parse_span', 'parse_set', 'is_refusal', 'parse_answer',
            'is_well_formed']
 
@@ -120,14 +120,36 @@ def _frame_blocks(times: Sequence[float] | None) -> list[dict[str, str]]:
     return blocks
 
 
-def grounding_prompt(
-    query: str,  # the sentence to be match
-    times: Sequence[float] | None,  # (n,), presentation time of each frame, seconds; None in the native encoding
-    style: str = "full",  # a name of `STYLES`
-    answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
-) -> list[dict[str, Any]]:  # chat messages, one image placeholder per frame, or one video placeholder
-    "Chat messages that ask when `query` happens."
+def grounding_prompt(query: str, times: Sequence[float] | None, style: str = "full", answers: str = "span") -> list[dict[str, Any]]:
+    """Chat messages that ask when `query` happens.
+
+    Args:
+        query: The sentence to be found.
+        times: `(n,)`, presentation time of each frame, seconds; None in the native encoding, where the model's processor writes the times.
+        style: A name of `core.prompts.STYLES`: "full" is the paper's prompt.
+        answers: What an answer may be: one "span", or a "set" of none, one or many.
+
+    Returns:
+        Chat messages of transformers with one image placeholder per frame, or one video placeholder.
+
+    Example:
+        >>> from vtg_r1 import grounding_prompt
+        >>> messages = grounding_prompt("the red circle", [0.0, 0.5], style="short")
+        >>> [part["type"] for part in messages[-1]["content"]]
+        ['text', 'text', 'image', 'text', 'image']
+    """
     return _messages(query, times, style, system_prompt(style, answers))
+
+
+def with_system_prompt(
+    messages: list[dict[str, Any]],  # chat messages; the first may be a system message
+    text: str,  # of the new system message; an empty one changes nothing
+) -> list[dict[str, Any]]:
+    "Chat messages with another system message, in place of the one that a style writes or before all."
+    if not text:
+        return messages
+    others = [message for message in messages if message["role"] != "system"]
+    return [{"role": "system", "content": [{"type": "text", "text": text}]}, *others]
 
 
 def _messages(text: str, times: Sequence[float] | None, style: str, system: str) -> list[dict[str, Any]]:
@@ -439,12 +461,22 @@ def check_reading(reading: str) -> None:
         raise ValueError(f"reading must be one of {', '.join(READINGS)}, got {reading!r}")
 
 
-def parse_spans(
-    response: str | None,  # of a model
-    reading: str = "time",  # one of `READINGS`
-    duration: float | None = None,  # of the video, seconds; "vtimellm" needs it
-) -> list[list[float]]:  # [start, end] in seconds, in the order as written; they may be inverted
-    "Every span of a response's answer; none if it cannot be read without a guess. Never raises on a response."
+def parse_spans(response: str | None, reading: str = "time", duration: float | None = None) -> list[list[float]]:
+    """Every span of a response's answer; none if it cannot be read without a guess. Never raises on a response.
+
+    Args:
+        response: Text of a model.
+        reading: How answers are read, one of `core.prompts.READINGS`.
+        duration: Seconds of the video; the reading "vtimellm" needs it.
+
+    Returns:
+        Spans [start, end] in seconds, in the order as written; they may be inverted.
+
+    Example:
+        >>> from vtg_r1 import parse_spans
+        >>> parse_spans("<think>twice</think><time>[3, 9], [20, 26]</time>"), parse_spans("I do not know")
+        ([[3.0, 9.0], [20.0, 26.0]], [])
+    """
     check_reading(reading)
     if reading == "vtimellm" and not duration:
         raise ValueError("reading 'vtimellm' is in hundredths of the video: give its duration")
@@ -456,7 +488,21 @@ def parse_spans(
 
 
 def parse_span(response: str | None, reading: str = "time", duration: float | None = None) -> list[float] | None:
-    "The first span of a response's answer, as in `parse_spans`; None where no span can be read."
+    """The first span of a response's answer, as in `parse_spans`.
+
+    Args:
+        response: Text of a model.
+        reading: How answers are read, one of `core.prompts.READINGS`.
+        duration: Seconds of the video; the reading "vtimellm" needs it.
+
+    Returns:
+        [start, end] in seconds; None where no span can be read.
+
+    Example:
+        >>> from vtg_r1 import parse_span
+        >>> parse_span("<think>from 3 to 9</think><time>[3, 9]</time>")
+        [3.0, 9.0]
+    """
     spans = parse_spans(response, reading, duration)
     return spans[0] if spans else None
 

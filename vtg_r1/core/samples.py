@@ -34,21 +34,42 @@ class SampleError(ValueError):
 # %% ../../nbs/parts/core/samples.ipynb #ed8b963d
 @dataclass
 class Sample:
-    "One query on one video. Times are seconds from the start of the video, or of `clip` when the sample is cut to one."
+    """One query on one video. Times are seconds from the start of the video, or of `clip` when the sample is cut to one.
 
-    qid: str  # unique in its file
-    video: str  # path relative to the video root, POSIX, never leaving it
-    duration: float  # seconds, > 0
-    query: str  # the sentence to be found
-    spans: list[list[float]]  # ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending; [] is not in the video
-    source: str = ""  # dataset name
-    split: str = ""  # the dataset's split
-    clip: list[float] | None = None  # [start, end] of the source video this sample is cut to
-    question: str | None = None  # grounded QA only
-    options: list[str] | None = None  # grounded QA only, at most five
-    answer: str | None = None  # grounded QA only, "A".."E"
-    teacher: dict | None = None  # {model, response, span, iou, usage}
-    difficulty: dict | None = None  # {policy, ious, mean_iou, pass_rate}
+    Args:
+        qid: Unique in its file.
+        video: Path relative to the video root, POSIX, never leaving it.
+        duration: Seconds, > 0.
+        query: The sentence to be found.
+        spans: Ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending; [] is not in the video.
+        source: Name of the dataset.
+        split: The dataset's split.
+        clip: [start, end] of the source video that this sample is cut to.
+        question: Grounded QA only.
+        options: Grounded QA only, at most five.
+        answer: Grounded QA only, "A".."E".
+        teacher: {model, response, span, iou, usage}.
+        difficulty: {policy, ious, mean_iou, pass_rate}.
+
+    Example:
+        >>> from vtg_r1 import Sample
+        >>> Sample("q1", "v.mp4", 15.5, "a goal", [[3.0, 9.0]]).to_dict()["spans"]
+        [[3.0, 9.0]]
+    """
+
+    qid: str
+    video: str
+    duration: float
+    query: str
+    spans: list[list[float]]
+    source: str = ""
+    split: str = ""
+    clip: list[float] | None = None
+    question: str | None = None
+    options: list[str] | None = None
+    answer: str | None = None
+    teacher: dict | None = None
+    difficulty: dict | None = None
 
     def to_dict(self) -> dict:
         "A plain dict in field order, ready for JSON."
@@ -392,11 +413,27 @@ def with_relative_video(row: object, video_root: str | Path) -> object:
     return row
 
 
-def read_samples(
-    path: str | Path,
-    video_root: str | Path = "",  # folder of the videos: absolute paths below it are read as relative
-) -> tuple[list[Sample], Report]:
-    "Read a JSONL file of samples; a bad line, an invalid sample or a repeated qid is dropped and reported, its neighbours stay."
+def read_samples(path: str | Path, video_root: str | Path = "") -> tuple[list[Sample], Report]:
+    """Read a JSONL file of samples. A bad line, an invalid sample or a repeated qid is dropped and reported, its neighbours stay.
+
+    Args:
+        path: The file, one sample per line.
+        video_root: Folder of the videos: absolute paths below it are read as relative.
+
+    Returns:
+        The samples, and a report of what was read, kept and dropped.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from vtg_r1 import read_samples
+        >>> path = Path(tempfile.mkdtemp()) / "mine.jsonl"
+        >>> rows = '{"qid": "q1", "video": "v.mp4", "duration": 15.5, "query": "a goal", "spans": [[3.0, 9.5]]}' + chr(10) + "no sample"
+        >>> _ = path.write_text(rows)
+        >>> samples, report = read_samples(path)
+        >>> samples[0].spans, report.read, report.kept
+        ([[3.0, 9.5]], 2, 1)
+    """
     samples: dict[str, Sample] = {}
     report = Report(str(path))
     check_is_text(path)

@@ -46,11 +46,21 @@ def intersection(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     return np.where(valid, np.maximum(0.0, np.minimum(e1, e2) - np.maximum(s1, s2)), 0.0)
 
 # %% ../../nbs/parts/core/spans.ipynb #24bab604
-def tiou(
-    pred: ArrayLike,  # `(..., 2)`, predicted span, seconds
-    gt: ArrayLike,  # `(..., 2)`, ground-truth span, seconds, broadcast against `pred`
-) -> float | np.ndarray:  # in [0, 1]; a float for two single spans
-    "Temporal IoU, |P ∩ G| / |P ∪ G| (paper, tIoU reward). Zero-length, inverted and NaN spans score 0."
+def tiou(pred: ArrayLike, gt: ArrayLike) -> float | np.ndarray:
+    """Temporal IoU, |P ∩ G| / |P ∪ G| (paper, tIoU reward). Zero-length, inverted and NaN spans score 0.
+
+    Args:
+        pred: Predicted spans [start, end], seconds, of shape `(..., 2)`.
+        gt: True spans [start, end], seconds, of shape `(..., 2)`, broadcast against `pred`.
+
+    Returns:
+        The overlap, in [0, 1]: a float for two single spans, else an array.
+
+    Example:
+        >>> from vtg_r1 import tiou
+        >>> tiou([3, 9], [3, 6])
+        0.5
+    """
     (s1, e1), (s2, e2) = _bounds(pred), _bounds(gt)
     return _scalar(_ratio(intersection(pred, gt), np.maximum(e1, e2) - np.minimum(s1, s2)))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..core.prompts import check_reading, grounding_prompt, qa_prompt, style_of
+from ..core.prompts import check_reading, grounding_prompt, qa_prompt, style_of, with_system_prompt
 from ..core.runtime import resolve
 from ..core.samples import Sample
 from ..runs.parameters import ParameterGroup, param
@@ -51,6 +51,7 @@ class VideoInputConfig:
     max_tokens_per_video: int = 0  # of all frames together; 0 sets no limit
     min_pixels: int = 784  # of a frame, below which that limit takes frames away
     pixels_per_token: int = 784  # of a frame: 28·28 for Qwen2.5-VL, 32·32 for Qwen3-VL
+    system_prompt: str = ""  # in place of the style's; "" takes that
 
     @property
     def thinking(self) -> bool:
@@ -84,6 +85,9 @@ class VideoParams(ParameterGroup):
         'Prompt: "full" is the paper\'s system prompt, "short" the embedded model\'s; "direct" and "short_direct" are these without thinking.',
         paper="full",
     )
+    system_prompt: str = param(
+        "", "System message in place of that of prompt_style; it has to say how an answer is written. Empty takes the style's."
+    )
     answers: Literal["span", "set"] = param(
         "span", 'What an answer may be: one span, or a set of none ("not in the video"), one or many.', paper="span"
     )
@@ -111,6 +115,7 @@ class VideoParams(ParameterGroup):
             "max_tokens_per_video",
             "min_pixels",
             "pixels_per_token",
+            "system_prompt",
         )
         return VideoInputConfig(video_root, style=self.prompt_style, **{name: getattr(self, name) for name in names})
 
@@ -177,8 +182,10 @@ def _load(sample: Sample, view: VideoInputConfig, frames: int, pixels: int) -> t
 def build_messages(sample: Sample, times: list[float] | None, view: VideoInputConfig) -> list[dict]:
     "The chat messages of a sample; `times` are those of its frames in seconds, None for native video."
     if view.options and sample.options:
-        return qa_prompt(sample.question or sample.query, sample.options, times, view.style, view.answers)
-    return grounding_prompt(sample.query, times, view.style, view.answers)
+        messages = qa_prompt(sample.question or sample.query, sample.options, times, view.style, view.answers)
+    else:
+        messages = grounding_prompt(sample.query, times, view.style, view.answers)
+    return with_system_prompt(messages, view.system_prompt)
 
 
 def build_prompt(

@@ -7,7 +7,7 @@ __all__ = ['BENCHMARKS', 'OWN', 'OTHERS', 'MISSING', 'COUNTS_ABOVE', 'load_bench
            'threshold_rule', 'score', 'compare', 'trivial_predictions', 'published']
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #015025d5
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,51 @@ OWN = ("samples", "csv", "jsonl")  # formats of own data
 OTHERS = tuple(name for name in READERS if name not in BENCHMARKS + OWN)  # further annotation files, such as a training set
 
 
+def _way_out(name: str, reason: str) -> str:
+    "What to give for an own table whose row a policy leaves out or mends."
+    options = {"inverted": "drop or swap", "past_end": "clip, drop or keep"}
+    if name not in ("csv", "jsonl") or reason not in options:
+        return ""
+    return f"; give {reason} ({options[reason]}), as for the samples that were made of this table"
+
+
 def load_benchmark(
-    name: str,  # one of `BENCHMARKS`, `OWN` or `OTHERS`
-    path: str | Path,  # the official file; for NExT-GQA the folder that holds test.csv and gsub_test.json
-    columns: dict[str, str] | None = None,  # of an own table, as `read_dataset`
-    videos: str | Path | None = None,  # folder of the videos, to measure durations that the file lacks; None guesses them from the last span
+    name: str,
+    path: str | Path,
+    columns: dict[str, str] | None = None,
+    videos: str | Path | None = None,
+    policies: Mapping[str, str] | None = None,
 ) -> tuple[list[Sample], Report]:
-    "Every query of an official annotation file, spans as published; an error where one cannot be scored."
+    """Every query of an official annotation file, spans as published; an error where one cannot be scored.
+
+    Args:
+        name: A name of `data.official_benchmarks.BENCHMARKS`, `OWN` or `OTHERS`.
+        path: The official file; for NExT-GQA the folder that holds test.csv and gsub_test.json.
+        columns: Field → column of an own table, as in `read_dataset`.
+        videos: Folder of the videos, to measure durations that the file lacks; None guesses them from the last span.
+        policies: Of `read_dataset`, such as those with which an own table was converted; none for "samples".
+
+    Returns:
+        The samples, and a report of what the file holds.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from vtg_r1 import load_benchmark
+        >>> path = Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = path.write_text("video,query,start,end,duration" + chr(10) + "v.mp4,a goal,3,9,15.5")
+        >>> samples, report = load_benchmark("csv", path)
+        >>> samples[0].query, samples[0].spans
+        ('a goal', [[3.0, 9.0]])
+    """
     if name not in BENCHMARKS + OWN + OTHERS:
         raise SampleError(f"unknown benchmark {name!r}: use one of {', '.join(BENCHMARKS + OWN + OTHERS)}", reason="unknown_dataset")
     split = "val" if Path(path).is_dir() and not (Path(path) / "test.csv").exists() and (Path(path) / "val.csv").exists() else None
-    options: dict[str, Any] = {"zero_length": "keep", "missing_duration": "last_end"}
+    options: dict[str, Any] = {"zero_length": "keep", "missing_duration": "last_end", **(policies or {})}
+    if name == "samples" and policies:
+        raise SampleError(
+            f"{path}: samples are scored as they are; {', '.join(policies)} belong to the table that they were made of", reason="unknown_option"
+        )
     if name in ("csv", "jsonl"):
         options["columns"] = columns
     if name == "samples":
@@ -50,12 +84,14 @@ def load_benchmark(
         samples, report, _ = read_with_videos(name, path, videos, split, **options)
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")
-    if report.dropped:
-        first = report.dropped[0]
+    asked_for = {policy for policy, action in (policies or {}).items() if action == "drop"}
+    unusable = [finding for finding in report.dropped if finding.reason not in asked_for]
+    if unusable:
+        first = unusable[0]
         hidden = len(report.dropped) == report.read and all(f.reason in ("labels_withheld", "no_span") for f in report.dropped)
         raise SampleError(
-            f"{path}: {len(report.dropped)} of {report.read} queries cannot be scored; "
-            f"the first is {first.qid or f'record {first.line}'}: {first.reason}, {first.detail}",
+            f"{path}: {len(unusable)} of {report.read} queries cannot be scored; "
+            f"the first is {first.qid or f'record {first.line}'}: {first.reason}, {first.detail}{_way_out(name, first.reason)}",
             reason="labels_withheld" if hidden else first.reason,
         )
     if name == "rextime" and Path(path).suffix == ".jsonl":  # the form of ReXTime's own evaluator: letters, but no options
@@ -121,14 +157,33 @@ def threshold_rule(benchmark: str) -> str:  # "IoU > m" or "IoU ≥ m"
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #824aeff0
 def score(
-    benchmark: str,  # one of `BENCHMARKS`, `OWN` or `OTHERS`
-    samples: Sequence[Sample],  # of `load_benchmark`
-    predictions: dict[str, Prediction],  # by qid
-    missing: str = "zero",  # queries without a row count as 0, or are left out ("skip", as NExT-GQA's script does)
-    above: bool | None = None,  # R1@m counts only IoU > m; None takes the benchmark's own rule
-    sets: bool = False,  # the metrics of answers as sets too; a file with queries that the video does not show always has them
-) -> dict[str, float]:  # flat; percent, but for the counts n and missing
-    "The official metrics of one benchmark; R1@m and mIoU are of the queries with a true span."
+    benchmark: str,
+    samples: Sequence[Sample],
+    predictions: dict[str, Prediction],
+    missing: str = "zero",
+    above: bool | None = None,
+    sets: bool = False,
+) -> dict[str, float]:
+    """The official metrics of one benchmark; R1@m and mIoU are of the queries with a true span.
+
+    Args:
+        benchmark: A name of `data.official_benchmarks.BENCHMARKS`, `OWN` or `OTHERS`.
+        samples: The queries, of `load_benchmark`.
+        predictions: Answers by qid, of `read_predictions`.
+        missing: Queries without a row count as 0 ("zero"), or are left out ("skip", as NExT-GQA's script does).
+        above: Whether R1@m counts only IoU > m; None takes the benchmark's own rule.
+        sets: The metrics of answers as sets too; a file with queries that the video does not show always has them.
+
+    Returns:
+        Metric → value, in percent, but for the counts "n" and "missing".
+
+    Example:
+        >>> from vtg_r1 import Sample, score
+        >>> from vtg_r1.data.predictions import Prediction
+        >>> samples = [Sample("q1", "v.mp4", 15.5, "a goal", [[3.0, 9.0]])]
+        >>> score("samples", samples, {"q1": Prediction([[3.0, 6.0]])})["mIoU"]
+        50.0
+    """
     if missing not in MISSING:
         raise ValueError(f"missing must be one of {MISSING}, got {missing!r}")
     answered = [s for s in samples if s.qid in predictions]

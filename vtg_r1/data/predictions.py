@@ -758,12 +758,26 @@ def read_prediction_file(
     return collector.file
 
 
-def read_predictions(
-    path: str | Path | Sequence[str | Path],  # of any form in `FORMS`
-    samples: Sequence[Sample],  # of the benchmark
-    reading: str | None = None,  # how responses are read; None takes stated spans first
-) -> dict[str, Prediction]:  # by qid, in the file's order
-    "The predictions of a file, by query."
+def read_predictions(path: str | Path | Sequence[str | Path], samples: Sequence[Sample], reading: str | None = None) -> dict[str, Prediction]:
+    """The predictions of a file, by query.
+
+    Args:
+        path: A file, or several, of any form in `data.predictions.FORMS`.
+        samples: The queries of the benchmark, as `load_benchmark` gives them.
+        reading: How responses are read, one of `core.prompts.READINGS`; None takes stated spans first.
+
+    Returns:
+        Predictions by qid, in the file's order.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from vtg_r1 import Sample, read_predictions
+        >>> path = Path(tempfile.mkdtemp()) / "predictions.jsonl"
+        >>> _ = path.write_text('{"qid": "q1", "pred": [[3, 8]]}')
+        >>> read_predictions(path, [Sample("q1", "v.mp4", 15.5, "a goal", [[3.0, 9.0]])])["q1"].spans
+        [[3.0, 8.0]]
+    """
     return read_prediction_file(path, samples).predictions(reading)
 
 # %% ../../nbs/parts/data/predictions.ipynb #113f5e4d

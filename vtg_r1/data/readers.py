@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'DROPPED_BY_POLICY', 'Row', 'Parse', 'VIDEO_ENDINGS', 'COLUMNS', 'ALIASES', 'READERS', 'CleaningPolicy',
-           'video_id', 'Reader', 'normalise_query', 'dataset_rows', 'read_dataset', 'iter_rows', 'read_rows']
+           'video_id', 'annotation_row', 'Reader', 'normalise_query', 'dataset_rows', 'read_dataset', 'iter_rows',
+           'read_rows']
 
 # %% ../../nbs/parts/data/readers.ipynb #bd614efa
 import codecs
@@ -181,7 +182,7 @@ def _file_of(vid: Any) -> str:
     return vid if _ENDING.search(vid) else f"{vid}.mp4"
 
 
-def _row(video: Any, query: Any, spans: Any, duration: Any = None, qid: Any = None, **more: Any) -> Row:
+def annotation_row(video: Any, query: Any, spans: Any, duration: Any = None, qid: Any = None, **more: Any) -> Row:
     "A row; values come from files, so their types are checked."
     if not isinstance(video, str):
         raise ValueError(f"video {shorten(repr(video), 80)} is not a path")
@@ -260,7 +261,7 @@ def _charades_line(line: str) -> Iterator[Row]:
     if not match:
         raise ValueError(f"{line[:60]!r} is not 'vid start end##sentence'")
     vid, start, end, query = match.groups()
-    yield _row(_file_of(vid), query, [[float(start), float(end)]], never_has_duration=True)
+    yield annotation_row(_file_of(vid), query, [[float(start), float(end)]], never_has_duration=True)
 
 
 def _frame_rate(video: dict) -> float | None:
@@ -295,7 +296,7 @@ def _captions(item: tuple[str, dict], spans: str = "timestamps", queries: str = 
     duration = video.get("duration") if rate is None else video["num_frames"] / rate
 
     def parse(pair: tuple[Any, Any]) -> Iterator[Row]:
-        yield _row(_file_of(vid), pair[1], _in_seconds(pair[0], video, rate), duration)
+        yield annotation_row(_file_of(vid), pair[1], _in_seconds(pair[0], video, rate), duration)
 
     return _each_query(_together(video[spans], video[queries]), parse)
 
@@ -303,11 +304,11 @@ def _captions(item: tuple[str, dict], spans: str = "timestamps", queries: str = 
 def _windows(r: dict) -> Iterator[Row]:
     "The form of lighthouse and moment_detr."
     windows = r.get("relevant_windows")
-    yield _row(_file_of(r["vid"]), r["query"], windows, r.get("duration"), r["qid"], absent=windows == [])
+    yield annotation_row(_file_of(r["vid"]), r["query"], windows, r.get("duration"), r["qid"], absent=windows == [])
 
 
 def _timechat(r: dict) -> Iterator[Row]:
-    yield _row(f"{video_id(r['image_id'])}.mp4", r["caption"], r["timestamp"], qid=r["id"], never_has_duration=True)
+    yield annotation_row(f"{video_id(r['image_id'])}.mp4", r["caption"], r["timestamp"], qid=r["id"], never_has_duration=True)
 
 
 def _charades_siblings(path: Path) -> list[Path]:
@@ -379,7 +380,7 @@ def _nextgqa_folder(folder: Path, split: str) -> Iterator[Row]:
         if options.count(answer) > 1:
             more["note"] = ("ambiguous_answer", "kept", f"{answer!r} is in several options, the first is taken")
         spans, duration = located[vid]["location"][r["qid"]], located[vid]["duration"]
-        yield _row(_file_of(paths.get(vid, vid)), r["question"], spans, duration, f"{vid}_{r['qid']}", **more)
+        yield annotation_row(_file_of(paths.get(vid, vid)), r["question"], spans, duration, f"{vid}_{r['qid']}", **more)
 
     return _each(_table(table), parse)
 
@@ -387,19 +388,19 @@ def _nextgqa_folder(folder: Path, split: str) -> Iterator[Row]:
 def _nextgqa_videomind(r: dict) -> Iterator[Row]:
     options = [re.sub(r"^\([A-E]\) ", "", option) for option in r["options"]]
     more = {"question": r["question"], "options": options, "answer": r["answer"].strip("()")}
-    yield _row(r["video"], r["question"], r["glue"], r["duration"], r["id"], **more)
+    yield annotation_row(r["video"], r["question"], r["glue"], r["duration"], r["id"], **more)
 
 # %% ../../nbs/parts/data/readers.ipynb #108645fb
 def _rextime(r: dict) -> Iterator[Row]:
     more = {"question": r["question"], "options": r["options"], "answer": r["ans"] or None}
     withheld = r["ans"] == "" and list(r["span"]) == [0, 0]
-    yield _row(_file_of(r["vid"]), r["question"], r["span"], r["duration"], r["qid"], withheld=withheld, **more)
+    yield annotation_row(_file_of(r["vid"]), r["question"], r["span"], r["duration"], r["qid"], withheld=withheld, **more)
 
 
 def _tvgbench(r: dict) -> Iterator[Row]:
     clip = None if r.get("start") is None else [r["start"], r["end"]]
     span = [float(t) for t in r["answer"].split("-")]
-    yield _row(PurePosixPath(r["path"]).name, r["question"], [span], r["duration"], r.get("qid"), clip=clip)
+    yield annotation_row(PurePosixPath(r["path"]).name, r["question"], [span], r["duration"], r.get("qid"), clip=clip)
 
 # %% ../../nbs/parts/data/readers.ipynb #4b983215
 def normalise_query(
@@ -677,7 +678,7 @@ def _segments(times: Any) -> Any:
 
 
 def _didemo(r: dict) -> Iterator[Row]:
-    yield _row(r["video"], r["description"], [_segments(times) for times in r["times"]], 5.0 * r["num_segments"], r["annotation_id"])
+    yield annotation_row(r["video"], r["description"], [_segments(times) for times in r["times"]], 5.0 * r["num_segments"], r["annotation_id"])
 
 
 def _hirest(item: tuple[str, dict], prompts: Sequence[str] = ()) -> Iterator[Row]:
@@ -686,11 +687,11 @@ def _hirest(item: tuple[str, dict], prompts: Sequence[str] = ()) -> Iterator[Row
     def parse(entry: tuple[str, dict]) -> Iterator[Row]:
         file, video = entry
         if not video and prompts:  # "negative video_12": no prompt of the release is about it
-            yield _row(file, prompts[int(prompt.rpartition("_")[2]) % len(prompts)], [], None, absent=True)
+            yield annotation_row(file, prompts[int(prompt.rpartition("_")[2]) % len(prompts)], [], None, absent=True)
         elif video.get("clip"):
-            yield _row(file, prompt, [video["bounds"]], video["v_duration"], withheld=video["bounds"] == [0, 1])
+            yield annotation_row(file, prompt, [video["bounds"]], video["v_duration"], withheld=video["bounds"] == [0, 1])
         else:
-            yield _row(file, prompt, [], video.get("v_duration"))
+            yield annotation_row(file, prompt, [], video.get("v_duration"))
 
     return _each_query(videos.items(), parse)
 
@@ -714,7 +715,7 @@ def _hirest_steps(item: tuple[str, dict]) -> Iterator[Row]:
     for file, video in item[1].items():
 
         def parse(step: dict, file: str = file, video: dict = video) -> Iterator[Row]:
-            yield _row(file, step["heading"], [step["absolute_bounds"]], video["v_duration"])
+            yield annotation_row(file, step["heading"], [step["absolute_bounds"]], video["v_duration"])
 
         yield from _each_query(video.get("steps", []), parse)
 
@@ -725,7 +726,7 @@ def _answered(video: str, query: str, answer: str, **more: Any) -> Row:
     note = None
     if times.others:
         note = ("other_numbers", "kept", shorten(f"{', '.join(times.others)} in {answer!r} are no times"))
-    return _row(video, query, times.spans, note=note, **more)
+    return annotation_row(video, query, times.spans, note=note, **more)
 
 
 def _timeit(r: dict) -> Iterator[Row]:
@@ -737,7 +738,7 @@ def _timeit(r: dict) -> Iterator[Row]:
             yield _answered(video, query or qa["q"], qa["a"], **more)
         else:
             for span, description in zip(times.spans, times.descriptions):
-                yield _row(video, description, [span], **more)
+                yield annotation_row(video, description, [span], **more)
 
     return _each_query(r["QA"], parse)
 
@@ -786,9 +787,9 @@ def _timelens_lines(r: dict) -> Iterator[Row]:
 
         return _each_query(_turns(r["messages"]), parse)
     if "annotations" in r:
-        return _each_query(r["annotations"], lambda a: [_row(_file_of(r["video_id"]), a["text"], a["timestamps"], r.get("duration"))])
+        return _each_query(r["annotations"], lambda a: [annotation_row(_file_of(r["video_id"]), a["text"], a["timestamps"], r.get("duration"))])
     events = r["events"] if "events" in r else [r]
-    return _each_query(events, lambda event: [_row(r["video_path"], event["query"], event["span"], r.get("duration"))])
+    return _each_query(events, lambda event: [annotation_row(r["video_path"], event["query"], event["span"], r.get("duration"))])
 
 
 def _timelens_bench(item: tuple[str, dict]) -> Iterator[Row]:
@@ -814,7 +815,7 @@ def _timer1(r: dict) -> Iterator[Row]:
         source = str(qid).split("|")[1]
     else:
         source = str(qid or "").rpartition("_")[0]
-    yield _row(name, r["sentence"], r["timestamp"], r["duration"], qid, clip=clip, source=source, difficulty=_difficulty(r))
+    yield annotation_row(name, r["sentence"], r["timestamp"], r["duration"], qid, clip=clip, source=source, difficulty=_difficulty(r))
 
 # %% ../../nbs/parts/data/readers.ipynb #dae29d61
 _EMPTY: dict[str, Callable[[], Any]] = {
@@ -901,7 +902,7 @@ def _queryd_folder(folder: Path, split: str) -> Iterator[Row]:
         def parse_pair(pair: tuple[Any, Any]) -> Iterator[Row]:
             span, words = pair
             query = words if isinstance(words, str) else " ".join(words)
-            yield _row(_file_of(vid), query, list(span), durations.get(vid))
+            yield annotation_row(_file_of(vid), query, list(span), durations.get(vid))
 
         return _each_query(_together(spans[name], queries[name]), parse_pair)
 
@@ -910,7 +911,7 @@ def _queryd_folder(folder: Path, split: str) -> Iterator[Row]:
 
 
 def _internvid(r: dict) -> Iterator[Row]:
-    yield _row(_file_of(r["vid"]), r["query"], r["span"], r.get("duration"))
+    yield annotation_row(_file_of(r["vid"]), r["query"], r["span"], r.get("duration"))
 
 
 def _grounded(r: dict) -> Iterator[Row]:
@@ -926,7 +927,7 @@ def _grounded(r: dict) -> Iterator[Row]:
         query = turn[0]["value"].replace("<image>", "").strip()
         qid = f"{r['question_id']}_{i}" if len(turns) > 1 else r["question_id"]
         spans = [list(pair) for pair in zip(times[::2], times[1::2])]
-        yield {**_row(r["video_file"], query, spans, r.get("duration"), qid), "vid": str(r["video_id"])}
+        yield {**annotation_row(r["video_file"], query, spans, r.get("duration"), qid), "vid": str(r["video_id"])}
 
     return _each_query(enumerate(turns), parse)
 
@@ -937,7 +938,7 @@ def _tvg_r1(r: dict) -> Iterator[Row]:
     if choices and isinstance(choices, list):
         options = [re.sub(r"^\(?[A-E][).] *", "", choice) for choice in choices]
         more |= {"question": r["problem"], "options": options, "answer": str(r.get("ground_truth", "")).strip("().")}
-    yield _row(r["video"].removeprefix("./").lstrip("/"), r["problem"], r["gt_frame"], r["video_length"], **more)
+    yield annotation_row(r["video"].removeprefix("./").lstrip("/"), r["problem"], r["gt_frame"], r["video_length"], **more)
 
 # %% ../../nbs/parts/data/readers.ipynb #d7619a77
 _OPTIONAL = ("source", "split", "clip", "question", "options", "answer", "teacher", "difficulty")  # fields that a table may have as well
@@ -1019,7 +1020,9 @@ def _table_parser(columns: dict[str, str] | None) -> Parse:
             spans = [[_cell_number(name, cells.get(name)) for name in ("start", "end")]]
         more, note = _optional_fields(cells)
         qid = None if cells.get("qid") == "" else cells.get("qid")
-        row = _row(cells["video"], cells["query"], spans, _cell_number("duration", cells.get("duration")), qid, note=note, absent=absent, **more)
+        row = annotation_row(
+            cells["video"], cells["query"], spans, _cell_number("duration", cells.get("duration")), qid, note=note, absent=absent, **more
+        )
         rate = _frames_per_second(column_of, r)
         if rate is not None:
             row["spans"] = [[t / rate if is_number(t) else t for t in span] for span in row["spans"]]
@@ -1195,21 +1198,50 @@ def _read_durations(files: list[Path]) -> dict[str, float]:
 
 # %% ../../nbs/parts/data/readers.ipynb #79a9c5d2
 def read_dataset(
-    name: str,  # a key of `READERS`
-    path: str | Path,  # the annotation file; for NExT-GQA and QuerYD the folder
-    split: str | None = None,  # default: the split in the file name; "test" for the NExT-GQA folder
-    inverted: str = "drop",  # or "swap"
-    past_end: str = "keep",  # or "clip" (use it for training), "drop"
-    zero_length: str = "drop",  # or "keep": such a query counts in a benchmark's denominator
-    missing_duration: str = "auto",  # or "drop", "last_end"
-    repeated_query: str = "keep",  # or "join": one sample of a sentence that several rows of a video have
-    absent: str = "drop",  # or "keep": a query of which the file says that the video does not show it is a sample without spans
-    durations: dict[str, float] | str | Path | None = None,  # seconds by video path or id, or a JSON file with them, for formats that lack them
-    columns: dict[str, str] | None = None,  # field → column, for csv and jsonl
-    steps: bool = False,  # hirest: the steps instead of the events
-    video_root: str | Path = "",  # folder of the videos: absolute paths below it are read as relative
+    name: str,
+    path: str | Path,
+    split: str | None = None,
+    inverted: str = "drop",
+    past_end: str = "keep",
+    zero_length: str = "drop",
+    missing_duration: str = "auto",
+    repeated_query: str = "keep",
+    absent: str = "drop",
+    durations: dict[str, float] | str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    steps: bool = False,
+    video_root: str | Path = "",
 ) -> tuple[list[Sample], Report]:
-    "Read a published annotation file. The report counts the file as published and lists every action."
+    """Read a published annotation file. The report counts the file as published and lists every action.
+
+    Args:
+        name: A key of `data.readers.READERS`.
+        path: The annotation file; for NExT-GQA and QuerYD the folder.
+        split: Default: the split in the file name; "test" for the NExT-GQA folder.
+        inverted: "drop" a span whose end is before its start, or "swap" the two.
+        past_end: Ends past the video: "keep", "clip" (use it for training) or "drop".
+        zero_length: "drop" or "keep": such a query counts in a benchmark's denominator.
+        missing_duration: "auto", "drop" or "last_end".
+        repeated_query: "keep", or "join": one sample of a sentence that several rows of a video have.
+        absent: "drop", or "keep": a query of which the file says that the video does not show it is a sample without spans.
+        durations: Seconds by video path or id, or a JSON file with them, for formats that lack them.
+        columns: Field → column, for csv and jsonl.
+        steps: HiREST: the steps instead of the events.
+        video_root: Folder of the videos: absolute paths below it are read as relative.
+
+    Returns:
+        The samples, and a report of what was read, kept and dropped.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from vtg_r1 import read_dataset
+        >>> path = Path(tempfile.mkdtemp()) / "charades_sta_test.txt"
+        >>> _ = path.write_text("AO8RW 0.0 6.9##a person puts a book on a shelf.")
+        >>> samples, report = read_dataset("charades_sta", path, durations={"AO8RW": 33.67})
+        >>> samples[0].query, samples[0].spans, report.kept
+        ('a person puts a book on a shelf.', [[0.0, 6.9]], 1)
+    """
     path = Path(path)
     split = split or ("test" if name == "nextgqa" and path.is_dir() else _split_of(path))
     report = Report(str(path), dataset=name, split=split)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..core.runtime import resolve
 from ..core.samples import Report, Sample, SampleError, iter_jsonl, load_samples, log_rows
 from .readers import DROPPED_BY_POLICY, read_dataset
-from .validation import read_with_videos, source_id, video_file
+from .validation import read_with_videos, source_id, video_files
 from ..runs.parameters import ParameterGroup, param
 from ..runs.run import read_manifest
 from ..video.decoders import VideoError
@@ -158,7 +158,7 @@ def find_videos(
     root = resolve(video_root)
     if not root.is_dir():
         raise SampleError(f"video_root {video_root!r}: no such folder (looked at {root})", "video", "no_video_root")
-    files = {s.video: video_file(root, s.video) for s in samples}
+    files = video_files(root, [s.video for s in samples])
     absent = sorted(video for video, file in files.items() if file is None)
     if absent and (missing == "error" or len(absent) == len(files)):
         advice = ", or pass missing_videos='skip'" if missing == "error" else ""

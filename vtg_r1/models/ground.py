@@ -40,10 +40,12 @@ class InferenceConfig:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # as in `load_processor`
     reading: str = "time"  # how its answers are read
     answers: str = "span"  # as in `VideoInputConfig`
+    system_prompt: str = ""  # as in `VideoInputConfig`
 
     def view(self, video_root: str | Path) -> VideoInputConfig:
         "The same for the parts that read videos; frames are decoded every time."
         names: dict[str, Any] = dict(style=self.style, time_encoding=self.time_encoding, cache="", reading=self.reading, answers=self.answers)
+        names["system_prompt"] = self.system_prompt
         return VideoInputConfig(str(video_root), self.frames, self.pixels, fps=self.fps, **names)
 
 

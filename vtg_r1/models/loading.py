@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.runtime import RunError, UserError, is_main_process, project_root, sha256
 from .templates import with_template_arguments
-from ..runs.run import Run, read_manifest
+from ..runs.run import Run, read_manifest, refuse_unfinished
 
 # %% ../../nbs/parts/models/loading.ipynb #ba114d5e
 TINY = "tiny"
@@ -66,7 +66,7 @@ def hub_problem(model: str) -> str:
 def check_model_exists(
     model: str,  # as `model_path` takes it
 ) -> None:
-    "Raise `UserError` if there is no such model: before videos are decoded, and without the minutes of retries that loading takes."
+    "Raise `UserError` if there is no such model, or if its run is not finished: before videos are decoded, and without the minutes of retries that loading takes."
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -74,6 +74,8 @@ def check_model_exists(
         source = model_path(model)
     except FileNotFoundError as e:
         raise UserError(str(e)) from e
+    if Path(source).exists():
+        refuse_unfinished(Path(source).absolute())
     if Path(source).exists() or any(isinstance(try_to_load_from_cache(source, f), str) for f in ("config.json", "adapter_config.json")):
         return
     problem = hub_problem(source)
@@ -160,11 +162,21 @@ def whole_frames(processor: Any) -> list[str]:  # what was switched off
     return off
 
 # %% ../../nbs/parts/models/loading.ipynb #2a797aeb
-def load_processor(
-    name: str,  # "tiny", a folder, or a hub id
-    chat_template_kwargs: Mapping[str, Any] | None = None,  # arguments of the chat template, such as {"enable_thinking": False}
-) -> Any:
-    "The transformers processor of a model: tokenizer, image processor and chat template."
+def load_processor(name: str, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The transformers processor of a model: tokenizer, image processor and chat template.
+
+    Args:
+        name: "tiny", the embedded model, a folder, or a hub id.
+        chat_template_kwargs: Arguments of the chat template, such as {"enable_thinking": False}.
+
+    Returns:
+        A processor of transformers; its tokenizer pads on the left, as generation needs it.
+
+    Example:
+        >>> from vtg_r1 import load_processor
+        >>> load_processor("tiny").tokenizer.padding_side
+        'left'
+    """
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
@@ -187,12 +199,22 @@ def default_dtype(device: str) -> str:  # "cuda", "cuda:1", "cpu", …
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 
-def load_model(
-    name: str,  # "tiny", a folder, or a hub id
-    device: str | None = None,  # "cuda", "cpu", …; None takes the GPU if there is one
-    dtype: str | None = None,  # "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU
-) -> Any:  # a transformers image-text-to-text model in eval mode
-    "A model by name or path: weights as safetensors only, and no code from its repository."
+def load_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
+    """A model by name or path: weights as safetensors only, and no code from its repository.
+
+    Args:
+        name: "tiny", the embedded model, a folder, or a hub id.
+        device: "cuda", "cpu", …; None takes the GPU if there is one.
+        dtype: "bfloat16", "float32", …; None is bfloat16 on GPU, float32 on CPU.
+
+    Returns:
+        An image-text-to-text model of transformers, in eval mode.
+
+    Example:
+        >>> from vtg_r1 import load_model
+        >>> load_model("tiny", device="cpu").training
+        False
+    """
     import torch
     from transformers import AutoModelForImageTextToText
 

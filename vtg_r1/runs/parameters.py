@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from ..core.runtime import UserError
+from ..core.runtime import UserError, shown_path
 
 # %% ../../nbs/parts/runs/parameters.ipynb #3e60b34d
 def param(
@@ -373,6 +373,7 @@ def help_text(cls: type[ParameterGroup]) -> str:  # of a stage → Markdown, at 
 def stage_program(
     cls: type[P],  # of the stage
     main: Callable[[P], Path],  # runs the stage and returns its run folder
+    dry_run: Callable[[P], int],  # prints what would stop the stage, and returns an exit code
 ) -> None:
     "Run a stage with the parameters of the command line; a `UserError` is one line on stderr and exit code 2."
     form = argparse.RawDescriptionHelpFormatter
@@ -381,10 +382,14 @@ def stage_program(
     parser.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set one parameter; the value is read as YAML"
     )
+    parser.add_argument("--dry-run", action="store_true", help="check model, context, memory, launch, data and hours; run nothing")
     args = parser.parse_args()
     try:
-        folder = main(from_mapping(cls, read_parameters(cls, args.params, args.parameter)))
+        params = from_mapping(cls, read_parameters(cls, args.params, args.parameter))
+        if args.dry_run:
+            parser.exit(dry_run(params))
+        folder = main(params)
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
     if os.environ.get("RANK", "0") == "0":
-        print(folder)
+        print(shown_path(folder))

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'ENGINES', 'TABLES', 'package_version', 'git_state', 'device_name', 'refuse_secrets', 'now', 'Run',
-           'run_folder', 'make_folder', 'start_run', 'refuse_run', 'running', 'read_manifest', 'record_files']
+           'run_folder', 'make_folder', 'start_run', 'refuse_run', 'running', 'read_manifest', 'run_state',
+           'refuse_unfinished', 'newest_run', 'record_files']
 
 # %% ../../nbs/parts/runs/run.ipynb #1aeb9dbc
 import atexit
 import contextlib
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -119,7 +121,8 @@ class Run:
         path: str | Path,  # a file
         role: str,  # its name in the manifest
     ) -> Path:  # the same
-        "Record an input file with its SHA-256; a resumed run whose input has changed is an error."
+        "Record an input file with its SHA-256. A file of an unfinished run is an error, and so is one that has changed since a resumed run began."
+        refuse_unfinished(path)
         entry = dict(path=os.path.relpath(path, project_root()), sha256=sha256(path))
         earlier = self.manifest["inputs"].get(role)
         if "resumed" in self.manifest and earlier and earlier["sha256"] != entry["sha256"]:
@@ -134,12 +137,13 @@ class Run:
         self.save_manifest()
 
     def save_metrics(self, metrics: Mapping[str, float | int | None]) -> Path:  # name → number; None where there is none
-        "Write metrics.json: flat, name → number."
+        "Write metrics.json: flat, name → number; what is not finite is written as none."
         not_numbers = {k: v for k, v in metrics.items() if not isinstance(v, (int, float, type(None)))}
         if not_numbers:
             raise RunError(f"metrics are numbers, got {not_numbers}")
         if is_main_process():
-            write_json(self.path / "metrics.json", metrics)
+            finite = {name: value if value is None or math.isfinite(value) else None for name, value in metrics.items()}
+            write_json(self.path / "metrics.json", finite)
         return self.path / "metrics.json"
 
     def save_rows(self, name: str, rows: list[dict[str, Any]]) -> Path:
@@ -360,6 +364,50 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+# %% ../../nbs/parts/runs/run.ipynb #f71b9034
+def run_state(folder: str | Path) -> str:  # "finished", "failed", "running", "interrupted"; empty for a folder that is no run
+    "What became of a run. The manifest of a killed run still says running; it is interrupted if no process holds the folder."
+    manifest = read_manifest(folder)
+    if "stage" not in manifest:
+        return ""
+    status = str(manifest.get("status"))
+    if status != "running" or running(Path(folder)) or _holds(Path(folder)):
+        return status
+    return "interrupted"
+
+
+def refuse_unfinished(path: str | Path) -> None:  # a file or folder; relative paths count from the project's root
+    "Raise `RunError` if something is taken from a run that another process has not finished; a checkpoint that is named is taken as it is."
+    path = resolve(path)
+    run = next((folder for folder in (path, *path.parents[:2]) if read_manifest(folder).get("stage")), None)
+    if run is None or "checkpoints" in path.parts or _holds(run):
+        return
+    state = run_state(run)
+    if state != "finished":
+        raise RunError(f"{path}: is of the run {run.name}, which is {state}: {_remedy(run, state)}")
+
+
+def _remedy(run: Path, state: str) -> str:
+    "What to do about a run that is not finished."
+    if state == "running":
+        return f"wait for {running(run) or 'its process'}"
+    return f"finish it with the command that began it (with -p resume true where the stage has it), or take another run of {run.parent.name}"
+
+# %% ../../nbs/parts/runs/run.ipynb #03508d05
+def newest_run(
+    stage: str,  # "sft", "grpo", …
+    outputs: str = "outputs",  # folder of all runs
+) -> tuple[Path, list[str]]:  # (the newest finished run; a sentence for each newer one that was passed over)
+    "The newest finished run of a stage; `RunError` if there is none, which names the unfinished ones."
+    folders = [p.parent for p in (resolve(outputs) / stage).glob("*/manifest.json")]
+    passed_over = list[str]()
+    for folder in sorted(folders, key=lambda f: str(read_manifest(f).get("started")), reverse=True):
+        state = run_state(folder)
+        if state == "finished":
+            return folder, passed_over
+        passed_over.append(f"{folder}: passed over, it is {state or 'not readable'}")
+    raise RunError("; ".join([f"{resolve(outputs) / stage}: no finished run", *passed_over]))
 
 # %% ../../nbs/parts/runs/run.ipynb #5a3c5e02
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt")

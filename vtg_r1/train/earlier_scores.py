@@ -8,7 +8,7 @@ __all__ = ['evaluation_record', 'take_over_scores']
 # %% ../../nbs/parts/train/earlier_scores.ipynb #c0e45d6d
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from typing import Any
 
 import vtg_r1
 from ..core.runtime import broadcast_object, is_main_process
+from ..core.samples import iter_jsonl
 from ..data.model_inputs import VideoInputConfig
 from ..runs.run import read_manifest
 from .evaluation import EvalSet
@@ -51,7 +52,8 @@ def evaluation_record(
     folder: str | Path,  # of the saved model
     sets: list[EvalSet],
     view: VideoInputConfig,
-    settings: Iterable[Any],  # everything else that decides a response: batch size, length, …
+    settings: Iterable[Any],  # everything else that decides a response: batch size, …
+    max_completion_length: int,  # tokens
 ) -> dict[str, str]:  # name → digest or name
     "What decides the responses of a policy to held-out sets: equal records, equal responses."
     settings_of_view = {**asdict(view), "video_root": "", "cache": "", "cache_gb": 0}
@@ -62,17 +64,27 @@ def evaluation_record(
         "settings": _digest([list(settings), policy.config._attn_implementation]),
         "precision": f"{policy.dtype} on {policy.device.type}",
         "code": _digest([_code(), version("torch"), version("transformers")]),
+        "length": str(max_completion_length),
     }
+
+
+def _all_ended(rows: Path, length: Callable[[str], int], limit: int) -> bool:
+    "Whether every response of a file ended by itself."
+    return all(isinstance(row, dict) and length(row["response"] or "") < limit for _, row in iter_jsonl(rows))  # one more token ends it
 
 
 def take_over_scores(
     record: dict[str, str],  # of `evaluation_record`, for the run that is about to score
     folder: str | Path,  # of the model; RUN/model if a run has saved it
     rows: Path,  # file of the new run's rows
+    length: Callable[[str], int],  # tokens of a response
 ) -> Path | None:  # the folder of the run whose rows were taken; None if there are none
     "Copy the rows of the run that saved the model and scored it on the same."
     run = Path(folder).parent
-    equal = read_manifest(run).get("evaluated") == record and (run / "predictions.jsonl").is_file()
+    earlier = read_manifest(run).get("evaluated", {})
+    equal = {**earlier, "length": ""} == {**record, "length": ""} and (run / "predictions.jsonl").is_file()
+    if equal and earlier["length"] != record["length"]:
+        equal = _all_ended(run / "predictions.jsonl", length, min(int(earlier["length"]), int(record["length"])))
     if not broadcast_object(equal):
         return None
     if is_main_process():

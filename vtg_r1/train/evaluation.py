@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['response_facts', 'level', 'scores', 'EvalParams', 'EvalSet', 'EvalResult', 'evenly_spaced', 'evaluate_sets',
-           'query_tious', 'late_looks', 'look_metrics', 'compare_scores', 'timeline_rows']
+           'query_tious', 'late_looks', 'look_metrics', 'compare_scores', 'timeline_rows', 'compare_with_blind']
 
 # %% ../../nbs/parts/train/evaluation.ipynb #945bae45
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,9 @@ from ..core.metrics import overlaps, qa_metrics, set_metrics
 from ..core.prompts import answer_text, is_well_formed, think_text
 from ..core.runtime import broadcast_object, gather_object, is_main_process, process_index_and_count
 from ..core.samples import Sample, iter_jsonl, write_jsonl
+from ..data.blind import BesideBlind, beside_blind
 from ..data.model_inputs import VideoInputConfig
+from ..data.predictions import Prediction
 from ..models.generation import by_video, evaluate, generate, in_step, is_sharded, iter_predictions
 from ..runs.parameters import ParameterGroup, param
 
@@ -231,3 +233,15 @@ def timeline_rows(samples: list[Sample], results: dict[str, EvalResult], indices
                 spans[name] = result.rows[i]["pred"]
         rows.append({"query": samples[i].query, "duration": samples[i].duration, "spans": spans})
     return rows
+
+# %% ../../nbs/parts/train/evaluation.ipynb #fd2583b7
+def compare_with_blind(
+    results: Mapping[str, EvalResult],  # policy → its evaluation; one that was not evaluated is left out
+    samples: list[Sample],  # of the first held-out set
+    train: list[Sample],  # for the dataset prior
+    seed: int = 0,
+) -> BesideBlind | None:  # None if no held-out query has a true span
+    "The policies on the first held-out set beside answers that see no frame."
+    answers = {name: result.rows[: len(samples)] for name, result in results.items() if result.rows}
+    policies = {name: {row["qid"]: Prediction(row["pred"] or []) for row in rows} for name, rows in answers.items()}
+    return beside_blind(samples, policies, train, seed)

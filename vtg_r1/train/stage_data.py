@@ -7,6 +7,7 @@ __all__ = ['TOY_EVAL_SETS', 'STRATA', 'toy_set', 'toy_upstream', 'toy_eval_set',
            'refuse_unnamed_model', 'refuse_shared_videos', 'StageData', 'stage_data', 'pick_samples', 'record_training']
 
 # %% ../../nbs/parts/train/stage_data.ipynb #56e843f7
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,6 +64,9 @@ def toy_upstream(
         name, given["options"] = f"{name}-questions", True
     if stage_name(notebook) == "sft" and not style_of(asked.prompt_style).thinking:
         name, given["prompt_style"] = f"{name}-direct", asked.prompt_style
+    if stage_name(notebook) == "sft" and asked.system_prompt:
+        digest = hashlib.sha256(asked.system_prompt.encode()).hexdigest()[:8]
+        name, given["system_prompt"] = f"{name}-prompt-{digest}", asked.system_prompt
     return ensure_run(notebook, dict(run_name=f"{name}-s{seed}", seed=seed, outputs_dir=outputs, **given))
 
 

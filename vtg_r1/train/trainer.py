@@ -322,8 +322,9 @@ def evaluate_policy(run: Run, params: TrainingParams, policy: Any, processor: An
     sizes = params.eval_batch_size, params.max_completion_length
     folder = resolve(policy.name_or_path)
     if prefix == "initial" and not keep.exists() and folder.is_dir():
-        record = evaluation_record(policy, folder, data.eval_sets, data.view, [*sizes, params.quantize, params.chat_template_kwargs])
-        earlier = take_over_scores(record, folder, keep)
+        settings = [params.eval_batch_size, params.quantize, params.chat_template_kwargs]
+        record = evaluation_record(policy, folder, data.eval_sets, data.view, settings, params.max_completion_length)
+        earlier = take_over_scores(record, folder, keep, lambda text: len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]))
         if earlier and is_main_process():
             print(f"Scores before training: those with which {earlier.parent.name}/{earlier.name} ended, which asked the same model the same.")
             run.record(scored_by=f"{earlier.parent.name}/{earlier.name}")
@@ -334,6 +335,6 @@ def save_and_evaluate(run: Run, params: TrainingParams, trainer: Any, processor:
     "Save the trained policy as the run's model, and evaluate it."
     policy = save_trained(trainer, processor, run.path / "model")
     result = evaluate_policy(run, params, policy, processor, data, "final")
-    asked = [params.eval_batch_size, params.max_completion_length, "", params.chat_template_kwargs]  # what is saved is not in 4 bits
-    run.record(evaluated=evaluation_record(policy, run.path / "model", data.eval_sets, data.view, asked))
+    settings = [params.eval_batch_size, "", params.chat_template_kwargs]  # what is saved is not in 4 bits
+    run.record(evaluated=evaluation_record(policy, run.path / "model", data.eval_sets, data.view, settings, params.max_completion_length))
     return result

@@ -1,0 +1,134 @@
+"The page Reproduce the paper: `python docs/reproduce.py > docs/reproduce.md`. Places, hours and published numbers are those of the package; a test compares the page."
+
+from vtg_r1.cli.recipe import Recipe, read_recipe
+from vtg_r1.core.tables import markdown_table
+from vtg_r1.data.official_benchmarks import published
+from vtg_r1.data.where import PLACES
+from vtg_r1.runs.execute import launch_config
+from vtg_r1.runs.parameters import from_mapping, to_mapping
+from vtg_r1.train.estimate import answer_seconds, training_seconds
+
+BASE = "Qwen/Qwen2.5-VL-7B-Instruct"
+CARD = "H100"
+TRAINED = {"cold_start": 13_000, "difficulty": 512, "rl": 18_000}  # paper, Table 1; 04 looks at a part
+QUERIES = {"charades_sta": 3720, "nextgqa": 5553, "rextime": 921}
+LOOK = 256  # held-out queries of the recipe's cold start and RL
+TITLES = {"charades_sta": "Charades-STA", "nextgqa": "NExT-GQA", "rextime": "ReXTime"}
+
+
+def hours(recipe: Recipe) -> list[tuple[str, ...]]:
+    "A row for each step that takes GPUs: hours on eight cards, and what they are made of."
+    rows = []
+    for step in recipe.steps:
+        if step.stage == "curation" or "cold_start" in step.name and step.stage == "benchmarks" or step.name.endswith("-rl"):
+            continue  # the teacher's hours are the server's; the three policies take as long as each other
+        params = from_mapping(type(step.params), {**to_mapping(step.params), "model": BASE})
+        processes = int(launch_config(params.accelerate_config).get("num_processes") or 1) if params.accelerate_config else 1
+        seconds, answers, name = 0.0, 0.0, step.name
+        if step.stage in ("sft", "grpo"):
+            seconds = training_seconds(params, TRAINED[step.name], CARD, processes)
+            answers = 2 * LOOK / params.eval_batch_size
+        elif step.stage == "difficulty":
+            answers = TRAINED[step.name] / params.batch_size
+        else:
+            answers = QUERIES[params.benchmark] / params.batch_size
+            name = f"07, {TITLES[params.benchmark]}, one policy"
+        seconds += answer_seconds(params, answers, CARD) / processes
+        rows.append((name, f"{processes}", f"{seconds / 3600:.1f}"))
+    return rows
+
+
+def numbers(benchmark: str) -> list[tuple[str, ...]]:
+    "What the paper reports, and what each number is to be compared with."
+    after = {"Qwen2.5-VL-7B": "base", "TVG-ColdStart": "cold_start", "TVG-R1": "rl", "TVG-R1 (ablation tables)": "rl"}
+    rows = [row for row in published(benchmark) if row["model"] in after]
+    known = {
+        name: {key: "" if value is None else f"{value:.2f}" for key, value in row.items() if key not in ("model", "source", "rule")}
+        for name, row in ((row["model"], row) for row in rows)
+    }
+    sources = {row["model"]: row["source"] for row in rows}
+    return [(TITLES[benchmark], after[name], name, *known[name].values(), sources[name]) for name in known]
+
+
+def page() -> str:
+    "The page as Markdown."
+    recipe = read_recipe("configs/recipe_7b.yaml")
+    places = [(p.name, p.use, p.annotations, p.videos, p.licence, p.gigabytes, f"`{p.layout}`", p.counts) for p in PLACES.values()]
+    heads = ("data set (reader)", "use", "annotations", "videos", "licence", "GB of videos", "place here", "size")
+    steps = "\n".join(
+        f"- `{step.name}`: [{step.notebook}](../{step.notebook}), run `outputs/{step.stage}/{step.params.run_name}`"
+        for step in recipe.steps
+        if step.stage != "benchmarks"
+    )
+    columns = ("benchmark", "after step", "model of the paper", "`R1@0.3`", "`R1@0.5`", "`R1@0.7`", "mIoU", "source")
+    return f"""# Reproduce the paper
+
+[arXiv 2507.18100](https://arxiv.org/abs/2507.18100) from its sources to its tables. This page is made by `python docs/reproduce.py` from the tables that `vtg-r1 data where` and the recipes use.
+
+**Nobody has run this here.** No GPU of that size, no teacher's key and no copy of the videos were at hand. What was run is the same recipe on the toy world, with the same commands:
+
+```bash
+vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in the same table
+```
+
+## Three ways
+
+| command | what it needs |
+| --- | --- |
+| `vtg-r1 recipe configs/recipe_toy.yaml` | two CPU cores, minutes |
+| `vtg-r1 recipe configs/recipe_7b_released.yaml` | the authors' RL set and cold start, 8 GPUs of 80 GB; no teacher |
+| `vtg-r1 recipe configs/recipe_7b.yaml` | all sources below, a teacher (56,000 requests), 8 GPUs of 80 GB |
+
+`--dry-run` names everything that is missing, all at once, and begins nothing. A recipe that was stopped goes on with the same command; finished stages are kept. `vtg-r1 runs` lists them.
+
+## Where annotations and videos come from
+
+`vtg-r1 data where NAME` prints a row. Names and repositories only: nothing is copied here, and the rights stay with their owners. "Not known here" is what no page said that could be read; look before you fetch.
+
+{markdown_table(heads, places)}
+
+The authors' README says which folders its scripts fetch (`Download_raw_videos.sh`, `Download_evaluation_raw_videos.sh` in github.com/zjuruizhechen/TVG-R1).
+
+## Layout
+
+```
+data/
+  videos/            all videos; a stage looks for a file by its name, with any usual ending, in the folder of its name or in this one
+  <data set>/        its annotation files, as in the column "place here"
+outputs/             runs
+```
+
+## Hours
+
+Estimates, none measured: extrapolated from measured steps of random weights on one H200 ([perf](../perf/README.md)), for {CARD} cards and responses of the greatest length. `vtg-r1 estimate` says over what they are extrapolated. Shorter responses take less.
+
+{markdown_table(("step", "processes", "hours (estimate)"), hours(recipe))}
+
+All weights of 7B in training take 16 bytes each, 133 GB over the processes (FSDP2), and activations beside them; that memory was not measured.
+
+## Commands, in order
+
+```bash
+vtg-r1 data where                                        # the table above
+vtg-r1 data validate --dataset charades_sta --annotations data/charades_sta/charades_sta_test.txt --videos data/videos
+vtg-r1 recipe configs/recipe_7b.yaml --dry-run           # what is missing
+vtg-r1 recipe configs/recipe_7b.yaml                     # the steps below, then 07 for base, cold start and RL
+vtg-r1 runs                                              # state, scores and age of each
+```
+
+{steps}
+
+## The number to see after each
+
+- `curation`: `coldstart.jsonl` about 13,000 samples, `rl.jsonl` about 18,000 (paper, Table 1). `table1.json` in the run has the counts by source.
+- `difficulty`: no number of the paper. `vtg-r1 difficulty` says what it means.
+- `cold_start` and `rl`: the tables of 07, which end in the recipe's own:
+
+{markdown_table(columns, [row for benchmark in QUERIES for row in numbers(benchmark)])}
+
+The paper gives two numbers for the same model, by table. `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, the centre and the prior of the training spans. Others have measured the released model again, and below its base on corrected labels (Video-OPD on TimeLens-Bench: Charades `R1@0.5` 23.6 against 35.1), so the gain on clean labels is open.
+"""
+
+
+if __name__ == "__main__":
+    print(page(), end="")

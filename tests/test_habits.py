@@ -1,0 +1,75 @@
+"What the project's tools are told: one configuration, said once; commands that exist; no made-up addresses."
+
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+
+import pytest
+import yaml
+
+from vtg_r1.core.runtime import project_root
+
+ROOT = project_root()
+SETTINGS = configparser.ConfigParser(delimiters=["="], interpolation=None)
+SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
+INI = SETTINGS["DEFAULT"]
+TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_both_nbdevs_read_the_same():
+    told = TOML["tool"]["nbdev"]
+    assert {name: INI[name] for name in told if name != "allowed_cell_metadata_keys"} == {n: v for n, v in told.items() if isinstance(v, str)}
+    assert told["allowed_cell_metadata_keys"] == INI["allowed_cell_metadata_keys"].split()
+
+
+def test_the_project_table_says_what_settings_say():
+    project = TOML["project"]
+    assert (project["name"], project["requires-python"]) == (INI["lib_name"], f">={INI['min_python']}")
+    assert {"version", "dependencies", "optional-dependencies", "scripts"} <= set(project["dynamic"]), "setup.py reads them from settings.ini"
+
+
+def steps(path) -> list[dict]:
+    "The steps of a workflow's jobs."
+    return [step for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_workflows_call_what_there_is(path):
+    commands = [shlex.split(part) for step in steps(path) for part in step.get("run", "").split("&&") if part.strip()]
+    made = [word for words in commands if words[0] == "make" for word in words[1:] if not word.startswith("-")]
+    assert commands and set(made) - {"install"} <= TARGETS
+    assert all((ROOT / words[0]).is_file() for words in commands if words[0].startswith(".ci/"))
+    assert all(re.fullmatch(r"[\w./-]+@[\w./-]+", step["uses"]) for step in steps(path) if "uses" in step)
+
+
+def test_a_release_is_the_version_of_the_settings():
+    check = next(step["run"] for step in steps(ROOT / ".github/workflows/release.yml") if "settings.ini" in step.get("run", ""))
+    for tag, code in ((f"v{INI['version']}", 0), ("v9.9.9", 1)):
+        assert subprocess.run(["bash", "-c", check], cwd=ROOT, env={"GITHUB_REF_NAME": tag, "PATH": "/usr/bin:/bin"}, check=False).returncode == code
+
+
+def test_hooks_call_tools_that_the_development_environment_has():
+    hooks = [hook for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"] for hook in repo["hooks"]]
+    tools = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks}
+    needed = {"nbdev_export": "nbdev==", "nbdev_clean": "nbdev==", "ruff": "ruff>="}
+    assert tools == set(needed) and all(requirement in INI["dev_requirements"] for requirement in needed.values())
+
+
+def test_the_container_makes_the_environment():
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    assert container["postCreateCommand"] == "make install" and container["customizations"]["vscode"]["settings"][
+        "python.defaultInterpreterPath"
+    ].startswith(".venv")
+
+
+def test_no_address_is_made_up():
+    files = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout.decode().split("\0")
+    texts = [
+        ROOT / f for f in files if f.endswith((".md", ".ini", ".toml", ".yml", ".cff", ".py", ".ipynb")) and not f.startswith(("tests/", "outputs/"))
+    ]
+    assert [p for p in texts if p.is_file() and "example.invalid" in p.read_text(encoding="utf-8")] == []

@@ -1,0 +1,263 @@
+"""What the notebooks say of the committed runs: outputs, sentences and outputs/reference agree.
+
+Outputs of run cells come from `make outputs`. A sentence about a committed run stands here beside the numbers that make it true.
+"""
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vtg_r1.core.prompts import think_text
+from vtg_r1.core.runtime import project_root
+
+ROOT = project_root()
+REFERENCE = ROOT / "outputs/reference"
+STAGES = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rows(name: str) -> list[dict]:
+    "Rows of a JSONL file below outputs/reference."
+    return [json.loads(line) for line in (REFERENCE / name).read_text(encoding="utf-8").splitlines()]
+
+
+def metrics(name: str) -> dict[str, float]:
+    return read(REFERENCE / name / "metrics.json")
+
+
+def source_of(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    "docs/outputs.py, which `make outputs` runs."
+    spec = importlib.util.spec_from_file_location("outputs", ROOT / "docs/outputs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_run_cells_show_the_committed_runs(outputs):
+    runs = outputs.notebooks_with_runs()
+    assert set(STAGES) <= set(runs), "every stage has a committed run"
+    for path, run in runs.items():
+        notebook = read(path)
+        assert outputs.filled(notebook, outputs.executed_cells(run, path.stem)) == notebook, f"{path.stem}: run `make outputs`"
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_a_stage_shows_figures_and_tables_and_stays_small(path):
+    kinds = {kind for cell in read(path)["cells"] for output in cell.get("outputs", []) for kind in output.get("data", {})}
+    assert "image/png" in kinds and kinds & {"text/html", "text/markdown"}
+    assert path.stat().st_size < 3e6
+
+
+FOLDERS = re.compile(r"(?<![\w.…])/(?:home|root|tmp|work|Users|mnt|private)/[\w.-]+")
+
+
+def texts_of(notebook: dict) -> list[str]:
+    "Texts among a notebook's outputs."
+    outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
+    data = [text for o in outputs for kind, text in o.get("data", {}).items() if kind.startswith("text/")]
+    return ["".join(text) for text in [*data, *(o["text"] for o in outputs if "text" in o)]]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").rglob("*.ipynb")), ids=lambda p: p.stem)
+def test_no_output_names_a_folder_of_a_machine(path):
+    assert [found for text in texts_of(read(path)) for found in FOLDERS.findall(text)] == []
+
+
+def test_the_search_for_folders_finds():
+    printed = {"cells": [{"outputs": [{"text": ["Everything is in /home/me/outputs/grpo/x, not in outputs/work/y"]}]}]}
+    assert FOLDERS.findall(texts_of(printed)[0]) == ["/home/me"]
+
+
+# ---- tables beside metrics.json ----
+
+
+def shown(stem: str, cell_id: str) -> str:
+    "What a cell of a stage shows, as text."
+    notebook = read(ROOT / f"nbs/{stem}.ipynb")
+    return "\n".join(texts_of({"cells": [cell for cell in notebook["cells"] if cell["id"] == cell_id]}))
+
+
+@pytest.mark.parametrize(("stem", "cell_id", "run"), [("03_sft", "c6493d2d", "sft/toy-s0"), ("05_grpo", "aaf4ad8e", "grpo/toy-s0")])
+def test_tables_of_scores_are_those_of_the_metrics(stem, cell_id, run):
+    table, values = shown(stem, cell_id), metrics(run)
+    for key in ("mIoU", "R1@0.3", "R1@0.5", "R1@0.7"):
+        for side in ("initial", "final"):
+            assert f"{values[f'{side}/{key}']:.1f}" in table
+
+
+def test_the_score_of_07_is_that_of_its_metrics():
+    values = metrics("benchmarks/toy-s0")
+    line = f"mIoU {values['mIoU']:.1f} [{values['mIoU/low']:.1f}, {values['mIoU/high']:.1f}] on {values['n']} queries"
+    assert line in shown("07_benchmarks", "137f9259").replace("toyworld: ", "")
+
+
+def test_the_last_line_of_05_is_that_of_its_log():
+    log, values = rows("grpo/toy-s0/log.jsonl"), metrics("grpo/toy-s0")
+    first, last = (np.mean([row["reward"] for row in part]) for part in (log[:10], log[-10:]))
+    line = shown("05_grpo", "15c78c80")
+    assert f"{first:.3f} in the first ten steps, {last:.3f} in the last ten" in line
+    assert f"{values['initial/mIoU']:.1f} before RL, {values['final/mIoU']:.1f} after, on {values['n']} queries" in line
+
+
+# ---- sentences ----
+
+
+def reasoning_responses(name: str) -> int:
+    "How many responses of a file of predictions have words in their think block."
+    return sum(bool(think_text(row["response"])) for row in rows(name))
+
+
+def seeds_of(run: str, arm: str, key: str) -> list[float]:
+    "A metric of every seed of an arm."
+    return [read(p)[key] for p in sorted((REFERENCE / run / "runs").glob(f"*/{arm}-s[0-9]-*/metrics.json"))]
+
+
+def cold_start_is_tighter_and_loses_some() -> bool:
+    found, arms = metrics("sft/toy-s0"), metrics("claims")
+    return (
+        found["final/R1@0.7"] > 1.5 * found["initial/R1@0.7"]
+        and found["final/R1@0.3"] < found["initial/R1@0.3"]
+        and -5 < found["final/format_rate"] - found["initial/format_rate"] < 0
+        and found["final/thinking_rate"] > 80 > found["initial/thinking_rate"]
+        and arms["sft/ood"] <= arms["base/ood"]
+    )
+
+
+def cold_start_has_longer_events() -> bool:
+    found = metrics("curation/toy-s0")
+    cold, rest, filtered = (
+        [found[f"event seconds/{name}/{percent}"] for percent in (0, 50, 75, 100)] for name in ("cold start and RL", "RL only", "filtered")
+    )
+    return cold[0] > 1 and cold[1] == rest[1] == filtered[1] and cold[2] > max(rest[2], filtered[2]) and filtered[3] > max(cold[3], rest[3])
+
+
+def policy_and_teacher_disagree() -> bool:
+    found = metrics("difficulty/toy-s0")
+    return abs(found["spearman_teacher_policy"]) < 0.2 and found["all_wrong"] + found["all_correct"] < 0.06 * found["n"]
+
+
+def one_strategy_does_harm() -> bool:
+    scores = {arm: seeds_of("strategies", arm, "final/mIoU") for arm in ("r1-all", "r1-drop", "r1-drop-flat")}
+    rewards = [read(p) for p in (REFERENCE / "strategies/runs").glob("*/r1-drop-s*/metrics.json")]
+    behind = np.mean(scores["r1-all"]) - np.mean(scores["r1-drop"])
+    return (
+        len(rewards) == 2
+        and all(r["reward/last"] < r["reward/first"] for r in rewards)
+        and 15 < behind < 25
+        and round(np.mean(scores["r1-drop-flat"])) == 91
+    )
+
+
+def the_words_go() -> bool:
+    printed = shown("05_grpo", "278cd2fa")
+    before, after = (reasoning_responses(f"grpo/toy-s0/{name}.jsonl") for name in ("predictions_before", "predictions"))
+    told = next(re.search(r"Of (\d+) chains (\d+) name", p) for p in paragraphs("05_grpo") if "chains" in p and "nine of ten" in p)
+    share = metrics("grpo/toy-s0")["initial/thinking_rate"]
+    return f"{told[2]} of the {told[1]} chains before RL name" in printed and (before, after) == (int(told[1]), 0) and round(share / 10) == 9
+
+
+def no_seed_of_the_sets_chose_their_values() -> bool:
+    found = [read(p) for p in (REFERENCE / "sets").glob("toysets-s*.json")]
+    return bool(found) and all(run["seed"] != 0 and run["steps"] == 120 for run in found)
+
+
+def some_seeds_reason_and_some_do_not() -> bool:
+    rates = seeds_of("claims", "r1", "final/thinking_rate")
+    return min(rates) < 10 and max(rates) > 90
+
+
+def its_rules_are_older() -> bool:
+    "No run of the committed grid has averaged weights."
+    return not any("average" in key for p in (REFERENCE / "claims/runs").rglob("metrics.json") for key in read(p))
+
+
+def claims_took_two_hours() -> bool:
+    found = metrics("claims")
+    return found["runs"] == 99 and f"{found['seconds_of_runs'] / 3600:.1f}" == "2.0"
+
+
+def first_group_of_the_run() -> bool:
+    group = rows("grpo/toy-s0/completions.jsonl")[:8]
+    cell = next(source_of(c) for c in read(ROOT / "nbs/05_grpo.ipynb")["cells"] if "\nrollouts = [" in source_of(c))
+    written = ast.literal_eval(cell.split("rollouts = ")[1].split("\n]\n")[0] + "]")
+    same = written == [(row["response"], row["pred"]) for row in group]
+    return same and {row["step"] for row in group} == {1} and len({row["qid"] for row in group}) == 1 and group[0]["truth"] == [[1.0, 3.0]]
+
+
+def more_than_the_best_blind_answer() -> bool:
+    found = metrics("benchmarks/toy-s0")
+    return found["mIoU/low"] > max(value for name, value in found.items() if name.endswith("/mIoU") and name.count("/") == 1)
+
+
+SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a paragraph → whether it is so
+    (
+        "01_curation",
+        "In the committed run the medians are the same, but the upper quarter of the cold start begins later",
+    ): cold_start_has_longer_events,
+    ("03_sft", "In the committed run far more responses than before are nearly exact (`R1@0.7` rises)"): cold_start_is_tighter_and_loses_some,
+    ("04_difficulty", "In the committed run they do not: the rank correlation at the end of this page is near zero"): policy_and_teacher_disagree,
+    ("04_difficulty", "They are some twenty points behind the plain order"): one_strategy_does_harm,
+    ("05_grpo", "Before RL nine of ten responses reason."): the_words_go,
+    ("05_grpo", "The committed runs, on seeds that had no part in that choice, before and after 120 steps"): no_seed_of_the_sets_chose_their_values,
+    ("05_grpo", "The eight rollouts below are the first group of the committed run"): first_group_of_the_run,
+    ("06_ablations", "The 99 runs of the committed run took 2.0 hours together"): claims_took_two_hours,
+    ("06_ablations", "The committed run is older than three of these rules"): its_rules_are_older,
+    (
+        "06_ablations",
+        "In the committed run some seeds of R1 end with almost no in-domain answer that reasons, others with nothing else",
+    ): some_seeds_reason_and_some_do_not,
+    ("07_benchmarks", "The committed run scores the policy of the cold start"): more_than_the_best_blind_answer,
+}
+
+
+def paragraphs(stem: str) -> list[str]:
+    return [p for cell in read(ROOT / f"nbs/{stem}.ipynb")["cells"] if cell["cell_type"] == "markdown" for p in source_of(cell).split("\n\n")]
+
+
+@pytest.mark.parametrize(("stem", "words"), SENTENCES, ids=lambda x: x[:40])
+def test_a_sentence_about_a_committed_run_is_so(stem, words):
+    assert any(words in p for p in paragraphs(stem)), "the sentence has changed: change its check, too"
+    assert SENTENCES[stem, words]()
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_no_paragraph_about_a_committed_run_is_without_its_check(path):
+    about = [p for p in paragraphs(path.stem) if re.search(r"committed runs?\b", p)]
+    known = [words for stem, words in SENTENCES if stem == path.stem]
+    assert [p[:90] for p in about if not any(words in p for words in known)] == []
+
+
+def test_published_numbers_in_prose_are_those_of_the_grid():
+    "The paper's scores, which 03 quotes, are the ones that configs/claims.yaml gives their tables."
+    text = next(p for p in paragraphs("03_sft") if "28.91" in p)
+    published = (ROOT / "configs/claims.yaml").read_text(encoding="utf-8")
+    assert all(number in published for number in re.findall(r"\d\d\.\d\d", text))
+
+
+def test_index_counts_the_seeds_that_stop_reasoning():
+    said = next(p for p in paragraphs("index") if "RL drops the reasoning in" in p)
+    silent = sum(rate < 10 for rate in seeds_of("claims", "r1", "final/thinking_rate"))
+    assert f"in {['no', 'one', 'two', 'three', 'four', 'five'][silent]} seeds of five" in said
+
+
+def test_code_of_a_page_is_python():
+    "Run cells that nbdev's tests pass over can at least be parsed."
+    for path in STAGES:
+        for cell in read(path)["cells"]:
+            if cell["cell_type"] == "code" and source_of(cell).startswith("#| eval: false"):
+                ast.parse(source_of(cell))

@@ -1,0 +1,119 @@
+"The dry run: every trap that ends in a false result, and everything that would stop a stage, in one list, before anything is decoded or trained."
+
+import json
+
+import pytest
+
+from vtg_r1.cli import main
+from vtg_r1.core.atomic_files import write_json
+from vtg_r1.core.samples import write_jsonl
+from vtg_r1.difficulty import DifficultyParams
+from vtg_r1.grpo import GRPOParams
+from vtg_r1.runs.run import newest_run, run_state, start_run
+from vtg_r1.sft import SFTParams
+from vtg_r1.sft import main as sft
+from vtg_r1.train.preflight import preflight
+
+BIG = dict(frames=64, pixels=100352, learning_rate=1e-5, max_completion_length=1024, prompts_per_step=2, num_generations=4, per_device_batch_size=8)
+
+
+@pytest.fixture
+def split(world, toy_samples, tmp_path):
+    "Samples of the toy world to train on and to hold out, and the folder of their videos."
+    videos = sorted({s.video for s in toy_samples})
+    train = [s.to_dict() for s in toy_samples if s.video in videos[:8]]
+    held_out = [s.to_dict() for s in toy_samples if s.video in videos[8:]]
+    write_jsonl(tmp_path / "train.jsonl", train)
+    write_jsonl(tmp_path / "heldout.jsonl", held_out)
+    return dict(annotations=str(tmp_path / "train.jsonl"), eval_annotations=str(tmp_path / "heldout.jsonl"), video_root=str(world / "videos"))
+
+
+def test_a_run_that_would_work_has_no_problem(split, tmp_path):
+    report = preflight(GRPOParams(model="tiny", prompts_per_step=2, num_generations=4, per_device_batch_size=8, outputs_dir=str(tmp_path), **split))
+    assert report.problems == [] and {"model", "data", "held out", "context", "hours", "memory"} == {what for what, _, _ in report.lines}
+    assert not list(tmp_path.glob("grpo/*"))  # nothing was begun
+
+
+def test_all_problems_come_at_once(split, tmp_path, capsys):
+    shared = [json.loads(line) for line in open(split["annotations"])][:2]
+    write_jsonl(tmp_path / "heldout.jsonl", [{**row, "qid": f"again_{row['qid']}"} for row in shared])
+    rows = [{**json.loads(line), "video": "gone.mp4", "qid": "gone"} for line in open(split["annotations"])][:1]
+    write_jsonl(tmp_path / "train.jsonl", [*(json.loads(line) for line in open(split["annotations"])), *rows])
+    start_run("sft", "half", {"seed": 0}, tmp_path).record(status="failed")
+    given = {
+        **split,
+        **BIG,
+        "model": str(tmp_path / "nowhere"),
+        "accelerate_config": "nowhere.yaml",
+        "match_size_to": "gone.jsonl",
+        "outputs_dir": str(tmp_path),
+    }
+    given["rewards"] = [{"name": "tiou", "weight": 0.9}, {"name": "nowhere.py:mine", "weight": 0.1}]
+    words = [word for name, value in given.items() for word in ("-p", name, json.dumps(value))]
+    assert main(["run", "nbs/05_grpo.ipynb", *words, "--dry-run"]) == 1
+    said = capsys.readouterr().out
+    for part in (
+        "no config.json there",
+        "nowhere.yaml",
+        "1 of 9 videos are not below",
+        "trained on too",
+        "match_size_to 'gone.jsonl'",
+        "rewards 'nowhere.py'",
+    ):
+        assert part in said, part
+    assert "6 problems; nothing was decoded or trained" in said and not list(tmp_path.glob("grpo/*"))
+
+
+def test_a_context_that_is_too_short(split, tmp_path):
+    from transformers import AutoConfig
+
+    from vtg_r1.models.loading import load_model, load_processor
+
+    folder = tmp_path / "short"
+    load_processor("tiny").save_pretrained(folder)
+    load_model("tiny").save_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.text_config.max_position_embeddings = 40
+    config.save_pretrained(folder)
+    given = dict(annotations=split["annotations"], video_root=split["video_root"])
+    (problem,) = preflight(DifficultyParams(model=str(folder), **given)).problems
+    assert "do not fit into the context of 40 tokens" in problem
+
+
+@pytest.mark.parametrize("status,state", [("running", "interrupted"), ("failed", "failed")])
+def test_what_an_unfinished_run_left_is_refused_by_name(split, tmp_path, status, state):
+    "The newest run, by time, is the unfinished one: its half of a cold start and its policy are refused, and newest_run passes over it."
+    done, half = (start_run("curation", name, {"seed": 0}, tmp_path) for name in ("done", "half"))
+    done.finish()
+    write_jsonl(half.path / "coldstart.jsonl", [json.loads(line) for line in open(split["annotations"])])
+    half.finish("failed")
+    write_json(half.path / "manifest.json", {**half.manifest, "status": status, "started": "2999-01-01"})
+    assert run_state(half.path) == state
+    newest, passed_over = newest_run("curation", str(tmp_path))
+    assert newest == done.path and passed_over == [f"{half.path}: passed over, it is {state}"]
+    given = dict(outputs_dir=str(tmp_path), model="tiny", video_root=split["video_root"], annotations=str(half.path / "coldstart.jsonl"))
+    problems = preflight(SFTParams(**given)).problems
+    assert len(problems) == 1 and f"half, which is {state}" in problems[0] and "finish it with the command that began it" in problems[0]
+    with pytest.raises(Exception, match=f"half, which is {state}"):  # the stage itself refuses it, too
+        sft(SFTParams(**given, run_name="mine"))
+    assert run_state(tmp_path / "sft/mine") == "failed"
+
+
+def test_the_policy_and_the_scores_of_an_unfinished_run_are_refused(split, tmp_path):
+    from vtg_r1.models.loading import load_model, load_processor
+
+    for stage in ("sft", "difficulty"):
+        run = start_run(stage, "half", {"seed": 0}, tmp_path)
+        load_processor("tiny").save_pretrained(run.path / "model")
+        load_model("tiny").save_pretrained(run.path / "model")
+        write_jsonl(run.path / "rl_scored.jsonl", [])
+        run.finish("failed")
+    given = {**split, "model": str(tmp_path / "sft/half/model"), "difficulty": str(tmp_path / "difficulty/half"), "outputs_dir": str(tmp_path)}
+    problems = preflight(GRPOParams(**given, prompts_per_step=2, num_generations=4, per_device_batch_size=8)).problems
+    assert [("sft/half" in p, "difficulty/half" in p, "which is failed" in p) for p in problems] == [(True, False, True), (False, True, True)]
+
+
+@pytest.mark.parametrize("stage", ["01_curation", "02_rewards", "03_sft", "04_difficulty", "06_ablations", "07_benchmarks"])
+def test_every_stage_has_a_dry_run(stage, tmp_path, capsys):
+    assert main(["run", f"nbs/{stage}.ipynb", "-p", "outputs_dir", str(tmp_path), "--dry-run"]) == 0
+    assert "0 problems; nothing was decoded or trained" in capsys.readouterr().out and not list(tmp_path.iterdir())
