@@ -102,8 +102,9 @@ def test_tables_of_scores_are_those_of_the_metrics(stem, cell_id, run):
 
 def test_the_score_of_07_is_that_of_its_metrics():
     values = metrics("benchmarks/toy-s0")
-    line = f"mIoU {values['mIoU']:.1f} [{values['mIoU/low']:.1f}, {values['mIoU/high']:.1f}] on {values['n']} queries"
-    assert line in shown("07_benchmarks", "137f9259").replace("toyworld: ", "")
+    line = shown("07_benchmarks", "137f9259")
+    assert f"mIoU {values['mIoU']:.1f} [{values['mIoU/low']:.1f}, {values['mIoU/high']:.1f}] " in line
+    assert f" {values['n']} queries, " in line
 
 
 def test_the_last_line_of_05_is_that_of_its_log():
@@ -204,6 +205,21 @@ def more_than_the_best_blind_answer() -> bool:
     return found["mIoU/low"] > max(value for name, value in found.items() if name.endswith("/mIoU") and name.count("/") == 1)
 
 
+def refusing_gains_little() -> bool:
+    found = metrics("benchmarks/toy-s0")
+    answered, right, kept = (found[f"agreement/{name}"] for name in ("answered", "right", "kept"))
+    right_ones = found["agreement/right_without_refusal"] / 100 * found["agreement/n"]
+    error = 100 * (0.9 * 0.1 / right_ones) ** 0.5
+    return (
+        f"{right:.1f} % of the answers are right instead of {found['agreement/right_without_refusal']:.1f} %"
+        in "\n".join(paragraphs("07_benchmarks"))
+        and f"{right_ones:.0f}" == "133"
+        and f"{kept:.1f}" == "85.7"
+        and abs(kept - 90) < 1.96 * error
+        and answered < 90
+    )
+
+
 SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a paragraph → whether it is so
     (
         "01_curation",
@@ -221,6 +237,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
         "06_ablations",
         "In the committed run some seeds of R1 end with almost no in-domain answer that reasons, others with nothing else",
     ): some_seeds_reason_and_some_do_not,
+    ("07_benchmarks", "In the committed run more agreement means more truth up to an agreement of about 0.4"): refusing_gains_little,
     ("07_benchmarks", "The committed run scores the policy of the cold start"): more_than_the_best_blind_answer,
 }
 
