@@ -211,6 +211,34 @@ def one_seed_unlearned_the_second_span() -> bool:
     )
 
 
+def rule_of_the_questions_holds() -> bool:
+    "No seed of the questions chose their values; on each of them letter and span beat the start and the control, from the same start."
+    letter, control = runs_of("qa"), runs_of("qa-span")
+    rises, theirs = ([run["final/Acc@GQA"] - run["initial/Acc@GQA"] for run in runs] for runs in (letter, control))
+    return (
+        [run["seed"] for run in letter] == [run["seed"] for run in control] == [21, 22, 23]
+        and all(run["initial/Acc@GQA"] == other["initial/Acc@GQA"] for run, other in zip(letter, control))
+        and all(rise > max(0, other) for rise, other in zip(rises, theirs))
+    )
+
+
+def questions_gain_little() -> bool:
+    letter, control = runs_of("qa"), runs_of("qa-span")
+    text = "\n".join(paragraphs("05_grpo"))
+    rises = [run["final/Acc@GQA"] - run["initial/Acc@GQA"] for run in letter]
+    below = [run["final/Acc@GQA"] - other["final/Acc@GQA"] for run, other in zip(letter, control)]
+    means = {name: np.mean([run[f"final/{name}"] - run[f"initial/{name}"] for run in letter]) for name in ("Acc@QA", "Acc@GQA", "Acc@IoU", "mIoU")}
+    return (
+        told(letter, "Acc@GQA", "with letter and span") in text
+        and told(control, "Acc@GQA", "for the span alone") in text
+        and f"On seed 21 it rises by {rises[0]:.1f} points" in text
+        and [round(rise / 100 * letter[0]["n"]) for rise in rises[1:]] == [1, 1]
+        and f"{below[0]:.1f}, {below[1]:.1f} and {below[2]:.1f} points below" in text
+        and max(means, key=means.get) == "Acc@QA"
+        and means["mIoU"] < 0
+    )
+
+
 def refusals_become_precise() -> bool:
     runs = runs_of("toysets")
     names = ("count accuracy", "F1@0.5", "refusal F1", "refusal precision", "refusal recall")
@@ -298,6 +326,8 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
     ("05_grpo", "Refusals take longest: their F1 is 80.0 before"): values_of_the_sets_were_chosen,
     ("05_grpo", "The rule was set before the runs that it judges, on seeds 11 to 18"): rule_of_the_sets_holds,
     ("05_grpo", "The precision of refusals rises most"): refusals_become_precise,
+    ("05_grpo", "The rule was set before these runs, on seeds 21 to 23"): rule_of_the_questions_holds,
+    ("05_grpo", "The rule holds, and by little"): questions_gain_little,
     ("05_grpo", "The mean hides one seed."): one_seed_unlearned_the_second_span,
     ("05_grpo", "The way there differs, the end hardly."): styles_differ_before_rl,
     ("05_grpo", "The eight rollouts below are the first group of the committed run"): first_group_of_the_run,
