@@ -197,7 +197,8 @@ def rule_of_the_sets_holds() -> bool:
     return (
         [run["seed"] for run in runs] == list(range(11, 19))
         and {run["steps"] for run in runs} == {120}
-        and all(gain(runs, name)[0] > 0 and told(runs, name) in text for name in ("count accuracy", "F1@0.5", "refusal F1"))
+        and all(gain(runs, name)[0] > 0 for name in ("count accuracy", "F1@0.5", "refusal F1"))
+        and all(told(runs, name.strip("`"), name) in text for name in ("count accuracy", "`F1@0.5`", "refusal F1"))
         and all(gain(runs, f"mIoU/{level}")[0] > -2 for level in ("direct", "ordinal"))  # their queries have one span
     )
 
