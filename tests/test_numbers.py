@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from vtg_r1.core.prompts import think_text
 from vtg_r1.core.runtime import project_root
@@ -102,8 +103,9 @@ def test_tables_of_scores_are_those_of_the_metrics(stem, cell_id, run):
 
 def test_the_score_of_07_is_that_of_its_metrics():
     values = metrics("benchmarks/toy-s0")
-    line = f"mIoU {values['mIoU']:.1f} [{values['mIoU/low']:.1f}, {values['mIoU/high']:.1f}] on {values['n']} queries"
-    assert line in shown("07_benchmarks", "137f9259").replace("toyworld: ", "")
+    line = shown("07_benchmarks", "137f9259")
+    assert f"mIoU {values['mIoU']:.1f} [{values['mIoU/low']:.1f}, {values['mIoU/high']:.1f}] " in line
+    assert f" {values['n']} queries, " in line
 
 
 def test_the_last_line_of_05_is_that_of_its_log():
@@ -171,9 +173,103 @@ def the_words_go() -> bool:
     return f"{told[2]} of the {told[1]} chains before RL name" in printed and (before, after) == (int(told[1]), 0) and round(share / 10) == 9
 
 
-def no_seed_of_the_sets_chose_their_values() -> bool:
-    found = [read(p) for p in (REFERENCE / "sets").glob("toysets-s*.json")]
-    return bool(found) and all(run["seed"] != 0 and run["steps"] == 120 for run in found)
+def runs_of(kind: str) -> list[dict[str, float]]:
+    "The metrics of the committed runs of a kind, by seed."
+    return sorted((read(p) for p in (REFERENCE / "sets").glob(f"{kind}-s[0-9]*.json")), key=lambda run: run["seed"])
+
+
+def gain(runs: list[dict[str, float]], name: str) -> tuple[float, float]:
+    "The 95 % interval of the mean gain of a metric over the seeds."
+    return ttest_1samp([run[f"final/{name}"] - run[f"initial/{name}"] for run in runs], 0).confidence_interval()
+
+
+def told(runs: list[dict[str, float]], name: str, title: str = "") -> str:
+    "The words of 05 for a metric: its means before and after RL, and the interval of the gain."
+    before, after = (np.mean([run[f"{when}/{name}"] for run in runs]) for when in ("initial", "final"))
+    low, high = gain(runs, name)
+    return f"{title or name} {before:.1f} → {after:.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+
+
+def rule_of_the_sets_holds() -> bool:
+    "No seed of the sets chose their values, and all of the rule's are there."
+    runs = runs_of("toysets")
+    text = "\n".join(paragraphs("05_grpo"))
+    return (
+        [run["seed"] for run in runs] == list(range(11, 19))
+        and {run["steps"] for run in runs} == {120}
+        and all(gain(runs, name)[0] > 0 for name in ("count accuracy", "F1@0.5", "refusal F1"))
+        and all(told(runs, name.strip("`"), name) in text for name in ("count accuracy", "`F1@0.5`", "refusal F1"))
+        and all(gain(runs, f"mIoU/{level}")[0] > -2 for level in ("direct", "ordinal"))  # their queries have one span
+    )
+
+
+def one_seed_unlearned_the_second_span() -> bool:
+    seeds = {run["seed"]: run for run in runs_of("toysets")}
+    counted = {seed: run["final/count accuracy"] - run["initial/count accuracy"] for seed, run in seeds.items()}
+    lost, text = seeds[15], "\n".join(paragraphs("05_grpo"))
+    return [seed for seed, change in counted.items() if change < 0] == [15] and all(
+        f"{lost[f'initial/{name}']:.1f} → {lost[f'final/{name}']:.1f}" in text for name in ("count accuracy", "mIoU")
+    )
+
+
+def rule_of_the_questions_holds() -> bool:
+    "No seed of the questions chose their values; on each of them letter and span beat the start and the control, from the same start."
+    letter, control = runs_of("qa"), runs_of("qa-span")
+    rises, theirs = ([run["final/Acc@GQA"] - run["initial/Acc@GQA"] for run in runs] for runs in (letter, control))
+    return (
+        [run["seed"] for run in letter] == [run["seed"] for run in control] == [21, 22, 23]
+        and all(run["initial/Acc@GQA"] == other["initial/Acc@GQA"] for run, other in zip(letter, control))
+        and all(rise > max(0, other) for rise, other in zip(rises, theirs))
+    )
+
+
+def questions_gain_little() -> bool:
+    letter, control = runs_of("qa"), runs_of("qa-span")
+    text = "\n".join(paragraphs("05_grpo"))
+    rises = [run["final/Acc@GQA"] - run["initial/Acc@GQA"] for run in letter]
+    below = [run["final/Acc@GQA"] - other["final/Acc@GQA"] for run, other in zip(letter, control)]
+    means = {name: np.mean([run[f"final/{name}"] - run[f"initial/{name}"] for run in letter]) for name in ("Acc@QA", "Acc@GQA", "Acc@IoU", "mIoU")}
+    return (
+        told(letter, "Acc@GQA", "with letter and span") in text
+        and told(control, "Acc@GQA", "for the span alone") in text
+        and f"On seed 21 it rises by {rises[0]:.1f} points" in text
+        and [round(rise / 100 * letter[0]["n"]) for rise in rises[1:]] == [1, 1]
+        and f"{below[0]:.1f}, {below[1]:.1f} and {below[2]:.1f} points below" in text
+        and max(means, key=means.get) == "Acc@QA"
+        and means["mIoU"] < 0
+    )
+
+
+def refusals_become_precise() -> bool:
+    runs = runs_of("toysets")
+    names = ("count accuracy", "F1@0.5", "refusal F1", "refusal precision", "refusal recall")
+    gains = {name: np.mean([run[f"final/{name}"] - run[f"initial/{name}"] for run in runs]) for name in names}
+    return max(gains, key=gains.get) == "refusal precision" and told(runs, "refusal recall", "Their recall pays for it a little:") in "\n".join(
+        paragraphs("05_grpo")
+    )
+
+
+def values_of_the_sets_were_chosen() -> bool:
+    looks = {name: {row["step"]: row for row in rows} for name, rows in read(REFERENCE / "sets/choice.json").items()}
+    start, half, chosen = (looks["rate 1e-4 (chosen)"][step] for step in (0, 60, 120))
+    others = [looks[name][120] for name in looks if "chosen" not in name]
+    return (
+        f"{start['refusal F1']:.1f} before, {half['refusal F1']:.1f} after 60 steps and {chosen['refusal F1']:.1f} after 120"
+        in "\n".join(paragraphs("05_grpo"))
+        and min(row["count accuracy"] for row in looks["rate 2e-4"].values()) < 75 < start["count accuracy"]
+        and all(row[name] <= chosen[name] for row in others for name in ("count accuracy", "F1@0.5", "refusal F1"))
+    )
+
+
+def styles_differ_before_rl() -> bool:
+    thinking, (direct,) = metrics("grpo/toy-s0"), runs_of("direct")
+    text = "\n".join(paragraphs("05_grpo"))
+    return (
+        all(f"{run['initial/mIoU']:.1f} → {run['final/mIoU']:.1f} with" in text for run in (thinking, direct))
+        and f"Of the groups of the direct run {direct['frac_reward_zero_std']:.0f} %" in text
+        and direct["seed"] == thinking["seed"] == 0
+        and direct["final/thinking_rate"] == thinking["final/thinking_rate"] == 0
+    )
 
 
 def some_seeds_reason_and_some_do_not() -> bool:
@@ -204,6 +300,21 @@ def more_than_the_best_blind_answer() -> bool:
     return found["mIoU/low"] > max(value for name, value in found.items() if name.endswith("/mIoU") and name.count("/") == 1)
 
 
+def refusing_gains_little() -> bool:
+    found = metrics("benchmarks/toy-s0")
+    answered, right, kept = (found[f"agreement/{name}"] for name in ("answered", "right", "kept"))
+    right_ones = found["agreement/right_without_refusal"] / 100 * found["agreement/n"]
+    error = 100 * (0.9 * 0.1 / right_ones) ** 0.5
+    return (
+        f"{right:.1f} % of the answers are right instead of {found['agreement/right_without_refusal']:.1f} %"
+        in "\n".join(paragraphs("07_benchmarks"))
+        and f"{right_ones:.0f}" == "133"
+        and f"{kept:.1f}" == "85.7"
+        and abs(kept - 90) < 1.96 * error
+        and answered < 90
+    )
+
+
 SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a paragraph → whether it is so
     (
         "01_curation",
@@ -213,7 +324,13 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
     ("04_difficulty", "In the committed run they do not: the rank correlation at the end of this page is near zero"): policy_and_teacher_disagree,
     ("04_difficulty", "They are some twenty points behind the plain order"): one_strategy_does_harm,
     ("05_grpo", "Before RL nine of ten responses reason."): the_words_go,
-    ("05_grpo", "The committed runs, on seeds that had no part in that choice, before and after 120 steps"): no_seed_of_the_sets_chose_their_values,
+    ("05_grpo", "Refusals take longest: their F1 is 80.0 before"): values_of_the_sets_were_chosen,
+    ("05_grpo", "The rule was set before the runs that it judges, on seeds 11 to 18"): rule_of_the_sets_holds,
+    ("05_grpo", "The precision of refusals rises most"): refusals_become_precise,
+    ("05_grpo", "The rule was set before these runs, on seeds 21 to 23"): rule_of_the_questions_holds,
+    ("05_grpo", "The rule holds, and by little"): questions_gain_little,
+    ("05_grpo", "The mean hides one seed."): one_seed_unlearned_the_second_span,
+    ("05_grpo", "The way there differs, the end hardly."): styles_differ_before_rl,
     ("05_grpo", "The eight rollouts below are the first group of the committed run"): first_group_of_the_run,
     ("06_ablations", "The 99 runs of the committed run took 2.0 hours together"): claims_took_two_hours,
     ("06_ablations", "The committed run is older than three of these rules"): its_rules_are_older,
@@ -221,6 +338,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
         "06_ablations",
         "In the committed run some seeds of R1 end with almost no in-domain answer that reasons, others with nothing else",
     ): some_seeds_reason_and_some_do_not,
+    ("07_benchmarks", "In the committed run more agreement means more truth up to an agreement of about 0.4"): refusing_gains_little,
     ("07_benchmarks", "The committed run scores the policy of the cold start"): more_than_the_best_blind_answer,
 }
 

@@ -359,15 +359,16 @@ def test_the_demo_shows_none_one_and_many(tmp_path):
 # ---- presets ----
 
 
-@pytest.mark.parametrize("preset", ["toy_sets", "timelens_7b", "timelens2_8b", "paper_qa"])
+@pytest.mark.parametrize("preset", ["toy_sets", "toy_qa", "timelens_7b", "timelens2_8b", "paper_qa"])
 def test_presets_hold_parameters_of_their_stage(preset):
     path = project_root() / f"configs/{preset}.yaml"
     content = yaml.safe_load(path.read_text())
     params = from_mapping(GRPOParams, read_parameters(GRPOParams, [path], []))
-    if preset == "toy_sets":  # papermill sets its lines as variables: no sections, and no number that YAML 1.1 takes for text
+    if preset in ("toy_sets", "toy_qa"):  # papermill sets its lines as variables: no sections, and no number that YAML 1.1 takes for text
         assert set(content) <= set(parameter_fields(GRPOParams)) and content["learning_rate"] == params.learning_rate == 1e-4
+    if preset == "toy_sets":
         assert params.answers == "set"
-    elif preset == "paper_qa":
+    elif preset in ("paper_qa", "toy_qa"):
         assert params.rewards == QA_REWARDS and params.options
     else:
         assert params.fps == 2 and not params.view("videos").thinking and params.max_tokens_per_video in (14_336, 16_384)

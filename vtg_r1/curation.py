@@ -628,12 +628,14 @@ def _resolved(entry: dict) -> dict:
 
 def _toy_levels(params: CurationParams) -> tuple[tuple[str, ...], str]:
     "The kinds of sentences of the toy world, and what they add to its name."
-    levels, name = ToyWorldConfig.levels, ""
     if params.answers == "set":
-        levels, name = (*levels, *SET_LEVELS), "-sets"
+        levels, name = (*ToyWorldConfig.levels, *SET_LEVELS), "-sets"
+        if params.options:
+            levels, name = (*levels, "question"), f"{name}-questions"
+        return levels, name
     if params.options:
-        levels, name = (*levels, "question"), f"{name}-questions"
-    return levels, name
+        return ("question",), "-questions"
+    return ToyWorldConfig.levels, ""
 
 
 def find_sources(run: Run, params: CurationParams) -> SourceFiles:
