@@ -213,6 +213,11 @@ def test_a_token_makes_the_host_wait_for_nothing(tiny, videos):
     assert waits(lambda: theirs(tiny, prompts, length=4, **how)) > many + 4  # transformers' loop waits with each token
 
 
+def forget_failures():
+    decoding._report_plain.cache_clear()
+    decoding._plain_models.clear()
+
+
 @pytest.fixture
 def traced(monkeypatch):
     "Passes that torch traces as for its compiler, and runs as they are; how many graphs it made."
@@ -230,11 +235,10 @@ def traced(monkeypatch):
 
 
 def test_a_compiled_pass_is_one_graph_for_prompts_of_any_length(tiny, videos, traced):
-    "What the compiler makes of it is tested in test_inductor."
-    for frames in (videos, [video[:-1] for video in videos]):
-        prompts = prompts_of(tiny, frames)
-        expected = theirs(tiny, prompts, ROWS["uneven and mixed"], 0, **WAYS["temperature"])
-        assert same(ours(tiny, prompts, ROWS["uneven and mixed"], 0, compiled=True, **WAYS["temperature"]), expected)
+    "And for any number of rows. What the compiler makes of it is tested in test_inductor."
+    for frames, of in ((videos, ROWS["uneven and mixed"]), ([video[:-1] for video in videos], [0, 2, 1, 0, 1, 0, 0])):
+        prompts, how = prompts_of(tiny, frames), dict(length=4, **WAYS["cut off"])
+        assert same(ours(tiny, prompts, of, 0, compiled=True, **how), theirs(tiny, prompts, of, 0, **how))
     assert len(traced) == 1
 
 
@@ -244,18 +248,21 @@ def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, trace
     monkeypatch.setattr(embed, "forward", lambda ids: (torch._dynamo.graph_break(), plain(ids))[1])
     prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
     expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
-    decoding._report_plain.cache_clear()
+    forget_failures()
     assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
     assert not traced and capsys.readouterr().out.count("tokens are decoded by plain passes, because") == 1
+    assert list(decoding._plain_models) == [tiny[0]]
+    forget_failures()
 
 
 def test_a_compiled_pass_with_other_logits_is_not_used(tiny, videos, monkeypatch, capsys):
     monkeypatch.setattr(decoding, "_compiled_pass", lambda: lambda *inputs: 1.1 * decoding._pass(*inputs))
     prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
     expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
-    decoding._report_plain.cache_clear()
+    forget_failures()
     assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
     assert "not those of a plain pass" in capsys.readouterr().out
+    forget_failures()
 
 
 @pytest.mark.long
@@ -267,6 +274,6 @@ def test_inductor(videos, adapter):
     for encoding, style, name in (("interleaved", "full", "groups"), ("native", "short", "uneven and mixed")):
         prompts = prompts_of(pair, videos, style, encoding)
         expected = theirs(pair, prompts, ROWS[name], 0, **WAYS["temperature"])
-        decoding._report_plain.cache_clear()
+        forget_failures()
         assert same(ours(pair, prompts, ROWS[name], 0, compiled=True, **WAYS["temperature"]), expected)
         assert decoding._report_plain.cache_info().currsize == 0  # no pass was plain

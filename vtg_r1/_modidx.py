@@ -1360,6 +1360,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                    'vtg_r1/models/decoding.py'),
                                         'vtg_r1.models.decoding.FixedStep._speed_up': ( 'parts/models/decoding.html#fixedstep._speed_up',
                                                                                         'vtg_r1/models/decoding.py'),
+                                        'vtg_r1.models.decoding.FixedStep._stay_plain': ( 'parts/models/decoding.html#fixedstep._stay_plain',
+                                                                                          'vtg_r1/models/decoding.py'),
                                         'vtg_r1.models.decoding.Slots': ('parts/models/decoding.html#slots', 'vtg_r1/models/decoding.py'),
                                         'vtg_r1.models.decoding.Slots.__init__': ( 'parts/models/decoding.html#slots.__init__',
                                                                                    'vtg_r1/models/decoding.py'),

@@ -9,6 +9,7 @@ __all__ = ['Slots', 'row_groups', 'DecodingStep', 'FixedStep', 'sample_tokens', 
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from transformers.cache_utils import Cache
@@ -92,6 +93,9 @@ def _compiled_pass() -> Callable[..., torch.Tensor]:
     return torch.compile(_pass, dynamic=True, fullgraph=True)
 
 
+_plain_models: WeakSet[Any] = WeakSet()  # whose pass could not be compiled or recorded: it is not tried again
+
+
 @lru_cache
 def _report_plain(reason: str) -> None:
     "Say once why passes are not faster."
@@ -114,7 +118,7 @@ class FixedStep(DecodingStep):
         self.fixed, self.compiled = fixed, compiled
         self.tokens, self.positions = start.new_zeros(start.shape[1:]), start.clone()
         self.faster: Callable[[], torch.Tensor] | None = None  # the pass of these tensors
-        self.plain = not compiled and start.device.type != "cuda"  # nothing to speed up, or it failed
+        self.plain = model in _plain_models or (not compiled and start.device.type != "cuda")  # it failed, or there is nothing to speed up
 
     def __call__(self, tokens: torch.Tensor, n: int) -> torch.Tensor:
         self.fixed.at.fill_(n)
@@ -132,14 +136,17 @@ class FixedStep(DecodingStep):
         "Find the faster pass. Another pass writes the same keys and values to the same places."
         try:
             faster = self._as_graph() if self.start.device.type == "cuda" else self._run
-            found, reason = faster(), "their first logits are not those of a plain pass"
+            found = faster()
         except RuntimeError as e:  # the model does something on the way that cannot be compiled or recorded
-            found, reason = torch.full_like(expected, torch.nan), str(e).strip().splitlines()[0]
-        self.plain = not torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
-        if self.plain:
-            _report_plain(reason)
-        else:
-            self.faster = faster
+            return self._stay_plain(str(e).strip().splitlines()[0])
+        if not torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
+            return self._stay_plain("their first logits are not those of a plain pass")
+        self.faster = faster
+
+    def _stay_plain(self, reason: str) -> None:
+        self.plain = True
+        _plain_models.add(self.model)
+        _report_plain(reason)
 
     def _run(self) -> torch.Tensor:
         step = _compiled_pass() if self.compiled else _pass
@@ -161,7 +168,6 @@ class FixedStep(DecodingStep):
             return out
 
         return replay
-
 
 # %% ../../nbs/parts/models/decoding.ipynb #643b94cc
 def sample_tokens(probabilities: torch.Tensor) -> torch.Tensor:  # (B, V) → (B,)
