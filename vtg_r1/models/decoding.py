@@ -136,10 +136,10 @@ class FixedStep(DecodingStep):
         "Find the faster pass. Another pass writes the same keys and values to the same places."
         try:
             faster = self._as_graph() if self.start.device.type == "cuda" else self._run
-            found = faster()
+            logits = faster()
         except RuntimeError as e:  # the model does something on the way that cannot be compiled or recorded
             return self._stay_plain(str(e).strip().splitlines()[0])
-        if not torch.allclose(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
+        if not torch.allclose(logits, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
             return self._stay_plain("their first logits are not those of a plain pass")
         self.faster = faster
 
