@@ -122,7 +122,8 @@ def trainer_of(args, folder: Path):
         return sft_trainer(model, processor, samples, view, folder, cold_start)
     sizes = dict(prompts_per_step=args.prompts, num_generations=args.num_generations, max_completion_length=args.response)
     per_device = args.per_device_batch_size or args.num_generations
-    rl = GRPOParams(per_device_batch_size=per_device, warmup_steps=0, share_prefix=not args.stock, **sizes, **common)
+    decoding = dict(share_prefix=not args.stock, cuda_graph=args.cuda_graph, compile_decoding=args.compile)
+    rl = GRPOParams(per_device_batch_size=per_device, warmup_steps=0, **decoding, **sizes, **common)
     return grpo_trainer(model, processor, samples, view, folder, rl)
 
 
@@ -214,6 +215,8 @@ def main(argv=None) -> dict:
     p.add_argument("--time-encoding", choices=("native", "interleaved"), default="native")
     p.add_argument("--attention", default="sdpa", help="sdpa or flash_attention_2; share_prefix brings its own for the language model")
     p.add_argument("--stock", action="store_true", help="TRL's own trainer, every prompt once a response")
+    p.add_argument("--cuda-graph", action="store_true", help="decode as one graph")
+    p.add_argument("--compile", action="store_true", help="compile the pass that decodes a token")
     p.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
     found = measure(p.parse_args(argv))
     print(json.dumps(found))

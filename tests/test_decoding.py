@@ -7,6 +7,7 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 from test_prefix_cache import ask, read
+from torch.profiler import ProfilerActivity, profile
 
 from vtg_r1.models import decoding
 from vtg_r1.models.decoding import Slots, generate_shared, row_groups, sample_tokens
@@ -59,7 +60,7 @@ def prompts_of(pair, videos, style="full", encoding="interleaved"):
         return read(core, processor, ask(videos, style, encoding, QUERIES))[0]
 
 
-def theirs(pair, prompts, of, seed, **how):
+def theirs(pair, prompts, of, seed, length=16, **how):
     "transformers' loop behind the same cache: (tokens; the next random number)."
     model, processor = pair
     width = max(len(prompts.ids[i]) for i in of)  # the length of the cache, from which transformers goes on
@@ -72,15 +73,16 @@ def theirs(pair, prompts, of, seed, **how):
         inputs["position_ids"] = inputs["position_ids"][0]
     with torch.no_grad(), shared_decoding(model, prompts, of) as cache:
         torch.manual_seed(seed)
-        out = model.generate(**inputs, **{cache_name(): cache}, max_new_tokens=16, **how)[:, width:]
+        out = model.generate(**inputs, **{cache_name(): cache}, max_new_tokens=length, **how)[:, width:]
     return out, torch.rand(1)
 
 
-def ours(pair, prompts, of, seed, fixed_shapes=False, **how):
+def ours(pair, prompts, of, seed, fixed_shapes=False, compiled=False, length=16, **how):
     model, processor = pair
     with torch.no_grad():
         torch.manual_seed(seed)
-        out = generate_shared(model, prompts, of, processor.tokenizer.pad_token_id, fixed_shapes=fixed_shapes, max_new_tokens=16, **how)
+        options = dict(fixed_shapes=fixed_shapes, compiled=compiled, max_new_tokens=length)
+        out = generate_shared(model, prompts, of, processor.tokenizer.pad_token_id, **options, **how)
     return out, torch.rand(1)
 
 
@@ -190,3 +192,88 @@ def test_fixed_shapes_stay_the_same(tiny, videos, monkeypatch):
     shapes.clear()
     ours(tiny, prompts_of(tiny, videos), ROWS["groups"], 0, False, **WAYS["cut off"])
     assert len(shapes) > 1
+
+
+WAITS = ("aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")  # the host waits for the device in them
+
+
+def waits(sample) -> int:
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        sample()
+    return sum(event.count for event in found.key_averages() if event.key in WAITS)
+
+
+def test_a_token_makes_the_host_wait_for_nothing(tiny, videos):
+    "The loop itself looks at its rows by `tolist`, which is none of these: every token on a CPU, every sixteenth on a GPU."
+    prompts = prompts_of(tiny, videos)
+    how = dict(of=[0, 0, 2], seed=0, **WAYS["cut off"])
+    for fixed_shapes in (False, True):
+        few, many = (waits(lambda n=n: ours(tiny, prompts, fixed_shapes=fixed_shapes, length=n, **how)) for n in (1, 4))
+        assert few == many
+    assert waits(lambda: theirs(tiny, prompts, length=4, **how)) > many + 4  # transformers' loop waits with each token
+
+
+def forget_failures():
+    decoding._report_plain.cache_clear()
+    decoding._plain_models.clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    "Passes that torch traces as for its compiler, and runs as they are; how many graphs it made."
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    run = torch.compile(decoding._pass, dynamic=True, fullgraph=True, backend=backend)
+    monkeypatch.setattr(decoding, "_compiled_pass", lambda: run)
+    yield graphs
+    torch._dynamo.reset()
+
+
+def test_a_compiled_pass_is_one_graph_for_prompts_of_any_length(tiny, videos, traced):
+    "And for any number of rows. What the compiler makes of it is tested in test_inductor."
+    for frames, of in ((videos, ROWS["uneven and mixed"]), ([video[:-1] for video in videos], [0, 2, 1, 0, 1, 0, 0])):
+        prompts, how = prompts_of(tiny, frames), dict(length=4, **WAYS["cut off"])
+        assert same(ours(tiny, prompts, of, 0, compiled=True, **how), theirs(tiny, prompts, of, 0, **how))
+    assert len(traced) == 1
+
+
+def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, traced, monkeypatch, capsys):
+    embed = tiny[0].get_input_embeddings()
+    plain = embed.forward
+    monkeypatch.setattr(embed, "forward", lambda ids: (torch._dynamo.graph_break(), plain(ids))[1])
+    prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
+    expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
+    forget_failures()
+    assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
+    assert not traced and capsys.readouterr().out.count("tokens are decoded by plain passes, because") == 1
+    assert list(decoding._plain_models) == [tiny[0]]
+    forget_failures()
+
+
+def test_a_compiled_pass_with_other_logits_is_not_used(tiny, videos, monkeypatch, capsys):
+    monkeypatch.setattr(decoding, "_compiled_pass", lambda: lambda *inputs: 1.1 * decoding._pass(*inputs))
+    prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
+    expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
+    forget_failures()
+    assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
+    assert "not those of a plain pass" in capsys.readouterr().out
+    forget_failures()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("adapter", [False, True])
+def test_inductor(videos, adapter):
+    "The compiled pass itself, C++ on a CPU: the same tokens in float32, with rows that leave and with an adapter that is not merged."
+    pair = with_adapter() if adapter else build_tiny(1)
+    torch._dynamo.reset()
+    for encoding, style, name in (("interleaved", "full", "groups"), ("native", "short", "uneven and mixed")):
+        prompts = prompts_of(pair, videos, style, encoding)
+        expected = theirs(pair, prompts, ROWS[name], 0, **WAYS["temperature"])
+        forget_failures()
+        assert same(ours(pair, prompts, ROWS[name], 0, compiled=True, **WAYS["temperature"]), expected)
+        assert decoding._report_plain.cache_info().currsize == 0  # no pass was plain

@@ -19,7 +19,7 @@ def test_shapes_have_the_published_number_of_weights(size, parameters):
 
 
 def test_the_script_measures_a_tiny_step(capsys):
-    result = memory.main("--size tiny --frames 4 --pixels 3136 --num-generations 2 --response 8 --steps 2 --lora 4".split())
+    result = memory.main("--size tiny --frames 4 --pixels 3136 --num-generations 2 --response 8 --steps 2 --lora 4 --cuda-graph".split())
     assert result == json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["step_seconds"] > 0 and result["per_second"] > 0 and 0.1 < result["peak_gb"] < 16 and result["error"] is None
     assert "LoRA 4" in memory.row(result)

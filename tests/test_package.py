@@ -31,6 +31,8 @@ LIGHT = [
     "vtg_r1.data.official_benchmarks",
     "vtg_r1.data.validation",
     "vtg_r1.curation",
+    "vtg_r1.sft",
+    "vtg_r1.grpo",
     "vtg_r1.core.plots",
     "vtg_r1.runs.verdicts",
     "vtg_r1.runs.run",

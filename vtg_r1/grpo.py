@@ -58,6 +58,9 @@ class RolloutParams(ParameterGroup):
     cuda_graph: bool = param(
         False, "With share_prefix, decode rollouts as a CUDA graph in tensors of fixed shapes. Not yet tried on a GPU; on a CPU the shapes alone."
     )
+    compile_decoding: bool = param(
+        False, "With share_prefix, compile the pass that decodes a token, in tensors of fixed shapes: minutes at first. Not yet tried on a GPU."
+    )
     vllm: Literal["", "colocate", "server"] = param("", "Rollouts by vLLM, in the training processes or by a server; empty: by the model itself.")
     vllm_server: str = param("127.0.0.1:8000", "Host and port of the server that `vllm serve` started, as examples/vllm_server.sh does.")
 
@@ -308,7 +311,7 @@ def grpo_trainer(
         peft_config=lora,
         callbacks=callbacks,
     )
-    trainer.cuda_graph = params.cuda_graph
+    trainer.cuda_graph, trainer.compile_decoding = params.cuda_graph, params.compile_decoding
     return trainer
 
 # %% ../nbs/05_grpo.ipynb #6c56c7d7

@@ -11,14 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
-
 from ..core.prompts import grounding_prompt
 from ..core.runtime import UserError, is_main_process
 from ..data.model_inputs import VideoInputConfig
 from .generation import first_axes, model_inputs, noise_frames, noise_prompt, per_token
 from .loading import LinearLayers, linear_layers
-from .positions import require_checkpoint_positions
 from .templates import end_of_turn, opening, stop_ids, template_arguments
 from ..runs.run import Run
 from ..video.reader import fit_size
@@ -45,17 +42,23 @@ def _placeholders(processor: Any, inputs: Any, bare: list[int]) -> set[int]:
 # %% ../../nbs/parts/models/abilities.ipynb #0190fb92
 def _same(a: Any, b: Any) -> bool:
     "Whether two prompts are the same inputs."
+    import torch
+
     return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[name]), torch.as_tensor(b[name])) for name in a)
 
 
 def _same_pixels(a: Any, b: Any) -> bool:
     "Whether two prompts have the same pixels, by whatever name."
+    import torch
+
     names = [name for name, x in a.items() if torch.is_tensor(x) and x.is_floating_point() and name not in per_token(a)]
     return all(name in b and torch.equal(a[name], b[name]) for name in names)
 
 
 def _answers_differ(model: Any, a: Any, b: Any) -> bool:
     "Whether a model's next token has other logits for one prompt than for another. Without a model, or with one whose logits are not finite, true."
+    import torch
+
     if model is None:
         return True
     with torch.inference_mode():
@@ -115,6 +118,8 @@ def _frame_labels(inputs: Any, placeholders: set[int]) -> list[tuple[int, ...]]:
 
 def _times_by_position(model: Any, inputs: Any, placeholders: set[int]) -> int:
     "How many different moments the positions of the placeholder tokens tell apart; 0 where positions have one axis."
+    import torch
+
     from vtg_r1.models.prefix_cache import base_model
 
     extra = {name: torch.as_tensor(x) for name, x in inputs.items() if name != "input_ids"}
@@ -240,6 +245,8 @@ def require_encoding(
     model: Any = None,  # of transformers or PEFT, once it is loaded
 ) -> EncodingAbilities:
     "The abilities of a pair in one time encoding; one that cannot be used is a `UserError` that names what can."
+    from vtg_r1.models.positions import require_checkpoint_positions
+
     if encoding == "native" and model is not None:
         require_checkpoint_positions(model)
     known = _measured.setdefault(processor, {})

@@ -9,7 +9,6 @@ __all__ = ['RATES', 'finest_rate', 'model_without_weights', 'dense_clips', 'dens
 from itertools import groupby
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ..core.runtime import is_main_process
@@ -17,7 +16,6 @@ from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
 from .generation import model_inputs
 from .loading import model_path
-from .positions import rotary_part, use_checkpoint_positions
 from ..runs.run import Run
 
 # %% ../../nbs/parts/models/clock.ipynb #b25ae0a9
@@ -26,6 +24,8 @@ RATES = (60, 50, 40, 30, 25, 20, 16, 15, 12, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5, 1, 
 
 def _moments(model: Any, processor: Any, fps: float) -> list[Any]:
     "What a model reads as the time of each step of a video: text, or positions."
+    from vtg_r1.models.positions import rotary_part
+
     prompt = dict(prompt=[{"role": "user", "content": [{"type": "video"}]}], video=[Image.new("RGB", (56, 56))] * 64, fps=fps)
     inputs = model_inputs(processor, [prompt], "cpu")
     ids, placeholders = inputs["input_ids"][0].tolist(), set()
@@ -57,7 +57,10 @@ def finest_rate(
 
 def model_without_weights(name: str) -> Any:  # a transformers image-text-to-text model
     "A model as its configuration makes it, for its positions; an engine may hold the weights."
+    import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from vtg_r1.models.positions import use_checkpoint_positions
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(

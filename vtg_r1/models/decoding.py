@@ -7,7 +7,9 @@ __all__ = ['Slots', 'row_groups', 'DecodingStep', 'FixedStep', 'sample_tokens', 
 
 # %% ../../nbs/parts/models/decoding.ipynb #94d10795
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from transformers.cache_utils import Cache
@@ -61,6 +63,12 @@ def row_groups(of: list[int]) -> list[list[int]]:
     return list(groups.values())
 
 # %% ../../nbs/parts/models/decoding.ipynb #194c677d
+def _pass(model: Any, cache: dict[str, Cache], tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # (slots, V)
+    "The logits of the next tokens."
+    out = model(input_ids=tokens, position_ids=axes(positions), **cache, use_cache=True, logits_to_keep=1, return_dict=True)
+    return out.logits[:, -1]
+
+
 class DecodingStep:
     "A forward pass of one token per slot."
 
@@ -73,16 +81,30 @@ class DecodingStep:
         self.model, self.cache, self.start = model, cache, start
 
     def logits(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:  # (slots, V)
-        "The logits of the next tokens."
-        inputs = {"input_ids": tokens, "position_ids": axes(positions), cache_name(): self.cache}
-        return self.model(**inputs, use_cache=True, logits_to_keep=1, return_dict=True).logits[:, -1]
+        return _pass(self.model, {cache_name(): self.cache}, tokens, positions)
 
     def __call__(self, tokens: torch.Tensor, n: int) -> torch.Tensor:  # (slots, 1), the n-th tokens → (slots, V)
         return self.logits(tokens, self.start + n)
 
 # %% ../../nbs/parts/models/decoding.ipynb #187d2d9e
+@lru_cache
+def _compiled_pass() -> Callable[..., torch.Tensor]:
+    "The same, compiled by torch as one graph; for any number of slots and any length of prompts."
+    return torch.compile(_pass, dynamic=True, fullgraph=True)
+
+
+_plain_models: WeakSet[Any] = WeakSet()  # whose pass could not be compiled or recorded: it is not tried again
+
+
+@lru_cache
+def _report_plain(reason: str) -> None:
+    "Say once why passes are not faster."
+    if is_main_process():
+        print(f"decoding: tokens are decoded by plain passes, because {reason}")
+
+
 class FixedStep(DecodingStep):
-    "The same in tensors whose shapes stay the same; on a GPU one CUDA graph, once its first logits are those of a plain pass."
+    "The same in tensors whose shapes stay the same: on a GPU one CUDA graph, compiled if wanted, once its first logits are those of a plain pass."
 
     def __init__(
         self,
@@ -90,46 +112,62 @@ class FixedStep(DecodingStep):
         cache: Cache,
         start: torch.Tensor,
         fixed: FixedSteps,  # of the cache's layers
+        compiled: bool = False,  # by torch
     ) -> None:
         super().__init__(model, cache, start)
-        self.fixed, self.off = fixed, ""  # why there is no graph
-        self.graph: Any = None
+        self.fixed, self.compiled = fixed, compiled
         self.tokens, self.positions = start.new_zeros(start.shape[1:]), start.clone()
-        self.out: Any = None
+        self.faster: Callable[[], torch.Tensor] | None = None  # the pass of these tensors
+        self.plain = model in _plain_models or (not compiled and start.device.type != "cuda")  # it failed, or there is nothing to speed up
 
     def __call__(self, tokens: torch.Tensor, n: int) -> torch.Tensor:
         self.fixed.at.fill_(n)
         self.fixed.hidden[n].zero_()
         self.tokens.copy_(tokens)
         torch.add(self.start, n, out=self.positions)
-        if self.start.device.type != "cuda" or self.off:
-            return self.logits(self.tokens, self.positions)
-        if self.graph is None:
-            return self._capture()
-        self.graph.replay()
-        return self.out
+        if self.faster is not None:
+            return self.faster()
+        logits = self.logits(self.tokens, self.positions)
+        if not self.plain:
+            self._speed_up(logits)
+        return logits
 
-    def _capture(self) -> torch.Tensor:  # (slots, V) of a plain pass
-        "Record the pass. A second pass writes the same keys and values to the same places."
+    def _speed_up(self, expected: torch.Tensor) -> None:  # (slots, V) logits of a plain pass
+        "Find the faster pass. Another pass writes the same keys and values to the same places."
+        try:
+            faster = self._as_graph() if self.start.device.type == "cuda" else self._run
+            logits = faster()
+        except RuntimeError as e:  # the model does something on the way that cannot be compiled or recorded
+            return self._stay_plain(str(e).strip().splitlines()[0])
+        if not torch.allclose(logits, expected, rtol=0.02, atol=0.02 * float(expected.abs().max())):
+            return self._stay_plain("their first logits are not those of a plain pass")
+        self.faster = faster
+
+    def _stay_plain(self, reason: str) -> None:
+        self.plain = True
+        _plain_models.add(self.model)
+        _report_plain(reason)
+
+    def _run(self) -> torch.Tensor:
+        step = _compiled_pass() if self.compiled else _pass
+        return step(self.model, {cache_name(): self.cache}, self.tokens, self.positions)
+
+    def _as_graph(self) -> Callable[[], torch.Tensor]:
+        "The pass, recorded as a CUDA graph."
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            plain = self.logits(self.tokens, self.positions)
+            self._run()  # what is done at the first time alone is not recorded
         torch.cuda.current_stream().wait_stream(side)
-        try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.out = self.logits(self.tokens, self.positions)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = self._run()
+
+        def replay() -> torch.Tensor:
             graph.replay()
-            if torch.allclose(self.out, plain, rtol=0.02, atol=0.02 * float(plain.abs().max())):
-                self.graph = graph
-            else:
-                self.off = "its logits are not those of a plain pass"
-        except RuntimeError as e:  # the model does something on the way that a graph cannot hold
-            self.off = str(e).splitlines()[0]
-        if self.off and is_main_process():
-            print(f"cuda_graph: tokens are decoded without a graph, because {self.off}")
-        return plain
+            return out
+
+        return replay
 
 # %% ../../nbs/parts/models/decoding.ipynb #643b94cc
 def sample_tokens(probabilities: torch.Tensor) -> torch.Tensor:  # (B, V) → (B,)
@@ -185,13 +223,12 @@ def _loop(
 class _Steps:
     "The forward passes of a batch, for fewer and fewer of its slots."
 
-    def __init__(self, model: Any, cache: Cache, positions: torch.Tensor, places: int) -> None:
-        self.model, self.cache, self.positions, self.fixed = model, cache, positions, None
+    def __init__(self, model: Any, cache: Cache, positions: torch.Tensor, places: int, compiled: bool) -> None:
+        self.model, self.cache, self.positions, self.compiled, self.fixed = model, cache, positions, compiled, None
         if places and all(isinstance(layer, SharedPrefixLayer) for layer in cache.layers):  # recurrent states move in memory
-            at, hidden = positions.new_zeros(1), torch.full((places,), -torch.inf, device=positions.device)
-            self.fixed = FixedSteps(at, hidden)
+            self.fixed = FixedSteps(positions.new_zeros(1), torch.full((places,), -torch.inf, device=positions.device))
             for layer in cache.layers:
-                layer.fixed = self.fixed
+                layer.reserve(positions.shape[1], self.fixed)
 
     def __call__(self, slots: Slots, prompts: list[int], places: list[int]) -> DecodingStep:
         if len(places) < self.positions.shape[1]:
@@ -203,7 +240,7 @@ class _Steps:
                 else:
                     layer.reorder_cache(rows)
         if self.fixed is not None:
-            return FixedStep(self.model, self.cache, self.positions, self.fixed)
+            return FixedStep(self.model, self.cache, self.positions, self.fixed, self.compiled)
         return DecodingStep(self.model, self.cache, self.positions)
 
 # %% ../../nbs/parts/models/decoding.ipynb #b05d96ee
@@ -215,6 +252,7 @@ def generate_shared(
     encode_once: bool = False,  # as in `prefill`
     in_step: bool = False,  # processes that hold the weights together make the same number of passes: transformers' own loop
     fixed_shapes: bool = False,  # on a GPU one CUDA graph instead of a kernel after the other
+    compiled: bool = False,  # fixed shapes, and the pass of a token compiled by torch, which takes minutes at first
     **kwargs: Any,  # of transformers' `generate`
 ) -> torch.Tensor:  # (B, C) new tokens
     "Responses to prompts that are read once."
@@ -235,9 +273,9 @@ def generate_shared(
     with shared_decoding(model, prompts, cache_of, encode_once) as cache:
 
         def method(core: Any, input_ids: torch.Tensor, stopping_criteria: Any, generation_config: Any, **options: Any) -> torch.Tensor:
-            places = stopping_criteria.max_length - width if fixed_shapes else 0
+            places = stopping_criteria.max_length - width if fixed_shapes or compiled else 0
             pad = pad_token_id if generation_config.pad_token_id is None else generation_config.pad_token_id
-            steps = _Steps(core, cache, start, places)
+            steps = _Steps(core, cache, start, places, compiled)
             options |= dict(stopping_criteria=stopping_criteria, generation_config=generation_config)
             return _loop(steps, slots, pad, input_ids, **options)
 

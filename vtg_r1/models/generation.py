@@ -15,7 +15,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 
 from ..core.metrics import grounding_metrics
 from ..core.prompts import grounding_prompt, parse_answer, parse_set
@@ -43,6 +42,8 @@ def prompt_text(processor: Any, prompt: dict[str, Any]) -> str:
 
 def model_inputs(processor: Any, prompts: list[dict[str, Any]], device: Any) -> Any:
     "Tokens and pixels of a batch of prompts of `build_prompt`, as a BatchFeature; a processor that makes no pixels of their frames is a `UserError`."
+    import torch
+
     texts, frames = [prompt_text(processor, p) for p in prompts], processor_frames(prompts)
     inputs = processor(text=texts, **frames, padding=True, padding_side="left", return_tensors="pt").to(device)
     if frames and not any(torch.is_tensor(x) and x.is_floating_point() for x in inputs.values()):
@@ -76,6 +77,8 @@ def first_axes(
     encoding: str,  # "interleaved" or "native"
 ) -> dict[str, str]:
     "What the first axis of each input counts: token, prompt, frame, or patch; together where the inputs of prompts cannot be put one behind the other."
+    import torch
+
     prompts = [noise_prompt(encoding, noise_frames(n), 1.0) for n in (2, 4)]
     two, four = (model_inputs(processor, [p], "cpu") for p in prompts)
     both, axes = model_inputs(processor, prompts, "cpu"), {}
@@ -99,6 +102,8 @@ def join_inputs(
     inputs: list[Mapping[str, Any]],  # of `model_inputs` for each of them alone, on the CPU
 ) -> dict[str, Any]:
     "The inputs of a batch from those of its prompts, each of which was processed once; padded on the left. Where that is not the same, all are processed together."
+    import torch
+
     encoding = "interleaved" if "images" in prompts[0] else "native"
     known = _axes.setdefault(processor, {})
     if encoding not in known:

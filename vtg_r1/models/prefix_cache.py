@@ -370,27 +370,32 @@ class SharedPrefixLayer(DynamicLayer):
         self.filled = 0
         self.fixed: FixedSteps | None = None
 
+    def reserve(self, rows: int, fixed: FixedSteps) -> None:
+        "All places of so many rows at once, so that no shape changes from token to token."
+        places = len(fixed.hidden)
+        keys, values = (x.new_zeros(rows, x.shape[1], places, x.shape[3]) for x in self.prefix)
+        self.prefix = self.prefix[0].contiguous(), self.prefix[1].contiguous()  # of one form for a compiler, whatever was packed
+        self.fixed, self.filled, self.places, self.is_initialized = fixed, places, (keys, values), True
+
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         "Add the keys and values of a new token of each row."
+        if self.fixed is not None and self.places is not None:
+            self.keys, self.values = self.places
+            self.keys.index_copy_(-2, self.fixed.at, key_states)
+            self.values.index_copy_(-2, self.fixed.at, value_states)
+            return self.keys, self.values
         end = self.filled + key_states.shape[-2]
-        if self.fixed is not None:
-            end = len(self.fixed.hidden)
         if self.places is None or self.places[0].shape[-2] < end:
-            self._make_room(key_states, end)
+            self._make_room(key_states, 2 * end)
         (keys, values), self.is_initialized = self.places, True  # type: ignore[misc]
-        if self.fixed is not None:
-            keys.index_copy_(-2, self.fixed.at, key_states)
-            values.index_copy_(-2, self.fixed.at, value_states)
-        else:
-            keys[..., self.filled : end, :] = key_states
-            values[..., self.filled : end, :] = value_states
+        keys[..., self.filled : end, :] = key_states
+        values[..., self.filled : end, :] = value_states
         self.filled, self.keys, self.values = end, keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
-    def _make_room(self, like: torch.Tensor, end: int) -> None:
+    def _make_room(self, like: torch.Tensor, places: int) -> None:
         "More places than are needed now: a tensor that grows with every token would be copied with every token."
-        places = end if self.fixed is not None else max(2 * end, 16)
-        shape = (*like.shape[:-2], places, like.shape[-1])
+        shape = (*like.shape[:-2], max(places, 16), like.shape[-1])
         old, self.places = self.places, (like.new_zeros(shape), like.new_zeros(shape))
         for new, before in zip(self.places, old or ()):
             new[..., : self.filled, :] = before[..., : self.filled, :]

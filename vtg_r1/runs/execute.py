@@ -249,6 +249,7 @@ def run_notebook(
             progress_bar=False,
             cwd=str(project_root()),
             extra_arguments=["--IPKernelApp.log_level=50"],
+            shutdown_kernel="immediate",  # a kernel that is asked to end waits half a minute for decoding processes, which end with it
             **streams,
         )
     return folder

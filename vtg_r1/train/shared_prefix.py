@@ -50,7 +50,7 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
     "Preprocessing and prefill once per prompt."
 
     fallback_reason = ""  # why nothing is shared, if so
-    cuda_graph = False  # as in `generate_shared`: fixed_shapes
+    cuda_graph = compile_decoding = False  # as in `generate_shared`: fixed_shapes, compiled
 
     @_unless_fallback
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -107,8 +107,9 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
         if self.use_vllm:
             return self._generate_vllm(prompt_ids, num_generations)
         with self._generating() as model:
-            options = dict(in_step=is_sharded(model), fixed_shapes=self.cuda_graph, generation_config=self.generation_config)
-            out = generate_shared(model, self._prompts, self._of, self._tokenizer.pad_token_id, **options)
+            options = dict(in_step=is_sharded(model), fixed_shapes=self.cuda_graph, compiled=self.compile_decoding)
+            config = dict(generation_config=self.generation_config)
+            out = generate_shared(model, self._prompts, self._of, self._tokenizer.pad_token_id, **options, **config)
         ends = torch.isin(out, torch.tensor(self.eos_token_ids, device=out.device))
         lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, out.shape[1]).tolist()
         return [row[:n] for row, n in zip(out.tolist(), lengths)], None
