@@ -90,6 +90,8 @@ def test_reading_a_notebook_in_jupyterlab_leaves_its_file_as_it_was(notebook, tm
     monkeypatch.chdir(tmp_path)  # the server is started in the project's root
     options = re.findall(r"--ContentsManager\.\S+", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert saved_in_jupyterlab(notebook, options, tmp_path) == (ROOT / notebook).read_bytes()
+    left = [path.relative_to(tmp_path) for path in (tmp_path / "nbs").rglob("*") if path.is_file() and path != tmp_path / notebook]
+    assert all(subprocess.run(["git", "-C", str(ROOT), "check-ignore", "-q", path], check=False).returncode == 0 for path in left)
     assert saved_in_jupyterlab(notebook, [], tmp_path) != (ROOT / notebook).read_bytes(), "without the hook the kernel's metadata stays"
 
 
