@@ -101,6 +101,32 @@ def ask(tab):
     tab.locator(".answer:not([hidden]) .verdict").first.wait_for()
 
 
+@pytest.mark.browser
+def test_a_question_waits_until_its_video_is_open(tab, world, monkeypatch):
+    "Asked while a slow machine still opens the video, the answer comes, and stays."
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
+    from vtg_r1.pages.demo import DemoApp, load_models, running_page
+
+    open_video = DemoApp.open_video
+
+    def slow(self, path):
+        time.sleep(3)
+        return open_video(self, path)
+
+    monkeypatch.setattr(DemoApp, "open_video", slow)
+    video = next((world / "videos").iterdir())
+    with running_page(load_models(["tiny"])) as address:
+        tab.goto(address)
+        tab.locator("#player video").wait_for()
+        tab.get_by_label("Remove", exact=False).or_(tab.get_by_label("Clear")).first.click()
+        tab.set_input_files("#file input[type=file]", str(video))
+        tab.get_by_text(video.stem).first.wait_for()
+        tab.locator("#queries textarea").fill("the red circle")
+        ask(tab)
+        tab.wait_for_timeout(4000)
+        assert tab.locator(".answer:not([hidden]) .verdict").count() == 1 and tab.locator("#player video").count() == 1
+
+
 def second_of(tab) -> float:
     return tab.eval_on_selector("video", "v => v.currentTime")
 

@@ -335,6 +335,15 @@ def _heading(models: Sequence[LoadedModel]) -> str:
     return f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. {_text(title)}.{hint}</p>"
 
 
+# the button waits while the count of videos that are being opened is not zero
+_HOLD = """(file) => {{
+    const button = document.querySelector('#ask');
+    button.opening = (button.opening || 0) + {};
+    button.disabled = button.opening > 0;
+    return {};
+}}"""
+
+
 def build(app: DemoApp) -> Any:  # gr.Blocks
     "The page."
     import gradio as gr
@@ -355,15 +364,23 @@ def build(app: DemoApp) -> Any:  # gr.Blocks
             example = app.examples[event.index]
             return example.path, "\n".join(example.truths)
 
-        one_at_a_time: dict[str, Any] = dict(show_progress="minimal", concurrency_id="model", concurrency_limit=1)
-        asking = [
-            button.click(app.ask, [file, queries], [answers, data], api_name="ask", **one_at_a_time),
-            queries.submit(app.ask, [file, queries], [answers, data], api_visibility="private", **one_at_a_time),
-        ]
-        gallery.select(pick, None, [file, queries], api_visibility="private", show_progress="hidden")
-        file.change(  # an answer about the last video would come too late
-            app.open_video, file, [player, answers], api_visibility="private", show_progress="minimal", cancels=asking
+        asking = button.click(
+            app.ask, [file, queries], [answers, data], api_name="ask", show_progress="minimal", concurrency_id="model", concurrency_limit=1
         )
+        queries.submit(None, js="() => document.querySelector('#ask').click()", api_visibility="private")
+        gallery.select(pick, None, [file, queries], api_visibility="private", show_progress="hidden")
+        # an answer about the last video would come too late; one that came before the new video is open would be wiped away
+        opened = file.change(
+            app.open_video,
+            file,
+            [player, answers],
+            js=_HOLD.format(1, "[file]"),
+            trigger_mode="multiple",  # each is counted, and runs after the one before it
+            api_visibility="private",
+            show_progress="minimal",
+            cancels=asking,
+        )
+        opened.then(None, js=_HOLD.format(-1, "[]"), api_visibility="private")
     return page
 
 
