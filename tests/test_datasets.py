@@ -283,7 +283,9 @@ def test_columns_are_named_as_the_table_writes_them(tmp_path, capsys):
     assert (sample.video, sample.query) == ("a.mp4", "she eats")
     assert main(["data", "validate", "--dataset", "csv", "--annotations", str(table)]) == 2
     error = capsys.readouterr().err
-    assert "['Clip', 'From', 'To', 'Query', 'Duration']" in error and "--columns video=" in error, "the message shows the table's own headings and the option"
+    assert "['Clip', 'From', 'To', 'Query', 'Duration']" in error and "--columns video=" in error, (
+        "the message shows the table's own headings and the option"
+    )
 
 
 def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
