@@ -331,7 +331,7 @@ def _heading(models: Sequence[LoadedModel]) -> str:
         title = "Models: " + " and ".join(f"{loaded.label} ({name})" for loaded, name in zip(models, names))
     hint = ""
     if any(loaded.name == TINY for loaded in models):
-        hint = " The model tiny knows only coloured shapes, in sentences such as “the second red circle”; for other videos start the page with --model."
+        hint = " The model tiny knows only coloured shapes, such as “the second red circle”; another is given by --model."
     return f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. {_text(title)}.{hint}</p>"
 
 
