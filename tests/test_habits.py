@@ -68,6 +68,23 @@ def test_the_container_makes_the_environment():
     ].startswith(".venv")
 
 
+def test_notebooks_have_the_form_that_nbdev_writes():
+    "Else `make outputs`, `make export` or JupyterLab change a notebook that nobody has touched."
+    from execnb.nbio import dict2nb, nb2str
+    from nbdev.clean import clean_nb
+
+    changed = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        text = path.read_text(encoding="utf-8")
+        notebook = dict2nb(json.loads(text))
+        clean_nb(notebook, allowed_cell_metadata_keys=INI["allowed_cell_metadata_keys"].split())
+        if nb2str(notebook) != text:
+            changed.append(path.name)
+    assert changed == [], "run nbdev_clean"
+
+
 def saved_in_jupyterlab(notebook: str, options: list[str], folder) -> bytes:
     "What a Jupyter server with these options writes when JupyterLab opens a notebook, connects a kernel and saves."
     from jupyter_server.services.contents.largefilemanager import LargeFileManager
