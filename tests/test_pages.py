@@ -206,6 +206,25 @@ def test_demo_fits_a_phone(demo, tab):
     tab.locator("#player video").wait_for()
     ask(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    below = "document.querySelector('.answer:not([hidden]) .verdict').getBoundingClientRect().bottom"
+    until(lambda: 0 < tab.evaluate(below) < 844)  # the first answer is in sight, without a touch
+
+
+@pytest.mark.browser
+def test_demo_does_not_move_where_the_answers_are_in_sight(demo, tab):
+    tab.goto(demo)
+    tab.locator("#player video").wait_for()
+    ask(tab)
+    tab.wait_for_timeout(1500)
+    assert tab.evaluate("window.scrollY") == 0
+
+
+def test_the_demo_reports_how_many_answers_there_are(second_model, world, toy_samples):
+    from vtg_r1.pages.demo import answer, load_models
+
+    reports, video = [], str(world / "videos" / toy_samples[0].video)
+    rows = answer(load_models([second_model, "tiny"]), video, ["the red circle", "the blue square"], {}, report=lambda *told: reports.append(told))
+    assert reports == [(0, 4), (2, 4)] and [len(row["answers"]) for row in rows] == [2, 2]
 
 
 def test_demo_answers_fifty_at_once(demo, world, toy_samples):
