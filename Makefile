@@ -102,5 +102,5 @@ docs: install  ## the notebooks as a site that needs no server and no network: _
 	sphinx-build -q -E -W --keep-going -b html -d _docs/doctrees -c docs . _docs/html
 	@echo $(CURDIR)/_docs/html/index.html
 
-jupyter: install  ## JupyterLab on the index
-	jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+jupyter: install  ## JupyterLab on the index; what it saves is cleaned, so that opening a notebook leaves git as it was
+	jupyter lab --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

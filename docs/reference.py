@@ -243,8 +243,14 @@ def command_page() -> str:
         text = get_docs_for_click(obj=command, ctx=context, name="vtg-r1", title="The command line")
     for name, about in summaries(command).items():  # typer cuts them at 45 characters
         text = re.sub(rf"^\* `{name}`: .*\.\.\.$", f"* `{name}`: {about}", text, flags=re.MULTILINE)
-    text = re.sub(r"^examples:\n((?: .*\n|\n(?= ))+)", _examples, text, flags=re.MULTILINE)
-    return re.sub(r"\n{3,}", "\n\n", text)
+    text = re.sub(r"^examples:\n((?: .*\n|\n(?= ))+)", _examples, text.replace("\b", ""), flags=re.MULTILINE)
+    return _without_tags(re.sub(r"\n{3,}", "\n\n", text))
+
+
+def _without_tags(text: str) -> str:
+    "Markdown whose angle brackets are no HTML; code stays code."
+    pieces = re.split(r"(^```.*?^```$|`[^`\n]+`)", text, flags=re.MULTILINE | re.DOTALL)
+    return "".join(piece if piece.startswith("`") else piece.replace("<", "\\<") for piece in pieces)
 
 
 def pages(package: Path) -> dict[str, str]:

@@ -83,7 +83,11 @@ vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in the
 
 ## Where annotations and videos come from
 
-`vtg-r1 data where NAME` prints a row. Names and repositories only: nothing is copied here, and the rights stay with their owners. "Not known here" is what no page said that could be read; look before you fetch.
+`vtg-r1 data where NAME` prints a row. Names and repositories only: nothing is copied here, and the rights stay with their owners. Gigabytes are sums of the sizes that the pages of the named archives showed when they were read; an archive may have changed since. "Not known" is what no page said that could be read. The hub says what a folder holds before it is fetched:
+
+```bash
+python -c "from huggingface_hub import HfApi; print(sum(getattr(f, 'size', 0) for f in HfApi().list_repo_tree('yeliudev/VideoMind-Dataset', 'internvid_vtime', repo_type='dataset')) / 1e9)"
+```
 
 {markdown_table(heads, places)}
 

@@ -1,6 +1,7 @@
 "What a model can do is measured: what would be silently wrong is refused, templates that think are taken as they are, LoRA reaches what is linear."
 
 import json
+import re
 
 import pytest
 import torch
@@ -254,6 +255,13 @@ def test_check_model_prints_the_record_and_says_by_its_exit_code_whether_anythin
     printed = capsys.readouterr().out
     assert "cannot be used: it has no clock" in printed and "remedy" in printed
     assert main(["check-model", "no/such/folder"]) == 2
+
+
+def test_check_model_prints_each_value_in_the_same_column(capsys):
+    assert main(["check-model", "tiny", "--pixels", "784"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    columns = {re.match(r".*?\S(?=  )", line)[0]: re.match(r".*?\S  +", line).end() for line in lines}
+    assert "shared prefix, interleaved" in columns and len(columns) == len(lines) and len(set(columns.values())) == 1, columns
 
 
 def test_a_run_keeps_the_record(tmp_path):

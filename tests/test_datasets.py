@@ -273,6 +273,21 @@ def test_a_bad_record_leaves_its_neighbours(tmp_path, capsys):
     assert "record 4" in capsys.readouterr().out
 
 
+def test_columns_are_named_as_the_table_writes_them(tmp_path, capsys):
+    "Also where a name is, but for its case, that of a field of ours (clip, query); a heading that nobody named is found in any case."
+    table = tmp_path / "mine.csv"
+    table.write_text("Clip;From;To;Query;Duration\na.mp4;22,3;33,0;she eats;40\n", encoding="utf-8-sig")
+    sample = read_dataset("csv", table, columns={"video": "Clip", "start": "From", "end": "To"})[0][0]
+    assert (sample.video, sample.spans, sample.query, sample.clip) == ("a.mp4", [[22.3, 33.0]], "she eats", None)
+    sample = read_dataset("csv", table, columns={"video": "clip", "start": "From", "end": "To", "query": "Query"})[0][0]
+    assert (sample.video, sample.query) == ("a.mp4", "she eats")
+    assert main(["data", "validate", "--dataset", "csv", "--annotations", str(table)]) == 2
+    error = capsys.readouterr().err
+    assert "['Clip', 'From', 'To', 'Query', 'Duration']" in error and "--columns video=" in error, (
+        "the message shows the table's own headings and the option"
+    )
+
+
 def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
     datasets = pytest.importorskip("datasets")
     table = [{"clip": "a/b.mp4", "text": "a dog barks", "from": 1.0, "to": 4.0, "len": 10.0}]

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import html
 import importlib.util
 import inspect
 import json
@@ -179,6 +180,28 @@ def test_every_command_and_option_is_on_the_command_page(reference):
         options = {option for p in command.params for option in p.opts if option.startswith("--") and not p.hidden}
         assert {o for o in options if f"{o}" not in sections.get(path, sections["The command line"])} == set(), path
     assert not re.search(r"^\* `\w[\w-]*`: .*\.\.\.$", reference["cli"], re.MULTILINE)
+
+
+def shown_words(markdown: str) -> str:
+    "What a reader of a rendered page sees: its text, one space between words."
+    from markdown_it import MarkdownIt
+
+    rendered = MarkdownIt("commonmark", {"html": True}).render(markdown)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", rendered)).split())
+
+
+def test_the_command_page_shows_every_word_of_the_help(reference):
+    "Words in angle brackets, such as outputs/<stage>/<run>/, are not read as HTML; no control character is left."
+    page = shown_words(reference["cli"])
+    helps = [command.help for command in commands_below(typer.main.get_command(app))]
+    assert len(helps) > 12 and [text for text in helps if " ".join(text.split()) not in page] == []
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", reference["cli"])
+    assert shown_words("runs of outputs/<stage>/") == "runs of outputs//", "the control: unescaped, a word is lost"
+
+
+def commands_below(group) -> list:
+    "Every command below a group, groups too."
+    return [each for command in group.commands.values() for each in (command, *(commands_below(command) if hasattr(command, "commands") else ()))]
 
 
 @pytest.fixture

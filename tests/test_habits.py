@@ -4,6 +4,7 @@ import configparser
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 
@@ -65,6 +66,50 @@ def test_the_container_makes_the_environment():
     assert container["postCreateCommand"] == "make install" and container["customizations"]["vscode"]["settings"][
         "python.defaultInterpreterPath"
     ].startswith(".venv")
+
+
+def test_notebooks_have_the_form_that_nbdev_writes():
+    "Else `make outputs`, `make export` or JupyterLab change a notebook that nobody has touched."
+    from execnb.nbio import dict2nb, nb2str
+    from nbdev.clean import clean_nb
+
+    changed = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        text = path.read_text(encoding="utf-8")
+        notebook = dict2nb(json.loads(text))
+        clean_nb(notebook, allowed_cell_metadata_keys=INI["allowed_cell_metadata_keys"].split())
+        if nb2str(notebook) != text:
+            changed.append(path.name)
+    assert changed == [], "run nbdev_clean"
+
+
+def saved_in_jupyterlab(notebook: str, options: list[str], folder) -> bytes:
+    "What a Jupyter server with these options writes when JupyterLab opens a notebook, connects a kernel and saves."
+    from jupyter_server.services.contents.largefilemanager import LargeFileManager
+    from traitlets.config import Config
+
+    config = Config({"ContentsManager": dict(option.removeprefix("--ContentsManager.").split("=") for option in options)})
+    (folder / "nbs").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "settings.ini", folder)
+    shutil.copy(ROOT / notebook, folder / notebook)
+    manager = LargeFileManager(root_dir=str(folder), config=config)
+    model = manager.get(notebook)
+    model["content"]["metadata"]["kernelspec"]["display_name"] = "Python 3 (ipykernel)"
+    model["content"]["metadata"]["language_info"] = {"name": "python", "version": "3.11.7"}
+    manager.save(model, notebook)
+    return (folder / notebook).read_bytes()
+
+
+@pytest.mark.parametrize("notebook", ["nbs/index.ipynb", "nbs/01_curation.ipynb", "nbs/05_grpo.ipynb"])
+def test_reading_a_notebook_in_jupyterlab_leaves_its_file_as_it_was(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the server is started in the project's root
+    options = re.findall(r"--ContentsManager\.\S+", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert saved_in_jupyterlab(notebook, options, tmp_path) == (ROOT / notebook).read_bytes()
+    left = [path.relative_to(tmp_path) for path in (tmp_path / "nbs").rglob("*") if path.is_file() and path != tmp_path / notebook]
+    assert all(subprocess.run(["git", "-C", str(ROOT), "check-ignore", "-q", path], check=False).returncode == 0 for path in left)
+    assert saved_in_jupyterlab(notebook, [], tmp_path) != (ROOT / notebook).read_bytes(), "without the hook the kernel's metadata stays"
 
 
 def test_no_address_is_made_up():

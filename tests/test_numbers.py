@@ -108,12 +108,25 @@ def test_the_score_of_07_is_that_of_its_metrics():
     assert f" {values['n']} queries, " in line
 
 
+def interval(values: dict[str, float], side: str) -> str:
+    return f"{values[f'{side}/mIoU']:.1f} [{values[f'{side}/interval/mIoU/low']:.1f}, {values[f'{side}/interval/mIoU/high']:.1f}]"
+
+
+@pytest.mark.parametrize(("stem", "cell_id", "run"), [("03_sft", "9ca5e174", "sft/toy-s0"), ("05_grpo", "d75eba9b", "grpo/toy-s0")])
+def test_scores_beside_blind_ones_are_those_of_the_metrics(stem, cell_id, run):
+    table, values = shown(stem, cell_id), metrics(run)
+    blind = {name: value for name, value in values.items() if name.startswith("blind/") and name.endswith("/mIoU")}
+    assert len(blind) >= 4 and all(f"{value:.1f} [" in table for value in blind.values())
+    assert interval(values, "initial") in table and interval(values, "final") in table
+    assert values["final/above_blind/difference"] > 0 and f"{values['final/above_blind/difference']:+.1f} [" in table
+
+
 def test_the_last_line_of_05_is_that_of_its_log():
     log, values = rows("grpo/toy-s0/log.jsonl"), metrics("grpo/toy-s0")
     first, last = (np.mean([row["reward"] for row in part]) for part in (log[:10], log[-10:]))
     line = shown("05_grpo", "15c78c80")
     assert f"{first:.3f} in the first ten steps, {last:.3f} in the last ten" in line
-    assert f"{values['initial/mIoU']:.1f} before RL, {values['final/mIoU']:.1f} after, on {values['n']} queries" in line
+    assert f"{interval(values, 'initial')} before RL, {interval(values, 'final')} after RL" in line and f"{values['n']} queries" in line
 
 
 # ---- sentences ----

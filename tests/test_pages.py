@@ -101,6 +101,32 @@ def ask(tab):
     tab.locator(".answer:not([hidden]) .verdict").first.wait_for()
 
 
+@pytest.mark.browser
+def test_a_question_waits_until_its_video_is_open(tab, world, monkeypatch):
+    "Asked while a slow machine still opens the video, the answer comes, and stays."
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vtg_r1[demo]'")
+    from vtg_r1.pages.demo import DemoApp, load_models, running_page
+
+    open_video = DemoApp.open_video
+
+    def slow(self, path):
+        time.sleep(3)
+        return open_video(self, path)
+
+    monkeypatch.setattr(DemoApp, "open_video", slow)
+    video = next((world / "videos").iterdir())
+    with running_page(load_models(["tiny"])) as address:
+        tab.goto(address)
+        tab.locator("#player video").wait_for()
+        tab.get_by_label("Remove", exact=False).or_(tab.get_by_label("Clear")).first.click()
+        tab.set_input_files("#file input[type=file]", str(video))
+        tab.get_by_text(video.stem).first.wait_for()
+        tab.locator("#queries textarea").fill("the red circle")
+        ask(tab)
+        tab.wait_for_timeout(4000)
+        assert tab.locator(".answer:not([hidden]) .verdict").count() == 1 and tab.locator("#player video").count() == 1
+
+
 def second_of(tab) -> float:
     return tab.eval_on_selector("video", "v => v.currentTime")
 
@@ -180,6 +206,25 @@ def test_demo_fits_a_phone(demo, tab):
     tab.locator("#player video").wait_for()
     ask(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    below = "document.querySelector('.answer:not([hidden]) .verdict').getBoundingClientRect().bottom"
+    until(lambda: 0 < tab.evaluate(below) < 844)  # the first answer is in sight, without a touch
+
+
+@pytest.mark.browser
+def test_demo_does_not_move_where_the_answers_are_in_sight(demo, tab):
+    tab.goto(demo)
+    tab.locator("#player video").wait_for()
+    ask(tab)
+    tab.wait_for_timeout(1500)
+    assert tab.evaluate("window.scrollY") == 0
+
+
+def test_the_demo_reports_how_many_answers_there_are(second_model, world, toy_samples):
+    from vtg_r1.pages.demo import answer, load_models
+
+    reports, video = [], str(world / "videos" / toy_samples[0].video)
+    rows = answer(load_models([second_model, "tiny"]), video, ["the red circle", "the blue square"], {}, report=lambda *told: reports.append(told))
+    assert reports == [(0, 4), (2, 4)] and [len(row["answers"]) for row in rows] == [2, 2]
 
 
 def test_demo_answers_fifty_at_once(demo, world, toy_samples):

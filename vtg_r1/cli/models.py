@@ -41,8 +41,10 @@ def check_model(
     if as_json:
         print_json({"model": model, "usable": usable, "remedy": remedy(abilities), **abilities.as_dict()})
     else:
-        for name, value in table(abilities).items():
-            print(f"{name:<20}{value}")
+        lines = table(abilities)
+        width = max(map(len, lines)) + 2
+        for name, value in lines.items():
+            print(f"{name:<{width}}{value}")
     return int(not usable)
 
 

@@ -1047,16 +1047,18 @@ def _columns(columns: dict[str, str] | None) -> dict[str, str | None]:
 def _header_check(path: Path, columns: dict[str, str] | None) -> Callable[[list[str]], list[str]]:
     "A function from the cells of a table's first line to its column names; it checks that each needed column is there once."
     names, known = _columns(columns), set(COLUMNS).union(*ALIASES.values())
+    named = [name for name, column in (columns or {}).items() if column]
+    chosen = [columns[name] for name in named] if columns else []  # names of the caller, found as they are written
 
     def check(cells: list[str]) -> list[str]:
-        present = [cell.strip() for cell in cells]
-        present = [cell.lower() if cell.lower() in known else cell for cell in present]
+        header = [cell.strip() for cell in cells]
+        ours = known.difference(cell.lower() for cell in header if cell in chosen)
+        present = [cell.lower() if cell.lower() in ours else cell for cell in header]
         column_of = _with_aliases(names, present)
         times = ["spans"] if column_of["spans"] in present else ["start", "end"]
-        named = [name for name, column in (columns or {}).items() if column]
         for name in ("video", "query", *times, *named):
             if column_of[name] not in present:
-                first_line = f"its first line, which names the columns, is {shorten(str(present))}"
+                first_line = f"its first line, which names the columns, is {shorten(str(header))}"
                 raise SampleError(f"{path}: no column {column_of[name]!r} for {name}; {first_line}", reason="wrong_file")
         repeated = [column for column in column_of.values() if column and present.count(column) > 1]
         if repeated:
@@ -1128,7 +1130,8 @@ READERS = {  # the names of `vtg-r1 data validate --dataset`
     ),
     "csv": Reader(
         "a table with a header line, columns separated by comma, semicolon or tab: video, start, end, query (or sentence); "
-        'qid and duration if there are any. Name other columns with `columns`; "" leaves one out.'
+        "qid and duration if there are any. Name other columns with `columns` (`--columns video=clip,query=caption` of vtg-r1 data validate "
+        'and convert); "" leaves one out.'
     ),
     "jsonl": Reader("one JSON object per line; name its keys with `columns`."),
 }

@@ -127,12 +127,14 @@ def answer(
     queries: Sequence[str],
     truths: Mapping[str, list[list[float]]],  # sentence → [[start, end], …], seconds; [] is not in the video
     sampling: Sampling | None = None,  # as in `ground`
+    report: Callable[[int, int], object] = lambda done, total: None,  # told before each model how many answers there are, and of how many
 ) -> list[
     dict[str, Any]
 ]:  # {query, truth or None, answers: {model, span or None, spans or None, response, tiou or None, agreement, refused} of each model}
     "One row per sentence."
     rows: list[dict[str, Any]] = [{"query": query, "truth": truths.get(query), "answers": []} for query in queries]
-    for loaded in models:
+    for number, loaded in enumerate(models):
+        report(number * len(queries), len(models) * len(queries))
         for row, a in zip(rows, ground(loaded.model, loaded.processor, path, list(queries), loaded.config, sampling)):
             score = None
             if row["truth"] is not None and a.spans is not None:
@@ -279,12 +281,17 @@ class DemoApp:
         except (PageError, VideoError) as e:
             return player_html(None), error_html(plain_error(e))
 
-    def ask(self, path: str | None, text: str) -> tuple[str, dict[str, Any]]:  # answers as HTML, as data
+    def ask(
+        self,
+        path: str | None,  # the video
+        text: str,  # sentences, one per line
+        report: Callable[[int, int], object] = lambda done, total: None,  # of `answer`
+    ) -> tuple[str, dict[str, Any]]:  # answers as HTML, as data
         "A question was asked."
         try:
             duration = check_video(path, self.longest)
             assert path is not None
-            rows = answer(self.models, path, read_queries(text, self.special), self.truths.get(digest(path), {}), self.sampling)
+            rows = answer(self.models, path, read_queries(text, self.special), self.truths.get(digest(path), {}), self.sampling, report)
             page = answers_html(rows, duration, sampled_frames(path, self.frames))
             return page, {"video": Path(path).name, "duration": duration, "rows": rows}
         except (PageError, VideoError) as e:
@@ -331,8 +338,25 @@ def _heading(models: Sequence[LoadedModel]) -> str:
         title = "Models: " + " and ".join(f"{loaded.label} ({name})" for loaded, name in zip(models, names))
     hint = ""
     if any(loaded.name == TINY for loaded in models):
-        hint = " It knows toy sentences only, such as “the second red circle”."
+        hint = " The model tiny knows only coloured shapes, such as “the second red circle”; another is given by --model."
     return f"<h1>When does it happen?</h1><p>Give a video and a sentence, get the seconds. {_text(title)}.{hint}</p>"
+
+
+# the button waits while the count of videos that are being opened is not zero
+_HOLD = """(file) => {{
+    const button = document.querySelector('#ask');
+    button.opening = (button.opening || 0) + {};
+    button.disabled = button.opening > 0;
+    return {};
+}}"""
+
+
+# on a phone the answers are below the video, out of sight
+_SHOW_ANSWERS = """() => {
+    const answers = document.querySelector('#answers');
+    if (answers.getBoundingClientRect().top > 0.7 * window.innerHeight) answers.scrollIntoView({behavior: 'smooth'});
+    return [];
+}"""
 
 
 def build(app: DemoApp) -> Any:  # gr.Blocks
@@ -355,15 +379,27 @@ def build(app: DemoApp) -> Any:  # gr.Blocks
             example = app.examples[event.index]
             return example.path, "\n".join(example.truths)
 
-        one_at_a_time: dict[str, Any] = dict(show_progress="minimal", concurrency_id="model", concurrency_limit=1)
-        asking = [
-            button.click(app.ask, [file, queries], [answers, data], api_name="ask", **one_at_a_time),
-            queries.submit(app.ask, [file, queries], [answers, data], api_visibility="private", **one_at_a_time),
-        ]
-        gallery.select(pick, None, [file, queries], api_visibility="private", show_progress="hidden")
-        file.change(  # an answer about the last video would come too late
-            app.open_video, file, [player, answers], api_visibility="private", show_progress="minimal", cancels=asking
+        def ask(path: str | None, text: str, progress: gr.Progress = gr.Progress()) -> tuple[str, dict[str, Any]]:
+            return app.ask(path, text, lambda done, total: progress((done, total), unit="answers"))
+
+        asking = button.click(
+            ask, [file, queries], [answers, data], api_name="ask", show_progress="minimal", concurrency_id="model", concurrency_limit=1
         )
+        asking.then(None, js=_SHOW_ANSWERS, api_visibility="private")
+        queries.submit(None, js="() => document.querySelector('#ask').click()", api_visibility="private")
+        gallery.select(pick, None, [file, queries], api_visibility="private", show_progress="hidden")
+        # an answer about the last video would come too late; one that came before the new video is open would be wiped away
+        opened = file.change(
+            app.open_video,
+            file,
+            [player, answers],
+            js=_HOLD.format(1, "[file]"),
+            trigger_mode="multiple",  # each is counted, and runs after the one before it
+            api_visibility="private",
+            show_progress="minimal",
+            cancels=asking,
+        )
+        opened.then(None, js=_HOLD.format(-1, "[]"), api_visibility="private")
     return page
 
 
