@@ -18,12 +18,12 @@ LARGEST_TIME = 1e12  # seconds; a larger number is no time
 
 _FORMS = {"'": "‘’‚′ʹ´", '"': "“”„″", "~": "〜∼", ", ": "，、", "; ": "；", ". ": "。", "-": "−‐‑", "–": "‒—―─", ".": "٫"}
 _FORMS |= {"→": "⟶➔➜⇒⟹►➡", "[": "【「『〔〈《", "]": "】」』〕〉》"}
-_DIGITS = (0x660, 0x6F0, 0x966, 0x9E6, 0xE50)  # the zeros of Arabic, Persian, Devanagari, Bengali and Thai
+_ZEROS = (0x660, 0x6F0, 0x966, 0x9E6, 0xE50)  # of Arabic, Persian, Devanagari, Bengali and Thai
 _INVISIBLE = (*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF)
 _SPACES = (0x85, 0xA0, 0x1680, *range(0x2000, 0x2009), 0x200A, 0x202F, 0x205F, 0x3000)
 _SAME = {  # characters that mean the same as ASCII ones → what takes their place
     **{c: chr(c - 0xFEE0) for c in range(0xFF01, 0xFF5F)},  # full-width forms
-    **{zero + n: str(n) for zero in _DIGITS for n in range(10)},
+    **{zero + n: str(n) for zero in _ZEROS for n in range(10)},
     **{ord(c): plain for plain, others in _FORMS.items() for c in others},
     **dict.fromkeys((*_SPACES, *_INVISIBLE), " "),
 }
