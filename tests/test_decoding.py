@@ -242,6 +242,16 @@ def test_a_compiled_pass_is_one_graph_for_prompts_of_any_length(tiny, videos, tr
     assert len(traced) == 1
 
 
+def test_an_adapter_is_in_the_graph(videos, traced):
+    pair, of, how = with_adapter(), ROWS["uneven and mixed"], dict(length=3, **WAYS["cut off"])
+    prompts = prompts_of(pair, videos)
+    assert same(ours(pair, prompts, of, 0, compiled=True, **how), theirs(pair, prompts, of, 0, **how))
+    with pair[0].disable_adapter():
+        assert same(ours(pair, prompts, of, 0, compiled=True, **how), theirs(pair, prompts, of, 0, **how))
+    with_it, without = (len(graph.graph.nodes) for graph in traced)
+    assert with_it > without  # its products are in the graph, unmerged
+
+
 def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, traced, monkeypatch, capsys):
     embed = tiny[0].get_input_embeddings()
     plain = embed.forward
