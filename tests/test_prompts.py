@@ -1,6 +1,7 @@
 "The parser against hostile and generated responses."
 
 import math
+import random
 import re
 import time
 
@@ -15,6 +16,7 @@ from vtg_r1.core.prompts import (
     _question_text,
     auto_readings,
     count_readings,
+    format_answer,
     format_span,
     format_time,
     grounding_prompt,
@@ -24,8 +26,10 @@ from vtg_r1.core.prompts import (
     parse_spans,
     qa_prompt,
     response_text,
+    system_prompt,
     tag_text,
     think_text,
+    with_system_prompt,
 )
 
 seconds = st.integers(0, 36_000_0).map(lambda tenths: tenths / 10)
@@ -491,3 +495,35 @@ def test_messages_to_the_letter():
 def test_responses_to_the_letter():
     assert response_text("hm", [3, 9]) == "<think>hm</think><time>[3, 9]</time>"
     assert response_text("", [3.456, 9], "B") == "<think></think><time>[3.46, 9]</time><answer>B</answer>"
+
+
+def test_a_system_prompt_of_one_s_own_takes_the_place_of_the_style_s():
+    asked = {"role": "user", "content": [{"type": "text", "text": "when?"}]}
+    own = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    styled = [{"role": "system", "content": [{"type": "text", "text": SYSTEM_PROMPT}]}, asked]
+    assert with_system_prompt(styled, "Be brief.") == with_system_prompt([asked], "Be brief.") == [own, asked]
+    assert with_system_prompt(styled, "") is styled
+
+
+def test_the_system_prompt_without_thinking_asks_the_same():
+    assert system_prompt() == system_prompt("full", "span") == SYSTEM_PROMPT
+    opening, ask = SYSTEM_PROMPT.partition("First reason")[0], SYSTEM_PROMPT.partition("Then ")[2]
+    assert system_prompt("direct") == f"{opening}{ask[0].upper()}{ask[1:]} Write nothing else."
+    with pytest.raises(ValueError, match=r"^answers must be one of span, set, got 'many'$"):
+        system_prompt("full", "many")
+
+
+def test_an_answer_of_no_span_is_the_word_for_it():
+    assert format_answer([]) == "none" and format_answer([], "gone") == "gone"
+    assert format_answer([[1, 2], [3.5, 4]]) == "[1, 2], [3.5, 4]"
+    assert response_text("x", []).endswith("<time>none</time>") and response_text("x", [], refusal="gone").endswith("<time>gone</time>")
+
+
+def test_the_released_rule_finds_what_its_pattern_finds():
+    "Beside the pattern itself, on texts of the pieces that matter to it."
+    draw, pieces = random.Random(0), ["<time>", "</time>", "\n", " ", "[1, 2]", "3 and 4", "x", "<time", "time>"]
+    for _ in range(3000):
+        text = "".join(draw.choices(pieces, k=draw.randrange(1, 12)))
+        block = re.search("<time>(.*?)</time>", text)
+        numbers = [float(n) for n in re.findall(r"\d+\.?\d*", block[1] if block else text)[:2]]
+        assert parse_spans(text, "tvg_r1") == ([numbers] if len(numbers) == 2 else []), text

@@ -203,3 +203,17 @@ def test_set_rewards_of_one_span_are_the_paper_s():
     texts, truths = [response_text("", span.tolist()) for span in spans], [[span.tolist()] for span in np.roll(spans, 1, 0)]
     assert np.allclose(set_tiou_reward(texts, truths), tiou_reward(texts, truths))
     assert np.allclose(set_wasserstein_reward(texts, truths), wasserstein_reward(texts, truths))
+
+
+def test_a_refusal_in_a_block_or_alone_where_no_convention_is_known():
+    refused = ("none", "<answer>none</answer>", "<think>3 to 5</think>not in the video", "<time>```json [] ```</time>", "<time> 'None.' </time>")
+    assert all(is_refusal(text, "auto") for text in refused)
+    shown = (
+        "<answer>[3, 5]</answer> none",
+        "<time>none</time><answer>[3, 5]</answer>",
+        "<answer>red</answer> none",
+        "it is there",
+        "<time>none ```json</time>",
+    )
+    assert not any(is_refusal(text, "auto") for text in shown)
+    assert not is_refusal("<time>Xnone</time>") and not is_refusal(None, "auto") and is_refusal("<time>none</time>") and not is_refusal("none")

@@ -208,8 +208,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                      'vtg_r1.core.prompts.is_well_formed': ( 'parts/core/prompts.html#is_well_formed',
                                                                              'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.parse_answer': ('parts/core/prompts.html#parse_answer', 'vtg_r1/core/prompts.py'),
-                                     'vtg_r1.core.prompts.parse_seconds': ( 'parts/core/prompts.html#parse_seconds',
-                                                                            'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.parse_set': ('parts/core/prompts.html#parse_set', 'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.parse_span': ('parts/core/prompts.html#parse_span', 'vtg_r1/core/prompts.py'),
                                      'vtg_r1.core.prompts.parse_spans': ('parts/core/prompts.html#parse_spans', 'vtg_r1/core/prompts.py'),

@@ -6,7 +6,7 @@
 __all__ = ['STYLES', 'ANSWERS', 'SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LAST_CHARACTERS', 'LONGEST_JSON', 'MOST_SPANS',
            'READINGS', 'PromptStyle', 'style_of', 'system_prompt', 'format_time', 'frame_times', 'format_span',
            'format_answer', 'grounding_prompt', 'with_system_prompt', 'response_text', 'qa_prompt', 'completion_text',
-           'tag_text', 'answer_text', 'think_block', 'without_thinking', 'think_text', 'parse_seconds', 'auto_readings',
+           'tag_text', 'answer_text', 'think_block', 'without_thinking', 'think_text', 'auto_readings',
            'count_readings', 'check_reading', 'parse_spans', 'parse_span', 'parse_set', 'is_refusal', 'parse_answer',
            'is_well_formed']
 
@@ -288,16 +288,6 @@ def _sentence_pairs(text: str) -> list[list[float]]:
             return []
         text = text[end.end() :]
     return read_pairs(_TAG.sub(" ", text))
-
-
-def parse_seconds(text: str) -> float:
-    "`12.5`, `1:05` or `00:01:05.5` in seconds."
-    if ":" not in text:
-        return float(text)
-    total = 0.0
-    for part in text.lstrip("-").split(":"):
-        total = total * 60 + float(part)
-    return -total if text.startswith("-") else total
 
 # %% ../../nbs/parts/core/prompts.ipynb #0d374703
 LONGEST_JSON = 4000  # characters
