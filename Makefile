@@ -35,7 +35,9 @@ claims-reference: install  ## keep the last full run of the claims in outputs/re
 map: install  ## the regime map: BLOCK=c3|c2|table4|boundary|thinking|c4 on CORES=n cores, resumable; BLOCK=report says what there is
 	python -m vtg_r1.experiments.map_laws $(or $(BLOCK),report) --cores $(or $(CORES),2) $(if $(LIMIT),--limit $(LIMIT)) $(if $(SEEDS),--seeds $(SEEDS))
 
-check test coverage: export OMP_NUM_THREADS = 1  # two workers on two cores: more threads would wait for each other
+# two workers on two cores: more threads would wait for each other, and those of a stage that asks for two sleep while they wait
+check test coverage: export OMP_NUM_THREADS = 1
+check test coverage: export OMP_WAIT_POLICY = PASSIVE
 
 check: install lint  ## before each commit, in two minutes: rules, form, types, and the quick tests; `make test` has them all
 	pytest -q -n 2 -m "not long and not slow" $(CHECKED)
