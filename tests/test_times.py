@@ -1,11 +1,12 @@
 "Seconds as people write them: the small failing cases of the field, and their siblings."
 
 import json
-from pathlib import Path
 
 import pytest
+from fuzz.golden import DURATION, FILE, readings
+from fuzz.slow_reader import complaint
 
-from vtg_r1.core.prompts import READINGS, parse_spans
+from vtg_r1.core.prompts import parse_spans
 from vtg_r1.core.times import read_pairs, read_spans, read_time
 
 ANSWERS = [  # (text, its spans in seconds; [] must be unreadable)
@@ -289,10 +290,11 @@ def test_cases_of_the_field(shared):
 
 
 def test_answers_are_read_as_they_were():
-    """1,100 generated answers in every reading. The committed spans are those of 0.2.0, each found sound by the second reader of tests/fuzz.
-    Who changes a reading on purpose writes them anew, and says so in CHANGELOG: scores change with them."""
-    lines = (Path(__file__).parent / "golden/readings.jsonl").read_text().splitlines()
+    """1,100 generated answers in every reading, each sound by the second reader of tests/fuzz. Who changes a reading on purpose writes the file anew
+    (tests/fuzz/golden.py), and says so in CHANGELOG: scores change with it."""
+    lines = FILE.read_text().splitlines()
     assert len(lines) == 1100
     for text, spans in map(json.loads, lines):
-        found = {reading: parse_spans(text, reading, 30.0) for reading in READINGS}
-        assert {reading: row for reading, row in found.items() if row} == spans, text
+        assert readings(text) == spans, text
+        sound = {name for name in spans if name == "tvg_r1" or not complaint(text, name, spans[name], DURATION)}  # that rule is wrong on purpose
+        assert sound == set(spans), text

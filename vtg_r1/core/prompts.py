@@ -151,7 +151,7 @@ def with_system_prompt(
     others = [message for message in messages if message["role"] != "system"]
     return [{"role": "system", "content": [{"type": "text", "text": text}]}, *others]
 
-
+# %% ../../nbs/parts/core/prompts.ipynb #f3729df1
 def _messages(text: str, times: Sequence[float] | None, style: str, system: str) -> list[dict[str, Any]]:
     "Chat messages with a request and the frames, in the order of a style."
     request, frames = {"type": "text", "text": text}, _frame_blocks(times)
@@ -476,7 +476,7 @@ def parse_spans(response: str | None, reading: str = "time", duration: float | N
         return _vtimellm_spans(response, float(duration or 0))
     return _RULES[reading](response)
 
-
+# %% ../../nbs/parts/core/prompts.ipynb #28a63283
 def parse_span(response: str | None, reading: str = "time", duration: float | None = None) -> list[float] | None:
     """The first span of a response's answer, as in `parse_spans`.
 

@@ -88,7 +88,7 @@ class BesideBlind:
             values |= {f"{prefix}above_blind/{key}": lead[key] for key in ("difference", "low", "high", "p")}
         return {name: round(float(value), 4) for name, value in values.items() if not np.isnan(value)}
 
-
+# %% ../../nbs/parts/data/blind.ipynb #62dc7622
 def verdict(lead: Mapping[str, float]) -> str:
     "What the interval of a lead says."
     if lead["low"] > 0:

@@ -36,7 +36,7 @@ def _way_out(name: str, reason: str) -> str:
         return ""
     return f"; give {reason} ({options[reason]}), as for the samples that were made of this table"
 
-
+# %% ../../nbs/parts/data/official_benchmarks.ipynb #ff52cdca
 def load_benchmark(
     name: str,
     path: str | Path,
@@ -99,7 +99,7 @@ def load_benchmark(
         samples = [replace(s, answer=letters[s.qid]) for s in samples]
     return samples, report
 
-
+# %% ../../nbs/parts/data/official_benchmarks.ipynb #bd158c92
 def load_queries(
     name: str,  # a benchmark with hidden labels
     path: str | Path,  # its official test file

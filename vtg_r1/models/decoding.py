@@ -102,7 +102,7 @@ def _report_plain(reason: str) -> None:
     if is_main_process():
         print(f"decoding: tokens are decoded by plain passes, because {reason}")
 
-
+# %% ../../nbs/parts/models/decoding.ipynb #3acd31e2
 class FixedStep(DecodingStep):
     "The same in tensors whose shapes stay the same: on a GPU one CUDA graph, compiled if wanted, once its first logits are those of a plain pass."
 

@@ -198,7 +198,7 @@ def default_dtype(device: str) -> str:  # "cuda", "cuda:1", "cpu", …
     "The precision in which models are read on a device."
     return "bfloat16" if device.startswith("cuda") else "float32"
 
-
+# %% ../../nbs/parts/models/loading.ipynb #2c3a4642
 def load_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
     """A model by name or path: weights as safetensors only, and no code from its repository.
 

@@ -305,7 +305,7 @@ def launch_stage(
         raise RunError(_killed(tail, params.stage, folder) or f"{params.stage} failed under {mapping['accelerate_config']}:\n{tail}")
     return folder
 
-
+# %% ../../nbs/parts/runs/execute.ipynb #a1b180d6
 def _killed(tail: str, stage: str, folder: Path) -> str:
     "One line that names the process that a signal ended, from the launcher's report; empty if there is none."
     cause = tail.rpartition("Root Cause")[2]

@@ -67,7 +67,7 @@ def evaluation_record(
         "length": str(max_completion_length),
     }
 
-
+# %% ../../nbs/parts/train/earlier_scores.ipynb #1e028f61
 def _all_ended(rows: Path, length: Callable[[str], int], limit: int) -> bool:
     "Whether every response of a file ended by itself."
     return all(isinstance(row, dict) and length(row["response"] or "") < limit for _, row in iter_jsonl(rows))  # one more token ends it

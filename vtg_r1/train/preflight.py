@@ -158,7 +158,7 @@ def _check_toy(report: Preflight, params: Any) -> None:
             )
     report.say("data", f"the toy world: run {name} of 01_curation, {state or 'made now'}")
 
-
+# %% ../../nbs/parts/train/preflight.ipynb #4e3f3798
 def _check_root(report: Preflight, root: str) -> None:
     "The folder of the videos."
     with report.trying("videos"):
@@ -175,7 +175,7 @@ def _look_for(report: Preflight, value: str | list, what: str) -> None:
             if not resolve(entry["path"]).exists() and not report.maker(entry["path"]):
                 raise UserError(f"{what} {entry['path']}: no such file (looked at {resolve(entry['path'])})")
 
-
+# %% ../../nbs/parts/train/preflight.ipynb #1f444f04
 def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None, list[Sample] | None]:
     "What a stage trains on, or scores, and what it is measured on."
     if not params.annotations:
