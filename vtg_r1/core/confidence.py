@@ -37,7 +37,7 @@ def consensus(
     for i in range(n):
         for j in range(i):
             pairs[i, j] = pairs[j, i] = covered_tiou(answers[i], answers[j])
-    return int(pairs.mean(1).argmax()), float((pairs.sum() - n) / (n * (n - 1)))
+    return int(np.argmax(pairs.mean(1))), float((pairs.sum() - n) / (n * (n - 1)))
 
 # %% ../../nbs/parts/core/confidence.ipynb #167ae720
 def refusal_threshold(

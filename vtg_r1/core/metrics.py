@@ -56,7 +56,7 @@ def overlaps(
         raise ValueError("no queries to score")
     iou = best_over_gts(spans, gts)
     if np.isnan(iou).any():
-        raise ValueError(f"{_query(int(np.isnan(iou).argmax()), qids)} has no true span: leave it out or give one")
+        raise ValueError(f"{_query(int(np.argmax(np.isnan(iou))), qids)} has no true span: leave it out or give one")
     return iou, best_over_gts(spans, gts, lambda p, g: iop(p, g, zero_length_iop))
 
 # %% ../../nbs/parts/core/metrics.ipynb #c60cf8d0

@@ -67,7 +67,7 @@ def combined_error(
 
 
 def welch(
-    samples: Sequence[Sequence[float]],  # the values of each arm, one per seed
+    samples: Sequence[Sequence[float] | np.ndarray],  # the values of each arm, one per seed
     weights: Sequence[float],  # of the arms' means
 ) -> Estimate:
     "A weighted sum of means of independent samples, with Welch's error; a single value has no error."

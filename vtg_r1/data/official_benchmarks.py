@@ -222,7 +222,7 @@ def _prior(samples: Sequence[Sample]) -> np.ndarray:
     "The relative span [start, end] / duration of a thousand samples with the largest mean IoU to all of them."
     samples = [s for s in samples if s.spans][:1000]
     spans = np.array([target_span(s.spans) for s in samples]) / np.array([s.duration for s in samples])[:, None]
-    return spans[np.asarray(tiou(spans[:, None], spans[None])).mean(1).argmax()]
+    return spans[np.argmax(np.mean(tiou(spans[:, None], spans[None]), 1))]
 
 
 def trivial_predictions(

@@ -49,10 +49,10 @@ def open_container(path: Path) -> "av.container.InputContainer":
     "The file, opened by PyAV, which follows no link inside the file."
     import av
 
-    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
-    if int(av.__version__.split(".")[0]) >= 19:  # keeps titles that are not UTF-8 as they are
-        return av.open(str(path), options=options)
-    return av.open(str(path), options=options, metadata_errors="ignore")
+    how: dict[str, Any] = {"options": {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}}
+    if int(av.__version__.split(".")[0]) < 19:  # newer ones keep titles that are not UTF-8 as they are
+        how["metadata_errors"] = "ignore"
+    return av.open(str(path), **how)
 
 
 def picture_stream(container: "av.container.InputContainer", path: Path) -> "av.video.stream.VideoStream":
