@@ -2560,6 +2560,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                    'vtg_r1/video/decoders.py'),
                                        'vtg_r1.video.decoders.default_backend': ( 'parts/video/decoders.html#default_backend',
                                                                                   'vtg_r1/video/decoders.py'),
+                                       'vtg_r1.video.decoders.in_one_thread': ( 'parts/video/decoders.html#in_one_thread',
+                                                                                'vtg_r1/video/decoders.py'),
                                        'vtg_r1.video.decoders.installed': ( 'parts/video/decoders.html#installed',
                                                                             'vtg_r1/video/decoders.py'),
                                        'vtg_r1.video.decoders.last_line': ( 'parts/video/decoders.html#last_line',

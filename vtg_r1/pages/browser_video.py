@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ..video.decoders import VideoError, open_container, picture_stream
+from ..video.decoders import VideoError, in_one_thread, open_container, picture_stream
 
 PLAYED = {"h264": ("mp4", "mov"), "vp8": ("webm",), "vp9": ("webm", "mp4"), "av1": ("webm", "mp4")}  # codec → containers that browsers play
 MOST_COPIES = 20
@@ -71,7 +71,7 @@ def transcode(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = video.time_base or Fraction(1, 90_000)
         for frame in source.decode(video):
-            out.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p")))
+            out.mux(stream.encode(frame.reformat(stream.width, stream.height, "yuv420p", **in_one_thread())))
         out.mux(stream.encode())
 
 

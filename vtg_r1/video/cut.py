@@ -21,6 +21,7 @@ from vtg_r1.video.decoders import (
     Facts,
     MissingPicture,
     VideoError,
+    in_one_thread,
     last_line,
     open_container,
     picture_stream,
@@ -88,7 +89,7 @@ def _upright(frame: "av.VideoFrame") -> "av.VideoFrame":
     turns = quarter_turns(frame)
     if turns == 0:
         return frame
-    picture: Any = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    picture: Any = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24", **in_one_thread()), turns))
     return av.VideoFrame.from_ndarray(picture, format="rgb24")
 
 
@@ -106,7 +107,7 @@ def _picture_packets(video: Path, facts: Facts, stream: Any, start: float, end: 
         first, last = round((appears - start) * _TICKS), round((disappears - start) * _TICKS)
         if first == last:
             continue  # shorter than a tick
-        picture = _upright(frame).reformat(width=stream.width, height=stream.height, format="yuv420p")
+        picture = _upright(frame).reformat(width=stream.width, height=stream.height, format="yuv420p", **in_one_thread())
         picture.pts, picture.time_base = first, Fraction(1, _TICKS)
         durations[first] = last - first
         yield from timed(stream.encode(picture))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_WORK', 'BACK', 'BACKENDS', 'VideoError', 'open_container', 'picture_stream', 'quarter_turns', 'watch_work',
-           'still_working', 'decoded', 'Facts', 'read_facts', 'MissingPicture', 'towards', 'decord_unchecked',
-           'Backend', 'backend_version', 'default_backend', 'installed']
+           'still_working', 'decoded', 'Facts', 'read_facts', 'MissingPicture', 'towards', 'in_one_thread',
+           'decord_unchecked', 'Backend', 'backend_version', 'default_backend', 'installed']
 
 # %% ../../nbs/parts/video/decoders.ipynb #a7cdf4c4
 import math
@@ -13,6 +13,8 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -384,12 +386,18 @@ def towards(
                     yield int(index), frame
 
 # %% ../../nbs/parts/video/decoders.ipynb #9f577808
+@cache
+def in_one_thread() -> dict[str, int]:
+    "What PyAV has to be told to convert a picture in one thread: from version 17 on it starts a thread per core for every picture."
+    return {"threads": 1} if int(version("av").split(".")[0]) >= 17 else {}
+
+
 def _resized(frame: "av.VideoFrame", width: int, height: int) -> np.ndarray:
     "A picture as players show it, `(height, width, 3)`."
     turns = quarter_turns(frame)
     if turns % 2:
         width, height = height, width
-    return np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), turns)
+    return np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height, **in_one_thread()), turns)
 
 
 def _pyav_frames(path: Path, facts: Facts, picked: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -504,8 +512,6 @@ def backend_version(name: str) -> str:
         return f"decord {_decord().__version__}"
     if not find_spec(BACKENDS[name].module):
         raise ImportError(f"backend {name!r} needs `pip install {BACKENDS[name].module}`")
-    from importlib.metadata import version
-
     return f"{name} {version(BACKENDS[name].module)}"
 
 
