@@ -213,9 +213,17 @@ def test_a_token_makes_the_host_wait_for_nothing(tiny, videos):
     assert waits(lambda: theirs(tiny, prompts, length=4, **how)) > many + 4  # transformers' loop waits with each token
 
 
-def forget_failures():
-    decoding._report_plain.cache_clear()
-    decoding._plain_models.clear()
+@pytest.fixture
+def no_failures():
+    "No model whose pass could not be compiled is remembered, before and behind the test."
+
+    def forget():
+        decoding._report_plain.cache_clear()
+        decoding._plain_models.clear()
+
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture
@@ -252,38 +260,33 @@ def test_an_adapter_is_in_the_graph(videos, traced):
     assert with_it > without  # its products are in the graph, unmerged
 
 
-def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, traced, monkeypatch, capsys):
+def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, traced, no_failures, monkeypatch, capsys):
     embed = tiny[0].get_input_embeddings()
     plain = embed.forward
     monkeypatch.setattr(embed, "forward", lambda ids: (torch._dynamo.graph_break(), plain(ids))[1])
     prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
     expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
-    forget_failures()
     assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
     assert not traced and capsys.readouterr().out.count("tokens are decoded by plain passes, because") == 1
     assert list(decoding._plain_models) == [tiny[0]]
-    forget_failures()
 
 
-def test_a_compiled_pass_with_other_logits_is_not_used(tiny, videos, monkeypatch, capsys):
+def test_a_compiled_pass_with_other_logits_is_not_used(tiny, videos, no_failures, monkeypatch, capsys):
     monkeypatch.setattr(decoding, "_compiled_pass", lambda: lambda *inputs: 1.1 * decoding._pass(*inputs))
     prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
     expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
-    forget_failures()
     assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
     assert "not those of a plain pass" in capsys.readouterr().out
-    forget_failures()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("adapter", [False, True])
-def test_inductor(videos, adapter):
+def test_inductor(videos, adapter, no_failures):
     "The compiled pass itself, C++ on a CPU: the same tokens in float32, with rows that leave and with an adapter that is not merged."
     pair = with_adapter() if adapter else build_tiny(1)
     torch._dynamo.reset()
     for encoding, style, name in (("interleaved", "full", "groups"), ("native", "short", "uneven and mixed")):
         prompts = prompts_of(pair, videos, style, encoding)
         expected = theirs(pair, prompts, ROWS[name], 0, **WAYS["temperature"])
-        forget_failures()
         assert same(ours(pair, prompts, ROWS[name], 0, compiled=True, **WAYS["temperature"]), expected)
         assert decoding._report_plain.cache_info().currsize == 0  # no pass was plain
