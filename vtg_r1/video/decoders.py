@@ -387,7 +387,7 @@ def towards(
 
 # %% ../../nbs/parts/video/decoders.ipynb #9f577808
 @cache
-def in_one_thread() -> dict[str, int]:
+def in_one_thread() -> dict[str, Any]:  # keyword arguments
     "What PyAV has to be told to convert a picture in one thread: from version 17 on it starts a thread per core for every picture."
     return {"threads": 1} if int(version("av").split(".")[0]) >= 17 else {}
 
