@@ -192,7 +192,7 @@ def row(found: dict) -> str:
         [found["error"]] * 3
         if found["error"]
         else [
-            f"{found['step_seconds']} s a step" + (f", {found['rollout_seconds']} s of it for the responses" if found["rollout_seconds"] else ""),
+            f"{found['step_seconds']} s per step" + (f", {found['rollout_seconds']} s of it for the responses" if found["rollout_seconds"] else ""),
             f"{found['peak_gb']} GB",
             found["per_second"],
         ]

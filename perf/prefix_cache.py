@@ -89,7 +89,7 @@ def resampling(path: str) -> tuple[float, float, float, float]:
     import torch
     from torchvision.transforms.functional import InterpolationMode, resize
 
-    from vtg_r1.video import decoders as decoders
+    from vtg_r1.video import decoders
     from vtg_r1.video import reader as video
 
     info = video.probe(path)

@@ -310,6 +310,7 @@ BENCHES["anatomy"] = lambda args: anatomy(args.repeats, args.quick, time.process
 
 
 def main():
+    global GPU
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHES)}; all but grid by default")
     parser.add_argument("--repeats", type=int, default=5)
@@ -323,7 +324,7 @@ def main():
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    globals()["GPU"] = args.gpu
+    GPU = args.gpu
     if args.child:
         kind, variant, *case = json.loads(args.child)
         KINDS[kind](variant, *case)[0]()

@@ -22,6 +22,7 @@ from vtg_r1 import cli
 from vtg_r1.cli import main
 from vtg_r1.cli.common import app
 from vtg_r1.cli.run import read_given
+from vtg_r1.core.prompts import STYLES
 from vtg_r1.core.runtime import PROCESS_FACTS
 from vtg_r1.core.samples import load_samples
 from vtg_r1.models.ground import InferenceConfig, resolve_model
@@ -85,6 +86,10 @@ def test_every_command_is_in_these_lists(capsys):
 def test_old_names_keep_working(command, capsys):
     code, out, err = vtg(capsys, *command.split(), "--help")
     assert code == 0 and f"Usage: vtg-r1 {command} " in out and not err
+
+
+def test_ground_takes_every_style_of_prompt(parse_command):
+    assert [parse_command(["ground", "a", "b", "--style", style]).params["style"] for style in STYLES] == list(STYLES)
 
 
 def test_mistakes_on_the_command_line_are_one_line(capsys):

@@ -9,6 +9,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from trl import GRPOConfig, SFTConfig
 
+from vtg_r1.benchmarks import BenchmarksParams
 from vtg_r1.cli import main
 from vtg_r1.core.runtime import project_root, resolve
 from vtg_r1.difficulty import DifficultyParams
@@ -89,3 +90,11 @@ def test_vllm_is_reached_on_this_machine_only():
     assert (arguments["vllm_server_host"], arguments["vllm_server_port"]) == ("127.0.0.1", 8000)
     listening = [line for p in (project_root() / "examples").glob("*.sh") for line in p.read_text().splitlines() if "vllm serve " in line]
     assert listening and all("--host 127.0.0.1" in line for line in listening)
+
+
+def test_a_model_is_measured_as_the_paper_trains_it():
+    "07's preset asks what 05's trained; interleaved, it measured a policy of native video by another question."
+    measured = from_mapping(BenchmarksParams, read_parameters(BenchmarksParams, [resolve("configs/benchmark_7b.yaml")], []))
+    trained = part("paper_7b", "grpo")
+    for name in ("frames", "pixels", "prompt_style", "time_encoding", "max_completion_length"):
+        assert getattr(measured, name) == getattr(trained, name), name

@@ -297,7 +297,7 @@ def table() -> str:
         "",
         "The self-test of `models/sharing` on each family's real classes in transformers, tiny, with random weights, in float32.",
         "In brackets the largest difference of a log-probability, the same while decoding, and the relative difference of the gradient vector.",
-        "A native encoding that shares exactly may still be refused: Qwen2-VL, InternVL and LLaVA have no clock there (`vtg-r1 check-model`).",
+        "A native encoding that shares exactly may still be refused: some families have no clock there ([models](models.md) names them, `vtg-r1 check-model` measures yours).",
         "`python tests/test_sharing.py` writes this table; `pytest -m long tests/test_sharing.py` measures it again.",
         "",
         "| family | interleaved | native |",

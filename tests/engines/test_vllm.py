@@ -42,7 +42,9 @@ def test_texts_are_those_of_transformers(world, time_encoding, tmp_path):
     engine = verified_vllm(run, "tiny", samples, view, 40)
     theirs = engine(prompts)
     equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
-    print(f"measured: {time_encoding}: {equal} of {len(ours)} texts are equal, {len(set(ours))} are different; verified: {run.manifest['verified']}")
+    print(
+        f"measured: {time_encoding}: {equal} of {len(ours)} texts are equal, {len(set(ours))} of them distinct; verified: {run.manifest['verified']}"
+    )
     assert equal >= 0.98 * len(ours) and len(set(ours)) > 10 and run.manifest["verified"]["nats_per_token"] < TOLERANCE / 10
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -219,8 +219,6 @@ def where(
     as_json: AsJson = False,
 ) -> int:
     """Print where a data set's annotations and videos come from, under which licence, and where the recipe looks for them. docs/reproduce.md has all."""
-    from dataclasses import asdict
-
     from ..data.where import PLACES, describe, place_of
 
     places = [place_of(name)] if name else list(PLACES.values())

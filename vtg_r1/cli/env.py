@@ -5,7 +5,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-
 from .. import __version__
 from .common import AsJson, command, print_json, quiet_libraries
 

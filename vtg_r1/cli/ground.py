@@ -38,7 +38,9 @@ def ground_command(
         float | None, Option(min=0, metavar="N", help="maximum frames per second; default: as the model was trained, else no limit")
     ] = None,
     pixels: Annotated[int | None, Option(min=784, metavar="N", help="pixels per frame; default: as the model was trained, else 100352")] = None,
-    style: Annotated[Literal["full", "short"] | None, Option(help="prompt; default: as the model was trained, else full, the paper's")] = None,
+    style: Annotated[
+        Literal["full", "short", "direct", "short_direct"] | None, Option(help="prompt; default: as the model was trained, else full, the paper's")
+    ] = None,
     time_encoding: Annotated[
         Literal["interleaved", "native"] | None, Option(help="text timestamps, or the model's video input; default: as trained, else interleaved")
     ] = None,

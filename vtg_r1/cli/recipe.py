@@ -1,6 +1,7 @@
 "`vtg-r1 recipe FILE`: the stages one after another as ordinary runs, and a table at the end. `vtg-r1 runs`: what runs there are."
 
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -302,8 +303,6 @@ def list_runs(outputs: str, stages: list[str]) -> list[dict[str, Any]]:
 
 def _scores(folder: Path) -> dict[str, float]:
     "The run's mIoU before and after, where it has them."
-    import json
-
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
