@@ -86,7 +86,7 @@ def format_time(seconds: float, decimals: int = 1) -> str:
 
 
 def frame_times(times: Sequence[float]) -> list[str]:  # seconds of each frame
-    "Times of frames as text: one decimal, or as many as keep two frames from showing the same second."
+    "Times of frames as text: one decimal, or up to six where two frames would get the same text."
     decimals = 1
     while decimals < 6 and len({format_time(seconds, decimals) for seconds in times}) < len(times):
         decimals += 1
