@@ -16,7 +16,6 @@ from PIL import Image
 
 from ..core.prompts import grounding_prompt
 from ..core.runtime import is_main_process
-from .generation import processor_frames, prompt_text
 from .prefix_cache import Prompts, axes, base_model, cache_name, read_prompts, shared_attention, shared_decoding, suffixes
 
 # %% ../../nbs/parts/models/sharing.ipynb #9e121dc1
@@ -30,13 +29,14 @@ def _probe_prompts(model: Any, processor: Any, time_encoding: str) -> tuple[list
     window = getattr(base_model(model).config.get_text_config(), "sliding_window", None) or 0
     words = len(processor.tokenizer(_RESPONSE, add_special_tokens=False)["input_ids"])
     repeats = window // words + 1 if window else 0
-    prompts: list[dict[str, Any]] = []
-    for query in ("when does it begin?" + f" {_RESPONSE}" * repeats, "the blue square"):
-        if time_encoding == "native":
-            prompts.append(dict(prompt=grounding_prompt(query, None), video=frames, fps=1 / 1.5))
-        else:
-            prompts.append(dict(prompt=grounding_prompt(query, [1.5 * i for i in range(len(frames))]), images=frames))
-    return [prompt_text(processor, p) for p in prompts], processor_frames(prompts)
+    queries = ["when does it begin?" + f" {_RESPONSE}" * repeats, "the blue square"]
+    times: list[float] | None = [1.5 * i for i in range(len(frames))]
+    inputs: dict[str, Any] = dict(images=[frames, frames])
+    if time_encoding == "native":
+        clock = dict(total_num_frames=len(frames), fps=1 / 1.5, frames_indices=list(range(len(frames))))
+        times, inputs = None, dict(videos=[frames, frames], video_metadata=[clock, clock], do_sample_frames=False)
+    messages = [grounding_prompt(query, times, "full") for query in queries]
+    return [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages], inputs
 
 
 def _probe_responses(processor: Any) -> list[list[int]]:  # tokens of each
