@@ -86,7 +86,7 @@ def halves(here: Path) -> list[Path]:
     return [p for p in here.rglob("*") if p.name.endswith(".part")]
 
 
-RUN = "from vtg_r1.core import samples as samples\nfrom vtg_r1.runs.run import Run\nrun = Run(here, {'stage': 'demo'})\n"
+RUN = "from vtg_r1.runs.run import Run\nrun = Run(here, {'stage': 'demo'})\n"
 WHOLE = {  # writer; reader of the one version that stands there
     "manifest": (
         RUN + "def write(n): run.record(n=n, text=f'{n} ' * 200_000)",

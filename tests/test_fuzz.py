@@ -22,7 +22,7 @@ from fuzz.slow_reader import complaint
 
 from vtg_r1 import rewards
 from vtg_r1.cli import main
-from vtg_r1.core import prompts as prompts
+from vtg_r1.core import prompts
 from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import LONGEST_LINE, MOST_BAD, Sample, SampleError, load_samples, read_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt

@@ -168,7 +168,7 @@ def test_the_size_is_the_one_on_display(maker, name, size):
     assert (info.width, info.height) == size
 
 
-def test_facts_do_not_depend_on_the_backend(maker, monkeypatch):
+def test_facts_do_not_depend_on_the_backend(maker):
     names = ["h264 mp4", "variable rate mp4", "three frames in 20 s", "anamorphic mp4", "two streams mkv", "cut at 1.3 mp4"]
     for path in (maker.kinds()[name]() for name in names):
         infos = [probe(path, backend) for backend in ("pyav", "decord")]

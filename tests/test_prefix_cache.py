@@ -107,7 +107,7 @@ def videos():
 
 
 def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
-    "Prompts as `inputs.show` makes them, on noise."
+    "Prompts as `build_prompt` makes them, on noise."
     out = []
     for v, text in queries:
         frames = (

@@ -268,10 +268,9 @@ def test_one_time(text, seconds):
     assert read_time(text) == (seconds if seconds is None else pytest.approx(seconds))
 
 
+@pytest.mark.shared
 def test_cases_of_the_field(shared):
     "Every answer of the shared cases, by the convention that it is in."
-    import json
-
     cases = shared / "cases" / "answers.jsonl"
     if not cases.is_file():
         pytest.skip(f"{cases} is not there")

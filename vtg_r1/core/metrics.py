@@ -100,7 +100,7 @@ def qa_metrics(
     name: str,  # "Acc@GQA" or "Acc@IoU"
     threshold: float = 0.5,  # overlap from which an answer is well grounded
 ) -> dict[str, float]:
-    "Accuracy, and accuracy among well-grounded answers, in percent."
+    "Share of questions answered rightly, and of those answered rightly and well grounded, in percent of all."
     right = np.asarray(correct, bool)
     return {"Acc@QA": 100 * float(right.mean()), name: 100 * float((right & (overlap >= threshold)).mean())}
 

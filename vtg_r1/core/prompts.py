@@ -86,9 +86,9 @@ def format_time(seconds: float, decimals: int = 1) -> str:
 
 
 def frame_times(times: Sequence[float]) -> list[str]:  # seconds of each frame
-    "Times of frames as text: one decimal, or as many as keep two frames from showing the same second."
-    decimals = 1
-    while decimals < 6 and len({format_time(seconds, decimals) for seconds in times}) < len(times):
+    "Times of frames as text: one decimal, or up to six where two different times would get the same text."
+    different, decimals = len({format_time(seconds, 6) for seconds in times}), 1
+    while len({format_time(seconds, decimals) for seconds in times}) < different:
         decimals += 1
     return [format_time(seconds, decimals) for seconds in times]
 

@@ -28,9 +28,8 @@ def _moments(model: Any, processor: Any, fps: float) -> list[Any]:
 
     prompt = dict(prompt=[{"role": "user", "content": [{"type": "video"}]}], video=[Image.new("RGB", (56, 56))] * 64, fps=fps)
     inputs = model_inputs(processor, [prompt], "cpu")
-    ids, placeholders = inputs["input_ids"][0].tolist(), set()
-    for name in ("image_token_id", "video_token_id"):
-        placeholders.add(getattr(processor, name, None))
+    ids = inputs["input_ids"][0].tolist()
+    placeholders = {getattr(processor, name, None) for name in ("image_token_id", "video_token_id")}
     runs = [(is_vision, [ids[i] for i in places]) for is_vision, places in groupby(range(len(ids)), lambda i: ids[i] in placeholders)]
     texts = [tuple(tokens) for is_vision, tokens in runs if not is_vision]
     if len(texts) > 2:
@@ -38,7 +37,7 @@ def _moments(model: Any, processor: Any, fps: float) -> list[Any]:
     core = rotary_part(model)
     if core is None or "mm_token_type_ids" not in inputs:
         return []
-    positions, _ = core.get_rope_index(**{name: x for name, x in inputs.items() if name == "input_ids" or "pixel" not in name})
+    positions, _ = core.get_rope_index(**{name: x for name, x in inputs.items() if "pixel" not in name})
     steps = int(inputs["video_grid_thw"][0, 0])
     return positions[-3, 0, inputs["mm_token_type_ids"][0] == 2].view(steps, -1)[:, 0].tolist()
 

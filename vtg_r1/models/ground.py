@@ -41,12 +41,14 @@ class InferenceConfig:
     reading: str = "time"  # how its answers are read
     answers: str = "span"  # as in `VideoInputConfig`
     system_prompt: str = ""  # as in `VideoInputConfig`
+    max_tokens_per_video: int = 0  # as in `VideoInputConfig`, as the next two
+    min_pixels: int = 784
+    pixels_per_token: int = 784
 
     def view(self, video_root: str | Path) -> VideoInputConfig:
         "The same for the parts that read videos; frames are decoded every time."
-        names: dict[str, Any] = dict(style=self.style, time_encoding=self.time_encoding, cache="", reading=self.reading, answers=self.answers)
-        names["system_prompt"] = self.system_prompt
-        return VideoInputConfig(str(video_root), self.frames, self.pixels, fps=self.fps, **names)
+        own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(VideoInputConfig) if hasattr(self, f.name)}
+        return VideoInputConfig(str(video_root), cache="", **own)
 
 
 TINY_INFERENCE = InferenceConfig(16, 784, "short", max_completion_length=64)
@@ -129,8 +131,15 @@ def ground(
     if sampling is None:
         rows = predict(model, processor, samples, view, max_completion_length=config.max_completion_length, desc="answers")
     else:
-        ask = partial(generate, model, processor, max_completion_length=config.max_completion_length, temperature=sampling.temperature)
-        rows = [row for batch in by_video(samples, 8) for row in consensus_rows(partial(ask, samples=sampling.samples), batch, view, sampling.seed)]
+        ask = partial(
+            generate,
+            model,
+            processor,
+            max_completion_length=config.max_completion_length,
+            temperature=sampling.temperature,
+            samples=sampling.samples,
+        )
+        rows = [row for batch in by_video(samples, 8) for row in consensus_rows(ask, batch, view, sampling.seed)]
     for row in rows:
         if "error" in row:
             raise VideoError(video, row["error"].removeprefix(f"{path}: "))

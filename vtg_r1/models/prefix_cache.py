@@ -361,7 +361,7 @@ class SharedPrefixLayer(DynamicLayer):
         real: torch.Tensor,  # (N, S) bool, whether there is a token
     ) -> None:
         super().__init__()
-        self.prefix, self.depth = (keys, values), real.cumsum(1)  # the how-manieth token of its prompt each is, from 1
+        self.prefix, self.depth = (keys, values), real.cumsum(1)  # number of each token in its prompt, from 1
         self.length = int(self.depth.max())  # tokens of the longest prompt, which is what `generate` counts
         self.bias = None  # (N, 1, 1, S) float, 0 where there is a token and −inf elsewhere; None where all are tokens
         if not real.all():

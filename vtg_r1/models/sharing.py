@@ -28,7 +28,8 @@ def _probe_prompts(model: Any, processor: Any, time_encoding: str) -> tuple[list
     frames = [Image.fromarray(noise.integers(0, 256, (56, 84, 3), np.uint8)) for _ in range(4)]
     window = getattr(base_model(model).config.get_text_config(), "sliding_window", None) or 0
     words = len(processor.tokenizer(_RESPONSE, add_special_tokens=False)["input_ids"])
-    queries = ["when does it begin?" + f" {_RESPONSE}" * (window // words + 1 if window else 0), "the blue square"]
+    repeats = window // words + 1 if window else 0
+    queries = ["when does it begin?" + f" {_RESPONSE}" * repeats, "the blue square"]
     times: list[float] | None = [1.5 * i for i in range(len(frames))]
     inputs: dict[str, Any] = dict(images=[frames, frames])
     if time_encoding == "native":

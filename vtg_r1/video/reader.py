@@ -281,7 +281,7 @@ def _pictures(path: Path, n: int, max_pixels: int, clip: Sequence[float] | None,
 
 # %% ../../nbs/parts/video/reader.ipynb #7c41d9ae
 def jpeg_uri(image: "Image.Image", quality: int) -> str:
-    'A picture as an address "data:image/jpeg;base64,…" that holds it, at a JPEG quality of 1 to 95.'
+    'A picture as a data URI, "data:image/jpeg;base64,…", at a JPEG quality of 1 to 95.'
     data = io.BytesIO()
     image.save(data, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
