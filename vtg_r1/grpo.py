@@ -113,7 +113,12 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
     scale_rewards: Literal["group", "batch", "none"] = param(
         "group", "Deviation that advantages are divided by: that of the group, of the batch, or none (Dr. GRPO).", paper="group"
     )
-    average_weights: int = param(0, "Last steps whose mean weights are the trained model; 0 takes the last step's.", paper="0", minimum=0)
+    average_weights: int = param(
+        0,
+        "Last steps whose mean weights are the trained model; 0 takes the last step's, and so does a training that ends early.",
+        paper="0",
+        minimum=0,
+    )
     eval_steps: int = param(0, "Steps between evaluations of the in-domain set during training; 0 for none.", paper="20 (code)", minimum=0)
     eval_subset: int = param(96, "Held-out samples of such an evaluation.", minimum=0)
 

@@ -307,11 +307,11 @@ def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_
         looks, batch = 1, getattr(params, "eval_batch_size", getattr(params, "batch_size", 1))
         seconds = 0.0
         if params.stage in ("sft", "grpo"):
-            seconds, looks = processes * training_seconds(params, train, card, processes), 1 + params.eval_before_training
+            seconds, looks = training_seconds(params, train, card, processes), 1 + params.eval_before_training
         queries = train if params.stage == "difficulty" else held_out
-        seconds += answer_seconds(params, looks * queries / batch, card)
+        seconds += answer_seconds(params, looks * queries / batch, card) / processes
         where = card if size else "two CPU cores"
-        text = f"{seconds / 3600 / processes:.2f} hours on {where}"
+        text = f"{seconds / 3600:.2f} hours on {where}"
         report.say("hours", f"{text}, an estimate from the nearest measured step" + f", divided by {processes} processes" * (processes > 1))
         report.say("memory", _memory(params, card, size, processes))
 
