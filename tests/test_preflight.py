@@ -64,6 +64,18 @@ def test_all_problems_come_at_once(split, tmp_path, capsys):
     assert "6 problems; nothing was decoded or trained" in said and not list(tmp_path.glob("grpo/*"))
 
 
+def test_two_folders_of_videos_are_a_problem_as_in_the_stage(split, tmp_path):
+    "Curation recorded a folder of videos beside each of two files, and not the same."
+    rows = [json.loads(line) for line in open(split["annotations"])]
+    for name, part in (("one", rows[:6]), ("two", rows[6:])):
+        write_jsonl(tmp_path / name / "rl.jsonl", part)
+        write_json(tmp_path / name / "manifest.json", {"config": {"video_root": f"videos-{name}"}})
+    files = [{"path": str(tmp_path / name / "rl.jsonl")} for name in ("one", "two")]
+    given = dict(model="tiny", annotations=files, outputs_dir=str(tmp_path), prompts_per_step=2, num_generations=4, per_device_batch_size=8)
+    (problem,) = preflight(GRPOParams(**given)).problems
+    assert problem.startswith("video_root is empty")
+
+
 def test_a_context_that_is_too_short(split, tmp_path):
     from transformers import AutoConfig
 

@@ -1,4 +1,4 @@
-"Every stage notebook, headless, in miniature: one chain from curation to benchmarks, each reading what the one before it wrote."
+"Stages in miniature, each reading what the one before it wrote; 02 to 05 as headless notebooks. Those of 01, 06 and 07: test_curation, test_claims, test_benchmarks_stage."
 
 import json
 import math

@@ -113,7 +113,12 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
     scale_rewards: Literal["group", "batch", "none"] = param(
         "group", "Deviation that advantages are divided by: that of the group, of the batch, or none (Dr. GRPO).", paper="group"
     )
-    average_weights: int = param(0, "Last steps whose mean weights are the trained model; 0 takes the last step's.", paper="0", minimum=0)
+    average_weights: int = param(
+        0,
+        "Last steps whose mean weights are the trained model; 0 takes the last step's, and so does a training that ends early.",
+        paper="0",
+        minimum=0,
+    )
     eval_steps: int = param(0, "Steps between evaluations of the in-domain set during training; 0 for none.", paper="20 (code)", minimum=0)
     eval_subset: int = param(96, "Held-out samples of such an evaluation.", minimum=0)
 
@@ -293,15 +298,15 @@ def grpo_trainer(
     callbacks: list[Any] = [logger]
     if curriculum is not None:
         trainer_class, samples = _with_curriculum(trainer_class, curriculum), curriculum.samples
-        rewards[of_spans], callbacks = curriculum.record(rewards[of_spans]), [logger, _curriculum_state(curriculum)]
+        rewards[of_spans] = curriculum.record(rewards[of_spans])
+        callbacks.append(_curriculum_state(curriculum))
     if params.vllm:
         callbacks.append(RolloutCheck())
     if params.average_weights:
         callbacks.append(WeightAverage(params.average_weights))
     rewards[of_spans] = logger.wrap_reward(rewards[of_spans])
-    lora, opened = None, opening(processor)
-    if params.lora_rank:
-        lora = lora_config(model, params.lora_rank)
+    opened = opening(processor)
+    lora = lora_config(model, params.lora_rank) if params.lora_rank else None
     trainer = with_nan_guard(trainer_class)(
         model if lora else to_float32(model),
         [behind_prompt(reward, opened) for reward in rewards.values()],
@@ -337,18 +342,18 @@ def check_rewards(run: Run, params: GRPOParams, data: StageData) -> None:
 
 
 def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
-    "Decode every training video once, so that a broken file is an error before training."
+    "Decode every training video once, so that a broken file is an error before training; with `precache_videos` off, none."
     import time
 
+    if not params.precache_videos:
+        return
     videos, frames, start = {s.video: s for s in data.train}, 0, time.monotonic()
-    if params.precache_videos:
-        for video in sorted(videos):
-            budget = frame_budget(videos[video], data.view)
-            frames += len(read_frames(f"{data.view.video_root}/{video}", *budget, cache=frame_cache(data.view))[0])
+    for video in sorted(videos):
+        budget = frame_budget(videos[video], data.view)
+        frames += len(read_frames(f"{data.view.video_root}/{video}", *budget, cache=frame_cache(data.view))[0])
     rate = frames / (time.monotonic() - start)
     run.record(decode=dict(videos=len(videos), frames=frames, frames_per_second=round(rate)))
-    if params.precache_videos:
-        print(f"{len(videos)} videos, {frames} frames, {rate:.0f} frames per second")
+    print(f"{len(videos)} videos, {frames} frames, {rate:.0f} frames per second")
 
 
 def policy_path(params: GRPOParams) -> str:  # "tiny", a folder, or a hub id

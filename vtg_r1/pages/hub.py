@@ -89,7 +89,7 @@ def card(
         return str(DatasetCard.from_template(facts, str(_CARD), **content))
     base = str(parameters.get("model"))
     hub_id = base if base.count("/") == 1 else None  # else a folder or the embedded model
-    model_facts = ModelCardData(license="apache-2.0", library_name="transformers", pipeline_tag="video-text-to-text", tags=tags, base_model=hub_id)
+    model_facts = ModelCardData(license="other", library_name="transformers", pipeline_tag="video-text-to-text", tags=tags, base_model=hub_id)
     return str(ModelCard.from_template(model_facts, str(_CARD), **content))
 
 # %% ../../nbs/parts/pages/hub.ipynb #4bd6a136

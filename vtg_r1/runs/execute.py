@@ -345,7 +345,8 @@ def ensure_run(
     if holder:
         raise RunError(f"{folder} is being made by {holder}: wait for its end")
     if status:
-        raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
+        state = "interrupted" if status == "running" else status  # no process holds it
+        raise RunError(f"{folder} holds a run that is {state}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True)
     pairs = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
     tail = _run_echoed([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], environment_without_launcher())

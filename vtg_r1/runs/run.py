@@ -385,7 +385,7 @@ def refuse_unfinished(path: str | Path) -> None:  # a file or folder; relative p
         return
     state = run_state(run)
     if state != "finished":
-        raise RunError(f"{path}: is of the run {run.name}, which is {state}: {_remedy(run, state)}")
+        raise RunError(f"{path} belongs to the run {run.name}, which is {state}: {_remedy(run, state)}")
 
 
 def _remedy(run: Path, state: str) -> str:

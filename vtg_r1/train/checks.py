@@ -167,7 +167,7 @@ def check_context_length(
     )
 
 # %% ../../nbs/parts/train/checks.ipynb #f3521f32
-_ROUNDED = 1.2  # frames have sides that are multiples of 28 pixels, and a model with other patches rounds them: so much more is let be
+_ROUNDED = 1.2  # frames have sides that are multiples of 28 pixels, and a model with other patches rounds them: so much more is allowed
 
 
 def check_token_budget(

@@ -21,10 +21,10 @@ from ..models.abilities import require_encoding
 from ..models.loading import check_model_exists, load_processor
 from ..runs.execute import launch_config
 from ..runs.parameters import to_mapping
-from ..runs.run import read_manifest, refuse_run, refuse_unfinished, run_folder, run_state
+from ..runs.run import refuse_run, refuse_unfinished, run_folder, run_state
 from .checks import check_context_length, check_token_budget, is_embedded, refuse_toy_values
 from .estimate import CARDS, answer_seconds, billions, nearest_row, step_on, training_seconds
-from .stage_data import refuse_shared_videos, refuse_unnamed_model
+from .stage_data import recorded_root, refuse_shared_videos, refuse_unnamed_model
 
 # %% ../../nbs/parts/train/preflight.ipynb #e003d46b
 _ERRORS = (UserError, SampleError, OSError, ValueError, ImportError)
@@ -182,13 +182,14 @@ def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None,
         _check_toy(report, params)
         return None, None
     root, held_out = params.video_root, None
-    if not root:
-        roots = {read_manifest(resolve(e["path"]).parent).get("config", {}).get("video_root") for e in annotation_entries(params.annotations, "")}
-        root = next(iter(roots)) or ""
+    will_be_made = any(report.maker(entry["path"]) for entry in annotation_entries(params.annotations, ""))
+    if not root and not will_be_made:
+        with report.trying("videos"):
+            root = recorded_root(params.annotations)
     train = None
-    if root or not any(report.maker(e["path"]) for e in annotation_entries(params.annotations, "")):
+    if root or not will_be_made:
         _check_root(report, root)
-    if (root and resolve(root).is_dir()) or any(report.maker(e["path"]) for e in annotation_entries(params.annotations, "")):
+    if (root and resolve(root).is_dir()) or will_be_made:
         train = _read(report, params, params.annotations, "data", root)
     else:
         _look_for(report, params.annotations, "annotations")
@@ -306,11 +307,11 @@ def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_
         looks, batch = 1, getattr(params, "eval_batch_size", getattr(params, "batch_size", 1))
         seconds = 0.0
         if params.stage in ("sft", "grpo"):
-            seconds, looks = processes * training_seconds(params, train, card, processes), 1 + params.eval_before_training
+            seconds, looks = training_seconds(params, train, card, processes), 1 + params.eval_before_training
         queries = train if params.stage == "difficulty" else held_out
-        seconds += answer_seconds(params, looks * queries / batch, card)
+        seconds += answer_seconds(params, looks * queries / batch, card) / processes
         where = card if size else "two CPU cores"
-        text = f"{seconds / 3600 / processes:.2f} hours on {where}"
+        text = f"{seconds / 3600:.2f} hours on {where}"
         report.say("hours", f"{text}, an estimate from the nearest measured step" + f", divided by {processes} processes" * (processes > 1))
         report.say("memory", _memory(params, card, size, processes))
 

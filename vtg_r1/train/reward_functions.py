@@ -77,7 +77,7 @@ def read_entries(
     for entry in entries:
         if entry.name not in own and ":" not in entry.name:
             near = difflib.get_close_matches(entry.name, own, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(own))}"
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(own))}."
             raise UserError(f"reward {entry.name!r} is not known: {hint} One of your own is my_rewards.py:function or package.module:function")
     if not any(entry.weight for entry in entries):
         raise UserError("rewards: no entry has a weight other than 0, so nothing would be learned")

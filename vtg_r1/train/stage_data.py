@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOY_EVAL_SETS', 'TOY_QUESTIONS', 'STRATA', 'toy_set', 'toy_upstream', 'toy_eval_set', 'toy_eval_sets', 'subsample',
-           'stage_samples', 'refuse_unnamed_model', 'refuse_shared_videos', 'StageData', 'stage_data', 'pick_samples',
-           'record_training']
+           'recorded_root', 'stage_samples', 'refuse_unnamed_model', 'refuse_shared_videos', 'StageData', 'stage_data',
+           'pick_samples', 'record_training']
 
 # %% ../../nbs/parts/train/stage_data.ipynb #56e843f7
 import hashlib
@@ -135,8 +135,8 @@ def subsample(
     return [samples[i] for i in sorted(chosen)], max(0, max_samples - len(fitting))
 
 # %% ../../nbs/parts/train/stage_data.ipynb #fd5e0a44
-def _recorded_root(annotations: str | list) -> str:
-    "The folder of videos that curation recorded beside the annotations."
+def recorded_root(annotations: str | list) -> str:
+    "The folder of videos that curation recorded beside the annotations; `RunError` if it recorded none, or several."
     roots = {read_manifest(resolve(e["path"]).parent).get("config", {}).get("video_root") for e in annotation_entries(annotations, "")}
     if len(roots) != 1 or None in roots:
         raise RunError("video_root is empty: own annotations need the folder their videos lie in")
@@ -157,7 +157,7 @@ def stage_samples(
 ) -> tuple[list[Sample], str]:  # (samples with a video file, folder of the videos)
     "The samples of a stage, from its annotations or from the toy curation."
     if annotations:
-        video_root = video_root or _recorded_root(annotations)
+        video_root = video_root or recorded_root(annotations)
     else:
         folder = toy_upstream("nbs/01_curation.ipynb", seed, outputs, asked)
         annotations, video_root = str(folder / toy_file), video_root or read_manifest(folder)["config"]["video_root"]
