@@ -146,15 +146,15 @@ def test_pipeline_counts_and_card(tmp_path):
 
 
 def test_draw_is_stable_and_seeded(tmp_path):
-    small, large = tmp_path / "s", tmp_path / "l"
-    drawn = {}
-    for folder, n, seed in ((small, 60, 0), (large, 60, 1)):
-        folder.mkdir()
-        entries = make(folder, a=n)
-        collect(entries, folder)
+    drawn = []
+    for name, n, seed in (("a", 60, 0), ("b", 60, 1), ("c", 66, 0)):
+        (folder := tmp_path / name).mkdir()
+        collect(make(folder, a=n), folder)
         sample_pool(folder, [{"sources": ["a"], "total": 30}], seed)
-        drawn[seed] = {s.qid for s in iter_samples(folder / "pool.jsonl")}
-    assert len(drawn[0]) == len(drawn[1]) == 30 and drawn[0] != drawn[1]
+        drawn.append({s.qid for s in iter_samples(folder / "pool.jsonl")})
+    first, other_seed, grown = drawn
+    assert [len(qids) for qids in drawn] == [30] * 3 and first != other_seed
+    assert first - grown and len(first & grown) >= 24 and grown - first <= {str(i) for i in range(60, 66)}  # only new samples displace old ones
 
 
 def test_a_hugging_face_source_is_streamed(tmp_path):
@@ -183,6 +183,17 @@ def test_bad_quotas(quotas, tmp_path):
 def test_equal_qids_of_two_sources_stay_apart(tmp_path):
     collect(make(tmp_path, a=2, b=2), tmp_path)
     assert [s.qid for s in iter_samples(tmp_path / "candidates.jsonl")] == ["0", "1", "b/0", "b/1"]
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_qid_that_a_file_has_twice_is_excluded_wherever_the_file_stands(order, tmp_path):
+    entries = make(tmp_path, a=2, b=2)
+    with open(entries[0]["path"], "a") as f:
+        f.write(open(entries[0]["path"]).readline())
+    collect([entries[i] for i in order], tmp_path)
+    excluded = [(r["sample"]["source"], r["sample"]["qid"], r["reason"]) for _, r in iter_jsonl(tmp_path / "excluded.jsonl")]
+    assert excluded == [("a", "0", "duplicate_qid")]
+    assert len({s.qid for s in iter_samples(tmp_path / "candidates.jsonl")}) == 4
 
 
 def test_work_folder_is_named_by_content(tmp_path):

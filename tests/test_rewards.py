@@ -376,7 +376,7 @@ def test_group_signal():
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
 def test_fast_enough(reward):
-    "The goal is 100,000 in 2 s on one core (`benchmarks/` measures that); here a twentieth of them, with as much again for a busy machine."
+    "The goal is 100,000 in 2 s on one core (`perf/` measures that); here a twentieth of them, with as much again for a busy machine."
     n = 5_000
     thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
     texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]

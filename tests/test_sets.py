@@ -41,7 +41,7 @@ QA_REWARDS = [dict(name="answer", weight=0.7), dict(name="format", weight=0.1), 
 
 @pytest.fixture(scope="module")
 def sets_world(tmp_path_factory):
-    "A toy world of twenty videos with every kind of sentence that the sets and the questions need."
+    "A toy world of sixteen videos with every kind of sentence that the sets and the questions need."
     config = ToyWorldConfig(levels=("direct", "ordinal", "repeated", "absent", "question"), size=56)
     return make_world(tmp_path_factory.mktemp("sets") / "world", videos=16, seed=3, world=config)
 

@@ -36,11 +36,11 @@ def visible(play: dict, name: str) -> set[float]:
 
 
 def test_every_sentence_is_true_of_its_span_and_of_no_other():
-    rng, seen = np.random.default_rng(0), set()
+    rng, seen, levels = np.random.default_rng(0), set(), (*LEVELS, "between")
     for _ in range(200):
         play = script(rng, ToyWorldConfig(objects=(2, 4), spacing=(1, 2)))
         spans = {e["name"]: e["spans"] for e in play["events"]}
-        for q in queries(play):
+        for q in queries(play, levels):
             seen.add(q["level"])
             words, inside = q["query"].removeprefix("the ").split(" "), set(range(*q["span"]))
             if q["level"] == "direct":
@@ -52,8 +52,11 @@ def test_every_sentence_is_true_of_its_span_and_of_no_other():
             if q["level"] == "relation":
                 (other,), mine = spans[" ".join(words[4:])], spans[" ".join(words[:2])]
                 assert [s for s in mine if (s[0] < other[0] if words[2] == "before" else s[0] > other[0])] == [q["span"]]
-        assert len({q["query"] for q in queries(play)}) == len(queries(play))
-    assert seen == set(LEVELS)
+            if q["level"] == "between":
+                mine, before, after = (spans[" ".join(words[i : i + 2])] for i in (0, 4, 8))
+                assert [s for s in mine if before[0][0] < s[0] < after[0][0]] == [q["span"]] and len(before) == len(after) == 1
+        assert len({q["query"] for q in queries(play, levels)}) == len(queries(play, levels))
+    assert seen == set(levels)
 
 
 def test_new_pairings_are_only_where_they_belong():

@@ -235,12 +235,15 @@ def _stream(path: str | Path, report: Report, video_root: str | Path) -> Iterato
 def _with_reasons(
     samples: Iterable[Sample], guard: Callable[[Sample], str] | None, videos: dict[str, dict], qids: set[str], answers: str
 ) -> Iterator[tuple[Sample, str, str]]:
-    "(sample, reason, detail): the reason for which it is excluded, or ''; `qids` collects those of all sources."
+    "(sample, reason, detail): the reason for which one file's sample is excluded, or ''; `qids` collects those of all files."
+    of_file = set[str]()
     for s in samples:
-        if s.qid in qids:
+        is_repeated = s.qid in of_file
+        of_file.add(s.qid)
+        if s.qid in qids and not is_repeated:
             s = replace(s, qid=f"{s.source}/{s.qid}")
         overlap = guard(s) if guard else ""
-        if s.qid in qids:
+        if is_repeated or s.qid in qids:
             yield s, "duplicate_qid", "the source has this qid twice"
         elif not s.spans and answers == "span":
             yield s, "no_span", "it is not in the video, and one span is asked for (answers)"

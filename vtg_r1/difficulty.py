@@ -579,11 +579,11 @@ def _sentences(metrics: Mapping[str, float], noise: tuple[float, float, float] |
     effects = [cell.get("measured", cell["predicted"]) for cell in place]
     late = [effect for cell, effect in zip(place, effects) if cell["steps"] == max(other["steps"] for other in place)]
     if min(late) >= 10:
-        sentences.append("There a filter of wrong labels keeps its worth to the end: pay for it.")
+        sentences.append("At this place a filter of wrong labels helps to the end of training: pay for it.")
     elif max(effects) >= 5:
-        sentences.append("There a filter of wrong labels buys time, not height: pay for it if the budget is short.")
+        sentences.append("At this place a filter of wrong labels helps for a time and less at the end: pay for it if the budget is short.")
     else:
-        sentences.append("There a filter of wrong labels is worth little: spend on the cold start or on steps first.")
+        sentences.append("At this place a filter of wrong labels helps little: spend on the cold start or on steps first.")
     return sentences
 
 # %% ../nbs/04_difficulty.ipynb #539d5f36

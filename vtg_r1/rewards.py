@@ -255,22 +255,27 @@ def wasserstein_reward(
 
 # %% ../nbs/02_rewards.ipynb #c483a02e
 def _with_refusals(
-    completions: Completions, spans: Spans, reading: str, durations: Sequence[float] | None, false_refusal: float
-) -> list[tuple[list[list[float]], list[list[float]], float | None]]:
-    "Answered spans, true spans, and the reward of each completion as far as it is decided by a refusal; else NaN, and None for a row without a truth."
+    completions: Completions,
+    spans: Spans,
+    reading: str,
+    durations: Sequence[float] | None,
+    false_refusal: float,
+    pay: Callable[[list[list[float]], list[list[float]]], float],  # of answered and true spans
+) -> Rewards:
+    "The rewards of refusals and of rows without a true span; `pay` gives all others."
     answers, truths = _answers_and_truths(completions, spans, reading, durations)
-    rows: list[tuple[list[list[float]], list[list[float]], float | None]] = []
-    for text, answer, truth, known in zip(_texts(completions), answers, truths, [row is not None for row in spans]):
-        refused, value = not answer and is_refusal(text, reading), math.nan
-        if not known:
-            rows.append((answer, truth, None))
-            continue
-        if not truth:
-            value = float(refused)
+    rewards: Rewards = []
+    for text, answer, truth, row in zip(_texts(completions), answers, truths, spans):
+        refused = not answer and is_refusal(text, reading)
+        if row is None:
+            rewards.append(None)
+        elif not truth:
+            rewards.append(float(refused))
         elif refused:
-            value = false_refusal
-        rows.append((answer, truth, value))
-    return rows
+            rewards.append(false_refusal)
+        else:
+            rewards.append(pay(answer, truth))
+    return rewards
 
 
 def set_tiou_reward(
@@ -281,8 +286,7 @@ def set_tiou_reward(
     **kwargs: Any,  # other columns, as in `tiou_reward`
 ) -> Rewards:  # in [false_refusal, 1]
     "The matched tIoUs of answered and true spans over the size of the larger set; 1 for a right refusal."
-    rows = _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal)
-    return [set_tiou(answer, truth) if value is not None and math.isnan(value) else value for answer, truth, value in rows]
+    return _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal, set_tiou)
 
 
 def set_wasserstein_reward(
@@ -294,8 +298,9 @@ def set_wasserstein_reward(
     **kwargs: Any,  # other columns, as in `tiou_reward`
 ) -> Rewards:  # in [false_refusal, 1]
     "`wasserstein_reward`, with refusals paid as in `set_tiou_reward`."
-    rows = _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal)
-    return [math.exp(-beta * _transport(answer, truth)) if value is not None and math.isnan(value) else value for answer, truth, value in rows]
+    return _with_refusals(
+        completions, spans, reading, kwargs.get("duration"), false_refusal, lambda answer, truth: math.exp(-beta * _transport(answer, truth))
+    )
 
 
 def refusal_reward(
@@ -306,8 +311,7 @@ def refusal_reward(
     **kwargs: Any,  # other columns, as in `tiou_reward`
 ) -> Rewards:
     "1 for a right refusal, `false_refusal` for a false one, else 0."
-    rows = _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal)
-    return [0.0 if value is not None and math.isnan(value) else value for _, _, value in rows]
+    return _with_refusals(completions, spans, reading, kwargs.get("duration"), false_refusal, lambda answer, truth: 0.0)
 
 # %% ../nbs/02_rewards.ipynb #bcf93391
 def composite(

@@ -115,7 +115,7 @@ def target_of(params: SFTParams, view: VideoInputConfig) -> Callable[[Sample], s
 
 # %% ../nbs/03_sft.ipynb #3e980981
 def sft_arguments(params: SFTParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl SFTConfig
-    "The paper's cold start in TRL's words."
+    "The parameters of the stage under TRL's names."
     return dict(
         **common_arguments(params, folder),
         num_train_epochs=params.epochs,

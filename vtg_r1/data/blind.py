@@ -41,7 +41,7 @@ def bracket(low: float, high: float, form: str = ".1f") -> str:
 class BesideBlind:
     "Scores of policies and of answers that see no frame, on the same queries."
 
-    policies: dict[str, Intervals]  # by name, in the order in which they are told
+    policies: dict[str, Intervals]  # by name, in the order of the table
     blind: dict[str, Intervals]  # whole video, centre third, random; with training samples the dataset prior too
     leads: dict[str, dict[str, float]]  # policy → its mIoU above the best blind answer: difference, low, high in points, p
     queries: int

@@ -219,7 +219,7 @@ def compare(
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #6756a48b
 def _prior(samples: Sequence[Sample]) -> np.ndarray:
-    "The relative span [start, end] / duration of a thousand samples with the largest mean IoU to all of them."
+    "The relative span [start, end] / duration, of the first thousand samples, that has the largest mean IoU to all of them."
     samples = [s for s in samples if s.spans][:1000]
     spans = np.array([target_span(s.spans) for s in samples]) / np.array([s.duration for s in samples])[:, None]
     return spans[np.argmax(np.mean(tiou(spans[:, None], spans[None]), 1))]
