@@ -439,7 +439,9 @@ def draw_map(
             if result.cell.treated.labels == "clean" and at["label_errors"] == errors:
                 place = over["base"].index(at["base"]), over["label_noise"].index(at["label_noise"])
                 picture[place] = 100 * result.effect.mean
-                ax.text(place[1], place[0], f"{picture[place]:+.0f}{MARKS[result.effect.verdict]}", ha="center", va="center", fontsize=9)
+                text = f"{picture[place]:+.0f}{MARKS[result.effect.verdict]}"
+                colour = "white" if abs(picture[place]) > 40 else "black"  # on the dark ends of the scale
+                ax.text(place[1], place[0], text, ha="center", va="center", fontsize=9, color=colour)
         ax.set_facecolor("#dddddd")
         image = ax.imshow(picture, cmap="RdBu", vmin=-60, vmax=60, aspect="auto")
         ax.set(title=f"after {budget} steps", xticks=range(len(over["label_noise"])), xlabel="share of wrong labels, %")
@@ -514,9 +516,10 @@ def cell_table(results: Sequence[CellResult]) -> str:
     "Cells as a Markdown table."
     rows = []
     for result in results:
-        low, high = (100 * x for x in result.effect.ci95 or (float("nan"),) * 2)
         where = ", ".join(f"{dial} {value}" for dial, value in result.cell.at)
-        effect = f"{100 * result.effect.mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        effect = f"{100 * result.effect.mean:+.1f}"
+        if result.effect.ci95:  # one seed has none
+            effect += f" [{100 * result.effect.ci95[0]:+.1f}, {100 * result.effect.ci95[1]:+.1f}]"
         rows.append((where, result.seeds, effect, result.effect.verdict, f"{result.saved.mean:+.0f}", f"{result.averaged.mean:+.1f}"))
     return markdown_table(("cell", "seeds", "effect, points of mIoU", "verdict", "steps saved", "averaged weights"), rows)
 
