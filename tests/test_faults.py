@@ -306,6 +306,19 @@ def small_stage(folder: Path) -> Path:
     return folder / "99_small.ipynb"
 
 
+def test_a_launched_run_whose_main_process_is_killed_is_failed(tmp_path, monkeypatch):
+    "The launcher ends before the main process could say anything of its end."
+    code = "import os, signal, sys; from vtg_r1.runs.run import start_run; start_run('small', 'one', {}, sys.argv[1]); os.kill(os.getpid(), signal.SIGKILL)"
+    run_echoed = execute._run_echoed
+    monkeypatch.setattr(execute, "_run_echoed", lambda command: run_echoed([sys.executable, "-c", code, str(tmp_path)]))
+    (tmp_path / "small/one").mkdir(parents=True)
+    with pytest.raises(RunError, match="small failed under configs/accelerate/two_cpu.yaml"):
+        execute.launch_stage(
+            SmallParams(run_name="one", outputs_dir=str(tmp_path), accelerate_config="configs/accelerate/two_cpu.yaml"), tmp_path / "small/one"
+        )
+    assert read_manifest(tmp_path / "small/one")["status"] == "failed"
+
+
 def test_the_second_on_a_run_folder_is_refused_and_the_lock_dies_with_its_process(tmp_path):
     folder, notebook = tmp_path / "small/one", small_stage(tmp_path)
     with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True, env=ENV) as first:

@@ -301,8 +301,8 @@ def launch_stage(
     command = [*launcher, "-m", f"vtg_r1.{params.stage}", "--params", str(folder / "parameters.json")]
     with _closing(folder, folder / f"{params.stage}.ipynb"), _forward_sigterm(folder):
         tail = _run_echoed(command)
-    if tail is not None:
-        raise RunError(_killed(tail, params.stage, folder) or f"{params.stage} failed under {mapping['accelerate_config']}:\n{tail}")
+        if tail is not None:  # within the block, which marks a run failed whose main process was ended before it could
+            raise RunError(_killed(tail, params.stage, folder) or f"{params.stage} failed under {mapping['accelerate_config']}:\n{tail}")
     return folder
 
 # %% ../../nbs/parts/runs/execute.ipynb #a1b180d6
