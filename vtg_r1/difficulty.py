@@ -578,7 +578,7 @@ def _sentences(metrics: Mapping[str, float], noise: tuple[float, float, float] |
         return sentences
     effects = [cell.get("measured", cell["predicted"]) for cell in place]
     late = [effect for cell, effect in zip(place, effects) if cell["steps"] == max(other["steps"] for other in place)]
-    if min(late) >= 10:
+    if max(effects) >= 5 and min(late) >= max(effects) / 2:
         sentences.append("At this place a filter of wrong labels helps to the end of training: pay for it.")
     elif max(effects) >= 5:
         sentences.append("At this place a filter of wrong labels helps for a time and less at the end: pay for it if the budget is short.")
