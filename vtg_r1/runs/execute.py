@@ -34,7 +34,7 @@ from vtg_r1.core.runtime import (
     shown_path,
 )
 from .parameters import ComputeParams, LaunchParams, RunParams, from_mapping, to_mapping
-from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, running, start_run
+from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, run_state, running, start_run
 
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
 def start_stage(params: RunParams) -> Run:  # of the stage
@@ -338,15 +338,14 @@ def ensure_run(
     "The folder of a finished run of another stage; its notebook makes the run now, in a process of its own, if it is missing."
     stage = stage_name(notebook)
     folder = run_folder(stage, parameters["run_name"], parameters.get("outputs_dir", "outputs"))
-    status = read_manifest(folder).get("status")
+    status = run_state(folder)
     if status == "finished":
         return folder
     holder = running(folder)
     if holder:
         raise RunError(f"{folder} is being made by {holder}: wait for its end")
     if status:
-        state = "interrupted" if status == "running" else status  # no process holds it
-        raise RunError(f"{folder} holds a run that is {state}: remove that folder to have it made again")
+        raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True)
     pairs = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
     tail = _run_echoed([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], environment_without_launcher())
