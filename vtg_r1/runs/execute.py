@@ -17,7 +17,9 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -334,6 +336,7 @@ def _run_echoed(command: list[str], env: Mapping[str, str] | None = None) -> str
 def ensure_run(
     notebook: str,  # of the stage that makes it, e.g. "nbs/03_sft.ipynb"
     parameters: Mapping[str, Any],  # of that stage; run_name names the run
+    imports: Sequence[str] = (),  # modules that the caller needs afterwards; they are imported while it waits
 ) -> Path:  # folder of the finished run
     "The folder of a finished run of another stage; its notebook makes the run now, in a process of its own, if it is missing."
     stage = stage_name(notebook)
@@ -348,7 +351,9 @@ def ensure_run(
         raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True)
     pairs = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
-    tail = _run_echoed([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], environment_without_launcher())
+    with ThreadPoolExecutor(1) as pool:
+        pool.map(import_module, imports)  # one that fails is imported again where it is needed, and fails there
+        tail = _run_echoed([sys.executable, "-m", "vtg_r1.cli", "run", notebook, *pairs], environment_without_launcher())
     if tail is not None:
         raise RunError(f"{notebook} failed:\n{tail}")
     return folder

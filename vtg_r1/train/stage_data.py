@@ -72,7 +72,8 @@ def toy_upstream(
     if stage_name(notebook) == "sft" and asked.system_prompt:
         digest = hashlib.sha256(asked.system_prompt.encode()).hexdigest()[:8]
         name, given["system_prompt"] = f"{name}-prompt-{digest}", asked.system_prompt
-    return ensure_run(notebook, dict(run_name=f"{name}-s{seed}", seed=seed, outputs_dir=outputs, **given))
+    own = dict(run_name=f"{name}-s{seed}", seed=seed, outputs_dir=outputs, **given)
+    return ensure_run(notebook, own, imports=("vtg_r1.models.tiny", "vtg_r1.train.shared_prefix"))  # seconds each
 
 
 def toy_eval_set(outputs: str, name: str = "in-domain") -> tuple[list[Sample], str]:  # (samples, video root)
