@@ -2544,6 +2544,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                        'vtg_r1.video.decoders._packets': ('parts/video/decoders.html#_packets', 'vtg_r1/video/decoders.py'),
                                        'vtg_r1.video.decoders._pyav_frames': ( 'parts/video/decoders.html#_pyav_frames',
                                                                                'vtg_r1/video/decoders.py'),
+                                       'vtg_r1.video.decoders._pyav_major': ( 'parts/video/decoders.html#_pyav_major',
+                                                                              'vtg_r1/video/decoders.py'),
                                        'vtg_r1.video.decoders._resized': ('parts/video/decoders.html#_resized', 'vtg_r1/video/decoders.py'),
                                        'vtg_r1.video.decoders._shown_size': ( 'parts/video/decoders.html#_shown_size',
                                                                               'vtg_r1/video/decoders.py'),

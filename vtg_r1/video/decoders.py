@@ -47,12 +47,19 @@ def last_line(error: Exception) -> str:
 _CONTAINERS = "mov,matroska,webm,avi,flv,asf,mpeg,mpegts,mpegvideo,m4v,h264,hevc,vc1,obu,ivf,gif,apng,ogg,nut,mxf,rm,dv,wtv,yuv4mpegpipe"
 
 
+@cache
+def _pyav_major() -> int:
+    import av
+
+    return int(av.__version__.split(".")[0])
+
+
 def open_container(path: Path) -> "av.container.InputContainer":
     "The file, opened by PyAV, which follows no link inside the file."
     import av
 
     how: dict[str, Any] = {"options": {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}}
-    if int(av.__version__.split(".")[0]) < 19:  # newer ones keep titles that are not UTF-8 as they are
+    if _pyav_major() < 19:  # newer ones keep titles that are not UTF-8 as they are
         how["metadata_errors"] = "ignore"
     return av.open(str(path), **how)
 
@@ -386,10 +393,9 @@ def towards(
                     yield int(index), frame
 
 # %% ../../nbs/parts/video/decoders.ipynb #9f577808
-@cache
 def in_one_thread() -> dict[str, Any]:  # keyword arguments
     "What PyAV has to be told to convert a picture in one thread: from version 17 on it starts a thread per core for every picture."
-    return {"threads": 1} if int(version("av").split(".")[0]) >= 17 else {}
+    return {"threads": 1} if _pyav_major() >= 17 else {}
 
 
 def _resized(frame: "av.VideoFrame", width: int, height: int) -> np.ndarray:
