@@ -88,7 +88,7 @@ export: install  ## notebooks to vtg_r1/, stripped of what does not belong in gi
 
 README ?= README.md
 readme: install  ## nbs/index.ipynb, its tables made anew, to README.md
-	jupyter nbconvert --log-level WARN --execute --inplace nbs/index.ipynb
+	PYTHONWARNINGS=ignore jupyter nbconvert --log-level WARN --execute --inplace nbs/index.ipynb
 	nbdev_clean --fname nbs/index.ipynb
 	$(MAKE) -s -o install readme-text
 
