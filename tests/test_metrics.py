@@ -92,9 +92,10 @@ def test_thresholds_are_inclusive_and_exact():
         (mean_ap, ([[[0, 1]]], [[[0, 1]], [[2, 3]]]), "1 rows of predictions, 2 of true spans"),
         (mean_ap, ([[[0, 1]], []], [[[0, 1]], []]), "query 1 has no true span"),
         (mean_ap, ([[0, 1]], [[[0, 1]]]), r"predictions of row 0 are \[0, 1\]; give .*: \[\[0, 1\]\]$"),
-        (mean_ap, ([], []), "no queries to score"),
+        (mean_ap, ([], []), "^no queries to score$"),
+        (qvhighlights_metrics, ([[0, 1]], [[[0, 1]]]), r"^predictions of row 0 are"),
         (didemo_metrics, ([[0, 5]], [[0, 5]]), "row 0 are"),
-        (didemo_metrics, ([], []), "no queries to score"),
+        (didemo_metrics, ([], []), "^no queries to score$"),
         (paired_test, ([1, 2], [1]), "2 values of A, 1 of B"),
         (paired_test, ([], []), "no values"),
         (bootstrap_ci, ([],), "no values"),
@@ -232,6 +233,11 @@ def test_the_brief_by_hand():
     lengths = qvhighlights_metrics([[[0, 10]], [[0, 30]], [[0, 31]], [[0, 160]]], [[[0, 10]], [[0, 30]], [[0, 31]], [[0, 160]]])
     assert {k for k in lengths if "-" in k} == {"mAP-short", "mAP-middle", "mAP-long"} and set(lengths.values()) == {100}
     assert "mAP-long" not in qvhighlights_metrics([[]], [[[0, 160]]])  # longer than any window of the data
+    assert set(qvhighlights_metrics([[exact]], [[[100, 105]]])) & {"mAP-short", "mAP-middle", "mAP-long"} == {"mAP-short"}
+    mixed = qvhighlights_metrics([[off, exact]] * 2, [true] * 2, [None, [0.2, 0.9]])
+    assert mixed["mAP"] == 75  # a half in the list's order, all in that of the scores
+    inverted = qvhighlights_metrics([[[8, 3]]], [[[20, 25]]])  # −5 + 5 − 0 seconds: the official script divides 0 by 0, and counts a hit
+    assert inverted["mAP"] == inverted["mAP-short"] == 100
     with pytest.raises(ValueError, match="query 0 has 1 predictions and 2 scores"):
         qvhighlights_metrics([[exact]], [true], [[1, 2]])
 

@@ -14,12 +14,14 @@ from vtg_r1.core.prompts import (
     READINGS,
     SYSTEM_PROMPT,
     _question_text,
+    answer_text,
     auto_readings,
     count_readings,
     format_answer,
     format_span,
     format_time,
     grounding_prompt,
+    is_refusal,
     is_well_formed,
     parse_answer,
     parse_span,
@@ -222,6 +224,9 @@ def test_the_released_rule(response, span):
         ("<think>from 3 to 5", "sentence", []),
         ("He walks from 2.0 to 4.0 s. " * 20 + "It is from 7 to 9 s.", "sentence", [[7, 9]]),
         ("it is 1 to 2 " * 40 + "from 7 to 9", "sentence", []),  # 300 characters without the end of a sentence: a number might be cut
+        ("x" * 289 + " from 3 to 9", "sentence", []),  # 301 characters
+        ("x" * 288 + " from 3 to 9", "sentence", [[3, 9]]),
+        ("it goes on " * 24 + "still. It is 7 to 9 s, yes, 7 to 9 s.", "sentence", [[7, 9]]),
         ("<answer>12.5 to 17.0</answer>", "sentence", [[12.5, 17.0]]),
         ('[{"start_time": "00:12.50", "end_time": "00:19.00"}]', "json", [[12.5, 19.0]]),
         ('```json\n[{"start_time": "00:12.50", "end_time": "00:19.00", "event": "2 men"}]\n```', "json", [[12.5, 19.0]]),
@@ -235,6 +240,17 @@ def test_the_released_rule(response, span):
         ('["0:03", "0:09"]', "json", [[3, 9]]),
         ('["0:03 - 0:09", "0:12 - 0:15"]', "json", [[3, 9], [12, 15]]),
         ('{"answer": {"timestamps": [[1e1, 2E1]]}}', "json", [[10, 20]]),
+        ('{"scores": [0.9, 0.1], "moment": {"start": 3.2, "end": 5}}', "json", [[3.2, 5]]),  # the object stands first, and its key is known
+        ('{"label": "a man", "span": "0:03 - 0:09"}', "json", [[3, 9]]),
+        ('{"label": "a man\'s dog", "start": 3, "end": 9}', "json", [[3, 9]]),
+        ('{"result": [[1, 2]]}', "json", [[1, 2]]),  # of unknown keys: the list in it
+        ('so {x}: [1, 2] and {"start": 3, "end": 9}', "json", [[1, 2]]),
+        ('I saw [them]: {"start": 3, "end": 9}', "json", [[3, 9]]),
+        ("not [1, 2]: ```json [3, 4]``` nor [5, 6]", "json", [[3, 4]]),
+        ("```[3, 4]``` and ```[5, 6]```", "json", [[3, 4]]),
+        ("[1e12, 1e12]", "json", [[1e12, 1e12]]),
+        ("[1, 1.1e12]", "json", []),
+        ("[" + ", ".join(["[1, 2]"] * 50) + "]", "json", [[1, 2]] * 50),
         ('{"start_frame": 10, "end_frame": 25}', "json", []),
         ('{"start": 10}', "json", []),
         ('{"start": "frame 10", "end": "frame 25"}', "json", []),
@@ -525,3 +541,19 @@ def test_the_released_rule_finds_what_its_pattern_finds():
     for _ in range(3000):
         text = "".join(draw.choices(pieces, k=draw.randrange(1, 12)))
         assert parse_spans(text, "tvg_r1") == released_rule(text), text
+
+
+def test_what_is_left_out_is_the_default():
+    assert answer_text("<answer>1</answer><time>[3, 9]</time>") == "[3, 9]"
+    assert parse_span("From 23 to 64", "vtimellm", 200.0) == [46, 128]
+    asked = qa_prompt("What?", ["a", "b"], [0.0], answers="set")
+    assert asked[0]["content"][0]["text"] == system_prompt("full", "set", options=True)
+
+
+def test_a_letter_is_one_letter_and_a_block_may_have_lines():
+    assert [parse_answer(text, "tvg_r1") for text in ("(Bold)", "(B)", "(7)")] == ["B", "B", None]
+    assert is_well_formed("<think>a\nb</think>\n<time>[3,\n9]</time>")
+
+
+def test_a_refusal_is_short():
+    assert is_refusal("<think>x</think>" + "." * 96 + "none", "sentence") and not is_refusal("<think>x</think>" + "." * 97 + "none", "sentence")

@@ -316,6 +316,11 @@ def test_the_format_is_paid_for_a_readable_answer_alone():
     assert format_reward([answer([9, 3]), answer([3, 9])]) == [1, 1]  # a span written backwards is read: the overlap says that it is wrong
 
 
+def test_an_option_is_read_by_the_convention_that_is_given():
+    assert answer_reward(["(B) is it", "<answer>B</answer>"], ["B", "B"], reading="tvg_r1") == [1, 0]
+    assert answer_reward(["(B) is it", "<answer>B</answer>"], ["B", "B"]) == [0, 1]
+
+
 def test_format_asks_for_the_option_only_of_questions():
     assert format_reward(TEXTS) == [0, 1, 0] and format_reward(TEXTS, answer=["A", None, None]) == [1, 1, 0]
 

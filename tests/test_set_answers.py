@@ -48,6 +48,9 @@ def test_sets_are_compared_by_the_best_of_all_pairings():
         larger = max(len(preds), len(gts))
         assert set_tiou(preds, gts) == pytest.approx(expected / larger if larger else 1.0)
         assert set_tiou(preds, gts) == pytest.approx(set_tiou(gts, preds[::-1]))
+        pairs = matched_tious(preds, gts)
+        assert pairs == sorted(pairs, reverse=True) and 0 not in pairs
+    assert set_tiou([[3, 3]], [[3, 3]]) == set_tiou([[3, 3]], [[2, 4]]) == set_tiou([[2, 4]], [[4, 2]]) == 0  # an empty span overlaps nothing
 
 
 def test_set_metrics_by_counting():
@@ -65,12 +68,15 @@ def test_set_metrics_by_counting():
     assert metrics["refusal precision"] == pytest.approx(100 * right / refused) and metrics["refusal recall"] == pytest.approx(100 * right / absent)
     assert metrics["refusal F1"] == pytest.approx(200 * right / (refused + absent))
     assert metrics["count accuracy"] == pytest.approx(100 * np.mean([p is not None and len(p) == len(g) for p, g in zip(preds, gts)]))
+    assert metrics["set tIoU"] == pytest.approx(100 * np.mean([0 if p is None else set_tiou(p, g) for p, g in zip(preds, gts)]))
+    nobody_refuses = set_metrics([[[0, 1]]], [[[0, 1]]])
+    assert [nobody_refuses[f"refusal {name}"] for name in ("precision", "recall", "F1")] == [0, 0, 0]
 
 
 def test_set_metrics_refuse_what_they_cannot_score():
     with pytest.raises(ValueError, match="1 predictions, 2 rows of true spans"):
         set_metrics([[]], [[], []])
-    with pytest.raises(ValueError, match="no queries"):
+    with pytest.raises(ValueError, match="^no queries to score$"):
         set_metrics([], [])
     with pytest.raises(ValueError, match=r"predictions of row 0 are \[3, 9\]"):
         set_metrics([[3, 9]], [[[3, 9]]])
@@ -217,3 +223,16 @@ def test_a_refusal_in_a_block_or_alone_where_no_convention_is_known():
     )
     assert not any(is_refusal(text, "auto") for text in shown)
     assert not is_refusal("<time>Xnone</time>") and not is_refusal(None, "auto") and is_refusal("<time>none</time>") and not is_refusal("none")
+
+
+@pytest.mark.parametrize("reward, values", [(set_tiou_reward, [1, 1, -0.5]), (set_wasserstein_reward, [1, 1, -0.5]), (refusal_reward, [0, 1, -1])])
+def test_set_rewards_read_by_the_convention_they_are_given(reward, values):
+    truths = [[[2.0, 4.0]], [], [[2.0, 4.0]]]
+    for reading, texts in {
+        "answer": ["<answer>2 to 4</answer>", "<answer>none</answer>", "<answer>none</answer>"],
+        "vtimellm": ["From 20 to 40.", "none", "none"],  # hundredths of ten seconds
+    }.items():
+        assert reward(texts, truths, reading=reading, duration=[10.0] * 3) == values
+        assert format_reward(texts, reading=reading, duration=[10.0] * 3, refusals=True) == ([1, 1, 1] if reading == "vtimellm" else [0, 0, 0])
+    thought = [f"<think>x</think>{text}" for text in ("<answer>2 to 4</answer>", "<answer>none</answer>")]
+    assert format_reward(thought, reading="answer", refusals=True) == [1, 1] and format_reward(thought, reading="answer") == [1, 0]

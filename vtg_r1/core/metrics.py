@@ -227,11 +227,11 @@ LENGTH_RANGES = {"short": (0, 10), "middle": (10, 30), "long": (30, 150)}  # abo
 
 
 def _by_score(preds: Sequence, scores: Sequence) -> list[list[list[float]]]:
-    "The first ten predictions of each query, highest score first; a query without scores (None) keeps its order."
+    "The predictions of each query, of the first ten the highest score first; a query without scores (None) keeps its order."
     ranked = []
     for i, (row, values) in enumerate(zip(preds, scores, strict=True)):
         if values is None:
-            ranked.append(list(row[:10]))
+            ranked.append(row)
             continue
         if len(values) != len(row):
             raise ValueError(f"query {i} has {len(row)} predictions and {len(values)} scores: give one score per prediction")

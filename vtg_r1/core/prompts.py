@@ -318,11 +318,11 @@ def _spans_in(value: Any) -> list[list[float]]:
         if ends == [None, None]:
             return _spans_in(next((item for key, item in fields.items() if key in _SPAN_KEYS), None))
         value = ends
-    if not isinstance(value, list) or not 0 < len(value) <= MOST_SPANS:
+    if not isinstance(value, list) or len(value) > MOST_SPANS:
         return []
-    times = [_json_time(item) for item in value[:2]]
-    if len(value) == 2 and times[0] is not None and times[1] is not None:
-        return [[times[0], times[1]]]
+    times = [time for time in map(_json_time, value) if time is not None]
+    if len(value) == len(times) == 2:
+        return [times]
     spans = [_spans_in(item) for item in value]
     if not all(spans):
         return []
@@ -333,15 +333,17 @@ def _json_spans(text: str) -> list[list[float]]:
     "The spans of the JSON in a text, in a code fence or bare."
     fenced = text.partition("```")[2].partition("```")[0]
     text = (fenced or text).strip()
-    for bracket in "[{":
+    for bracket in sorted((mark for mark in "[{" if mark in text), key=text.index):  # what stands first
         _, mark, rest = text.partition(bracket)
         rest = (mark + rest)[:LONGEST_JSON]
         if '"' not in rest:
             rest = rest.replace("'", '"')
         try:
-            return _spans_in(json.JSONDecoder().raw_decode(rest)[0])
+            spans = _spans_in(json.JSONDecoder().raw_decode(rest)[0])
         except (ValueError, RecursionError):
             continue
+        if spans or bracket == "[":  # an object of unknown keys may hold a list of spans; a list of objects is all there is
+            return spans
     return []
 
 # %% ../../nbs/parts/core/prompts.ipynb #f3a25a08
