@@ -35,6 +35,7 @@ def preview(
     folder.mkdir(exist_ok=True)
     copy = folder / f"{digest(path)}.mp4"
     if copy.exists():
+        copy.touch()  # used now, so it is kept longest
         return str(copy)
     command = [sys.executable, "-P", "-m", "vtg_r1.pages.browser_video", path, str(copy)]
     try:

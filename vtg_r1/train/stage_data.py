@@ -43,8 +43,8 @@ TOY_EVAL_SETS |= {  # in place of the in-domain set, if sets or options are aske
     "questions": (160, dict(levels=("question",))),
 }
 
-# stage → its values where options are asked for: a cold start that has learned where the letter stands, and not yet which one is right
-TOY_QUESTIONS: dict[str, dict[str, Any]] = {"curation": dict(toy_videos=1600), "sft": dict(epochs=2.0)}
+# stage → its values where options are asked for: the embedded base has read no letter; after three epochs it knows where one stands, and little of which is right
+TOY_QUESTIONS: dict[str, dict[str, Any]] = {"curation": dict(toy_videos=1600), "sft": dict(epochs=3.0)}
 
 
 def toy_set(answers: str, options: bool) -> str:
