@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..core.runtime import is_main_process
 from ..core.samples import Sample
-from ..data.model_inputs import VideoInputConfig
+from ..data.model_inputs import VideoInputConfig, budget_for
 from .generation import model_inputs
 from .loading import model_path
 from ..runs.run import Run
@@ -39,7 +39,8 @@ def _moments(model: Any, processor: Any, fps: float) -> list[Any]:
         return []
     positions, _ = core.get_rope_index(**{name: x for name, x in inputs.items() if "pixel" not in name})
     steps = int(inputs["video_grid_thw"][0, 0])
-    return positions[-3, 0, inputs["mm_token_type_ids"][0] == 2].view(steps, -1)[:, 0].tolist()
+    in_time = positions[-3, 0, inputs["mm_token_type_ids"][0] == 2]  # the last three rows are time, height and width
+    return in_time.view(steps, -1)[:, 0].tolist()  # the first token of each step
 
 
 def finest_rate(
@@ -77,9 +78,7 @@ def dense_clips(
     clips = {(s.video, s.clip and tuple(s.clip)): s.clip[1] - s.clip[0] if s.clip else s.duration for s in samples}
     dense = 0
     for seconds in clips.values():
-        frames = view.frames
-        if view.fps:
-            frames = min(frames, int(view.fps * seconds + 1e-6) + 1)
+        frames, _ = budget_for(seconds, view)
         dense += frames - 1 > finest * seconds * (1 + 1e-6)
     return dense, len(clips)
 
