@@ -40,6 +40,16 @@ def test_what_differs_is_named_and_moves_the_numbers(change, named):
     assert (other["gb"] is None) == (named == "lora_rank")
 
 
+def test_a_budget_of_tokens_bounds_what_is_read():
+    settings = dict(model="Qwen/Qwen2.5-VL-3B-Instruct", **SHAPE)
+    tokens = SHAPE["frames"] * SHAPE["pixels"] // 784
+    same, half, many = (
+        estimate_run(GRPOParams(**{**settings, **given}), "H200")[0]["step_seconds"]
+        for given in ({}, dict(max_tokens_per_video=tokens // 2), dict(max_tokens_per_video=tokens, frames=512, pixels=784 * 1024, fps=2))
+    )
+    assert half < same and many == pytest.approx(same)
+
+
 def test_every_card_has_its_line_and_none_but_the_measured_one_is_as_measured():
     rows = estimate_run(GRPOParams(model="Qwen/Qwen2.5-VL-7B-Instruct", **SHAPE))
     assert [row["card"] for row in rows] == list(CARDS)

@@ -2147,6 +2147,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                  'vtg_r1/train/estimate.py'),
                                        'vtg_r1.train.estimate._parameters_in': ( 'parts/train/estimate.html#_parameters_in',
                                                                                  'vtg_r1/train/estimate.py'),
+                                       'vtg_r1.train.estimate._pixels_shown': ( 'parts/train/estimate.html#_pixels_shown',
+                                                                                'vtg_r1/train/estimate.py'),
                                        'vtg_r1.train.estimate.answer_seconds': ( 'parts/train/estimate.html#answer_seconds',
                                                                                  'vtg_r1/train/estimate.py'),
                                        'vtg_r1.train.estimate.billions': ('parts/train/estimate.html#billions', 'vtg_r1/train/estimate.py'),

@@ -124,11 +124,9 @@ def read_sampling(samples: int | None, calibration: str | None, model: str, conf
 def _say_if_dense(model: Any, processor: Any, video: str, duration: float, config: "InferenceConfig") -> None:
     "Say on stderr if the model's own clock is too coarse for as many frames."
     from ..core.samples import Sample
-    from ..data.model_inputs import VideoInputConfig
     from ..models.clock import dense_note
 
-    view = VideoInputConfig("", config.frames, time_encoding=config.time_encoding, fps=config.fps)
-    note, _ = dense_note(model, processor, [Sample("", video, duration, "", [[0.0, duration]])], view)
+    note, _ = dense_note(model, processor, [Sample("", video, duration, "", [[0.0, duration]])], config.view(""))
     if note:
         echo(note, err=True)
 

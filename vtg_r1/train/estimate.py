@@ -10,11 +10,13 @@ __all__ = ['CARDS', 'CPU', 'COMPARED', 'measured_rows', 'billions', 'nearest_row
 import json
 import math
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..core.runtime import UserError
+from ..data.model_inputs import budget_for
 
 CARDS = {  # memory in GB, its bandwidth in TB/s, dense bfloat16 in TFLOPS: the makers' data sheets
     "H200": (141, 4.8, 989),
@@ -65,6 +67,12 @@ def nearest_row(size: float) -> dict[str, Any]:
     return min(rows, key=lambda row: abs(row["billions"] - size))
 
 # %% ../../nbs/parts/train/estimate.ipynb #75ffc220
+def _pixels_shown(params: Any) -> int:
+    "The most pixels of a video's frames together, by number and tokens."
+    frames, pixels = budget_for(0.0, replace(params.view(""), fps=0.0))
+    return frames * pixels
+
+
 def step_on(card: str, params: Any, row: dict[str, Any], size: float) -> dict[str, Any]:
     "Seconds and GB of a step, and what of it differs from the measured one."
     differences = [name for name in COMPARED if getattr(params, name) != row[name]]
@@ -76,7 +84,7 @@ def step_on(card: str, params: Any, row: dict[str, Any], size: float) -> dict[st
         differences.append("lora_rank")
     longer = params.max_completion_length / row["max_completion_length"]
     queries = params.prompts_per_step * params.num_generations / (row["prompts_per_step"] * row["num_generations"])
-    prompt = params.frames * params.pixels / (row["frames"] * row["pixels"])
+    prompt = _pixels_shown(params) / (row["frames"] * row["pixels"])
     if not row["billions"]:  # its parts were not measured apart
         return dict(card=card, step_seconds=row["step_seconds"] * queries * prompt * longer, decoding_seconds=None, gb=None, differs=differences)
     decoding, rest = row["decoding_seconds"] * longer, (row["step_seconds"] - row["decoding_seconds"]) * queries * prompt
@@ -129,7 +137,7 @@ def training_seconds(params: Any, samples: int, card: str, processes: int = 1) -
         decoding = step["decoding_seconds"] or 0.0
         return params.steps * (decoding + (step["step_seconds"] - decoding) / processes)
     seen = params.steps * params.batch_size if params.steps else params.epochs * samples
-    prompt = params.frames * params.pixels / (row["frames"] * row["pixels"])
+    prompt = _pixels_shown(params) / (row["frames"] * row["pixels"])
     if not row["billions"]:
         return seen * row["step_seconds"] / (row["prompts_per_step"] * row["num_generations"]) * prompt / processes
     _, rest = _on_other_card(card, row, 0.0, row["step_seconds"] - row["decoding_seconds"], size, 0)
