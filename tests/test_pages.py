@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,20 @@ def test_the_demo_reports_how_many_answers_there_are(second_model, world, toy_sa
     reports, video = [], str(world / "videos" / toy_samples[0].video)
     rows = answer(load_models([second_model, "tiny"]), video, ["the red circle", "the blue square"], {}, report=lambda *told: reports.append(told))
     assert reports == [(0, 4), (2, 4)] and [len(row["answers"]) for row in rows] == [2, 2]
+
+
+@pytest.mark.parametrize("limit", [{}, {"fps": 0.5}, {"max_tokens_per_video": 5}], ids=str)
+def test_the_demo_shows_the_frames_that_a_model_sees(world, toy_samples, limit):
+    from vtg_r1.data.model_inputs import build_prompt
+    from vtg_r1.models.ground import TINY_INFERENCE
+    from vtg_r1.pages.demo import sampled_frames
+
+    sample, config = toy_samples[0], replace(TINY_INFERENCE, **limit)
+    shown = sampled_frames(str(world / "videos" / sample.video), config)
+    prompt = build_prompt(sample, config.view(world / "videos"))
+    assert 1 < len(shown) == len(prompt["images"]) <= 16
+    text = str(prompt["prompt"])
+    assert all(f"{seconds:g}" in text for seconds, _ in shown)
 
 
 def test_demo_answers_fifty_at_once(demo, world, toy_samples):

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from ..core.prompts import format_time, tag_text
 from ..core.samples import load_samples
 from ..core.spans import set_tiou
+from ..data.model_inputs import budget_for
 from ..data.toyworld import SET_LEVELS, ToyWorldConfig, make_world
 from ..models.ground import InferenceConfig, Sampling, control_words, ground, resolve_model
 from ..models.loading import TINY, load_model, load_processor
@@ -146,13 +147,14 @@ def answer(
 
 def sampled_frames(
     path: str,  # a video
-    frames: int,  # maximum number
+    config: InferenceConfig,  # of the model
 ) -> list[tuple[float, str]]:  # (second, JPEG as a data URI)
     "The frames that a model sees, at a size for people."
     from PIL import Image
 
-    arrays, times = read_frames(path, frames, 24 * 28 * 28)
     info = probe(path)
+    frames, _ = budget_for(float(info.times[-1] - info.times[0]), config.view(""))
+    arrays, times = read_frames(path, frames, 24 * 28 * 28)
     size = max(1, round(96 * info.width / info.height)), 96  # the sides above are multiples of 28, which distorts a picture a little
     return [(float(time), jpeg_uri(Image.fromarray(array).resize(size), quality=72)) for array, time in zip(arrays, times)]
 
@@ -267,7 +269,6 @@ class DemoApp:
         sampling: Sampling | None = None,  # as in `ground`
     ):
         self.models, self.examples, self.folder, self.longest, self.sampling = models, examples, folder, longest, sampling
-        self.frames = models[-1].config.frames
         self.truths = {digest(example.path): example.truths for example in examples}
         self.special = sorted({word for loaded in models for word in control_words(loaded.processor)})
 
@@ -277,7 +278,7 @@ class DemoApp:
             return player_html(None), ""
         try:
             duration = check_video(path, self.longest)
-            return player_html(preview(path, self.folder / "playable")), answers_html([], duration, sampled_frames(path, self.frames))
+            return player_html(preview(path, self.folder / "playable")), answers_html([], duration, sampled_frames(path, self.models[-1].config))
         except (PageError, VideoError) as e:
             return player_html(None), error_html(plain_error(e))
 
@@ -292,7 +293,7 @@ class DemoApp:
             duration = check_video(path, self.longest)
             assert path is not None
             rows = answer(self.models, path, read_queries(text, self.special), self.truths.get(digest(path), {}), self.sampling, report)
-            page = answers_html(rows, duration, sampled_frames(path, self.frames))
+            page = answers_html(rows, duration, sampled_frames(path, self.models[-1].config))
             return page, {"video": Path(path).name, "duration": duration, "rows": rows}
         except (PageError, VideoError) as e:
             return error_html(plain_error(e)), {"error": plain_error(e)}
