@@ -88,6 +88,7 @@ def test_thresholds_are_inclusive_and_exact():
         (overlaps, ([[0, 1], [2]], [[[0, 1]], [[2, 3]]]), r"prediction of query 1 is \[2\]; give \[start, end\]"),
         (overlaps, ([[[0, 1], [2, 3]], [[2, 3], [4, 5]]], [[[0, 1]], [[2, 3]]]), "prediction of query 0 is"),
         (overlaps, ([[0, 1], "2-3"], [[[0, 1]], [[2, 3]]], 0.0, ["a", "b"]), r"prediction of query 1 \(qid 'b'\) is '2-3'"),
+        (overlaps, ([[0, 1], ["a", 2]], [[[0, 1]], [[2, 3]]]), r"prediction of query 1 is \['a', 2\]"),
         (overlaps, ([[0, 1], None], [[[0, 1]], []], 0.0, ["a", "b"]), r"query 1 \(qid 'b'\) has no true span"),
         (mean_ap, ([[[0, 1]]], [[[0, 1]], [[2, 3]]]), "1 rows of predictions, 2 of true spans"),
         (mean_ap, ([[[0, 1]], []], [[[0, 1]], []]), "query 1 has no true span"),

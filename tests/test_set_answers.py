@@ -69,6 +69,8 @@ def test_set_metrics_by_counting():
     assert metrics["refusal F1"] == pytest.approx(200 * right / (refused + absent))
     assert metrics["count accuracy"] == pytest.approx(100 * np.mean([p is not None and len(p) == len(g) for p, g in zip(preds, gts)]))
     assert metrics["set tIoU"] == pytest.approx(100 * np.mean([0 if p is None else set_tiou(p, g) for p, g in zip(preds, gts)]))
+    both_reach = set_metrics([[[0, 10], [0, 3.5]]], [[[0, 9.5], [6, 10]]], (0.3,))  # 0.37 and 0.4, though 0.95 and 0 have the larger sum
+    assert both_reach["F1@0.3"] == 100 and both_reach["set tIoU"] == pytest.approx(47.5)
     nobody_refuses = set_metrics([[[0, 1]]], [[[0, 1]]])
     assert [nobody_refuses[f"refusal {name}"] for name in ("precision", "recall", "F1")] == [0, 0, 0]
 
