@@ -129,3 +129,10 @@ def test_the_policy_and_the_scores_of_an_unfinished_run_are_refused(split, tmp_p
 def test_every_stage_has_a_dry_run(stage, tmp_path, capsys):
     assert main(["run", f"nbs/{stage}.ipynb", "-p", "outputs_dir", str(tmp_path), "--dry-run"]) == 0
     assert "0 problems; nothing was decoded or trained" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("asked, name", [({}, "toy-s3"), ({"answers": "set"}, "toy-sets-s3"), ({"options": True}, "toy-questions-s3")], ids=str)
+def test_the_toy_run_that_is_looked_for_is_the_one_that_is_taken(asked, name, tmp_path):
+    given = {"rewards": [{"name": "set_tiou", "weight": 1.0}]} if asked.get("answers") else {}
+    text = preflight(GRPOParams(seed=3, outputs_dir=str(tmp_path), **asked, **given)).text()
+    assert f"run {name} of 01_curation, made now" in text

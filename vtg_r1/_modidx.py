@@ -2411,6 +2411,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                    'vtg_r1/train/stage_data.py'),
                                          'vtg_r1.train.stage_data.toy_eval_sets': ( 'parts/train/stage_data.html#toy_eval_sets',
                                                                                     'vtg_r1/train/stage_data.py'),
+                                         'vtg_r1.train.stage_data.toy_run': ( 'parts/train/stage_data.html#toy_run',
+                                                                              'vtg_r1/train/stage_data.py'),
                                          'vtg_r1.train.stage_data.toy_set': ( 'parts/train/stage_data.html#toy_set',
                                                                               'vtg_r1/train/stage_data.py'),
                                          'vtg_r1.train.stage_data.toy_upstream': ( 'parts/train/stage_data.html#toy_upstream',

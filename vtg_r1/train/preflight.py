@@ -24,7 +24,7 @@ from ..runs.parameters import to_mapping
 from ..runs.run import refuse_run, refuse_unfinished, run_folder, run_state
 from .checks import check_context_length, check_token_budget, is_embedded, refuse_toy_values
 from .estimate import CARDS, answer_seconds, billions, nearest_row, step_on, training_seconds
-from .stage_data import recorded_root, refuse_shared_videos, refuse_unnamed_model
+from .stage_data import recorded_root, refuse_shared_videos, refuse_unnamed_model, toy_run
 
 # %% ../../nbs/parts/train/preflight.ipynb #e003d46b
 _ERRORS = (UserError, SampleError, OSError, ValueError, ImportError)
@@ -149,7 +149,7 @@ def _with_videos(report: Preflight, samples: list[Sample], root: str, what: str,
 
 def _check_toy(report: Preflight, params: Any) -> None:
     "The toy world's upstream runs, which a stage makes itself."
-    name = f"toy-s{params.seed}"
+    name = toy_run("nbs/01_curation.ipynb", params.seed, params)["run_name"]
     state = run_state(run_folder("curation", name, params.outputs_dir))
     with report.trying("data"):
         if state not in ("", "finished"):
