@@ -27,7 +27,11 @@ def black_frames(prompt: dict[str, Any]) -> dict[str, Any]:
 def shuffled_frames(prompt: dict[str, Any]) -> dict[str, Any]:
     "A prompt of `build_prompt` in which the frames are in another order, the same for each video of as many frames; the times stay."
     key = _frames_key(prompt)
-    order = np.random.default_rng(len(prompt[key])).permutation(len(prompt[key]))
+    n = len(prompt[key])
+    rng = np.random.default_rng(n)
+    order = rng.permutation(n)
+    while n > 1 and (np.diff(order) == 1).all():  # the order as it was
+        order = rng.permutation(n)
     return {**prompt, key: [prompt[key][i] for i in order]}
 
 
