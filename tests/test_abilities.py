@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, behind_prompt, grpo_trainer
-from vtg_r1.models.abilities import measure, measure_encoding, record_abilities, require_encoding
+from vtg_r1.models.abilities import _why_unusable, measure, measure_encoding, record_abilities, require_encoding
 from vtg_r1.models.generation import first_axes, join_inputs, model_inputs, noise_frames, noise_prompt
 from vtg_r1.models.ground import InferenceConfig, ground
 from vtg_r1.models.loading import linear_layers, load_model, load_processor, lora_config, outside_decoder
@@ -280,3 +281,19 @@ def test_a_person_gets_the_refusal(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "it has no clock" in error and "use time_encoding 'interleaved'" in error and error.count("\n") == 1
     assert main(arguments) in (0, 1)
+
+
+class OnAnotherDevice:
+    "A model whose weights are not where the prompts are made; what it answers follows from the prompt's shape alone, and is never twice the same."
+
+    device = torch.device("meta")
+
+    def __call__(self, logits_to_keep, **inputs):
+        assert all(x.device == self.device for x in inputs.values() if torch.is_tensor(x))
+        return SimpleNamespace(logits=torch.rand(1, 1, 4))
+
+
+def test_a_model_on_another_device_is_measured_too():
+    processor = load_processor("tiny")
+    for encoding in ("interleaved", "native"):
+        assert _why_unusable(processor, encoding, OnAnotherDevice()) == ""

@@ -1,6 +1,7 @@
 "How sure: agreement and consensus, the coverage of the refusal threshold by simulation, `calibrate`, `ground --samples`, and what the pages show of it."
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,7 @@ from vtg_r1.experiments.coverage import VIDEOS, answered_world, covered
 from vtg_r1.models.generation import generate, predict
 from vtg_r1.models.ground import Sampling, ground, resolve_model
 from vtg_r1.models.loading import load_model, load_processor
-from vtg_r1.models.sampled_answers import calibrated, check_calibration, consensus_rows, read_calibration, resumable_consensus
+from vtg_r1.models.sampled_answers import calibrated, check_calibration, consensus_row, consensus_rows, read_calibration, resumable_consensus
 
 times = st.floats(0, 30).map(lambda t: round(t, 1))
 answers = st.lists(st.lists(st.tuples(times, times).map(sorted), max_size=3), min_size=2, max_size=6)
@@ -151,6 +152,20 @@ def rows(tiny, toy_samples, view):
     return consensus_rows(partial(generate, *tiny, max_completion_length=40, temperature=1.0, samples=8), toy_samples, view)
 
 
+@pytest.mark.parametrize(
+    "responses, pred",
+    [
+        (["<time>soon</time>"] + ["<time>none</time>"] * 7, []),
+        (["<time>[9, 3]</time>"] + ["<time>none</time>"] * 3, []),
+        (["<time>none</time>"] + ["<time>soon</time>"] * 7, None),
+        (["<time>none</time>"] * 2 + ["<time>[3, 9]</time>"] * 3, [[3, 9]]),
+    ],
+    ids=str,
+)
+def test_a_majority_of_refusals_is_a_refusal(toy_samples, view, responses, pred):
+    assert consensus_row(toy_samples[0], responses, replace(view, answers="set"))["pred"] == pred
+
+
 def test_rows_are_the_consensus_of_their_responses(rows, toy_samples):
     from vtg_r1.core.prompts import parse_spans
 
@@ -169,7 +184,6 @@ def test_agreement_says_where_the_answer_is_right(rows, toy_samples):
 
 @pytest.mark.long
 def test_a_stopped_pass_goes_on_and_a_missing_video_is_a_row(tiny, toy_samples, view, tmp_path):
-    from dataclasses import replace
 
     samples = [*toy_samples[:6], replace(toy_samples[6], video="gone.mp4")]
     ask = partial(generate, *tiny, max_completion_length=40, temperature=1.0, samples=4)

@@ -59,3 +59,11 @@ def test_a_hub_that_cannot_be_reached_is_one_line(run, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["push", str(run.path), "me/mine"]) == 1
     assert "the Hub refused it" in capsys.readouterr().err
+
+
+def test_the_card_keeps_a_text_that_begins_with_a_slash(run):
+    from vtg_r1.pages.hub import card
+
+    run.record(parameters={**run.manifest["parameters"], "system_prompt": "/no_think Find it, a/b"}, resumed=["earlier"])
+    text = card(run.path, "me/mine")
+    assert "/no_think Find it, a/b" in text and "somebody" not in text and " s since it was last resumed." in text

@@ -160,6 +160,15 @@ def test_band_is_students(seeds, t):
         assert y.max() - y.min() == pytest.approx(2 * t * np.std(values, ddof=1) / np.sqrt(seeds), rel=1e-4)
 
 
+def test_a_seed_that_ends_early_has_a_shorter_curve():
+    rows = [{"arm": "r1", "seed": s, "step": i, "curve": "reward", "value": 0.1 * s} for s in range(4) for i in range(5 if s else 2)]
+    axes = draw_curves(rows, {"reward": "reward"}).axes[0]
+    thin = [line for line in axes.lines if line.get_lw() < 1]
+    assert [int(np.isfinite(line.get_ydata()).sum()) for line in thin] == [2, 5, 5, 5]
+    (mean,) = [line for line in axes.lines if line.get_lw() == 2]
+    assert mean.get_ydata() == pytest.approx([0.15, 0.15, 0.2, 0.2, 0.2]) and len(axes.collections) == 1
+
+
 def test_log_shows_the_panels_it_has_values_for():
     log = [{"step": i, "loss": 1.0, "reward": 0.1 * i, "frac_reward_zero_std": None if i == 1 else 0.0} for i in range(3)]
     fig = draw_log(log, window=2)

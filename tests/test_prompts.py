@@ -24,6 +24,7 @@ from vtg_r1.core.prompts import (
     is_refusal,
     is_well_formed,
     parse_answer,
+    parse_set,
     parse_span,
     parse_spans,
     qa_prompt,
@@ -290,13 +291,15 @@ def test_readings(response, reading, spans):
         ('[{"start": 1, "end": 2}, {"start": 3, "end": 4}]', [[1, 2], [3, 4]], {"json": 1}),
         ("I cannot tell.", [], {"unreadable": 1}),
         (None, [], {"unreadable": 1}),
+        ("<time>none</time>", [], {"refusal": 1}),
+        ("**not in the video**", [], {"refusal": 1}),
     ],
 )
 def test_reading_a_log_of_unknown_convention(response, spans, rules):
     assert parse_spans(response, "auto") == spans and count_readings([response]) == rules
     assert count_readings([response, response]) == {rule: 2 * count for rule, count in rules.items()}
     if isinstance(response, str):
-        assert set(auto_readings(response)) == set(rules) - {"ambiguous", "unreadable"}
+        assert set(auto_readings(response)) == set(rules) - {"ambiguous", "refusal", "unreadable"}
 
 
 def test_unknown_readings_are_errors():
@@ -557,3 +560,9 @@ def test_a_letter_is_one_letter_and_a_block_may_have_lines():
 
 def test_a_refusal_is_short():
     assert is_refusal("<think>x</think>" + "." * 96 + "none", "sentence") and not is_refusal("<think>x</think>" + "." * 97 + "none", "sentence")
+
+
+@pytest.mark.parametrize("text", ['{"spans": []}', "{'relevant_windows': []}", '```json\n{"moments": []}\n```', "[]"])
+def test_an_empty_list_in_json_is_a_refusal(text):
+    assert parse_set(text, "json") == [] == parse_set(text, "auto") == parse_set(f"<time>{text}</time>")
+    assert parse_set('{"objects": []}', "json") is None and parse_set('{"spans": [], "objects": []}', "json") is None

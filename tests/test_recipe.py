@@ -186,6 +186,8 @@ def test_the_released_data_needs_no_teacher(world, toy_samples, tmp_path, capsys
         (("stage: grpo", "stage: gpro"), "step rl: stage 'gpro' is none of"),
         (("num_rollouts: 2", "num_rolouts: 2"), "step difficulty: unknown parameter 'num_rolouts', did you mean 'num_rollouts'?"),
         (("name: small", "nome: small"), "nome"),
+        (("  rl:", "  empty:\n  rl:"), "step empty: give its stage and parameters"),
+        (("prior: $curation/rl.jsonl", "prior: train.txt"), "prior train.txt is no samples file"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(tmp_path, change, problem):

@@ -247,6 +247,18 @@ def test_rows_that_cannot_score_are_counted(tmp_path, capsys):
     assert "count as misses" not in capsys.readouterr().err
 
 
+def test_a_right_refusal_is_no_miss(tmp_path, capsys):
+    rows = [
+        dict(qid=qid, video=f"{qid}.mp4", duration=10.0, query="x", spans=spans)
+        for qid, spans in (("a", [[1.0, 3.0]]), ("b", []), ("c", [[1.0, 3.0]]))
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "answers.jsonl").write_text("\n".join(json.dumps(dict(qid=qid, pred=pred)) for qid, pred in (("a", [[1, 3]]), ("b", []), ("c", []))))
+    run("samples", annotations=tmp_path / "mine.jsonl", predictions=tmp_path / "answers.jsonl")
+    err = capsys.readouterr().err
+    assert "1 of 3 rows say that the video does not show it, which it does, and count as misses" in err and "give no span" not in err
+
+
 def test_didemo_has_its_own_mean(tmp_path):
     "Rank-1 and the mean of the best three annotators' IoU (LisaAnne/LocalizingMoments); R1@m is of the best annotator."
     rows = [

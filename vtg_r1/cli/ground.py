@@ -82,6 +82,9 @@ def ground_command(
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
     _say_who_read(model)
+    for answer, file in zip(answers, clips):
+        if file and len(answer.spans or []) > 1:
+            echo(f"{file} has the first of {len(answer.spans or [])} spans", err=True)
     if as_json:
         rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})
@@ -133,11 +136,11 @@ def _say_if_dense(model: Any, processor: Any, video: str, duration: float, confi
 
 def read_mapping(text: str, option: str) -> dict[str, Any]:
     "A mapping that an option gives as YAML."
-    import yaml
+    from ..runs.parameters import load_yaml
 
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as e:
+        value = load_yaml(text)
+    except ValueError as e:
         raise UserError(f"{option} {text!r}: {first_line(e)}") from e
     if not isinstance(value, dict):
         raise UserError(f"{option} {text!r}: write a mapping, such as '{{enable_thinking: false}}'")

@@ -1,5 +1,6 @@
 "`vtg-r1 recipe FILE`: the stages one after another as ordinary runs, and a table at the end. `vtg-r1 runs`: what runs there are."
 
+import contextlib
 import importlib
 import json
 import re
@@ -22,7 +23,7 @@ from ..data.blind import BesideBlind, beside_blind
 from ..data.official_benchmarks import COUNTS_ABOVE, load_benchmark
 from ..data.predictions import read_predictions
 from ..runs.experiment_grid import filled, references
-from ..runs.parameters import STAGES, RunParams, from_mapping, parameter_fields, read_parameters, to_mapping
+from ..runs.parameters import STAGES, RunParams, from_mapping, load_yaml, parameter_fields, read_parameters, to_mapping
 from ..runs.run import newest_run, read_manifest, run_folder, run_state, running
 from .common import AsJson, command, print_json
 from .run import run_stage, stage_params
@@ -65,11 +66,9 @@ class Recipe:
 
 def read_recipe(path: str) -> Recipe:
     "A recipe file, checked: stages, parameters, references to earlier steps."
-    import yaml
-
     try:
-        content = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as e:
+        content = load_yaml(resolve(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
         raise UserError(f"recipe {path}: {' '.join(str(e).split())}") from e
     unknown = set(content) - {"name", "shared", "steps", "measure"} if isinstance(content, dict) else {"?"}
     if unknown or not isinstance(content.get("steps"), dict) or not content.get("name"):
@@ -78,9 +77,15 @@ def read_recipe(path: str) -> Recipe:
     recipe = Recipe(str(content["name"]), str(shared.get("outputs_dir", "outputs")), [], {}, "")
     folders: dict[str, str] = {}
     for name, given in content["steps"].items():
+        if not isinstance(given, dict):
+            raise UserError(f"recipe {path}, step {name}: give its stage and parameters as `name: value` lines")
         _add_step(recipe, path, name, given, shared, folders)
     measure = content.get("measure") or {}
     recipe.prior = filled(str(measure.get("prior") or ""), folders)
+    if recipe.prior and not recipe.prior.endswith(".jsonl"):
+        raise UserError(f"recipe {path}: prior {recipe.prior} is no samples file; give a .jsonl, such as $curation/rl.jsonl, or leave it out")
+    if measure.get("benchmarks") and not isinstance(measure.get("policies"), dict):
+        raise UserError(f"recipe {path}: measure has benchmarks and no policies; give `name: model` lines below policies")
     for benchmark, own in (measure.get("benchmarks") or {}).items():
         recipe.benchmarks[benchmark] = {}
         for policy, model in measure["policies"].items():
@@ -167,17 +172,25 @@ def _dry_run(recipe: Recipe, as_json: bool) -> int:
             lines = preflight(from_mapping(type(step.params), {**to_mapping(step.params), "run_name": ""}), made).lines
             made[str(step.folder)] = step.name
         rows += [{"step": step.name, "what": what, "text": text, "problem": problem} for what, text, problem in lines]
+    if recipe.prior and not resolve(recipe.prior).exists() and not any(resolve(recipe.prior).is_relative_to(folder) for folder in made):
+        rows.append(
+            {"step": "measure", "what": "prior", "text": f"prior {recipe.prior!r}: no such file (looked at {resolve(recipe.prior)})", "problem": True}
+        )
     count = len({row["text"] for row in rows if row["problem"]})
     if as_json:
         print_json(rows)
     else:
         for step in recipe.steps:
             print(f"{step.name} ({step.notebook})")
-            for row in rows:
-                if row["step"] == step.name:
-                    print(f"  {'problem' if row['problem'] else 'ok':<9}{row['what']:<18}{row['text']}")
+            _print_rows([row for row in rows if row["step"] == step.name])
+        _print_rows([row for row in rows if row["step"] == "measure"])
         print(f"{count} problem{'s' * (count != 1)} in {len(recipe.steps)} steps; nothing was decoded or trained")
     return int(count > 0)
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        print(f"  {'problem' if row['problem'] else 'ok':<9}{row['what']:<18}{row['text']}")
 
 
 def _run_step(step: Step) -> None:
@@ -202,7 +215,8 @@ def _run_step(step: Step) -> None:
         print(f"{step.name}: {folder} is {state}; it is made again from what {step.stage} keeps outside its run folder", file=sys.stderr)
         shutil.rmtree(folder)
     print(f"{step.name}: {step.notebook}", file=sys.stderr)
-    run_stage(step.notebook, given, as_json=False)
+    with contextlib.redirect_stdout(sys.stderr):  # the table alone is printed
+        run_stage(step.notebook, given, as_json=False)
 
 
 def _queries(step: Step) -> list[Sample]:
@@ -234,7 +248,7 @@ def _finish(recipe: Recipe, as_json: bool) -> int:
     "Write and print the table."
     try:
         results = compare_policies(recipe)
-    except SampleError as e:
+    except (SampleError, OSError) as e:
         raise UserError(e) from e
     folder = resolve(recipe.outputs) / "recipes" / recipe.name
     folder.mkdir(parents=True, exist_ok=True)

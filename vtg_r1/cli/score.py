@@ -214,8 +214,12 @@ def _problems(predictions: Predictions, samples: Sequence[Sample], missing: str)
     if without:
         notes.append(f"{len(without)} queries have no prediction ({missing}): {', '.join(without[:3])}{', …' * (len(without) > 3)}")
     first = [row.spans[0] for row in predictions.values() if row.spans]
+    present = {s.qid for s in samples if s.spans}
     counts = {
-        "give no span (null, or a response in which none can be read)": len(predictions) - len(first),
+        "give no span (null, or a response in which none can be read)": sum(row.as_set is None for row in predictions.values()),
+        "say that the video does not show it, which it does": sum(
+            row.refused and not row.spans and qid in present for qid, row in predictions.items()
+        ),
         "give a span that ends at its start or before": sum(end <= start for start, end in first),
     }
     return notes + [f"{count} of {len(predictions)} rows {problem}, and count as misses" for problem, count in counts.items() if count]

@@ -277,6 +277,14 @@ def draw_log(
     return fig
 
 # %% ../../nbs/parts/core/plots.ipynb #2b85202a
+def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # values (steps, seeds), NaN where a seed has none
+    "The 95 % interval of the mean at each step."
+    counts, mean = np.isfinite(values).sum(1), np.nanmean(values, 1)
+    quantiles = np.array([t_quantile(0.95, int(count) - 1) for count in counts])
+    reach = quantiles * np.nanstd(values, 1, ddof=1) / np.sqrt(counts)
+    return mean - reach, mean + reach
+
+
 @style()
 def draw_curves(
     rows: list[dict[str, Any]],  # {"arm", "seed", "step", "curve", "value"}
@@ -288,20 +296,16 @@ def draw_curves(
     for ax, (curve, label) in zip(axes[0], panels.items()):
         bands = []
         for arm, look in looks.items():
-            by_step: dict[int, list[float]] = {}
-            for row in rows:
-                if row["arm"] == arm and row["curve"] == curve:
-                    by_step.setdefault(row["step"], []).append(row["value"])
-            if not by_step:
+            own = {(row["step"], row["seed"]): row["value"] for row in rows if row["arm"] == arm and row["curve"] == curve}
+            if not own:
                 continue
-            steps = sorted(by_step)
-            values = np.array([by_step[step] for step in steps])  # (steps, seeds)
-            mean, seeds = values.mean(1), values.shape[1]
+            steps, seeds = sorted({step for step, _ in own}), sorted({seed for _, seed in own})
+            values = np.array([[own.get((step, seed), np.nan) for seed in seeds] for step in steps])  # NaN where a seed has ended earlier
             ax.plot(steps, values, "-", color=look.colour, alpha=0.35, lw=0.6)
-            ax.plot(steps, mean, color=look.colour, linestyle=look.line, lw=2, label=arm)
-            if seeds > 2:
-                reach = t_quantile(0.95, seeds - 1) * values.std(1, ddof=1) / np.sqrt(seeds)
-                bands.append((steps, mean - reach, mean + reach, look.colour))
+            ax.plot(steps, np.nanmean(values, 1), color=look.colour, linestyle=look.line, lw=2, label=arm)
+            together = [i for i, count in enumerate(np.isfinite(values).sum(1)) if count > 2]
+            if together:
+                bands.append(([steps[i] for i in together], *_band(values[together]), look.colour))
         limits = ax.get_ylim()  # of the seeds; a band may reach outside
         for steps, low, high, colour in bands:
             ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)

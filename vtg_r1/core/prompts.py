@@ -420,13 +420,13 @@ def _agreed(readings: Mapping[str, list[list[float]]]) -> list[list[float]]:
 
 
 def count_readings(responses: Iterable[str | None]) -> dict[str, int]:
-    'How often each rule of `auto_readings` reads something in a log, how many answers are "ambiguous" and how many "unreadable".'
+    'How often each rule of `auto_readings` reads something in a log, how many answers are a "refusal", "ambiguous" or "unreadable".'
     counts: Counter[str] = Counter()
     for response in responses:
         readings = auto_readings(response or "")
         counts.update(readings.keys())
         if not readings:
-            counts["unreadable"] += 1
+            counts["refusal" if is_refusal(response, "auto") else "unreadable"] += 1
         elif not _agreed(readings):
             counts["ambiguous"] += 1
     return dict(counts)
@@ -513,6 +513,7 @@ _REFUSAL = re.compile(
     r"(?:(?:it|the (?:event|query|moment|request)) )?(?:does not|doesn't|did not|didn't) (?:happen|occur|appear|exist)(?: in (?:the|this) video)?",
     re.I | re.A,
 )
+_EMPTY_OBJECT = re.compile(r"\{ ?[\"']([\w -]{1,30})[\"'] ?: ?\[ ?\] ?\}")  # an object of JSON whose only field is an empty list
 _LONGEST_REFUSAL = 100  # characters
 
 
@@ -520,7 +521,10 @@ def _refuses(text: str | None) -> bool:
     "Whether a text says that there is nothing to find, and nothing else."
     if text is None or len(text) > _LONGEST_REFUSAL:
         return False
-    text = " ".join(text.split()).removeprefix("```json").strip(" `\"'.!")
+    text = " ".join(text.split()).removeprefix("```json").strip(" `*\"'.!")
+    empty = _EMPTY_OBJECT.fullmatch(text)
+    if empty:
+        return re.sub("[ _-]", "", empty[1].lower()) in _SPAN_KEYS
     return _REFUSAL.fullmatch(text) is not None
 
 

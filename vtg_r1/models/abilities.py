@@ -7,6 +7,7 @@ __all__ = ['ENCODINGS', 'RATIOS', 'STEPS', 'EncodingAbilities', 'measure_encodin
            'record_abilities']
 
 # %% ../../nbs/parts/models/abilities.ipynb #4308dfbf
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -62,7 +63,8 @@ def _answers_differ(model: Any, a: Any, b: Any) -> bool:
     if model is None:
         return True
     with torch.inference_mode():
-        first, second = (model(**inputs.to(model.device), logits_to_keep=1).logits[:, -1] for inputs in (a, b))
+        # `to` moves the inputs themselves, and the caller compares them afterwards
+        first, second = (model(**copy(inputs).to(model.device), logits_to_keep=1).logits[:, -1] for inputs in (a, b))
     return not torch.equal(first, second) or not bool(first.isfinite().all())
 
 

@@ -24,6 +24,13 @@ from .generation import resumable_rows
 from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/sampled_answers.ipynb #cc9139f0
+def _of_those_without_time(answers: Sequence[Any], sets: Sequence[Any], best: int) -> int:
+    "Answers that cover no time agree with each other. A refusal stands for them if at least half of them refuse."
+    empty = [i for i, answer in enumerate(answers) if covered_tiou(answer, []) == 1.0]
+    refusals = [i for i in empty if sets[i] == []]
+    return refusals[0] if 2 * len(refusals) >= len(empty) else best
+
+
 def consensus_row(
     sample: Sample,
     responses: Sequence[str],  # K, sampled
@@ -32,6 +39,8 @@ def consensus_row(
     "A prediction made of several responses; one that cannot be read counts as one without a span."
     answers = [parse_spans(response, view.reading, sample.duration) for response in responses]
     best, agreement = consensus(answers)
+    if covered_tiou(answers[best], []) == 1.0:
+        best = _of_those_without_time(answers, [parse_set(response, view.reading, sample.duration) for response in responses], best)
     row = dict(
         qid=sample.qid,
         pred=parse_set(responses[best], view.reading, sample.duration),

@@ -53,7 +53,7 @@ _CARD = Path(str(files("vtg_r1"))) / "assets" / "pages" / "card.md"
 def _without_folders(value: Any) -> Any:
     "A parameter's value with the last name of each path that leads out of the project."
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: item if key == "system_prompt" else _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
     if isinstance(value, str) and (value.startswith(("/", "~", "..")) or "/../" in value):

@@ -41,7 +41,7 @@ def _prediction(row: dict[str, Any], where: str) -> dict[str, Any]:
         agreement = row["agreement"]
         if isinstance(agreement, bool) or not isinstance(agreement, (int, float)) or not 0 <= agreement <= 1:
             raise SampleError(f"{where}: agreement is {agreement!r}; give a number from 0 to 1, or leave it out", "agreement", "bad_prediction")
-        checked |= {"agreement": agreement, "refused": row.get("refused") is True}
+        checked |= {"agreement": agreement, "refused": prediction.refused or row.get("refused") is True}
     return checked
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from ..core.atomic_files import LockHeld, lock
 from ..core.runtime import RunError, UserError, resolve
 from .execute import stage_name
-from .parameters import RunParams, from_mapping
+from .parameters import RunParams, from_mapping, load_yaml
 from .run import read_manifest, run_folder, running
 
 # %% ../../nbs/parts/runs/experiment_grid.ipynb #60bbb771
@@ -37,9 +37,10 @@ def read_grid(
     params_classes: Mapping[str, type[RunParams]] | None = None,  # stage → its parameters, which those of the rows are checked against
 ) -> dict[str, Any]:  # {"stages", "rows", "seeds", "overrides", …}
     "A grid file, checked."
-    import yaml
-
-    grid = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
+    try:
+        grid = load_yaml(resolve(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise RunError(f"{path}: {e}") from e
     short = grid.pop("smoke", {})
     if smoke:
         for part in ("stages", "rows"):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['P', 'RENAMED', 'STAGES', 'param', 'convert', 'default_of', 'allowed', 'checked', 'ParameterGroup', 'parameter_groups',
            'parameter_fields', 'RunParams', 'ComputeParams', 'LaunchParams', 'check_names', 'from_mapping',
-           'to_mapping', 'read_parameters', 'parameter_cell', 'from_notebook', 'help_text', 'stage_program']
+           'to_mapping', 'load_yaml', 'read_parameters', 'parameter_cell', 'from_notebook', 'help_text',
+           'stage_program']
 
 # %% ../../nbs/parts/runs/parameters.ipynb #f54178b0
 import argparse
@@ -290,7 +291,7 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 
-def _load_yaml(text: str) -> Any:
+def load_yaml(text: str) -> Any:
     "The value of a YAML text; a `ValueError` of one line if it cannot be read."
     try:
         return yaml.load(text, _Loader)
@@ -301,14 +302,14 @@ def _load_yaml(text: str) -> Any:
 def _value(text: str) -> Any:
     "A command-line value; what YAML cannot read is text."
     with suppress(ValueError):
-        return _load_yaml(text) if text else ""
+        return load_yaml(text) if text else ""
     return text
 
 
 def _read_file(path: str | Path, stage: str) -> dict[str, Any]:
     "The parameters that a file gives to a stage."
     try:
-        content = _load_yaml(Path(path).read_text(encoding="utf-8"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"parameter file {path}: {e}") from e
     if not isinstance(content, dict):
