@@ -297,3 +297,20 @@ def test_a_model_on_another_device_is_measured_too():
     processor = load_processor("tiny")
     for encoding in ("interleaved", "native"):
         assert _why_unusable(processor, encoding, OnAnotherDevice()) == ""
+
+
+@pytest.mark.parametrize(
+    "idiom",
+    [
+        "{% if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}",
+        "{% if not enable_thinking is defined %}{% set enable_thinking = true %}{% endif %}",
+        "{% if enable_thinking is undefined %}{% set enable_thinking = true %}{% endif %}",
+        "{% set enable_thinking = enable_thinking | default(true) %}",
+    ],
+)
+def test_an_argument_with_a_default_is_an_argument(idiom):
+    text = (
+        idiom
+        + "{% if messages[0].role == 'system' %}{% set system_message = messages[0].content %}{% endif %}{{ enable_thinking }}{{ system_message }}"
+    )
+    assert template_arguments(text) == {"enable_thinking"}

@@ -18,7 +18,16 @@ from vtg_r1.experiments.coverage import VIDEOS, answered_world, covered
 from vtg_r1.models.generation import generate, predict
 from vtg_r1.models.ground import Sampling, ground, resolve_model
 from vtg_r1.models.loading import load_model, load_processor
-from vtg_r1.models.sampled_answers import calibrated, check_calibration, consensus_row, consensus_rows, read_calibration, resumable_consensus
+from vtg_r1.models.sampled_answers import (
+    answer_tiou,
+    calibrated,
+    check_calibration,
+    consensus_row,
+    consensus_rows,
+    read_calibration,
+    resumable_consensus,
+)
+from vtg_r1.runs.run import start_run
 
 times = st.floats(0, 30).map(lambda t: round(t, 1))
 answers = st.lists(st.lists(st.tuples(times, times).map(sorted), max_size=3), min_size=2, max_size=6)
@@ -341,3 +350,22 @@ def test_greedy_answers_are_as_before(tiny, toy_samples, view):
     before = predict(*tiny, toy_samples[:4], view, max_completion_length=40)
     consensus_rows(partial(generate, *tiny, max_completion_length=40, temperature=1.0, samples=2), toy_samples[:4], view)
     assert predict(*tiny, toy_samples[:4], view, max_completion_length=40) == before
+
+
+def test_an_answer_of_one_span_is_as_right_as_r1_says():
+    truths = [[0, 5], [0, 5], [0, 15]]  # of three annotators
+    assert answer_tiou([[0, 5]], truths, "span") == 1.0 == answer_tiou([[0, 5], [9, 12]], truths, "span")
+    assert answer_tiou([[0, 5]], truths, "set") == pytest.approx(1 / 3)
+    assert answer_tiou([], [[0, 5]], "span") == 0 and answer_tiou([], [], "set") == 1
+
+
+def test_a_checkpoint_is_asked_as_its_run_was_trained(tmp_path):
+    run = start_run("grpo", "mine", {"seed": 0, "frames": 16, "pixels": 784, "answers": "set"}, tmp_path)
+    checkpoint = run.path / "checkpoints/checkpoint-5"
+    for folder in (run.path / "model", checkpoint):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    for name in (run.path, run.path / "model", checkpoint):
+        weights, config = resolve_model(str(name))
+        assert weights == str(checkpoint if name == checkpoint else run.path / "model")
+        assert (config.frames, config.pixels, config.answers) == (16, 784, "set")

@@ -71,7 +71,7 @@ def calibrate_command(
     for row in failed:
         print(f"{row['qid']}: {row['error']}; it counts as not answered", file=sys.stderr)
     try:
-        facts = calibrated(rows, queries, coverage, right_tiou)
+        facts = calibrated(rows, queries, coverage, right_tiou, config.answers)
     except ValueError as e:
         raise UserError(f"{annotations}: {e} (tIoU of at least {right_tiou:g} with the truth)") from None
     made = Calibration(**facts, samples=samples, temperature=temperature, model=model, model_key=key, config=asdict(config), annotations=source)

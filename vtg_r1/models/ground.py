@@ -20,7 +20,7 @@ from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
 from .abilities import require_encoding
 from .generation import by_video, generate, predict
-from .loading import TINY, model_path
+from .loading import TINY, model_path, producing_run
 from .sampled_answers import consensus_rows
 from ..runs.run import read_manifest
 from ..video.decoders import VideoError
@@ -62,14 +62,19 @@ def resolve_model(
         return name, TINY_INFERENCE
     folder = Path(name).expanduser()
     run = next((p for p in (folder, folder.parent) if (p / "manifest.json").is_file()), None)
+    weights = None
+    if run is not None:
+        weights = str(run / "model")
+        if not (run / "model" / "config.json").is_file():
+            raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {weights})")
+    if run is None and folder.is_dir():
+        run = producing_run(name)  # of a checkpoint
     if run is None:
         return model_path(name), InferenceConfig()
-    if not (run / "model" / "config.json").is_file():
-        raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {run / 'model'})")
     manifest = read_manifest(run)
     recorded = {**manifest.get("config", {}).get("view", {}), **manifest.get("parameters", {})}
     names = {f.name for f in fields(InferenceConfig)}
-    return str(run / "model"), InferenceConfig(**{k: v for k, v in recorded.items() if k in names})
+    return weights or model_path(name), InferenceConfig(**{k: v for k, v in recorded.items() if k in names})
 
 # %% ../../nbs/parts/models/ground.ipynb #63d72124
 @dataclass(frozen=True)
@@ -150,6 +155,6 @@ def _answer(query: str, row: dict[str, Any], duration: float, sampling: Sampling
     "The answer of a prediction row; one that agrees too little with the others is refused."
     agreement, spans, refused = row.get("agreement"), _within(row["pred"], duration, answers), None
     if sampling is not None and spans and agreement is not None and agreement < sampling.threshold:
-        spans, refused = None, row["pred"]
+        spans, refused = None, spans
     first = spans[0] if spans else None
     return Answer(query, first, think_text(row["response"]), row["response"], agreement, refused, spans)

@@ -232,9 +232,10 @@ def model_fingerprint(name: str) -> str:
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
-        config = try_to_load_from_cache(name, "config.json")
-        if isinstance(config, str):
-            return f"{name}@{Path(config).parent.name}"
+        for file in ("config.json", "adapter_config.json"):
+            config = try_to_load_from_cache(name, file)
+            if isinstance(config, str):
+                return f"{name}@{Path(config).parent.name}"
         return name
     parts = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")}
     adapter = folder / "adapter_config.json"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['consensus_row', 'consensus_rows', 'resumable_consensus', 'Calibration', 'read_calibration', 'check_calibration',
-           'calibrated']
+           'answer_tiou', 'calibrated']
 
 # %% ../../nbs/parts/models/sampled_answers.ipynb #7697d9a3
 import json
@@ -19,16 +19,19 @@ from ..core.confidence import consensus, covered_tiou, refusal_threshold, select
 from ..core.prompts import parse_answer, parse_set, parse_spans
 from ..core.runtime import UserError, set_seed
 from ..core.samples import Sample
+from ..core.spans import best_over_gts
 from ..data.model_inputs import VideoInputConfig, build_prompt
 from .generation import resumable_rows
 from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/sampled_answers.ipynb #cc9139f0
-def _of_those_without_time(answers: Sequence[Any], sets: Sequence[Any], best: int) -> int:
+def _of_those_without_time(answers: Sequence[Any], sets: Sequence[Any]) -> int:
     "Answers that cover no time agree with each other. A refusal stands for them if at least half of them refuse."
     empty = [i for i, answer in enumerate(answers) if covered_tiou(answer, []) == 1.0]
     refusals = [i for i in empty if sets[i] == []]
-    return refusals[0] if 2 * len(refusals) >= len(empty) else best
+    if 2 * len(refusals) >= len(empty):
+        return refusals[0]
+    return next(i for i in empty if sets[i] != [])
 
 
 def consensus_row(
@@ -40,7 +43,7 @@ def consensus_row(
     answers = [parse_spans(response, view.reading, sample.duration) for response in responses]
     best, agreement = consensus(answers)
     if covered_tiou(answers[best], []) == 1.0:
-        best = _of_those_without_time(answers, [parse_set(response, view.reading, sample.duration) for response in responses], best)
+        best = _of_those_without_time(answers, [parse_set(response, view.reading, sample.duration) for response in responses])
     row = dict(
         qid=sample.qid,
         pred=parse_set(responses[best], view.reading, sample.duration),
@@ -150,14 +153,26 @@ def check_calibration(
             )
 
 
+def answer_tiou(
+    pred: Sequence[Sequence[float]],  # spans of an answer, seconds
+    truths: Sequence[Sequence[float]],  # true spans, seconds
+    answers: str,  # what an answer may be: one "span", or a "set"
+) -> float:  # in [0, 1]
+    "How right an answer is: of one span the first against the best true one, as R1@m counts; of a set the time that both cover."
+    if answers == "set" or not len(pred) or not len(truths):
+        return covered_tiou(pred, truths)
+    return float(best_over_gts(np.array(pred[:1], np.float64), [truths])[0])
+
+
 def calibrated(
     rows: Sequence[dict[str, Any]],  # n, of `consensus_rows`
     samples: Sequence[Sample],  # n, with their true spans
     coverage: float = 0.9,
     right_tiou: float = 0.5,  # tIoU with the truth from which an answer is right
+    answers: str = "span",  # as in `answer_tiou`
 ) -> dict[str, Any]:  # the first fields of `Calibration`
     "The refusal threshold that keeps a stated share of the right answers, from held-out queries. A refusal needs no threshold, so answers without a span are left out."
-    tious = [covered_tiou(row["pred"] or [], s.spans) for row, s in zip(rows, samples, strict=True)]
+    tious = [answer_tiou(row["pred"] or [], s.spans, answers) for row, s in zip(rows, samples, strict=True)]
     with_span = [i for i, row in enumerate(rows) if row["pred"]]
     agreements = np.array([rows[i]["agreement"] for i in with_span])
     right = np.array([tious[i] >= right_tiou for i in with_span], bool)

@@ -143,6 +143,8 @@ def try_sharing(
     gradients: bool = True,  # compare gradients too, if anything is trained
 ) -> SharingTest:
     "Try on one small video whether a model's shared passes are its plain ones. A model that cannot be run so does not share."
+    if "chunked_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or []):
+        return SharingTest(False, f"{type(base_model(model)).__name__} attends in chunks, which a shared pass does not cut")
     parameters = [p for p in model.parameters() if p.requires_grad] if gradients else []
     tolerance = _TOLERANCE.get(model.dtype, _COARSE)
     try:

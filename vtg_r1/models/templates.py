@@ -14,6 +14,15 @@ from typing import Any
 from ..core.runtime import UserError
 
 # %% ../../nbs/parts/models/templates.ipynb #f7cf7b8f
+def _asks_if_undefined(test: Any) -> bool:
+    "Whether a test of Jinja is `x is not defined` or `x is undefined`."
+    from jinja2 import nodes
+
+    if isinstance(test, nodes.Not):
+        return isinstance(test.node, nodes.Test) and test.node.name == "defined"
+    return isinstance(test, nodes.Test) and test.name == "undefined"
+
+
 def template_arguments(template: str) -> set[str]:
     "The names that a chat template takes from its caller beside the conversation, such as `enable_thinking`."
     import re
@@ -23,7 +32,10 @@ def template_arguments(template: str) -> set[str]:
     text = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template)  # a tag of transformers' own
     tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
     own = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception", "strftime_now"}
+    defaults = {id(node) for test in tree.find_all(nodes.If) if _asks_if_undefined(test.test) for node in test.body}
     for assignment in tree.find_all(nodes.Assign):
+        if id(assignment) in defaults:
+            continue  # `{% if x is not defined %}{% set x = … %}`: what the caller may give
         stored = {name.name for name in assignment.target.find_all(nodes.Name)} | {getattr(assignment.target, "name", "")}
         own |= stored - {name.name for name in assignment.node.find_all(nodes.Name)} - {getattr(assignment.node, "name", "")}
     return {name for name in meta.find_undeclared_variables(tree) - own if not name.endswith("_token")}
