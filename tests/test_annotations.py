@@ -508,6 +508,17 @@ def test_one_query_in_several_rows(tmp_path, capsys):
     assert [s.spans for s in read_rows(different, repeated_query="join")[0]] == [[[0, 1], [1, 2]], [[2, 3]]]  # another length is another video
 
 
+def test_joining_keeps_the_votes_of_annotators(tmp_path):
+    "Equal spans of one row are votes. A span that two rows name is one event."
+    votes = {"a": [[2, 2], [2, 2], [0, 0], [2, 2]], "b": [[1, 1], [1, 1]], "c": [[1, 1], [3, 3]]}
+    queries = {"a": "a dog barks", "b": "a cat sleeps", "c": "A cat sleeps."}
+    records = [{"video": "v.mp4", "description": queries[i], "times": times, "num_segments": 6, "annotation_id": i} for i, times in votes.items()]
+    kept, _ = read(tmp_path, "didemo", "a.json", records)
+    joined, report = read(tmp_path, "didemo", "a.json", records, repeated_query="join")
+    assert joined[0] == kept[0] and target_span(joined[0].spans) == [10, 15]
+    assert joined[1].spans == [[5, 10], [5, 10], [15, 20]] and report.counts()["repeated_query/joined"] == 1
+
+
 @pytest.mark.parametrize(
     "dataset, name, content, said",
     [
