@@ -527,7 +527,8 @@ def _clean(row: Row, policy: CleaningPolicy, report: Report) -> Sample | None:
     sample = Sample(**{**fields, "query": query, "spans": spans})
     if not reason:
         try:
-            validate(replace(sample, duration=duration or 1.0, spans=[[0.0, duration or 1.0]]))  # the policies have decided about the spans
+            seconds = 1.0 if duration is None else duration
+            validate(replace(sample, duration=seconds, spans=[[0.0, seconds]]))  # the policies have decided about the spans
         except SampleError as e:
             reason, detail = e.reason, str(e)
     if not reason and duration is None:
