@@ -12,6 +12,7 @@ from vtg_r1.cli import main
 from vtg_r1.core.prompts import frame_times, grounding_prompt
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, dry_prompt
+from vtg_r1.data.toyworld import write_video
 from vtg_r1.models.clock import dense_clips, finest_rate, model_without_weights
 from vtg_r1.models.tiny import build_tiny
 from vtg_r1.runs.run import start_run
@@ -57,11 +58,12 @@ def test_fps_limits_the_frames_of_a_second(videos, name, fps, encoding):  # noqa
     assert len(everything.get("images") or everything["video"]) > len(prompt.get("images") or prompt["video"])
 
 
-def test_a_rate_leaves_a_clip_behind_the_end_to_the_reader(videos):  # noqa: F811
+def test_a_rate_leaves_a_clip_behind_the_end_to_the_reader(tmp_path):
     "Its error makes a failed row; any other would end the run."
-    view = VideoInputConfig(str(videos), 64, 28 * 28, "full", fps=2.0)
+    write_video(tmp_path / "v.mp4", np.zeros((16, 28, 28, 3), np.uint8), 1)
+    view = VideoInputConfig(str(tmp_path), 64, 28 * 28, "full", fps=2.0)
     with pytest.raises(VideoError):
-        build_prompt(Sample("q", "constant.mp4", 10.0, "x", [[0, 1]], clip=[200.0, 210.0]), view)
+        build_prompt(Sample("q", "v.mp4", 10.0, "x", [[0, 1]], clip=[200.0, 210.0]), view)
 
 
 def test_a_negative_fps_is_refused():
