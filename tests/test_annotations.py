@@ -16,10 +16,10 @@ from vtg_r1.cli import main
 from vtg_r1.core.samples import Sample, SampleError, load_samples, read_samples, target_span, write_jsonl
 from vtg_r1.curation import CurationParams, answered, check_videos, collect, iter_samples, read_source, to_sft_sample
 from vtg_r1.data.conversations import quoted_query, read_times
-from vtg_r1.data.official_benchmarks import trivial_predictions
+from vtg_r1.data.official_benchmarks import load_benchmark, trivial_predictions
 from vtg_r1.data.readers import READERS, read_dataset, read_rows
 from vtg_r1.data.sources import find_videos, read_annotations
-from vtg_r1.data.validation import overlap_guard, source_id, video_file, video_files
+from vtg_r1.data.validation import check, overlap_guard, source_id, video_file, video_files
 from vtg_r1.sft import TARGETS
 from vtg_r1.train.stage_data import STRATA
 from vtg_r1.video.decoders import VideoError
@@ -506,6 +506,27 @@ def test_one_query_in_several_rows(tmp_path, capsys):
     assert main([*given, "--repeated-query", "join", "--json"]) == 0 and json.loads(capsys.readouterr().out)["kept"] == 2
     different = [{"video": "a.mp4", "query": "q", "spans": [[i, i + 1]], "duration": d} for i, d in enumerate((60, 60, 61))]
     assert [s.spans for s in read_rows(different, repeated_query="join")[0]] == [[[0, 1], [1, 2]], [[2, 3]]]  # another length is another video
+
+
+def test_a_video_of_no_length_is_dropped_with_its_reason(tmp_path):
+    text = "video,start,end,sentence,duration\na.mp4,1,4,a dog barks,0\nb.mp4,1,4,a cat sleeps,9\n"
+    samples, report = read(tmp_path, "csv", "a.csv", text)
+    assert [s.video for s in samples] == ["b.mp4"] and report.excluded[0].reason == "missing_duration"
+    assert check("csv", tmp_path / "a.csv")[1]["kept"] == 1
+    write_jsonl(tmp_path / "s.jsonl", [replace(samples[0], duration=0.0)])
+    with pytest.raises(SampleError, match="field 'duration': is 0.0"):
+        load_benchmark("samples", tmp_path / "s.jsonl", videos=tmp_path)
+
+
+def test_joining_keeps_the_votes_of_annotators(tmp_path):
+    "Equal spans of one row are votes. A span that two rows name is one event."
+    votes = {"a": [[2, 2], [2, 2], [0, 0], [2, 2]], "b": [[1, 1], [1, 1]], "c": [[1, 1], [3, 3]]}
+    queries = {"a": "a dog barks", "b": "a cat sleeps", "c": "A cat sleeps."}
+    records = [{"video": "v.mp4", "description": queries[i], "times": times, "num_segments": 6, "annotation_id": i} for i, times in votes.items()]
+    kept, _ = read(tmp_path, "didemo", "a.json", records)
+    joined, report = read(tmp_path, "didemo", "a.json", records, repeated_query="join")
+    assert joined[0] == kept[0] and target_span(joined[0].spans) == [10, 15]
+    assert joined[1].spans == [[5, 10], [5, 10], [15, 20]] and report.counts()["repeated_query/joined"] == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from vtg_r1.cli import main
 from vtg_r1.core.prompts import frame_times, grounding_prompt
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, dry_prompt
+from vtg_r1.data.toyworld import write_video
 from vtg_r1.models.clock import dense_clips, finest_rate, model_without_weights
 from vtg_r1.models.tiny import build_tiny
 from vtg_r1.runs.run import start_run
@@ -19,6 +20,7 @@ from vtg_r1.sft import SFTParams
 from vtg_r1.train.evaluation import EvalSet
 from vtg_r1.train.stage_data import StageData
 from vtg_r1.train.trainer import load_policy_and_processor
+from vtg_r1.video.decoders import VideoError
 
 
 def test_seconds_have_one_decimal_where_that_tells_frames_apart():
@@ -54,6 +56,14 @@ def test_fps_limits_the_frames_of_a_second(videos, name, fps, encoding):  # noqa
             assert (len(seconds) - 1) <= fps * (seconds[-1] - seconds[0]) + 0.3
     everything = build_prompt(sample, replace(view, fps=0))
     assert len(everything.get("images") or everything["video"]) > len(prompt.get("images") or prompt["video"])
+
+
+def test_a_rate_leaves_a_clip_behind_the_end_to_the_reader(tmp_path):
+    "Its error makes a failed row; any other would end the run."
+    write_video(tmp_path / "v.mp4", np.zeros((16, 28, 28, 3), np.uint8), 1)
+    view = VideoInputConfig(str(tmp_path), 64, 28 * 28, "full", fps=2.0)
+    with pytest.raises(VideoError):
+        build_prompt(Sample("q", "v.mp4", 10.0, "x", [[0, 1]], clip=[200.0, 210.0]), view)
 
 
 def test_a_negative_fps_is_refused():

@@ -261,6 +261,8 @@ def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
         and report["kept"] == 1
         and not report.get("missing_duration")
     )
+    strict = [{**entries[0], "missing_duration": "drop"}]  # its own choice does not keep the videos from being named
+    assert list(check_videos(strict, world / "videos", tmp_path / "work", progress=False)) == ["train_00000.mp4"]
 
 
 @pytest.mark.parametrize(

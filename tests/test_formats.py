@@ -21,6 +21,7 @@ import pytest
 
 from vtg_r1.cli import main
 from vtg_r1.core.runtime import project_root
+from vtg_r1.core.samples import Sample
 from vtg_r1.core.tables import markdown_table
 from vtg_r1.data.official_benchmarks import load_benchmark
 from vtg_r1.data.predictions import FORMS, PredictionError, read_prediction_file, recognise
@@ -924,6 +925,25 @@ def test_a_second_label_file(tmp_path, capsys):
     (tmp_path / "clipped.json").write_text(json.dumps(clipped))
     message = refusal(tmp_path, capsys, "log.jsonl", options=("--explain", "--other-annotations", str(tmp_path / "clipped.json")))
     assert "the label files differ in 1 queries; the first is number 4" in message
+
+
+def test_explain_leaves_out_what_the_video_does_not_show(tmp_path, capsys):
+    "As the score does, which has no IoU of such a query; nor is there one of a query for which the second label file has no span."
+    spans = {"a": [[0, 10]], "b": [], "c": [[5, 10]]}
+    samples = [Sample(qid, "v.mp4", 10.0, f"query {qid}", truth) for qid, truth in spans.items()]
+    rows = [{"qid": "a", "pred": [0, 5]}, {"qid": "b", "pred": [0, 5]}, {"qid": "c", "pred": [5, 30]}]
+    (tmp_path / "mine.jsonl").write_text(lines([s.to_dict() for s in samples]))
+    (tmp_path / "other.jsonl").write_text(lines([replace(s, spans=[] if s.qid == "c" else s.spans).to_dict() for s in samples]))
+    (tmp_path / "log.jsonl").write_text(lines(rows))
+    result = explained(tmp_path, capsys, "--between", "ours,time_r1", benchmark="samples", annotations="mine.jsonl")
+    assert_adds_up(result)
+    assert result["first"]["mIoU"] == pytest.approx(100 * (0.5 + 5 / 25) / 2)
+    file = read_prediction_file(tmp_path / "log.jsonl", samples)
+    clipped = explain("samples", samples, file, CONVENTIONS["ours"], replace(CONVENTIONS["ours"], clipping="video"))
+    assert clipped["second"]["mIoU"] == 75
+    options = ("--between", "ours,ours", "--other-annotations", str(tmp_path / "other.jsonl"))
+    result = explained(tmp_path, capsys, *options, benchmark="samples", annotations="mine.jsonl")
+    assert result["first"]["mIoU"] == result["second"]["mIoU"] == 50
 
 
 def test_explain_as_text(tmp_path, capsys):

@@ -19,7 +19,7 @@ from vtg_r1.core.samples import load_samples
 from vtg_r1.curation import CurationParams
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.data.readers import read_dataset
-from vtg_r1.data.teacher import Log, Teacher, TeacherError, annotate, request, with_teacher
+from vtg_r1.data.teacher import Log, Teacher, TeacherError, annotate, request, request_key, with_teacher
 from vtg_r1.data.toyworld import make_world
 from vtg_r1.models.loading import model_path
 
@@ -259,6 +259,16 @@ def test_video_url_requests(world, teacher):
     )
     frames = request(sample, teacher, view)["messages"][-1]["content"]
     assert sum(p["type"] == "image_url" for p in frames) == 4
+
+
+def test_requests_of_other_frames_have_other_keys(world, teacher):
+    sample, view = world[0][0], world[1]
+    limited = [replace(view, fps=1.0), replace(view, fps=2.0), replace(view, max_tokens_per_video=8), replace(view, max_tokens_per_video=4)]
+    views = [view, *limited, replace(limited[2], min_pixels=1568), replace(limited[2], pixels_per_token=1024)]
+    assert len({request_key(sample, teacher, v) for v in views}) == len(views)
+    assert request_key(sample, teacher, replace(view, min_pixels=1568)) == request_key(sample, teacher, view)
+    with pytest.raises(TeacherError, match="take 'interleaved'"):
+        request(sample, teacher, replace(view, time_encoding="native"))
 
 
 def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):

@@ -271,7 +271,7 @@ def check_videos(
     videos: dict[str, None] = {}
     for entry in entries:
         guess = {} if entry.get("dataset", "samples") in _STREAMED else {"missing_duration": "last_end"}  # so that every video is named
-        videos |= dict.fromkeys(s.video for s in read_source(**{"video_root": video_root, **entry}, **guess)[0])
+        videos |= dict.fromkeys(s.video for s in read_source(**{"video_root": video_root, **entry, **guess})[0])
     existing = video_files(video_root, [video for video in videos if video not in known])
     files = {video: file or video for video, file in existing.items()}
     for video, (file, seconds, reason) in zip(files, probe_each(files.values(), video_root, workers, progress)):

@@ -143,7 +143,7 @@ def _seconds_shown(sample: Sample, view: VideoInputConfig) -> float:
     times, clip = probe(video_path(view.video_root, sample.video), view.backend, _limits(view)).times, _clip_of(sample)
     times = times[pick_frames(times, len(times), clip)]
     first = max(times[0], clip[0]) if clip else times[0]  # a clip may begin while a frame is on display
-    return float(times[-1] - first)
+    return max(0.0, float(times[-1] - first))  # less than 0 where a clip begins behind the video's end, which `read_frames` refuses
 
 
 def frame_budget(

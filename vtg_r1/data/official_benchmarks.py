@@ -80,7 +80,7 @@ def load_benchmark(
         samples, report = read_samples(path, videos or "")
     else:
         samples, report = read_dataset(name, path, split, video_root=videos or "", **options)
-    if videos and any(f.reason == "missing_duration" for f in report.findings):
+    if name != "samples" and videos and any(f.reason == "missing_duration" for f in report.findings):
         samples, report, _ = read_with_videos(name, path, videos, split, **options)
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")

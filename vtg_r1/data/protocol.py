@@ -167,10 +167,13 @@ class _Scorer:
     "Scores of one file by any convention; what conventions share is computed once."
 
     def __init__(self, samples: Sequence[Sample], file: PredictionFile, other: Mapping[str, list[list[float]]] | None):
-        self.samples, self.file, self.other = samples, file, other
+        # as in `official_benchmarks.score`, a query without a true span has no IoU; nor has one that the second label file has no span for
+        self.samples = [s for s in samples if s.spans and (other is None or other[s.qid])]
+        self.durations = {s.qid: s.duration for s in samples}
+        self.file, self.other = file, other
         self.overlaps: dict[tuple[str, ...], np.ndarray] = {}
         self.read: dict[str, dict[str, Prediction]] = {}  # by parsing
-        self.has_row = np.array([s.qid in file.rows and s.qid not in file.ungrounded for s in samples])
+        self.has_row = np.array([s.qid in file.rows and s.qid not in file.ungrounded for s in self.samples])
 
     def _truths(self, sample: Sample, convention: Convention) -> list[list[float]]:
         spans, row = sample.spans, self.file.rows.get(sample.qid)
@@ -189,8 +192,7 @@ class _Scorer:
         predictions = self.read[parsing]
         if convention.clipping == "none":
             return predictions
-        durations = {s.qid: s.duration for s in self.samples}
-        return {q: replace(p, spans=[clip(span, 0.0, durations[q]).tolist() for span in p.spans]) for q, p in predictions.items()}
+        return {q: replace(p, spans=[clip(span, 0.0, self.durations[q]).tolist() for span in p.spans]) for q, p in predictions.items()}
 
     def _iou(self, convention: Convention) -> np.ndarray:
         "IoU of each query, (n,)."

@@ -527,7 +527,8 @@ def _clean(row: Row, policy: CleaningPolicy, report: Report) -> Sample | None:
     sample = Sample(**{**fields, "query": query, "spans": spans})
     if not reason:
         try:
-            validate(replace(sample, duration=duration or 1.0, spans=[[0.0, duration or 1.0]]))  # the policies have decided about the spans
+            seconds = 1.0 if duration is None else duration
+            validate(replace(sample, duration=seconds, spans=[[0.0, seconds]]))  # the policies have decided about the spans
         except SampleError as e:
             reason, detail = e.reason, str(e)
     if not reason and duration is None:
@@ -657,16 +658,16 @@ def _joined(samples: list[Sample], report: Report) -> list[Sample]:
         groups.setdefault((s.video, str(s.clip), normalise_query(s.query)), []).append(s)
     joined = {}
     for first, *others in groups.values():
-        spans = {tuple(span) for span in first.spans}
+        spans = list(first.spans)  # with repeats: each is the vote of an annotator
         for s in others:
             if replace(s, qid=first.qid, query=first.query, spans=first.spans) == first:
-                spans |= {tuple(span) for span in s.spans}
+                spans += [span for span in s.spans if span not in spans]  # what two rows name is one event
                 report.add(s.qid, "repeated_query", "joined", f"to {first.qid}")
                 report.kept -= 1
             else:
                 report.add(s.qid, "repeated_query", "kept", f"differs from {first.qid} in more than its spans")
                 joined[s.qid] = s
-        joined[first.qid] = first if len(spans) == len(first.spans) else replace(first, spans=sorted(map(list, spans)))
+        joined[first.qid] = replace(first, spans=sorted(spans))
     return [joined[s.qid] for s in samples if s.qid in joined]
 
 # %% ../../nbs/parts/data/readers.ipynb #71b9f066

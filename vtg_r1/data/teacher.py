@@ -91,6 +91,8 @@ def request(
         video = {"type": "video_url", "video_url": {"url": teacher.video_url + quote(sample.video)}}
         messages = [*rest, {**user, "content": [video, *user["content"]]}]
     else:
+        if view.time_encoding == "native":
+            raise TeacherError("time_encoding is 'native', and a teacher gets frames behind their times: take 'interleaved', or give video_url")
         prompt = build_prompt(sample, view)
         messages = _with_frames(prompt["prompt"], prompt["images"])
     options: dict[str, Any] = {"model": teacher.model, "messages": messages, "max_tokens": teacher.max_length}
@@ -101,7 +103,9 @@ def request(
 
 def request_key(sample: Sample, teacher: Teacher, view: VideoInputConfig) -> str:
     "The identity of a request: model, prompt, video and how it is sent, length and temperature."
-    sent_as = [teacher.video_url] if teacher.video_url else [view.frames, view.pixels]
+    sent_as: list[Any] = [teacher.video_url] if teacher.video_url else [view.frames, view.pixels]
+    if not teacher.video_url and (view.fps or view.max_tokens_per_video):  # without these limits the keys of earlier logs stay as they are
+        sent_as += [view.fps, view.max_tokens_per_video, view.min_pixels, view.pixels_per_token]
     settings = [teacher.model, teacher.max_length, teacher.temperature, sent_as]
     parts = [*settings, sample.video, sample.clip, build_messages(sample, [], view)]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
