@@ -3,13 +3,14 @@
 import contextlib
 
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState
 
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.difficulty import make_curriculum
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.tiny import build_tiny
-from vtg_r1.train.callbacks import PeriodicEval, PlateauStop, plateaued
+from vtg_r1.train.callbacks import PeriodicEval, PlateauStop, WeightAverage, plateaued
 from vtg_r1.train.evaluation import EvalSet
 from vtg_r1.train.trainer import fit
 
@@ -94,3 +95,13 @@ def test_a_training_that_was_at_its_end_keeps_its_history_and_the_rewards_of_its
     history, rewards = ended()
     assert [row["step"] for row in history] == [0, 1, 2] and rewards
     assert ended() == (history, rewards)
+
+
+def test_sums_of_a_checkpoint_are_added_where_the_weights_lie(tmp_path):
+    "On a GPU they are read to the CPU; the device of tensors without values stands for it."
+    average, model = WeightAverage(4), torch.nn.Linear(2, 1)
+    average.on_step_end(None, TrainerState(global_step=1, max_steps=4), TrainerControl(), model=model)
+    average.on_step_end(None, TrainerState(global_step=2, max_steps=4), TrainerControl(), model=model)
+    assert torch.equal(average.sums["weight"], 2 * model.weight)
+    average.on_step_end(None, TrainerState(global_step=3, max_steps=4), TrainerControl(), model=model.to("meta"))
+    assert {total.device.type for total in average.sums.values()} == {"meta"}
