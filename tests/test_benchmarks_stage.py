@@ -1,6 +1,7 @@
 "07_benchmarks run headlessly: the toy world, an official file, an interrupted run, missing videos, and vLLM's interface."
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -415,3 +416,15 @@ def test_a_case_shows_the_truth_beside_the_first_answer(world, toy_samples):
     case = case_of(toy_samples[0], Prediction([[1.0, 2.0], [3.0, 4.0]]), VideoInputConfig(str(world / "videos"), frames=4))
     assert len(case["pictures"]) == len(case["times"]) > 3 and toy_samples[0].query in case["title"]
     assert case["spans"] == {"truth": toy_samples[0].spans, "predicted": [[1.0, 2.0]]}
+
+
+def test_a_benchmark_without_a_true_span_finishes(outputs, world, toy_samples):
+    "Nothing can be localised: the metrics are those of sets, and there are no intervals, controls, figures or baseline."
+    absent = [dataclasses.replace(s, spans=[]) for s in toy_samples[:2]]
+    write_jsonl(outputs / "absent.jsonl", absent)
+    write_jsonl(outputs / "other.jsonl", [{"qid": s.qid, "pred": []} for s in absent])
+    about = dict(benchmark="samples", annotations=str(outputs / "absent.jsonl"), video_root=str(world / "videos"), answers="set")
+    extras = dict(control_limit=2, num_samples=2, figures=True, baseline_predictions=str(outputs / "other.jsonl"), max_completion_length=4)
+    folder, metrics, printed = run(outputs, "absent", **about, **extras)
+    assert metrics["n"] == 2 and "mIoU" not in metrics and "no query of 2 has a true span" in printed
+    assert not list(folder.glob("control_*.jsonl")) and not (folder / "figs/recall_curve.png").exists()

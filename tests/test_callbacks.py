@@ -1,12 +1,17 @@
 "When training ends early: on a plateau of the reward, and without unequal rewards."
 
+import contextlib
+
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState
 
 from vtg_r1.data.model_inputs import VideoInputConfig
+from vtg_r1.difficulty import make_curriculum
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.tiny import build_tiny
-from vtg_r1.train.callbacks import PlateauStop, plateaued
+from vtg_r1.train.callbacks import PeriodicEval, PlateauStop, WeightAverage, plateaued
+from vtg_r1.train.evaluation import EvalSet
 from vtg_r1.train.trainer import fit
 
 RISING = [0.02 * step for step in range(40)]
@@ -69,3 +74,34 @@ def test_a_run_without_unequal_rewards_may_go_on(world, toy_samples, tmp_path, p
     trainer = untrained(toy_samples, world, tmp_path, steps=4, entropy_coef=entropy_coef)
     with pytest.warns(UserWarning, match="4 of 4 steps had equal rewards"):
         assert len(fit(trainer, "", {}, zero_std_patience=patience)) == 4
+
+
+def test_a_training_that_was_at_its_end_keeps_its_history_and_the_rewards_of_its_curriculum(world, toy_samples, tmp_path):
+    "As after a run that was killed in its final evaluation: nothing is left to train, and all is read from the last checkpoint."
+    view = VideoInputConfig(str(world / "videos"), 4, 28 * 28, "short")
+    sizes = dict(prompts_per_step=2, num_generations=2, per_device_batch_size=4, steps=2, save_steps=2, max_completion_length=3)
+
+    def ended():
+        model, processor = build_tiny(0)
+        curriculum = make_curriculum(toy_samples[:4], "drop_all_correct")
+        trainer = grpo_trainer(model, processor, toy_samples[:4], view, tmp_path, GRPOParams(**sizes), curriculum)
+        looks = PeriodicEval(processor, [EvalSet("", toy_samples[4:6], view.video_root)], view, 1, 2, 3)
+        trainer.add_callback(looks)
+        resumed = (tmp_path / "checkpoints").exists()
+        with contextlib.nullcontext() if resumed else pytest.warns(UserWarning):
+            fit(trainer, "", {})
+        return looks.history, curriculum.last_rewards
+
+    history, rewards = ended()
+    assert [row["step"] for row in history] == [0, 1, 2] and rewards
+    assert ended() == (history, rewards)
+
+
+def test_sums_of_a_checkpoint_are_added_where_the_weights_lie(tmp_path):
+    "On a GPU they are read to the CPU; the device of tensors without values stands for it."
+    average, model = WeightAverage(4), torch.nn.Linear(2, 1)
+    average.on_step_end(None, TrainerState(global_step=1, max_steps=4), TrainerControl(), model=model)
+    average.on_step_end(None, TrainerState(global_step=2, max_steps=4), TrainerControl(), model=model)
+    assert torch.equal(average.sums["weight"], 2 * model.weight)
+    average.on_step_end(None, TrainerState(global_step=3, max_steps=4), TrainerControl(), model=model.to("meta"))
+    assert {total.device.type for total in average.sums.values()} == {"meta"}

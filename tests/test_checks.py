@@ -283,3 +283,13 @@ def test_prompt_lengths_are_those_of_the_decoded_prompts(grey, tmp_path, encodin
     check_context_length("tiny", processor, samples, view, 4096 - max(lengths.values()))
     with pytest.raises(SampleError, match=f"sample '{max(lengths, key=lengths.get)}'.* prompt of {max(lengths.values())} tokens"):
         check_context_length("tiny", processor, samples, view, 4097 - max(lengths.values()))
+
+
+def test_a_prompt_that_a_token_budget_makes_too_long_needs_a_smaller_budget(grey, tmp_path):
+    "With fewer frames the budget would only make them larger."
+    grey(tmp_path / "wide.mp4", "libx264", 30, 3, (320, 180))
+    samples, processor = [Sample("a", "wide.mp4", 10.0, "the red circle", [[1, 2]])], load_processor("tiny")
+    view = VideoInputConfig(str(tmp_path), 12, 20 * 28 * 28, "full", cache="", max_tokens_per_video=100)
+    ((_, length, _),) = prompt_lengths(processor, samples, view)
+    with pytest.raises(SampleError, match=f"Lower max_tokens_per_video from 100 to about {100 * (length - 7) // length}$"):
+        check_context_length("tiny", processor, samples, view, 4096 - length + 7)

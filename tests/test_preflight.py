@@ -13,6 +13,7 @@ from vtg_r1.runs.run import newest_run, run_state, start_run
 from vtg_r1.sft import SFTParams
 from vtg_r1.sft import main as sft
 from vtg_r1.train.preflight import preflight
+from vtg_r1.train.stage_data import toy_run
 
 BIG = dict(frames=64, pixels=100352, learning_rate=1e-5, max_completion_length=1024, prompts_per_step=2, num_generations=4, per_device_batch_size=8)
 
@@ -136,3 +137,8 @@ def test_the_toy_run_that_is_looked_for_is_the_one_that_is_taken(asked, name, tm
     given = {"rewards": [{"name": "set_tiou", "weight": 1.0}]} if asked.get("answers") else {}
     text = preflight(GRPOParams(seed=3, outputs_dir=str(tmp_path), **asked, **given)).text()
     assert f"run {name} of 01_curation, made now" in text
+
+
+def test_each_style_without_thinking_has_a_toy_run_of_its_own():
+    names = {style: toy_run("nbs/03_sft.ipynb", 0, GRPOParams(prompt_style=style))["run_name"] for style in ("short", "direct", "short_direct")}
+    assert names == {"short": "toy-s0", "direct": "toy-direct-direct-s0", "short_direct": "toy-direct-s0"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vtg_r1.core.prompts import parse_set
 from vtg_r1.core.runtime import RunError, UserError, project_root
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_arguments, rewards_of
@@ -207,6 +208,18 @@ def test_made_up_answers_are_read(reading):
     answers = made_up_answers([[3, 9]], 16.0, "B" if reading == "time" else None, reading)
     assert tiou_reward([answers["exact"], answers["whole video"]], [[[3, 9]]] * 2, reading=reading) == [1.0, 6 / 16]
     assert made_up_answers([], 16.0)["whole video"] == "<think>It begins at 5.33333.</think><time>[0, 16]</time>"
+
+
+def test_made_up_answers_of_a_style_without_thinking_are_in_its_format():
+    answers = made_up_answers([[3, 9]], 16.0, thinking=False)
+    assert format_reward([answers["exact"]], thinking=False) == [1.0] and "think" not in "".join(answers.values())
+
+
+def test_made_up_answers_in_hundredths_are_read():
+    answers = made_up_answers([[4, 8]], 16.0, reading="vtimellm")
+    read = [parse_set(answers[kind], "vtimellm", 16.0) for kind in ("exact", "whole video", "two spans")]
+    assert read == [[[4.0, 8.0]], [[0.0, 16.0]], [[4.0, 8.0]]]
+    assert parse_set(made_up_answers([], 16.0, reading="vtimellm")["exact"], "vtimellm", 16.0) == []
 
 
 def test_the_exact_answer_to_what_is_absent_is_a_refusal():

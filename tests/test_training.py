@@ -12,8 +12,10 @@ from vtg_r1.core.samples import SampleError, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, training_set
 from vtg_r1.data.sources import read_annotations
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
+from vtg_r1.difficulty import DifficultyParams, Policy, _rollouts_folder
 from vtg_r1.grpo import GRPOParams, advantages, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, model_path
+from vtg_r1.runs.run import start_run
 from vtg_r1.sft import SFTParams, sft_trainer, target_response
 from vtg_r1.train.trainer import fit, save_policy
 
@@ -173,3 +175,14 @@ def test_all_weights_are_trained_in_float32_and_kept_as_they_were_read(taught, v
     lora = SFTParams(**recipe, lora_rank=4)
     adapted = sft_trainer(load_model("tiny", dtype="bfloat16"), processor, taught[:4], view, tmp_path / "lora", lora)
     assert {(n.split("lora_")[0] == n, p.dtype) for n, p in adapted.model.named_parameters()} == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+def test_rollouts_of_another_video_of_the_same_name_are_not_taken(world, toy_samples, tmp_path):
+    shutil.copytree(world / "videos", tmp_path / "videos")
+    run, params = start_run("difficulty", "a", {}, tmp_path), DifficultyParams(outputs_dir=str(tmp_path))
+    run.record(policy={"path": "tiny", "key": "k"})
+    policy = Policy(lambda prompts: [], "tiny", toy_samples[:2], VideoInputConfig(str(tmp_path / "videos")))
+    first = _rollouts_folder(run, params, policy)
+    assert _rollouts_folder(run, params, policy) == first
+    shutil.copyfile(world / "videos" / toy_samples[-1].video, tmp_path / "videos" / toy_samples[0].video)
+    assert _rollouts_folder(run, params, policy) != first

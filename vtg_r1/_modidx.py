@@ -2308,6 +2308,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                            'vtg_r1/train/reward_functions.py'),
                                                'vtg_r1.train.reward_functions._import': ( 'parts/train/reward_functions.html#_import',
                                                                                           'vtg_r1/train/reward_functions.py'),
+                                               'vtg_r1.train.reward_functions._in_hundredths': ( 'parts/train/reward_functions.html#_in_hundredths',
+                                                                                                 'vtg_r1/train/reward_functions.py'),
                                                'vtg_r1.train.reward_functions._is_number': ( 'parts/train/reward_functions.html#_is_number',
                                                                                              'vtg_r1/train/reward_functions.py'),
                                                'vtg_r1.train.reward_functions._load': ( 'parts/train/reward_functions.html#_load',

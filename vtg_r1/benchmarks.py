@@ -289,7 +289,7 @@ def interval_ends(sure: Intervals) -> dict[str, float]:
 
 def compare_with_baseline(params: BenchmarksParams, data: BenchmarkData, scoring: Scoring) -> None:
     "Print a paired test against the predictions of another model, if there are any."
-    if not params.baseline_predictions:
+    if not (params.baseline_predictions and data.present):
         return
     baseline = read_predictions(resolve(params.baseline_predictions), data.samples)
     for name, test in compare(data.samples, baseline, scoring.predictions[params.model_name], above=data.name in COUNTS_ABOVE).items():
@@ -302,9 +302,9 @@ def predict_controls(
     params: BenchmarksParams,
     data: BenchmarkData,
     generate_fn: Callable[[list[dict[str, Any]]], list[str]],  # of `load_backend`
-) -> dict[str, Predictions]:  # control → predictions of some of the queries; empty without a `control_limit`
+) -> dict[str, Predictions]:  # control → predictions of some of the queries; empty without a `control_limit` or a true span
     "Answers of the model to prompts that show less."
-    if not params.control_limit:
+    if not (params.control_limit and data.present):
         return {}
     asked, predictions = evenly_spaced(data.present, params.control_limit), {}
     for name, change in CONTROLS.items():
@@ -371,9 +371,9 @@ def predict_samples(
     params: BenchmarksParams,
     data: BenchmarkData,
     generate_fn: Any,  # of `load_backend`
-) -> list[dict[str, Any]]:  # rows of sampled.jsonl; empty without `num_samples`
+) -> list[dict[str, Any]]:  # rows of sampled.jsonl; empty without `num_samples` or a true span
     "Answers by consensus, with their agreement."
-    if not params.num_samples:
+    if not (params.num_samples and data.present):
         return []
     if isinstance(generate_fn, VLLMEngine):
         ask: Any = copy.copy(generate_fn)
@@ -509,7 +509,7 @@ def save_results(
     "Write metrics.json and finish the run."
     own = scoring.predictions[params.model_name]
     metrics = {**scoring.scores[params.model_name], **interval_ends(sure)}
-    metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in scoring.scores.items() if name != params.model_name}
+    metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in scoring.scores.items() if name != params.model_name and "mIoU" in scores}
     if seen is not None:
         metrics["seen_in_training"] = seen
     metrics |= {"failed": sum("error" in row for row in rows), "unparsed": sum(own[s.qid].as_set is None for s in data.samples), "seed": params.seed}
@@ -542,7 +542,9 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
         if not is_main_process():
             return run.path
         scoring = score_all(run, params, data)
-        sure = intervals(data.present, scoring.predictions[params.model_name], data.name in COUNTS_ABOVE)
+        sure: Intervals = {}
+        if data.present:
+            sure = intervals(data.present, scoring.predictions[params.model_name], data.name in COUNTS_ABOVE)
         compare_with_baseline(params, data, scoring)
         table, measured = None, None
         if controls:
@@ -550,7 +552,7 @@ def main(params: BenchmarksParams) -> Path:  # the run folder
             print_controls(params, data, table)
         if sampled:
             measured = measure_reliability(params, data, sampled)
-        if params.figures:
+        if params.figures and data.present:
             run.save_figure(plot_recall(data, scoring), "recall_curve")
             run.save_figure(plot_shape(params, data, scoring), "shape")
             run.save_figure(plot_cases(data, scoring, rows), "cases")

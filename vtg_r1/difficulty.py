@@ -53,6 +53,8 @@ from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stag
 from .runs.run import Run, record_files
 from .train.checks import check_context_length, check_token_budget, describe_inputs, record_excluded, refuse_toy_values
 from .train.stage_data import refuse_unnamed_model, stage_samples, subsample, toy_upstream
+from .video.cache import file_identity
+from .video.reader import video_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -631,12 +633,14 @@ def _rollouts_folder(run: Run, params: DifficultyParams, policy: Policy) -> Path
     "The folder of rollouts, named after all that decides them."
     view = {k: v for k, v in vars(policy.view).items() if k not in ("video_root", "cache", "cache_gb", "trusted", "reading")}
     samples = [s.to_dict() for s in policy.samples]
+    videos = {s.video: video_path(policy.view.video_root, s.video) for s in policy.samples}
+    files = [(name, path.is_file() and file_identity(path)) for name, path in sorted(videos.items())]
     sampling: list[Any] = [params.seed, params.num_rollouts, generation_kwargs(params.temperature), params.max_completion_length, params.batch_size]
     if params.backend != "transformers":
         sampling.append(params.backend)
     if params.chat_template_kwargs:
         sampling.append(params.chat_template_kwargs)
-    identity = json.dumps([run.manifest["policy"]["key"], samples, view, *sampling], sort_keys=True)
+    identity = json.dumps([run.manifest["policy"]["key"], samples, files, view, *sampling], sort_keys=True)
     folder = resolve(params.outputs_dir) / "difficulty-work" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     config_view = {**view, "video_root": os.path.relpath(policy.view.video_root, project_root())}

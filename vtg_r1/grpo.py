@@ -449,7 +449,7 @@ def save_results(
     first, last = float(curve.reward[:10].mean()), float(curve.reward[-10:].mean())
     histories = [callback.history for callback in trainer.callback_handler.callbacks if isinstance(callback, PeriodicEval)]
     beside = compare_with_blind({"before RL": initial, "after RL": final}, data.eval_samples, data.train, params.seed)
-    looks = [look_metrics({row["step"]: row["mIoU"] for row in history}, len(log)) for history in histories]
+    looks = [look_metrics({row["step"]: row["mIoU"] for row in history if "mIoU" in row}, len(log)) for history in histories]
     run.save_metrics(
         {
             **initial.metrics,

@@ -164,6 +164,7 @@ class WeightAverage(TrainerCallback):
         self.count += 1
         for name, weight in _trained(model).items():
             if name in self.sums:
+                self.sums[name] = self.sums[name].to(weight.device)  # those of a checkpoint lie on the CPU
                 self.sums[name] += weight
             else:
                 self.sums[name] = weight.clone()

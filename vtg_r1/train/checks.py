@@ -10,12 +10,13 @@ __all__ = ['is_embedded', 'refuse_toy_values', 'record_excluded', 'describe_inpu
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.runtime import UserError
 from ..core.samples import Sample, SampleError
-from ..data.model_inputs import VideoInputConfig, build_messages, dry_prompt
+from ..data.model_inputs import VideoInputConfig, build_messages, dry_prompt, frame_budget
 from ..models.abilities import RATIOS
 from ..models.generation import model_inputs, noise_frames, noise_prompt, prompt_text
 from ..models.loading import model_path
@@ -159,6 +160,9 @@ def check_context_length(
     advice = "Not one frame fits beside so long a response: lower max_completion_length"
     if fitting > 0:
         advice = f"Give at most about {fitting} frames (frames = {view.frames}), or fewer pixels than {view.pixels}"
+    if fitting > 0 and frame_budget(s, view) != frame_budget(s, replace(view, max_tokens_per_video=0)):  # fewer frames would only be larger ones
+        fitting_tokens = view.max_tokens_per_video * (limit - total + n) // n
+        advice = f"Lower max_tokens_per_video from {view.max_tokens_per_video:,} to about {fitting_tokens:,}"
     raise SampleError(
         f"sample {s.qid!r}: its prompt of {n:,} tokens ({frames} frames of {s.video}) and a response of {total - n:,} do not fit into the context of {limit:,} tokens of {model} "
         f"(max_position_embeddings); {len(too_long)} of {len(samples)} samples do not. {advice}",

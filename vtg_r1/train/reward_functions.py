@@ -227,6 +227,7 @@ def made_up_answers(
     duration: float,  # of the video, seconds
     letter: str | None = None,  # of the right option, if the sample is a question
     reading: str = "time",  # how answers are read
+    thinking: bool = True,  # whether the format has a think block
 ) -> dict[str, str]:  # kind → response
     "Responses of every kind that a policy may give to a sample."
     start, end = (float(t) for t in (spans[0] if len(spans) else (duration / 3, duration / 2)))
@@ -237,14 +238,25 @@ def made_up_answers(
         "whole video": [[0.0, duration]],
         "two spans": [[start, end], [duration / 5, duration / 4]],
     }
-    tag = _TAGS.get(reading, "time")
+    tag, think, no_thought = _TAGS.get(reading, "time"), "", ""
+    if thinking:
+        think, no_thought = f"<think>It begins at {start:g}.</think>", "<think></think>"
     answers = {}
     for number, (kind, answer) in enumerate(kinds.items()):
         option = ""
         if letter and tag == "time":
             option = f"<answer>{letter if number % 2 == 0 else chr(ord(letter) ^ 1)}</answer>"
-        answers[kind] = f"<think>It begins at {start:g}.</think><{tag}>{format_answer(answer)}</{tag}>{option}"
-    return {**answers, "without format": format_span([start, end]), "no span": "<think></think>I do not see it.", "nothing": ""}
+        answers[kind] = f"{think}<{tag}>{format_answer(answer)}</{tag}>{option}"
+        if reading == "vtimellm":
+            answers[kind] = f"{think}{_in_hundredths(answer, duration)}"
+    return {**answers, "without format": format_span([start, end]), "no span": f"{no_thought}I do not see it.", "nothing": ""}
+
+
+def _in_hundredths(spans: Sequence[Sequence[float]], duration: float) -> str:
+    "Spans as VTimeLLM writes them, in hundredths of the video."
+    if not spans:
+        return format_answer(spans)
+    return ", ".join(f"{round(100 * start / duration)} to {round(100 * end / duration)}" for start, end in spans)
 
 
 @dataclass
@@ -276,7 +288,7 @@ def trial_batch(
     rows: list[tuple[str, str, dict[str, Any]]] = []
     for i in range(len(data)):
         columns = data[i]
-        answers = made_up_answers(columns["spans"], columns["duration"], columns.get("answer"), view.reading)
+        answers = made_up_answers(columns["spans"], columns["duration"], columns.get("answer"), view.reading, view.thinking)
         own = copy.deepcopy({name: value for name, value in columns.items() if name not in _FRAMES})  # the samples stay as they are
         rows += [(kind, text, {**columns, **own}) for kind, text in answers.items()]
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]

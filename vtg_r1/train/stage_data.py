@@ -68,6 +68,8 @@ def toy_run(
         given |= TOY_QUESTIONS.get(stage_name(notebook), {})
     if stage_name(notebook) == "sft" and not style_of(asked.prompt_style).thinking:
         name, given["prompt_style"] = f"{name}-direct", asked.prompt_style
+        if asked.prompt_style != "short_direct":
+            name = f"{name}-{asked.prompt_style}"
     if stage_name(notebook) == "sft" and asked.system_prompt:
         digest = hashlib.sha256(asked.system_prompt.encode()).hexdigest()[:8]
         name, given["system_prompt"] = f"{name}-prompt-{digest}", asked.system_prompt

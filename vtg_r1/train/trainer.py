@@ -102,6 +102,7 @@ def _load_weights(model: Any, checkpoint: Path) -> None:
 def _restore(trainer: Any, checkpoint: Path) -> bool:  # whether training was at its end
     "Load the weights of a checkpoint; if training was at its end, load its state too."
     from transformers import TrainerState
+    from transformers.trainer_callback import ExportableState
 
     from vtg_r1.train.callbacks import WeightAverage
 
@@ -121,6 +122,8 @@ def _restore(trainer: Any, checkpoint: Path) -> bool:  # whether training was at
         if isinstance(callback, WeightAverage):
             callback.load(checkpoint)
             callback.apply(trainer.model)
+        elif isinstance(callback, ExportableState):  # it takes what the checkpoint keeps of it, as in a training that goes on
+            callback.on_train_begin(trainer.args, state, trainer.control, model=trainer.model)
     return True
 
 # %% ../../nbs/parts/train/trainer.ipynb #7ac03ce8
