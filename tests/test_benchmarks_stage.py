@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, prepare_data, score_all, score_table
+from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, measure_reliability, prepare_data, score_all, score_table
 from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample, load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
 from vtg_r1.data.official_benchmarks import compare, load_benchmark
-from vtg_r1.data.predictions import Prediction
+from vtg_r1.data.predictions import Prediction, PredictionError
 from vtg_r1.models.loading import load_model, model_fingerprint
 from vtg_r1.models.vllm_engine import VLLMEngine
 from vtg_r1.runs.execute import run_notebook
@@ -428,3 +428,32 @@ def test_a_benchmark_without_a_true_span_finishes(outputs, world, toy_samples):
     folder, metrics, printed = run(outputs, "absent", **about, **extras)
     assert metrics["n"] == 2 and "mIoU" not in metrics and "no query of 2 has a true span" in printed
     assert not list(folder.glob("control_*.jsonl")) and not (folder / "figs/recall_curve.png").exists()
+
+
+def test_a_baseline_is_read_before_anything_is_generated(outputs, world, toy_samples):
+    "Its rows may be of more queries than are asked; one that is not readable is refused at once."
+    write_jsonl(outputs / "asked.jsonl", toy_samples[:4])
+    about = dict(benchmark="samples", annotations=str(outputs / "asked.jsonl"), video_root=str(world / "videos"), eval_limit=2, model="tiny")
+    write_jsonl(outputs / "baseline.jsonl", [{"qid": s.qid, "pred": s.spans} for s in toy_samples[:4]])
+    params = BenchmarksParams(**about, baseline_predictions=str(outputs / "baseline.jsonl"))
+    data = prepare_data(start_run("benchmarks", "with_baseline", {}, outputs), params)
+    assert len(data.samples) == 2 and {s.qid for s in data.samples} < set(data.baseline)
+    write_jsonl(outputs / "baseline.jsonl", [{"qid": toy_samples[0].qid, "pred": "soon"}])
+    with pytest.raises(PredictionError, match="pred is 'soon'"):
+        prepare_data(start_run("benchmarks", "bad_baseline", {}, outputs), params)
+
+
+def test_too_few_right_answers_give_no_threshold(world, toy_samples, capsys):
+    data = BenchmarkData("toyworld", world / "samples.jsonl", toy_samples[:4], None, VideoInputConfig(str(world / "videos")))
+    rows = [{"pred": [[0.0, 0.01]], "agreement": 0.5} for _ in data.samples]
+    assert measure_reliability(BenchmarksParams(num_samples=2), data, rows) is None
+    assert "no refusal threshold from num_samples" in capsys.readouterr().out
+
+
+def test_responses_are_scored_by_the_reading_of_the_run(tmp_path, world, toy_samples):
+    "A time block is no answer for the reading `answer`, though it is one for `time`."
+    data = BenchmarkData("toyworld", world / "samples.jsonl", toy_samples[:1], None, VideoInputConfig(str(world / "videos"), reading="answer"))
+    run = start_run("benchmarks", "a", {}, tmp_path)
+    run.save_rows("predictions.jsonl", [{"qid": toy_samples[0].qid, "pred": None, "response": "<time>[1, 2]</time>", "answer": None}])
+    scoring = score_all(run, BenchmarksParams(reading="answer"), data)
+    assert scoring.predictions["tiny"][toy_samples[0].qid].spans == [] and scoring.protocol.parsing == "answer"

@@ -8,15 +8,16 @@ import pytest
 
 from vtg_r1.core.prompts import completion_text
 from vtg_r1.core.runtime import UserError
-from vtg_r1.core.samples import SampleError, write_jsonl
+from vtg_r1.core.samples import Sample, SampleError, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, training_set
 from vtg_r1.data.sources import read_annotations
 from vtg_r1.data.toyworld import read_scripts, toy_teacher
-from vtg_r1.difficulty import DifficultyParams, Policy, _rollouts_folder
-from vtg_r1.grpo import GRPOParams, advantages, grpo_trainer
+from vtg_r1.difficulty import DifficultyParams, Policy, _rollouts_folder, advise
+from vtg_r1.grpo import GRPOParams, advantages, decode_videos, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, model_path
 from vtg_r1.runs.run import start_run
 from vtg_r1.sft import SFTParams, sft_trainer, target_response
+from vtg_r1.train.stage_data import StageData, subsample
 from vtg_r1.train.trainer import fit, save_policy
 
 
@@ -186,3 +187,31 @@ def test_rollouts_of_another_video_of_the_same_name_are_not_taken(world, toy_sam
     assert _rollouts_folder(run, params, policy) == first
     shutil.copyfile(world / "videos" / toy_samples[-1].video, tmp_path / "videos" / toy_samples[0].video)
     assert _rollouts_folder(run, params, policy) != first
+
+
+def test_every_clip_of_a_video_is_decoded_before_training(world, toy_samples, tmp_path):
+    clips = [dataclasses.replace(toy_samples[0], qid=str(i), clip=clip) for i, clip in enumerate((None, [0.0, 4.0], [4.0, 8.0], [4.0, 8.0]))]
+    view, run = VideoInputConfig(str(world / "videos"), 3, 28 * 28, "short", cache=str(tmp_path / "cache")), start_run("grpo", "a", {}, tmp_path)
+    decode_videos(run, GRPOParams(), StageData(clips, view, []))
+    assert (run.manifest["decode"]["videos"], run.manifest["decode"]["frames"]) == (1, 9)
+
+
+def test_a_server_without_a_port_is_refused():
+    with pytest.raises(UserError, match="'vllm_server' is 'gpu1': give HOST:PORT"):
+        GRPOParams(vllm_server="gpu1")
+
+
+def test_a_part_of_many_kinds_has_the_size_and_the_mix():
+    "Fifty kinds of twenty samples: rounding each share of 0.4 would want none of any kind."
+    pool = [Sample(f"{kind}_{i}", "v.mp4", 10.0, "x", [[1, 2]], source=str(kind)) for kind in range(50) for i in range(20)]
+    part, of_another_kind = subsample(pool, 20, by=("source",))
+    assert len({s.source for s in part}) == len(part) == 20 and of_another_kind == 0
+    assert subsample(pool, 75, by=("source",))[1] == 0
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_sets_with_a_teacher_are_not_told_to_get_one(taught, toy_samples):
+    rollouts = {"policy": "p", "ious": [0.2, 0.8], "mean_iou": 0.5, "pass_rate": 0.5, "consensus": None}
+    teacher = {"model": "m", "span": [1.0, 2.0], "iou": 0.5} if taught else None
+    sentences = advise([dataclasses.replace(s, difficulty=rollouts, teacher=teacher) for s in toy_samples[:4]]).sentences
+    assert any("annotate with a teacher" in sentence for sentence in sentences) is not taught

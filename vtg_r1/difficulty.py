@@ -552,7 +552,7 @@ def advise(
     metrics = signal_metrics(np.array([rollouts_of(s)["ious"] for s in samples]), right)
     noise = label_noise_estimate(samples)
     place = _nearest(metrics["sampled_mIoU"], noise[0]) if noise else []
-    return Advice(metrics, noise, place, _sentences(metrics, noise, place))
+    return Advice(metrics, noise, place, _sentences(metrics, noise, place, any(s.teacher for s in samples)))
 
 
 def _nearest(miou: float, noise: float) -> list[dict[str, Any]]:
@@ -563,7 +563,12 @@ def _nearest(miou: float, noise: float) -> list[dict[str, Any]]:
     return [cell for cell in cells if cell["base_miou"] == base and cell["label_noise"] == share]
 
 
-def _sentences(metrics: Mapping[str, float], noise: tuple[float, float, float] | None, place: Sequence[Mapping[str, Any]]) -> list[str]:
+def _sentences(
+    metrics: Mapping[str, float],
+    noise: tuple[float, float, float] | None,
+    place: Sequence[Mapping[str, Any]],
+    taught: bool,  # whether there are answers of a teacher
+) -> list[str]:
     "What to do."
     sentences = []
     if metrics["pass_at_k"] < 20:
@@ -574,7 +579,11 @@ def _sentences(metrics: Mapping[str, float], noise: tuple[float, float, float] |
         )
     elif metrics["zero_std"] >= 80:
         sentences.append("Most groups have no gradient: drop what is always right (strategy drop_all_correct), or take harder questions.")
-    if noise is None:
+    if noise is None and taught:
+        sentences.append(
+            "The share of wrong labels is unknown: it is estimated from single spans on which teacher and rollouts agree, and there are none (sets have none)."
+        )
+    elif noise is None:
         sentences.append("The share of wrong labels is unknown: annotate with a teacher (01_curation) and score those samples.")
     if not place:
         return sentences

@@ -9,6 +9,7 @@ __all__ = ['advantages', 'RolloutParams', 'RewardParams', 'CurriculumParams', 'G
            'draw_tious', 'by_change', 'draw_changes', 'save_results', 'main']
 
 # %% ../nbs/05_grpo.ipynb #bccc108f
+import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import numpy as np
 
 from .core.plots import draw_histogram, draw_log, draw_timelines
 from .core.prompts import completion_text, style_of
-from .core.runtime import UserError, is_main_process, process_index_and_count, shown_path
+from .core.runtime import UserError, gather_object, is_main_process, main_process_first, process_index_and_count, shown_path
 from .core.samples import Sample
 from .core.spans import set_tiou
 from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
@@ -38,7 +39,8 @@ from .train.reward_functions import LoadedReward, RewardEntry, load_rewards, rea
 from .train.stage_data import StageData, record_training, stage_data, toy_upstream
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
-from .video.reader import read_frames
+from .video.reader import read_frames, video_path
+from .video.sandbox import ResourceLimits
 
 # %% ../nbs/05_grpo.ipynb #6ed5f805
 def advantages(rewards: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:  # (queries, G); zero where a group's rewards are all equal
@@ -129,6 +131,8 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
             raise UserError("reward 'answer' pays for an option, and none is asked for: set options")
         if self.strategy and self.strategy not in STRATEGIES:
             raise UserError(f"parameter 'strategy' is {self.strategy!r}: give one of {', '.join(STRATEGIES)}")
+        if not re.fullmatch(r".+:[0-9]+", self.vllm_server):
+            raise UserError(f"parameter 'vllm_server' is {self.vllm_server!r}: give HOST:PORT, such as 127.0.0.1:8000")
         if self.vllm and self.time_encoding == "native":
             raise UserError("TRL hands vLLM images, not native video: use time_encoding 'interleaved' with vllm")
 
@@ -347,18 +351,23 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
 
     if not params.precache_videos:
         return
-    videos, frames, start = {s.video: s for s in data.train}, 0, time.monotonic()
-    for video in sorted(videos):
-        budget = frame_budget(videos[video], data.view)
-        frames += len(read_frames(f"{data.view.video_root}/{video}", *budget, cache=frame_cache(data.view))[0])
+    view, decoded, start = data.view, 0, time.monotonic()
+    samples = {(s.video, tuple(s.clip or ())): s for s in data.train}
+    limits = None if view.trusted else ResourceLimits()
+    rank, processes = process_index_and_count()
+    for video, clip in sorted(samples)[rank::processes]:
+        budget, seconds = frame_budget(samples[video, clip], view), (float(clip[0]), float(clip[1])) if clip else None
+        decoded += len(read_frames(video_path(view.video_root, video), *budget, seconds, frame_cache(view), view.backend, limits)[0])
+    videos, frames = len({video for video, _ in samples}), sum(gather_object(decoded))
     rate = frames / (time.monotonic() - start)
-    run.record(decode=dict(videos=len(videos), frames=frames, frames_per_second=round(rate)))
-    print(f"{len(videos)} videos, {frames} frames, {rate:.0f} frames per second")
+    run.record(decode=dict(videos=videos, frames=frames, frames_per_second=round(rate)))
+    print(f"{videos} videos, {frames} frames, {rate:.0f} frames per second")
 
 
 def policy_path(params: GRPOParams) -> str:  # "tiny", a folder, or a hub id
     "The policy to train; by default the toy cold start, made now if it is missing."
-    return params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir, params) / "model")
+    with main_process_first():
+        return params.model or str(toy_upstream("nbs/03_sft.ipynb", params.seed, params.outputs_dir, params) / "model")
 
 
 def build_trainer(run: Run, params: GRPOParams, policy: Any, processor: Any, data: StageData, curriculum: CurriculumSampler | None) -> Any:

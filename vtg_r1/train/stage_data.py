@@ -135,7 +135,12 @@ def subsample(
         wanted = Counter(map(kind, like or samples))
         total = wanted.total()
         if total != max_samples:
-            wanted = Counter({k: round(n * max_samples / total) for k, n in wanted.items()})
+            shares = {k: n * max_samples / total for k, n in wanted.items()}
+            wanted = Counter({k: round(share) for k, share in shares.items()})
+            lost = max_samples - wanted.total()  # by rounding; those that it changed most get it back
+            step = 1 if lost > 0 else -1
+            for k in sorted(shares, key=lambda k: step * (wanted[k] - shares[k]))[: abs(lost)]:
+                wanted[k] += step
     fitting, others = [], []
     for i in np.random.default_rng([seed, 1]).permutation(len(samples)):
         if wanted[kind(samples[i])] > 0:
