@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from .core.confidence import covered_tiou, refusal_threshold, reliability, selective_scores
+from .core.confidence import refusal_threshold, reliability, selective_scores
 from .core.metrics import THRESHOLDS
 from .core.plots import draw_cases, draw_recall, style
 from .core.runtime import RunError, UserError, is_main_process, main_process_first, resolve, shown_path
@@ -38,7 +38,7 @@ from .models.abilities import record_abilities, require_encoding
 from .models.clock import model_without_weights, record_dense_clips
 from .models.generation import generate, generation_kwargs, resumable_predict
 from .models.loading import check_model_exists, load_model, load_processor, producing_run, record_policy
-from .models.sampled_answers import resumable_consensus
+from .models.sampled_answers import answer_tiou, resumable_consensus
 from .models.vllm_engine import VLLMEngine, verified_vllm
 from .runs.execute import stage_run
 from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stage_program
@@ -395,7 +395,7 @@ def measure_reliability(params: BenchmarksParams, data: BenchmarkData, rows: Seq
     "The threshold of one half of the videos on the other; too few right answers are printed, and give None."
     pairs = [(row, s) for row, s in zip(rows, data.present, strict=True) if row["pred"]]
     agreements = np.array([row["agreement"] for row, _ in pairs])
-    tious = np.array([covered_tiou(row["pred"], s.spans) for row, s in pairs])
+    tious = np.array([answer_tiou(row["pred"], s.spans, params.answers) for row, s in pairs])
     videos = sorted({s.video for s in data.present})
     half = set(np.random.default_rng(params.seed).permutation(videos)[::2].tolist())
     checked, right = np.array([s.video in half for _, s in pairs], bool), tious >= RIGHT
