@@ -518,6 +518,12 @@ def test_a_video_of_no_length_is_dropped_with_its_reason(tmp_path):
         load_benchmark("samples", tmp_path / "s.jsonl", videos=tmp_path)
 
 
+@pytest.mark.parametrize("past_end", ["clip", "drop"])
+def test_a_span_behind_the_end_goes_as_it_was_asked_for(past_end, tmp_path):
+    (tmp_path / "a.csv").write_text("video,start,end,sentence,duration\na.mp4,12,14,a dog barks,10\nb.mp4,1,4,a cat sleeps,9\n")
+    assert [s.video for s in load_benchmark("csv", tmp_path / "a.csv", policies={"past_end": past_end})[0]] == ["b.mp4"]
+
+
 def test_joining_keeps_the_votes_of_annotators(tmp_path):
     "Equal spans of one row are votes. A span that two rows name is one event."
     votes = {"a": [[2, 2], [2, 2], [0, 0], [2, 2]], "b": [[1, 1], [1, 1]], "c": [[1, 1], [3, 3]]}

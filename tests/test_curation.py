@@ -29,6 +29,7 @@ from vtg_r1.curation import (
     main,
     plot_filter,
     plot_sample,
+    read_source,
     sample_pool,
     table1,
     to_sft_sample,
@@ -140,6 +141,8 @@ def test_pipeline_counts_and_card(tmp_path):
     assert total["filtered"] + total["RL"] == 20 and counts["filtered.jsonl"] == total["filtered"] + 17
     assert {r["reason"] for _, r in iter_jsonl(out / "filtered.jsonl")} == {"overlap", "video", "low_iou"}
     assert load_samples(out / "rl.jsonl") and load_samples(out / "coldstart.jsonl")
+    gone = [row for row in table1(out, {"a": sources["a"]}) if row["source"] == "b"]  # as where every sample of b was excluded
+    assert [(row["excluded"], row["candidates"]) for row in gone] == [(4, 0)]
     card = dataset_card(out, sources, reports, {"seed": 0})
     assert "malformed_line/dropped" in card and str(tmp_path) not in card
     assert collect(entries, work) == reports  # done before: nothing is read again
@@ -194,6 +197,11 @@ def test_a_qid_that_a_file_has_twice_is_excluded_wherever_the_file_stands(order,
     excluded = [(r["sample"]["source"], r["sample"]["qid"], r["reason"]) for _, r in iter_jsonl(tmp_path / "excluded.jsonl")]
     assert excluded == [("a", "0", "duplicate_qid")]
     assert len({s.qid for s in iter_samples(tmp_path / "candidates.jsonl")}) == 4
+
+
+def test_ends_past_the_video_cannot_be_kept(tmp_path):
+    with pytest.raises(SampleError, match="give 'clip' or 'drop'"):
+        read_source(tmp_path / "a.csv", "csv", past_end="keep")
 
 
 def test_work_folder_is_named_by_content(tmp_path):

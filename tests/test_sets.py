@@ -200,6 +200,9 @@ def test_curation_of_sets(tmp_path):
     assert assign_split(replace(absent, teacher=refusing), CurationParams())[2] == "unreadable_response"
     seen = dict(model="t", response=response_text("once", [[2, 4]]), span=[2, 4], iou=0.5, usage=None)
     assert to_sft_sample(replace(shown, teacher=seen), "ground_truth", "set").teacher["response"] == "<think>once</think><time>[2, 4], [8, 12]</time>"
+    for style, word in (("full", "not in the video"), ("short", "none")):
+        written = to_sft_sample(replace(absent, teacher=refusing), "ground_truth", "set", prompt_style=style).teacher["response"]
+        assert written == f"<think>no cross</think><time>{word}</time>"
     direct = dict(seen, response="<time>[2, 4], [8, 12]</time>", iou=1.0)
     assert assign_split(replace(shown, teacher=direct), CurationParams(answers="set", prompt_style="direct"))[0]
     assert not assign_split(replace(shown, teacher=direct), params)[0]

@@ -221,6 +221,8 @@ def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, m
     tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
     assert (tally.sent, tally.failed) == (2, 1) and KEY not in (tmp_path / "log.jsonl").read_text()
     assert [s.teacher is None for s in with_teacher(samples, teacher, view, tmp_path / "log.jsonl")] == [True, False, False]
+    again = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
+    assert (again.sent, again.known, again.failed) == (0, 2, 1) and "injected" in again.reasons[samples[0].qid]
     missing = [replace(samples[0], qid="gone", video="gone.mp4")]
     assert "gone.mp4" in annotate(missing, teacher, view, tmp_path / "log.jsonl", progress=False).reasons["gone"]
     monkeypatch.delenv("TEST_TEACHER_KEY")

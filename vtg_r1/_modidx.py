@@ -834,6 +834,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                      'vtg_r1.data.teacher._Pace.wait': ('parts/data/teacher.html#_pace.wait', 'vtg_r1/data/teacher.py'),
                                      'vtg_r1.data.teacher._answer': ('parts/data/teacher.html#_answer', 'vtg_r1/data/teacher.py'),
                                      'vtg_r1.data.teacher._client': ('parts/data/teacher.html#_client', 'vtg_r1/data/teacher.py'),
+                                     'vtg_r1.data.teacher._count_known': ('parts/data/teacher.html#_count_known', 'vtg_r1/data/teacher.py'),
                                      'vtg_r1.data.teacher._count_request': ( 'parts/data/teacher.html#_count_request',
                                                                              'vtg_r1/data/teacher.py'),
                                      'vtg_r1.data.teacher._has_budget': ('parts/data/teacher.html#_has_budget', 'vtg_r1/data/teacher.py'),

@@ -191,11 +191,13 @@ _STREAMED = ("samples", "huggingface")  # datasets that `read_source` streams; t
 def read_source(
     path: str | Path,  # a file, or what `load_dataset` takes
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.data.readers.READERS`
-    past_end: str = "clip",  # ends past the video: "clip", "keep" or "drop"
+    past_end: str = "clip",  # ends past the video: "clip" or "drop"
     video_root: str | Path = "",  # folder of the videos: absolute paths below it are read as relative
     **options: Any,  # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are read
     "One source of samples and its report."
+    if past_end == "keep":
+        raise SampleError(f"{path}: past_end is 'keep', and no sample may end after its video; give 'clip' or 'drop'", "past_end", "past_end")
     if dataset == "huggingface":
         from datasets import load_dataset
 
@@ -437,12 +439,13 @@ def to_sft_sample(
     label_source: str = "teacher",  # or "ground_truth"
     answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
     options: bool = False,  # options are asked for too
+    prompt_style: str = "short",  # decides the word for what the video does not show
 ) -> Sample:  # its `teacher["response"]` is the text to imitate
     "A cold-start sample with its supervised response."
     if label_source == "teacher" or sample.teacher is None:
         return sample
     spans = sample.spans if answers == "set" else target_span(sample.spans)
-    response = response_text(think_block(sample.teacher["response"]), spans, sample.answer if options else None)
+    response = response_text(think_block(sample.teacher["response"]), spans, sample.answer if options else None, style_of(prompt_style).refusal)
     return replace(sample, teacher={**sample.teacher, "response": response})
 
 
@@ -457,7 +460,7 @@ def destinations(
     for s in samples:
         in_coldstart, in_rl, reason = assign_split(s, params)
         if in_coldstart:
-            yield "coldstart.jsonl", to_sft_sample(s, params.label_source, params.answers, params.options), ""
+            yield "coldstart.jsonl", to_sft_sample(s, params.label_source, params.answers, params.options, params.prompt_style), ""
         if in_rl:
             yield "rl.jsonl", s, ""
         if not (in_coldstart or in_rl):
@@ -495,7 +498,8 @@ def table1(
         counter = excluded if row["reason"] in ("duplicate_qid", "no_span", "video", "overlap") else filtered
         counter[row["sample"]["source"]] += 1
     rows: list[dict[str, Any]] = []
-    for name, size in sorted(sources.items(), key=lambda item: (item[1]["task"], item[0])):
+    none_left = {name: {"task": "", "candidates": 0, "pool": 0} for name in excluded}  # of a source that was excluded whole
+    for name, size in sorted({**none_left, **sources}.items(), key=lambda item: (item[1]["task"], item[0])):
         row = {"source": name, "task": size["task"], "excluded": excluded[name], "candidates": size["candidates"], "pool": size["pool"]}
         rows.append({**row, "cold start": coldstart[name], "RL": rl[name], "filtered": filtered[name]})
     columns = ("excluded", "candidates", "pool", "cold start", "RL", "filtered")

@@ -85,6 +85,8 @@ def load_benchmark(
     if name == "samples" and not samples and not report.dropped:
         raise SampleError(f"{path}: holds no samples", reason="empty_file")
     asked_for = {policy for policy, action in (policies or {}).items() if action == "drop"}
+    if (policies or {}).get("past_end") in ("clip", "drop"):  # both drop a span that starts after the end
+        asked_for.add("start_past_end")
     unusable = [finding for finding in report.dropped if finding.reason not in asked_for]
     if unusable:
         first = unusable[0]

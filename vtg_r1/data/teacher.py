@@ -336,8 +336,9 @@ def annotate(
                 at_once = teacher.concurrency if log.longest_prompt or not _has_budget(teacher) else 1
                 while key in {k for _, k in waiting.values()} or len(waiting) >= at_once:
                     collect()
-                if key in log.answered:
-                    stats.known += 1
+                known = log.get(key)
+                if known is not None:
+                    _count_known(sample, known, stats)
                     bar.update()
                     continue
                 while waiting and _over_budget(teacher, log, len(waiting)):
@@ -356,6 +357,15 @@ def annotate(
 # %% ../../nbs/parts/data/teacher.ipynb #43a70d03
 def _has_budget(teacher: Teacher) -> bool:
     return teacher.budget_tokens is not None or teacher.budget_money is not None
+
+
+def _count_known(sample: Sample, row: dict[str, Any], stats: AnnotationStats) -> None:
+    "Count a sample of which the log has the final row; a refused request is not sent again."
+    if "response" in row:
+        stats.known += 1
+    else:
+        stats.failed += 1
+        stats.reasons[sample.qid] = row["error"]
 
 
 def _count_request(done: Future[None], sample: Sample, key: str, log: Log, stats: AnnotationStats) -> None:
