@@ -256,7 +256,7 @@ def test_index_shows_what_is_committed(index):
         for c in json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
         for o in c.get("outputs", [])
     ]
-    assert shown == [index.score_table().data, index.claims_table().data, index.screen().data], "run `make readme`"
+    assert shown == [index.score_table().data, index.claims_table().data, index.map_section().data, index.screen().data], "run `make readme`"
     found = json.loads((ROOT / "outputs/reference/grpo/toy-s0/metrics.json").read_text())
     assert f"| after RL | {found['final/mIoU']:.1f} |" in shown[0] and f"n = {found['n']} held-out" in shown[0]
 
