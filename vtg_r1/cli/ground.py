@@ -1,6 +1,7 @@
 "`vtg-r1 ground VIDEO QUERY`: when something happens in a video."
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -60,7 +61,6 @@ def ground_command(
     _refuse_empty(queries)
     check_model_exists(model)
     from ..models.ground import ground, resolve_model
-    from ..video.cut import cut
     from ..video.decoders import VideoError
     from ..video.reader import probe
 
@@ -78,13 +78,10 @@ def ground_command(
         pair = load_model_and_processor(folder, device, config.chat_template_kwargs)
         _say_if_dense(*pair, video, info.duration, config)
         answers = ground(*pair, video, queries, config, sampling)
-        clips = [str(cut(video, out, answer.span)) if out and answer.span else None for answer, out in zip(answers, outs)]
+        clips = _cut_clips(video, answers, outs)
     except (VideoError, FileNotFoundError, PermissionError, ImportError, ValueError) as e:
         raise UserError(e) from e
     _say_who_read(model)
-    for answer, file in zip(answers, clips):
-        if file and len(answer.spans or []) > 1:
-            echo(f"{file} has the first of {len(answer.spans or [])} spans", err=True)
     if as_json:
         rows = [{**asdict(answer), "clip": file} for answer, file in zip(answers, clips)]
         print_json({"video": video, "duration": round(info.duration, 3), "model": model, "answers": rows})
@@ -92,6 +89,18 @@ def ground_command(
         for answer, file in zip(answers, clips):
             _print_answer(answer, file, sampling)
     return int(not all(answer.span or answer.spans == [] for answer in answers))
+
+
+def _cut_clips(video: str, answers: "Sequence[Answer]", outs: Sequence[Path | None]) -> list[str | None]:
+    "Cut the first span of each answer into its file; where there are more, a line on stderr says so."
+    from ..video.cut import cut
+
+    clips: list[str | None] = []
+    for answer, out in zip(answers, outs):
+        clips.append(str(cut(video, out, answer.span)) if out and answer.span else None)
+        if clips[-1] and len(answer.spans or []) > 1:
+            echo(f"{out} has the first of {len(answer.spans or [])} spans", err=True)
+    return clips
 
 
 def _refuse_empty(queries: list[str]) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ..core.runtime import UserError
-from ..data.model_inputs import budget_for
 
 CARDS = {  # memory in GB, its bandwidth in TB/s, dense bfloat16 in TFLOPS: the makers' data sheets
     "H200": (141, 4.8, 989),
@@ -69,6 +68,8 @@ def nearest_row(size: float) -> dict[str, Any]:
 # %% ../../nbs/parts/train/estimate.ipynb #75ffc220
 def _pixels_shown(params: Any) -> int:
     "The most pixels of a video's frames together, by number and tokens."
+    from vtg_r1.data.model_inputs import budget_for
+
     frames, pixels = budget_for(0.0, replace(params.view(""), fps=0.0))
     return frames * pixels
 
