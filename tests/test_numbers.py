@@ -348,7 +348,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
     ("05_grpo", "Refusals take longest: their F1 is 80.0 before"): values_of_the_sets_were_chosen,
     ("05_grpo", "The rule was set before the runs that it judges, on seeds 11 to 18"): rule_of_the_sets_holds,
     ("05_grpo", "The precision of refusals rises most"): refusals_become_precise,
-    ("05_grpo", "The rule was set before these runs, on seeds 21 to 23"): rule_of_the_questions_holds,
+    ("05_grpo", "The rule was set before these runs, on seeds 41 to 43"): rule_of_the_questions_holds,
     ("05_grpo", "The rule holds: Acc@GQA"): questions_gain,
     ("05_grpo", "The mean hides one seed."): one_seed_unlearned_the_second_span,
     ("05_grpo", "The way there differs, the end hardly."): styles_differ_before_rl,

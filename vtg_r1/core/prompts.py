@@ -6,9 +6,8 @@
 __all__ = ['STYLES', 'ANSWERS', 'SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING', 'LAST_CHARACTERS', 'LONGEST_JSON', 'MOST_SPANS',
            'READINGS', 'PromptStyle', 'style_of', 'system_prompt', 'format_time', 'frame_times', 'format_span',
            'format_answer', 'grounding_prompt', 'with_system_prompt', 'response_text', 'qa_prompt', 'completion_text',
-           'tag_text', 'answer_text', 'think_block', 'without_thinking', 'think_text', 'auto_readings',
-           'count_readings', 'check_reading', 'parse_spans', 'parse_span', 'parse_set', 'is_refusal', 'parse_answer',
-           'is_well_formed']
+           'tag_text', 'answer_text', 'think_block', 'without_thinking', 'think_text', 'auto_readings', 'check_reading',
+           'parse_spans', 'parse_span', 'parse_set', 'is_refusal', 'count_readings', 'parse_answer', 'is_well_formed']
 
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
 import json
@@ -418,19 +417,6 @@ def _agreed(readings: Mapping[str, list[list[float]]]) -> list[list[float]]:
         return []
     return spans[0]
 
-
-def count_readings(responses: Iterable[str | None]) -> dict[str, int]:
-    'How often each rule of `auto_readings` reads something in a log, how many answers are a "refusal", "ambiguous" or "unreadable".'
-    counts: Counter[str] = Counter()
-    for response in responses:
-        readings = auto_readings(response or "")
-        counts.update(readings.keys())
-        if not readings:
-            counts["refusal" if is_refusal(response, "auto") else "unreadable"] += 1
-        elif not _agreed(readings):
-            counts["ambiguous"] += 1
-    return dict(counts)
-
 # %% ../../nbs/parts/core/prompts.ipynb #54dc2935
 READINGS = ("time", "answer", "glue", "sentence", "json", "vtimellm", "tvg_r1", "auto")
 _RENAMED_READINGS = {"strict": "time", "lenient": "tvg_r1"}  # names in 0.1
@@ -540,6 +526,19 @@ def is_refusal(
         blocks = _last_blocks(_after_thinking(response))
         return not parse_spans(response, "auto") and any(map(_refuses, blocks.values() if blocks else [_after_thinking(response)]))
     return _refuses(answer_text(response, reading))
+
+
+def count_readings(responses: Iterable[str | None]) -> dict[str, int]:
+    'How often each rule of `auto_readings` reads something in a log, how many answers are a "refusal", "ambiguous" or "unreadable".'
+    counts: Counter[str] = Counter()
+    for response in responses:
+        readings = auto_readings(response or "")
+        counts.update(readings.keys())
+        if not readings:
+            counts["refusal" if is_refusal(response, "auto") else "unreadable"] += 1
+        elif not _agreed(readings):
+            counts["ambiguous"] += 1
+    return dict(counts)
 
 # %% ../../nbs/parts/core/prompts.ipynb #3ecbe9b5
 def _released_letter(response: str) -> str | None:
