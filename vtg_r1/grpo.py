@@ -24,7 +24,7 @@ from .core.prompts import completion_text, style_of
 from .core.runtime import UserError, gather_object, is_main_process, main_process_first, process_index_and_count, shown_path
 from .core.samples import Sample
 from .core.spans import set_tiou
-from .data.model_inputs import VideoInputConfig, frame_budget, frame_cache, training_set
+from .data.model_inputs import VideoInputConfig, decode_frames, training_set
 from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.loading import lora_config
@@ -39,8 +39,6 @@ from .train.reward_functions import LoadedReward, RewardEntry, load_rewards, rea
 from .train.stage_data import StageData, record_training, stage_data, toy_upstream
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
 from .train.training_parameters import TrainingParams
-from .video.reader import read_frames, video_path
-from .video.sandbox import ResourceLimits
 
 # %% ../nbs/05_grpo.ipynb #6ed5f805
 def advantages(rewards: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:  # (queries, G); zero where a group's rewards are all equal
@@ -353,11 +351,9 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
         return
     view, decoded, start = data.view, 0, time.monotonic()
     samples = {(s.video, tuple(s.clip or ())): s for s in data.train}
-    limits = None if view.trusted else ResourceLimits()
     rank, processes = process_index_and_count()
-    for video, clip in sorted(samples)[rank::processes]:
-        budget, seconds = frame_budget(samples[video, clip], view), (float(clip[0]), float(clip[1])) if clip else None
-        decoded += len(read_frames(video_path(view.video_root, video), *budget, seconds, frame_cache(view), view.backend, limits)[0])
+    for key in sorted(samples)[rank::processes]:
+        decoded += decode_frames(samples[key], view)
     videos, frames = len({video for video, _ in samples}), sum(gather_object(decoded))
     rate = frames / (time.monotonic() - start)
     run.record(decode=dict(videos=videos, frames=frames, frames_per_second=round(rate)))

@@ -667,7 +667,7 @@ def _joined(samples: list[Sample], report: Report) -> list[Sample]:
             else:
                 report.add(s.qid, "repeated_query", "kept", f"differs from {first.qid} in more than its spans")
                 joined[s.qid] = s
-        joined[first.qid] = replace(first, spans=sorted(spans))
+        joined[first.qid] = first if len(spans) == len(first.spans) else replace(first, spans=sorted(spans))
     return [joined[s.qid] for s in samples if s.qid in joined]
 
 # %% ../../nbs/parts/data/readers.ipynb #71b9f066

@@ -61,20 +61,19 @@ def resolve_model(
     if name == TINY:
         return name, TINY_INFERENCE
     folder = Path(name).expanduser()
-    run = next((p for p in (folder, folder.parent) if (p / "manifest.json").is_file()), None)
-    weights = None
+    run, weights = next((p for p in (folder, folder.parent) if (p / "manifest.json").is_file()), None), model_path(name)
     if run is not None:
         weights = str(run / "model")
         if not (run / "model" / "config.json").is_file():
             raise FileNotFoundError(f"model {name!r}: a run without a model (no config.json in {weights})")
-    if run is None and folder.is_dir():
+    elif folder.is_dir():
         run = producing_run(name)  # of a checkpoint
     if run is None:
-        return model_path(name), InferenceConfig()
+        return weights, InferenceConfig()
     manifest = read_manifest(run)
     recorded = {**manifest.get("config", {}).get("view", {}), **manifest.get("parameters", {})}
     names = {f.name for f in fields(InferenceConfig)}
-    return weights or model_path(name), InferenceConfig(**{k: v for k, v in recorded.items() if k in names})
+    return weights, InferenceConfig(**{k: v for k, v in recorded.items() if k in names})
 
 # %% ../../nbs/parts/models/ground.ipynb #63d72124
 @dataclass(frozen=True)
