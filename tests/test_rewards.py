@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -380,19 +379,14 @@ def test_group_signal():
 
 
 @pytest.mark.parametrize("reward", EVERY, ids=lambda r: r.__name__)
-def test_fast_enough(reward):
+def test_fast_enough(reward, quick):
     "The goal is 100,000 in 2 s on one core (`perf/` measures that); here a twentieth of them, with as much again for a busy machine."
     n = 5_000
     thought = "The scene opens on a kitchen. At 3 s a person enters; by 9 s the lamp is on. " * 4
     texts = [f"<think>{thought}</think><time>[{i % 20}, {i % 20 + 5}.5]</time>" for i in range(n)]
     columns = {"spans": [[[3.0, 9.0]]] * n, "duration": [30.0] * n, "answer": ["A"] * n}
 
-    def seconds():
-        start = time.process_time()
-        reward(texts, **columns)
-        return time.process_time() - start
-
-    assert min(seconds() for _ in range(3)) < 0.2
+    quick(lambda: reward(texts, **columns), 0.2)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -261,6 +262,31 @@ def test_video_url_requests(world, teacher):
     )
     frames = request(sample, teacher, view)["messages"][-1]["content"]
     assert sum(p["type"] == "image_url" for p in frames) == 4
+
+
+def test_a_video_of_the_same_name_in_another_folder_is_another_request(world, teacher, tmp_path):
+    "A log serves both folders; an answer of 0.1.0, whose key knows the name alone, is not paid for again."
+    samples, view = world
+    first, second = samples[0], next(s for s in samples if s.video != samples[0].video)
+    other = replace(view, video_root=str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    shutil.copy(Path(view.video_root) / second.video, tmp_path / "other" / first.video)
+    assert annotate([first], teacher, view, tmp_path / "log.jsonl", progress=False).sent == 1
+    assert annotate([first], teacher, other, tmp_path / "log.jsonl", progress=False).sent == 1
+    assert annotate([first], teacher, view, tmp_path / "log.jsonl", progress=False).known == 1
+    usage = {"prompt_tokens": 9, "completion_tokens": 9}
+    with Log(tmp_path / "old.jsonl") as log:
+        log.add(
+            {
+                "key": request_key(first, teacher, view, by_name=True),
+                "qid": first.qid,
+                "model": "m",
+                "response": "<time>[1, 2]</time>",
+                "usage": usage,
+            }
+        )
+    assert annotate([first], teacher, view, tmp_path / "old.jsonl", progress=False).known == 1
+    assert [s.teacher["span"] for s in with_teacher([first], teacher, view, tmp_path / "old.jsonl")] == [[1, 2]]
 
 
 def test_requests_of_other_frames_have_other_keys(world, teacher):
