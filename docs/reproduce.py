@@ -132,7 +132,7 @@ vtg-r1 runs                                              # state, scores and age
 
 {markdown_table(columns, [row for benchmark in QUERIES for row in numbers(benchmark)])}
 
-The paper gives two numbers for the same model, by table; for the cold start Table 3 has mIoU 42.19, 26.14 and 26.26 (Charades-STA, NExT-GQA, ReXTime). `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, its centre third, a random span and, in `recipe_7b`, the prior of the training spans. Others have measured the released model again, and below its base on corrected labels (Video-OPD on TimeLens-Bench: Charades `R1@0.5` 23.6 against 35.1), so the gain on clean labels is open.
+The paper gives two numbers for the same model, by table; for the cold start Table 3 has mIoU 42.19, 26.14 and 26.26 (Charades-STA, NExT-GQA, ReXTime). `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, its centre third, a random span and, in `recipe_7b`, the prior of the training spans. Others have measured the released model again, on corrected labels (Video-OPD on TimeLens-Bench): it is below its base on Charades (`R1@0.5` 23.6 against 35.1) and ActivityNet (31.0 against 32.5), about level on QVHighlights (41.2 against 41.7). The gain on clean labels is open.
 """
 
 

@@ -7,6 +7,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=TERM@300
+# Not run here: no such machine was available.
 # The cold start and GRPO on one node of eight GPUs. Five minutes before the time is up Slurm sends SIGTERM to the step, which saves a checkpoint and ends. Submit the same command again to go on from it.
 # Slurm itself requeues the job only after a preemption or the failure of a node.
 # sbatch examples/slurm_one_node.sh RUN_NAME ANNOTATIONS VIDEO_ROOT

@@ -7,6 +7,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=TERM@300
+# Not run here: no such machine was available.
 # GRPO on the paper's sixteen GPUs, from a finished cold start. The folder with outputs/ must be one that both nodes see.
 # gloo, which carries what is not a tensor on a GPU, listens on the interface of the host's name. Where that is the loopback (Debian's 127.0.1.1), nodes wait for each
 # other for minutes and fail: the interface of the default route is named. Export another GLOO_SOCKET_IFNAME if your nodes talk over another one.

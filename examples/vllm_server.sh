@@ -1,6 +1,7 @@
 #!/bin/bash
+# Not run here: no such machine was available.
 # Rollouts by a vLLM server on GPU 7, training on the other seven. The server listens on this machine only; name another --host only inside a closed network.
-# The last line of the server's options is what TRL's trainer needs of it (vLLM 0.30 or later): weights sent by NCCL, log-probabilities as sampled, prompts with images.
+# The last line of the server's options is what TRL's trainer needs of it (vLLM 0.30 or 0.31): weights sent by NCCL, log-probabilities as sampled, prompts with images.
 # examples/vllm_server.sh MODEL ANNOTATIONS VIDEO_ROOT
 set -euo pipefail
 model=$1 annotations=$2 videos=$3

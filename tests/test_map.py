@@ -184,11 +184,11 @@ def test_a_file_that_cannot_be_advised_on_is_one_line(tmp_path, capsys, content,
     assert len(lines) == 1 and error in lines[0] and "rl_scored.jsonl" in lines[0]
 
 
-def test_silent_wrong_groups_are_advised_against():
+def test_zero_std_groups_that_are_wrong_are_advised_against():
     silent = [replace(s, difficulty={**s.difficulty, "ious": [0.1] * 8}) for s in scored(20, 0.0, 0.0, 1.0, np.random.default_rng(0))]
-    assert any("silent groups" in sentence for sentence in advise(silent).sentences)
+    assert any("zero-std groups" in sentence for sentence in advise(silent).sentences)
     mixed = [replace(s, difficulty={**s.difficulty, "ious": [0.1, 1.0] * 4}) for s in silent]
-    assert not any("silent groups" in sentence for sentence in advise(mixed).sentences)
+    assert not any("zero-std groups" in sentence for sentence in advise(mixed).sentences)
 
 
 # the runner, for real

@@ -421,6 +421,8 @@ def test_hostile_text_is_read_in_linear_time():
         ("<think><think>a</think></think><time>[1, 2]</time>", False),
         ("<think>a<time>[1, 2]</time></think>", False),
         ("<think>a</think><time><time>[1, 2]</time></time>", False),
+        ("<think>a</think><time>[1, 2]<answer>B</answer></time>", False),  # a span that cannot be read earns no reward
+        ("<think>an <answer>x</answer></think><time>[1, 2]</time>", True),  # the reasoning may hold other tags
         ("", False),
         (None, False),
     ],
@@ -436,6 +438,7 @@ def test_format_of_other_readings():
     glue = "<think>a</think><answer>B</answer><glue>[1, 2]</glue>"
     assert is_well_formed(glue, reading="glue") and is_well_formed(glue, True, "glue") and not is_well_formed(glue + "x", reading="glue")
     assert not is_well_formed("<think>a</think><glue>[1, 2]</glue>", reading="glue")
+    assert not is_well_formed("<think>a</think><answer>B <b>well</b></answer><glue>[1, 2]</glue>", reading="glue")
     for reading in ("sentence", "json", "vtimellm", "tvg_r1", "auto"):
         assert is_well_formed("<think>a</think>From 1 to 2.", reading=reading) and is_well_formed("From 1 to 2.", reading=reading)
         assert not is_well_formed("<think>a</think> ", reading=reading) and not is_well_formed("<think>From 1 to 2.", reading=reading)

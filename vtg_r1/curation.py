@@ -70,7 +70,9 @@ class SourceParams(ParameterGroup):
     video_root: str = param("", "Folder of the videos; empty only for the toy world.")
     toy_videos: int = param(400, "Videos of the toy world, each with about four queries.", minimum=1)
     toy_label_noise: float = param(0.2, "Share of the toy world's annotations that are wrong.", minimum=0, maximum=1)
-    toy_label_errors: Literal["random", "moment", "whole"] = param("random", "What a wrong one is: any stretch, another moment, the whole video.")
+    toy_label_errors: Literal["random", "moment", "whole"] = param(
+        "random", "What a wrong label is. random: any stretch; moment: another moment; whole: the whole video."
+    )
     validate_videos: bool = param(True, "Open every video once, and exclude samples whose video is missing or unreadable.")
     workers: int = param(2, "Processes that open videos.", minimum=1)
     benchmarks: list[dict] = param([], "Test sets, each {path, dataset, split}: samples that share a video or a query with them are excluded.")

@@ -494,14 +494,14 @@ def signal_metrics(
     right: float = 0.9,  # tIoU from which an answer is right
 ) -> dict[str, float]:  # percent
     "What the rollouts of a policy say of RL with it."
-    silent, mean = ious.max(1) - ious.min(1) < 1e-6, ious.mean(1)
+    zero_std, mean = ious.max(1) - ious.min(1) < 1e-6, ious.mean(1)
     wrong = mean < 0.5
     return {
         "sampled_mIoU": 100 * float(mean.mean()),
         "p_right": 100 * float((ious >= right).mean()),
         "pass_at_k": 100 * float((ious >= right).any(1).mean()),
-        "zero_std": 100 * float(silent.mean()),
-        "silent_wrong": 100 * float(silent[wrong].mean()) if wrong.any() else 0.0,  # of the questions that are answered wrong
+        "zero_std": 100 * float(zero_std.mean()),
+        "zero_std_wrong": 100 * float(zero_std[wrong].mean()) if wrong.any() else 0.0,  # of the questions that are answered wrong
     }
 
 # %% ../nbs/04_difficulty.ipynb #d67eaccf
@@ -573,9 +573,9 @@ def _sentences(
     sentences = []
     if metrics["pass_at_k"] < 20:
         sentences.append("RL finds too few right answers to pay for: begin with a cold start, or raise num_generations or the temperature.")
-    if metrics["silent_wrong"] >= 50:
+    if metrics["zero_std_wrong"] >= 50:
         sentences.append(
-            "Most wrong questions have silent groups and would stay wrong: a cold start with other errors, or more exploration, comes before more steps."
+            "Most wrong questions have zero-std groups and would stay wrong: a cold start with other errors, or more exploration, comes before more steps."
         )
     elif metrics["zero_std"] >= 80:
         sentences.append("Most groups have no gradient: drop what is always right (strategy drop_all_correct), or take harder questions.")

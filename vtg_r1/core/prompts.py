@@ -598,5 +598,5 @@ def is_well_formed(
         tags += ("answer",)
     if any(response.count(edge) != 1 for tag in tags for edge in (f"<{tag}>", f"</{tag}>")):
         return False
-    blocks = [f"<{tag}>.*</{tag}>" for tag in tags]
+    blocks = [f"<{tag}>{'.*' if tag == 'think' else '[^<]*'}</{tag}>" for tag in tags]  # only the reasoning may hold a tag
     return re.fullmatch(r"\s*".join(["", *blocks, ""]), response, re.DOTALL) is not None
