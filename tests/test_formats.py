@@ -978,7 +978,7 @@ def test_the_threshold_rule_of_time_r1_is_worth_four_points(shared, tmp_path, ca
 
 
 def test_the_protocol_changes_with_everything_a_score_depends_on(tmp_path):
-    "Equal hashes for the same way of scoring, another one for another rule, label file, number of queries, parsing or treatment of missing rows."
+    "Equal hashes for the same way of scoring, another one for another rule, label file, number of queries, parsing, treatment of missing rows or change of the truths."
     case = case_own()
     annotations, files = write(case, tmp_path)
     said = [{"qid": qid, "response": f"<time>{span}</time>"} for qid, span in BY_QID.items()]
@@ -996,8 +996,9 @@ def test_the_protocol_changes_with_everything_a_score_depends_on(tmp_path):
         hash_of(file=tmp_path / "responses.jsonl"),
         hash_of(benchmark="activitynet"),
         hash_of(labels=tmp_path / "other.json"),
+        hash_of("--past-end", "clip"),
     ]
-    assert len({one, *others}) == 5
+    assert len({one, *others}) == 6
 
 
 def test_a_folder_of_labels_has_a_digest(tmp_path):

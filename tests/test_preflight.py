@@ -12,7 +12,7 @@ from vtg_r1.grpo import GRPOParams
 from vtg_r1.runs.run import newest_run, run_state, start_run
 from vtg_r1.sft import SFTParams
 from vtg_r1.sft import main as sft
-from vtg_r1.train.preflight import preflight
+from vtg_r1.train.preflight import _known_card, preflight
 from vtg_r1.train.stage_data import toy_run
 
 BIG = dict(frames=64, pixels=100352, learning_rate=1e-5, max_completion_length=1024, prompts_per_step=2, num_generations=4, per_device_batch_size=8)
@@ -142,3 +142,19 @@ def test_the_toy_run_that_is_looked_for_is_the_one_that_is_taken(asked, name, tm
 def test_each_style_without_thinking_has_a_toy_run_of_its_own():
     names = {style: toy_run("nbs/03_sft.ipynb", 0, GRPOParams(prompt_style=style))["run_name"] for style in ("short", "direct", "short_direct")}
     assert names == {"short": "toy-s0", "direct": "toy-direct-direct-s0", "short_direct": "toy-direct-s0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes", "card"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 42.3, "A100 40 GB"),
+        ("NVIDIA A100-SXM4-80GB", 85.0, "A100 80 GB"),
+        ("NVIDIA H100 80GB HBM3", 85.0, "H100"),
+        ("NVIDIA GeForce RTX 4090", 25.3, "RTX 4090"),
+        ("NVIDIA GeForce RTX 3090", 25.3, ""),  # RTX is no name of a card
+        ("NVIDIA RTX A6000", 51.0, ""),
+        ("NVIDIA L40S", 47.7, "L40S"),
+    ],
+)
+def test_a_card_is_known_by_its_name_and_memory(name, gigabytes, card):
+    assert _known_card(name, gigabytes) == card

@@ -34,7 +34,7 @@ from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, param, stage_program
 from .runs.run import Run
 from .train.checks import check_enough_samples, refuse_toy_values
-from .train.evaluation import EvalResult, EvalSet, compare_with_blind, evenly_spaced, look_metrics, query_tious, timeline_rows
+from .train.evaluation import EvalResult, EvalSet, compare_with_blind, curve_metrics, evenly_spaced, query_tious, timeline_rows
 from .train.reward_functions import LoadedReward, RewardEntry, load_rewards, read_entries, trial_batch, try_rewards
 from .train.stage_data import StageData, record_training, stage_data, toy_upstream
 from .train.trainer import common_arguments, evaluate_policy, fit, load_policy_and_processor, resolved_config, save_and_evaluate, to_float32
@@ -454,7 +454,7 @@ def save_results(
     first, last = float(curve.reward[:10].mean()), float(curve.reward[-10:].mean())
     histories = [callback.history for callback in trainer.callback_handler.callbacks if isinstance(callback, PeriodicEval)]
     beside = compare_with_blind({"before RL": initial, "after RL": final}, data.eval_samples, data.train, params.seed)
-    looks = [look_metrics({row["step"]: row["mIoU"] for row in history if "mIoU" in row}, len(log)) for history in histories]
+    looks = [curve_metrics({row["step"]: row["mIoU"] for row in history if "mIoU" in row}, len(log)) for history in histories]
     run.save_metrics(
         {
             **initial.metrics,

@@ -119,7 +119,7 @@ def convert(
             samples = [replace(sample, video=video_file(videos, sample.video) or sample.video) for sample in readable]
         else:
             samples, report = read_dataset(dataset, annotations, split, durations=durations, **options)
-        left_out = [f"video {video}: {reason}; its samples are left out" for video, reason in unreadable.items()]
+        left_out = [f"video {video}: {reason}; its samples are excluded" for video, reason in unreadable.items()]
         print(report, *dropped_lines(report), *left_out, sep="\n", file=sys.stderr)
         if not samples:
             problem = f"{annotations}: none of its {report.read} records can be used"

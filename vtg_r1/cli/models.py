@@ -64,7 +64,7 @@ def _one_encoding(encoding: "EncodingAbilities") -> str:
         return f"cannot be used: {encoding.problem}"
     clock = "its clock has steps of unknown size"
     if encoding.clock_step is not None:
-        clock = f"clock in steps of {encoding.clock_step:g} s"
+        clock = f"clock in steps of at most {encoding.clock_step:g} s"
     tokens = ", ".join(f"{ratio} {count:g}" for ratio, count in encoding.frame_tokens.items())
     return f"works, {clock}; tokens per frame: {tokens}"
 

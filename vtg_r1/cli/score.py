@@ -38,8 +38,10 @@ def _one_reading(value: str | None) -> str | None:
 BENCHMARK_HELP = f"{', '.join(BENCHMARKS)}; for own data {', '.join(OWN)}; or other annotations: {', '.join(OTHERS)}"
 READING_HELP = f"read every response by this convention: {', '.join(READINGS)}; default: stated spans, else the form's own"
 TRAIN_HELP = "training annotations in the same format, for the dataset prior among the answers that see no frame"
-AS_CONVERTED = "for a table, as in data convert"
-BETWEEN_HELP = f"for --explain, two of {', '.join(CONVENTIONS)}; default: ours, and that of the project whose file it is"
+AS_CONVERTED = "as in data convert"
+BETWEEN_HELP = (
+    f"for --explain, two of {', '.join(CONVENTIONS)}; default: ours, and that of the project whose file it is (tvg_r1 for files of this one)"
+)
 
 
 @command(
@@ -102,8 +104,9 @@ def score_command(
     if "Acc@QA" in metrics and not any(row.answer for row in rows.values()):
         notes.append("no row has an answer, so accuracies are 0")
     notes += _worst(scored, rows, worst)
-    print(_of_labels(annotations, report), *(f"{', '.join(predictions)}: {note}" for note in notes), sep="\n", file=sys.stderr)
-    _print_scores(metrics, protocol_of(benchmark, annotations, len(samples), answers, reading, missing), result, beside, as_json)
+    protocol = protocol_of(benchmark, annotations, len(samples), answers, reading, missing, options["policies"])
+    print(_of_labels(annotations, report, protocol.truths), *(f"{', '.join(predictions)}: {note}" for note in notes), sep="\n", file=sys.stderr)
+    _print_scores(metrics, protocol, result, beside, as_json)
     return 0
 
 
@@ -138,13 +141,13 @@ def _write_submission(path: str, benchmark: str, samples: Sequence[Sample], rows
     print(f"{path}: {count} queries, {empty} of them without a span; {SUBMISSIONS[benchmark]}", file=sys.stderr)
 
 
-def _of_labels(annotations: str, report: Report) -> str:
+def _of_labels(annotations: str, report: Report, truths: str) -> str:
     past_end = report.before["past_end"]
-    return f"{annotations}: {report.kept} queries, spans as published" + f" ({past_end} end past their video)" * bool(past_end)
+    return f"{annotations}: {report.kept} queries, spans {truths}" + f" ({past_end} end past their video)" * bool(past_end)
 
 
 def _worst(samples: Sequence[Sample], rows: Predictions, count: int) -> list[str]:
-    "The answers with the least overlap, one a line; of equal ones those of the longest truths."
+    "The answers with the least overlap, one per line; of equal ones those of the longest truths."
     present = [s for s in samples if s.spans]
     if not present or not count:
         return []

@@ -231,7 +231,7 @@ def draw_histogram(
 # %% ../../nbs/parts/core/plots.ipynb #c00c719b
 PANELS = {
     "reward": {"reward": "all", "rewards/tiou_reward/mean": "tIoU", "rewards/format_reward/mean": "format"},
-    "within groups": {"reward_std": "spread of rewards", "frac_reward_zero_std": "share without signal"},
+    "within groups": {"reward_std": "spread of rewards", "frac_reward_zero_std": "zero-std groups"},
     "tokens": {"completions/mean_length": "mean response"},
     "policy": {"entropy": "entropy (nats)", "kl": "KL", "clip_ratio/region_mean": "clipped share"},
     "loss": {"loss": "loss"},

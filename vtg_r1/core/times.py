@@ -417,7 +417,7 @@ def _any_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list
     return spans
 
 # %% ../../nbs/parts/core/times.ipynb #7514b90c
-_HAS_COUNTS = re.compile(rf"{_COUNTS}|(?<![a-z])(?:minutes?|mins?|hours?|hrs?|milliseconds?|ms)(?![a-z])|分钟|分鐘|小时|小時|毫秒")
+_NEEDS_UNITS = re.compile(rf"{_COUNTS}|(?<![a-z])(?:minutes?|mins?|hours?|hrs?|milliseconds?|ms)(?![a-z])|分钟|分鐘|小时|小時|毫秒")
 _N = rf"\.?[0-9]+(?:[.,][0-9]+)*+(?![0-9:'\u2009])(?![ -]?(?:{_UNIT})(?![{_LETTER}]))"  # whole, and without a unit of time
 _RANGE = r"(?:-|–|~|→|->|to|至|到)"
 _N_TO_N = rf"(?<![{_LETTER}0-9.,:'\u2009~→–-]){_N}(?: ?(?:{_COUNTS} ?)?{_RANGE} ?(?:{_COUNTS} ?)?{_N})?(?! ?{_RANGE} ?[0-9.])"
@@ -451,7 +451,7 @@ def _both_ways(text: str, rule: _Rule, explicit: bool) -> list[list[float]]:
 def _read(text: str, rule: _Rule) -> list[list[float]]:
     "What a rule reads in a text as written."
     text = _plain(text)
-    explicit = bool(_HAS_COUNTS.search(text))
+    explicit = bool(_NEEDS_UNITS.search(text))
     if explicit:
         text = _BLANKS.sub(" ", _COUNTED.sub(f" {_TAKEN_OUT} ", text))
     if rule is _all_pairs:
@@ -489,7 +489,7 @@ def read_time(text: str) -> float | None:  # seconds
         return None
     has_unit = time.clock or time.unit > 0
     before, after = text[: time.start], text[time.end :]
-    if not has_unit and (_HAS_COUNTS.search(text) or not _may_follow(after)):
+    if not has_unit and (_NEEDS_UNITS.search(text) or not _may_follow(after)):
         return None
     value = time.value * (time.unit or 1.0)
     return _signed(value, before, True)

@@ -44,7 +44,7 @@ def load_benchmark(
     videos: str | Path | None = None,
     policies: Mapping[str, str] | None = None,
 ) -> tuple[list[Sample], Report]:
-    """Every query of an official annotation file, spans as published; an error where one cannot be scored.
+    """Every query of an official annotation file, spans as published unless `policies` say otherwise; an error where one cannot be scored.
 
     Args:
         name: A name of `data.official_benchmarks.BENCHMARKS`, `OWN` or `OTHERS`.

@@ -136,7 +136,7 @@ class Form:
     fits: Callable[[dict], bool]  # whether a row has this shape
     parse: Callable[[dict], Row]
     reading: str = "time"  # how a response is read where the file states no span
-    convention: str = "ours"  # how its owner scores it, a key of `protocol.CONVENTIONS`
+    convention: str = "ours"  # what `vtg-r1 score --explain` compares ours with, a key of `protocol.CONVENTIONS`: how its owner scores it; for our own form TVG-R1's
     extras: bool = False  # rows about queries without a truth are passed over, as its owner does
 
 

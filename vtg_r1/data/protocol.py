@@ -47,7 +47,7 @@ class Protocol:
     parsing: str  # "stated spans", or the convention by which responses are read
     missing: str  # queries without a row: "zero" or "skip"
     clipping: str = "none"  # of predicted spans
-    truths: str = "as published"  # spans that end after their video
+    truths: str = "as published"  # or the policies by which they were changed, such as "past_end clip"
     version: str = __version__
 
     @property
@@ -84,10 +84,12 @@ def protocol_of(
     file: PredictionFile,
     reading: str | None = None,  # as `PredictionFile.predictions`
     missing: str = "zero",
+    policies: Mapping[str, str] | None = None,  # as `load_benchmark`
 ) -> Protocol:
     "The protocol of `official_benchmarks.score`."
+    truths = ", ".join(f"{oddity} {action}" for oddity, action in sorted((policies or {}).items())) or "as published"
     rule = resolved(CONVENTIONS["ours"], benchmark).rule
-    return Protocol(benchmark, file_digest(annotations)[:12], queries, f"IoU {rule} m", describe_parsing(file, reading), missing)
+    return Protocol(benchmark, file_digest(annotations)[:12], queries, f"IoU {rule} m", describe_parsing(file, reading), missing, truths=truths)
 
 # %% ../../nbs/parts/data/protocol.ipynb #50db618b
 @dataclass(frozen=True)

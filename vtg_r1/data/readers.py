@@ -51,7 +51,7 @@ DROPPED_BY_POLICY = ("inverted", "past_end", "start_past_end", "zero_length", "m
 
 @dataclass(frozen=True)
 class CleaningPolicy:
-    "What to do about each oddity. The first choice is the default; published numbers were computed under it."
+    "What to do about each oddity. The first choice is the default."
 
     inverted: str = "drop"
     past_end: str = "keep"

@@ -58,7 +58,7 @@ def read_annotations(
     missing_videos: str = "error",  # rows whose duration cannot be measured for want of a video: "error", or "skip"
 ) -> list[Sample]:
     """Samples of one or several annotation files; ends past the video are clipped. In our own format, csv or jsonl a record that cannot be read is an
-    error; for a published file the report is printed."""
+    error; of every file but samples the report is printed."""
     return read_all_annotations(annotations, dataset, video_root, missing_videos)[0]
 
 
@@ -165,7 +165,7 @@ def find_videos(
         problem = f"{len(absent)} of {len(files)} videos are not below {root}, e.g. {absent[:3]}"
         raise SampleError(f"{problem}: check video_root{advice}", "video", "no_video")
     if absent:
-        print(f"{len(absent)} of {len(files)} videos are not below {root}; their samples are left out")
+        print(f"{len(absent)} of {len(files)} videos are not below {root}; their samples are excluded")
     with_video = []
     for s in samples:
         file = files[s.video]

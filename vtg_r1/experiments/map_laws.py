@@ -44,7 +44,7 @@ from vtg_r1.experiments.regime_map import (
     unpacked,
 )
 from ..runs.verdicts import HELPS, HURTS, NO_DIFFERENCE, UNDECIDED, Effect, effect_from, effect_verdict
-from ..train.evaluation import late_looks
+from ..train.evaluation import late_evaluations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def curve_of(row: Mapping[str, Any], chosen: np.ndarray | None = None) -> dict[i
 
 def late_tious(row: Mapping[str, Any], budget: int) -> np.ndarray:  # (questions,), in [0, 1]
     "The mean tIoU of each question over the looks in the second half of a budget."
-    steps = late_looks(map(int, row["tious"]), budget)
+    steps = late_evaluations(map(int, row["tious"]), budget)
     return np.mean([unpacked(row["tious"][str(step)]) for step in steps], axis=0)
 
 
@@ -276,7 +276,7 @@ def predicted_effect(predicted: Sequence[Mapping[str, Any]], cell: Cell, budget:
         )
         for share in (0.0, at["label_noise"])
     )
-    return float(np.mean([clean[step] - wrong[step] for step in late_looks(clean, budget)]))
+    return float(np.mean([clean[step] - wrong[step] for step in late_evaluations(clean, budget)]))
 
 
 def predicted_and_measured(data: MapData) -> list[tuple[Cell, int, float, float]]:  # cell, budget, points, points

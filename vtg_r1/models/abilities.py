@@ -169,7 +169,7 @@ class EncodingAbilities:
     "What a model can do with one time encoding."
 
     problem: str = ""  # why it cannot be used
-    clock_step: float | None = None  # seconds between frames from which on their times differ; None if unknown
+    clock_step: float | None = None  # seconds between neighbouring steps of the clock, rounded up to what STEPS tries; None if unknown
     frame_tokens: dict[str, float] = field(default_factory=dict)  # by the shape of a frame, at the budget of pixels
     first_axes: dict[str, str] = field(default_factory=dict)  # model input → what its first axis counts
 

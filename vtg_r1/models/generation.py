@@ -286,7 +286,7 @@ def resumable_rows(
     path: str | Path,  # JSONL; the rows in it are kept
     make_rows: Callable[[int, list[Sample]], list[dict[str, Any]]],  # number of a batch, its samples → a row with "qid" for each
     samples: list[Sample],  # in any order
-    batch_size: int = 8,  # samples per batch; those of one video are in one batch
+    batch_size: int = 8,  # samples per batch; those of one video are in one batch if they fit
     desc: str = "predict",  # of the progress bar
 ) -> dict[str, dict[str, Any]]:  # qid → row
     "Rows in a file that grows batch by batch. All processes call it, each makes its share, and all get all."

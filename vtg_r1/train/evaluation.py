@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['response_facts', 'level', 'scores', 'EvalParams', 'EvalSet', 'EvalResult', 'evenly_spaced', 'evaluate_sets',
-           'query_tious', 'late_looks', 'look_metrics', 'compare_scores', 'timeline_rows', 'compare_with_blind']
+           'query_tious', 'late_evaluations', 'curve_metrics', 'compare_scores', 'timeline_rows', 'compare_with_blind']
 
 # %% ../../nbs/parts/train/evaluation.ipynb #945bae45
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -194,7 +194,7 @@ def query_tious(
     return tious
 
 
-def late_looks(
+def late_evaluations(
     steps: Iterable[int],  # at which a policy was evaluated
     budget: int,  # steps of the training that is judged
 ) -> list[int]:
@@ -202,14 +202,14 @@ def late_looks(
     return [step for step in steps if budget // 2 <= step <= budget]
 
 
-def look_metrics(
+def curve_metrics(
     curve: Mapping[int, float],  # step → mIoU, percent
     budget: int,  # steps of the training that is judged
 ) -> dict[str, float]:  # "late/mIoU", "area/mIoU", percent; empty without a look in the second half
     "What is judged of a curve: the mean of its looks in the second half of the steps, and the mean height of the whole curve."
     steps = sorted(step for step in curve if step <= budget)
     values = [curve[step] for step in steps]
-    late = [curve[step] for step in late_looks(steps, budget)]
+    late = [curve[step] for step in late_evaluations(steps, budget)]
     if not late or len(steps) < 2:
         return {}
     return {"late/mIoU": float(np.mean(late)), "area/mIoU": float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))}

@@ -9,6 +9,7 @@ __all__ = ['TOY_SAMPLES', 'Preflight', 'preflight', 'dry_run']
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -291,8 +292,14 @@ def _card() -> str:
 
     if not torch.cuda.is_available():
         return ""
-    name = torch.cuda.get_device_name()
-    return next((card for card in CARDS if card.split()[0] in name), "")
+    name, gigabytes = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 1e9
+    return _known_card(name, gigabytes)
+
+
+def _known_card(name: str, gigabytes: float) -> str:
+    "The card of the table with this name, and of several that with the nearest memory; empty for a card that it does not have."
+    same = [card for card in CARDS if re.search(rf"\b{re.sub(r' [0-9]+ GB$', '', card)}\b", name)]
+    return min(same, key=lambda card: abs(CARDS[card][0] - gigabytes), default="")
 
 
 def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_out: int) -> None:
@@ -323,7 +330,7 @@ def _memory(params: Any, card: str, size: float, processes: int) -> str:
         gb = step_on(card, params, nearest_row(size), size)["gb"]
         return f"{gb:.0f} GB of GPU memory with LoRA, extrapolated from measured steps"
     if hasattr(params, "lora_rank") and not params.lora_rank:
-        return f"all weights: {16 * size:.0f} GB of weights, gradients and optimizer, {16 * size / processes:.0f} GB a process if they are spread; activations are not measured"
+        return f"all weights: {16 * size:.0f} GB of weights, gradients and optimizer, {16 * size / processes:.0f} GB per process if they are spread; activations are not measured"
     return f"{2 * size:.0f} GB of weights; the rest is not measured"
 
 # %% ../../nbs/parts/train/preflight.ipynb #96cd6757

@@ -43,7 +43,8 @@ TOY_EVAL_SETS |= {  # in place of the in-domain set, if sets or options are aske
     "questions": (160, dict(levels=("question",))),
 }
 
-# stage → its values where options are asked for: the embedded base has read no letter; after three epochs it knows where one stands, and little of which is right
+# stage → its values where options are asked for. The embedded base was trained on no option letters:
+# after three epochs of cold start it writes one in the right place, and seldom the right one
 TOY_QUESTIONS: dict[str, dict[str, Any]] = {"curation": dict(toy_videos=1600), "sft": dict(epochs=3.0)}
 
 

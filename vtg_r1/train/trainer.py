@@ -318,7 +318,7 @@ def load_policy_and_processor(
 
 
 def evaluate_policy(run: Run, params: TrainingParams, policy: Any, processor: Any, data: StageData, prefix: str) -> EvalResult:
-    "Predictions for all held-out sets and their scores; `prefix` is `initial` (empty if eval_before_training is off) or `final`."
+    "Predictions for all held-out sets and their scores; `prefix` is `initial` or `final`. For `initial` with eval_before_training off there are none."
     if prefix == "initial" and not params.eval_before_training:
         return EvalResult([], {})
     keep = run.path / ("predictions_before.jsonl" if prefix == "initial" else "predictions.jsonl")
