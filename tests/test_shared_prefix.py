@@ -468,6 +468,27 @@ def test_a_video_is_preprocessed_and_encoded_once(tiny, tmp_path):
     assert counts[GRPOTrainer] == (2 * G * (4 + 4 + 5), 2 * 4 * G * (4 + 4 + 5))
 
 
+def test_frames_are_not_copied_with_the_prompts_that_trl_keeps(tiny, tmp_path):
+    "TRL copies its prompts, and sends them to all processes for its log. Rewards get the prompts that they always got: with frames."
+    rows, seen = ROWS["two queries on one video"], {}
+
+    def images(prompts) -> list:
+        return [block["image"] for prompt in prompts for turn in prompt for block in turn["content"] if block.get("image") is not None]
+
+    def reward(prompts, completion_ids, **columns):
+        seen["rewarded"] = images(prompts)
+        return [float(sum(ids) % 7) for ids in completion_ids]
+
+    for kind in (GRPOTrainer, SharedPrefixGRPOTrainer):
+        trainer = trainer_of(kind, tiny, tmp_path, rows)
+        trainer.reward_funcs = [reward]
+        step(trainer, rows)
+        seen[kind] = seen.pop("rewarded"), images(trainer._logs["prompt"])
+    stock, ours = seen[GRPOTrainer], seen[SharedPrefixGRPOTrainer]
+    assert len(stock[0]) == len(stock[1]) == len(ours[0]) == G * (4 + 4 + 5) and not ours[1]
+    assert all(np.array_equal(a, b) for a, b in zip(stock[0], ours[0]))
+
+
 def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
     "Evaluation batches and resumed epochs hand rows over as they come."
     rows = ROWS["mixed videos, ragged prompts"]

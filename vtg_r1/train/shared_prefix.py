@@ -64,20 +64,21 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
         messages = [inputs[i]["prompt"] for i in self._first]
         if "video" not in inputs[0]:
             messages = [prepare_multimodal_messages(inputs[i]["prompt"], images=row_frames(inputs[i])) for i in self._first]
-        lean = [{k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs]
-        out = GRPOTrainer._generate_and_score_completions(self, [{**row, "prompt": messages[i]} for row, i in zip(lean, self._of)])
+        self._messages = [messages[i] for i in self._of]
+        lean = [{k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs]  # TRL copies its prompts and sends them around
+        out = GRPOTrainer._generate_and_score_completions(self, lean)
         if self.log_completions and self.log_multimodal:
             self._logs["images"].extend(gather_object([row_frames(row) for row in inputs]))
         return {**out, "prompts": self._prompts, "of": torch.tensor(self._of)}
 
     @_unless_fallback
-    def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any) -> torch.Tensor:
-        return GRPOTrainer._calculate_rewards(self, self._rows, *args)
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: list[Any], *args: Any) -> torch.Tensor:
+        return GRPOTrainer._calculate_rewards(self, self._rows, self._messages, *args)
 
     @_unless_fallback
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         template = dict(add_generation_prompt=True, tokenize=False, chat_template=self.chat_template, **self.chat_template_kwargs)
-        texts = [self.processing_class.apply_chat_template(prompts[i], **template) for i in self._first]
+        texts = [self.processing_class.apply_chat_template(self._messages[i], **template) for i in self._first]
         rows = [self._rows[i] for i in self._first]
         if "video" not in rows[0]:
             rows = [{"images": row_frames(row)} for row in rows]

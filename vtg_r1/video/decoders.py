@@ -510,6 +510,7 @@ BACKENDS = {
 }
 
 
+@cache
 def backend_version(name: str) -> str:
     'Such as "pyav 18.1.0". Raises `ValueError` for an unknown backend, `ImportError` for one that is not installed.'
     if name not in BACKENDS:
