@@ -90,12 +90,23 @@ def test_dense_clips_are_counted_once_each():
     view = VideoInputConfig("videos", 64, time_encoding="native")
     samples = [
         Sample(str(i), f"{v}.mp4", d, "x", [[0, 1]], clip=c)
-        for i, (v, d, c) in enumerate([(1, 15.7, None), (1, 15.7, None), (2, 15.75, None), (3, 99.0, [5.0, 9.0])])
+        for i, (v, d, c) in enumerate([(1, 15.7, None), (1, 15.7, None), (2, 15.75, None), (3, 4.0, [5.0, 9.0])])
     ]
     assert dense_clips(samples, view, 4.0) == (2, 3)
     assert dense_clips(samples, replace(view, frames=16), 4.0) == (0, 3)
     assert dense_clips(samples, replace(view, fps=4.0), 4.0) == (0, 3)
     assert dense_clips(samples, replace(view, fps=5.0), 4.0) == (2, 3)
+
+
+def test_a_file_with_fewer_frames_than_the_budget_is_not_dense(tmp_path):
+    "64 frames of nine seconds would be seven per second; the file has one, unless frames lie closer."
+    for name, fps in (("slow", 1), ("fast", 8)):
+        write_video(tmp_path / f"{name}.mp4", np.zeros((9 * fps, 28, 28, 3), np.uint8), fps)
+    view = VideoInputConfig(str(tmp_path), 64, 784, time_encoding="native", cache="")
+    slow, fast, gone = (Sample(name, f"{name}.mp4", 9.0, "x", [[0, 1]]) for name in ("slow", "fast", "gone"))
+    assert build_prompt(slow, view)["fps"] == 1 and build_prompt(fast, view)["fps"] > 4
+    assert dense_clips([slow], view, 4.0) == (0, 1) and dense_clips([slow, fast, gone], view, 4.0) == (2, 3)
+    assert dense_clips([replace(fast, clip=[2.0, 6.0], duration=4.0), replace(slow, clip=[2.0, 6.0], duration=4.0)], view, 4.0) == (1, 2)
 
 
 @pytest.mark.shared
@@ -119,7 +130,14 @@ def prepared(tmp_path, toy_samples, world, capsys, **values):
 
 
 def test_a_run_says_once_that_frames_share_a_time(tmp_path, toy_samples, world, capsys):
-    clips = len({s.video for s in toy_samples})
+    videos = {s.video: s.duration for s in toy_samples}
+    clips = len(videos)
+    manifest, out = prepared(tmp_path / "slow", toy_samples, world, capsys, frames=400, time_encoding="native")
+    assert manifest["clock"] == dict(clips=clips, dense=0, finest_fps=8) and "same time" not in out, "its files have a frame per second"
+    world = tmp_path / "fast"
+    (world / "videos").mkdir(parents=True)
+    for name, duration in videos.items():
+        write_video(world / "videos" / name, np.zeros((int(16 * duration), 28, 28, 3), np.uint8), 16)
     manifest, out = prepared(tmp_path / "a", toy_samples, world, capsys, frames=400, time_encoding="native")
     assert manifest["clock"] == dict(clips=clips, dense=clips, finest_fps=8)
     assert out.count("neighbouring frames then get the same time from this model: fps = 8 keeps them apart") == 1
@@ -129,10 +147,13 @@ def test_a_run_says_once_that_frames_share_a_time(tmp_path, toy_samples, world, 
     assert "clock" not in manifest and "same time" not in out
 
 
-def test_ground_says_it_too(toy_samples, world, capsys):
-    video = str(world / "videos" / toy_samples[0].video)
+def test_ground_says_it_too(tmp_path, toy_samples, world, capsys):
+    video = str(tmp_path / "fast.mp4")
+    write_video(video, np.zeros((240, 28, 28, 3), np.uint8), 16)
     words = ["ground", video, "red circle", "--time-encoding", "native", "--frames", "400", "--max-completion-length", "2"]
     main(words)
     assert "1 of 1 clips (100.0 %)" in capsys.readouterr().err
     main([*words, "--fps", "8"])
+    assert "same time" not in capsys.readouterr().err
+    main([words[0], str(world / "videos" / toy_samples[0].video), *words[2:]])  # a frame per second
     assert "same time" not in capsys.readouterr().err

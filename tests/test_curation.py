@@ -176,6 +176,15 @@ def test_a_hugging_face_source_is_streamed(tmp_path):
     assert found[3].spans == [[1.0, 20.0]] and {s.source for s in found} == {"mine"}
 
 
+@pytest.mark.parametrize(
+    "entry, word",
+    [({"path": "a.csv", "dataset": "csv", "columns": {"query": "caption"}}, "may not have 'columns'"), ({"path": "a.csv"}, "lacks 'dataset'")],
+)
+def test_a_benchmark_that_would_be_guarded_otherwise_than_it_reads(entry, word, tmp_path):
+    with pytest.raises(SampleError, match=word):
+        main(CurationParams(outputs_dir=str(tmp_path), benchmarks=[entry]))
+
+
 @pytest.mark.parametrize("quotas", [[{"sources": ["nobody"], "total": 3}], [{"sources": ["a"], "total": 1}, {"sources": ["a"], "total": 2}]])
 def test_bad_quotas(quotas, tmp_path):
     collect(make(tmp_path, a=4), tmp_path)
@@ -271,6 +280,24 @@ def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
     )
     strict = [{**entries[0], "missing_duration": "drop"}]  # its own choice does not keep the videos from being named
     assert list(check_videos(strict, world / "videos", tmp_path / "work", progress=False)) == ["train_00000.mp4"]
+
+
+def test_a_query_without_spans_or_from_the_hub_is_measured_too(tmp_path):
+    "Neither has a last end to guess a duration from, and the file is there."
+    from vtg_r1.data.toyworld import ToyWorldConfig, make_world
+
+    datasets = pytest.importorskip("datasets")
+    world = make_world(tmp_path / "w", videos=2, seed=0, world=ToyWorldConfig(lengths=(15,), spacing=(1,)))
+    (tmp_path / "s.jsonl").write_text(json.dumps({"video": "train_00000.mp4", "query": "a white cross", "spans": []}) + "\n")
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_list([{"video": "train_00001.mp4", "query": "a circle", "spans": [[1.0, 20.0]]}]).to_parquet(tmp_path / "hub/train.parquet")
+    entries = [{"path": tmp_path / "s.jsonl", "dataset": "jsonl", "absent": "keep"}, {"path": str(tmp_path / "hub"), "dataset": "huggingface"}]
+    (tmp_path / "work").mkdir()
+    videos = check_videos(entries, world / "videos", tmp_path / "work", progress=False)
+    assert list(videos) == ["train_00000.mp4", "train_00001.mp4"]
+    reports = collect(entries, tmp_path / "work", None, videos, world / "videos", "set")
+    assert [(s.duration, s.spans) for s in iter_samples(tmp_path / "work" / "candidates.jsonl")] == [(16.0, []), (16.0, [[1.0, 16.0]])]
+    assert [r["notes"] for r in reports] == [["1 queries have no duration in the file; theirs were measured in the videos"]] * 2
 
 
 @pytest.mark.parametrize(

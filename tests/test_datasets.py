@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtg_r1.cli import main
-from vtg_r1.core.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
-from vtg_r1.data.readers import READERS, read_dataset, read_rows
+from vtg_r1.core.samples import Report, Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
+from vtg_r1.curation import read_source
+from vtg_r1.data.readers import READERS, iter_rows, read_dataset, read_rows
 from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import write_video
 from vtg_r1.data.validation import read_with_videos, video_file
@@ -439,6 +440,101 @@ def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, c
     run = start_run("sft", "", {}, two_kitchens / "outputs")
     samples, _ = stage_samples(run, given["annotations"], "", "csv", str(given["video_root"]), "skip")
     assert len(samples) == 2 and read_manifest(run.path)["excluded"] == {"missing_videos 'skip'": 2}
+
+
+def video(path, n):
+    "A video of so many seconds."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, np.zeros((n, 28, 28, 3), np.uint8), 1)
+
+
+def test_a_query_that_the_video_does_not_show_is_measured_like_any_other(tmp_path):
+    "HiREST's negatives: no spans, so no last end to guess from, and no duration in the file."
+    (tmp_path / "all_data_test.json").write_text(json.dumps({"Make Soup": {}}))
+    negatives = tmp_path / "all_data_test_negative_samples.json"
+    negatives.write_text(json.dumps({f"negative video_{i}": {f"n{i}.mp4": {}} for i in range(2)}))
+    video(tmp_path / "videos/n0.mp4", 7)
+    samples, report, probed = read_with_videos("hirest", negatives, tmp_path / "videos", workers=1, absent="keep")
+    assert [(s.video, s.duration, s.spans) for s in samples] == [("n0.mp4", 7.0, [])] and probed["missing"] == ["n1.mp4"]
+    assert "1 queries have no duration in the file; theirs were measured in the videos" in report.notes
+    given = {"annotations": [{"path": str(negatives), "dataset": "hirest", "absent": "keep"}], "video_root": tmp_path / "videos"}
+    assert [s.duration for s in read_annotations(**given, missing_videos="skip")] == [7.0]
+    assert read_with_videos("hirest", negatives, tmp_path / "videos", workers=1)[2]["named"] == 0, "a query that is dropped anyway opens no video"
+
+
+def test_a_clip_is_as_long_as_itself(two_kitchens):
+    "Its times count from its start, so the length of the whole file is no duration of it. What the file lacks at the clip's end is cut."
+    rows = [
+        {"video": "b/v.mp4", "query": "inside", "spans": [[1, 2]], "clip": [2, 6]},
+        {"video": "b/v.mp4", "query": "to the end", "spans": [[1, 9]], "clip": [5, 20]},
+        {"video": "b/v.mp4", "query": "the whole file", "spans": [[1, 9]]},
+        {"video": "b/v.mp4", "query": "behind the end", "spans": [[1, 2]], "clip": [10, 12]},
+        {"video": "a/v.mp4", "query": "another", "spans": [[1, 2]], "clip": [1, 3], "duration": 2},
+    ]
+    table = two_kitchens / "clips.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows[:3] + rows[4:]))
+    expected = [(4.0, [[1, 2]]), (4.0, [[1, 4.0]]), (9.0, [[1, 9]]), (2, [[1, 2]])]
+    samples, _, probed = read_with_videos("jsonl", table, two_kitchens / "videos", workers=1, past_end="clip")
+    assert [(s.duration, s.spans) for s in samples] == expected and not probed["off_by_more_than_1s"]
+    samples, _ = read_dataset("jsonl", table, past_end="clip", durations={"b/v.mp4": 9.0})
+    assert [(s.duration, s.spans) for s in samples] == expected
+    samples, _ = read_dataset("jsonl", table, missing_duration="last_end")
+    assert [s.duration for s in samples] == [2, 9, 9, 2], "a guess is the last end in the same clip"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = read_dataset("jsonl", table, durations={"b/v.mp4": 9.0})[1]
+    assert [(f.reason, f.detail) for f in report.excluded] == [("clip_past_end", "clip [10, 12] begins after the end of the video, 9 s")]
+    with pytest.raises(SampleError, match=r"1 of 5 rows cannot be used \(row 4\).*clip \[10, 12\] begins after the end"):
+        read_annotations(str(table), "jsonl", two_kitchens / "videos")
+
+
+def test_training_measures_what_a_format_never_has(tmp_path, capsys):
+    "Charades-STA's text: its durations are measured where the videos are, and a guess in place of one is stated."
+    text = tmp_path / "charades_sta_train.txt"
+    text.write_text(
+        "AAAAA 1.0 2.0##a person eats.\nAAAAA 2.0 4.0##a person drinks.\nGONE1 1.0 3.0##a person leaves.\nAAAAA 9.0 12.0##a person sits.\n"
+    )
+    video(tmp_path / "videos/AAAAA.mp4", 10)
+    samples = read_annotations(str(text), "charades_sta", tmp_path / "videos", "skip")
+    assert [(s.duration, s.spans[0][1]) for s in samples] == [(10.0, 2.0), (10.0, 4.0), (3.0, 3.0), (10.0, 10.0)]
+    assert "1 durations are guessed: the last published end in the video" in capsys.readouterr().out
+    assert [s.duration for s in read_annotations(str(text), "charades_sta")] == [12.0, 12.0, 3.0, 12.0]
+    assert "4 durations are guessed" in capsys.readouterr().out
+    (tmp_path / "charades_train.json").write_text(json.dumps({"AAAAA": {"duration": 10.4}}))  # a published duration is preferred
+    samples = read_annotations(str(text), "charades_sta", tmp_path / "videos", "skip")
+    assert [s.duration for s in samples] == [10.4, 10.4, 3.0, 10.4]
+    samples, report, _ = read_with_videos("charades_sta", text, tmp_path / "videos", workers=1)
+    assert [s.duration for s in samples] == [10.4, 10.4, 3.0, 10.4] and report.counts()["missing_duration/guessed"] == 1
+
+
+def test_a_file_of_durations_may_lack_some(tmp_path):
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,one\nb.mp4,3,4,two\n")
+    (tmp_path / "d.json").write_text('{"a.mp4": 5.5}')
+    for name in ("a", "b"):
+        video(tmp_path / f"videos/{name}.mp4", 9)
+    samples, report, _ = read_with_videos("csv", tmp_path / "mine.csv", tmp_path / "videos", workers=1, durations=tmp_path / "d.json")
+    assert [s.duration for s in samples] == [5.5, 9.0]
+    assert [note.rpartition("theirs ")[2] for note in report.notes] == [f"come from {tmp_path / 'd.json'}", "were measured in the videos"]
+
+
+def test_a_file_of_durations_may_name_two_videos_of_one_name(two_kitchens):
+    (two_kitchens / "d.json").write_text('{"a/v.mp4": 5, "b/v.mp4": 9}')
+    (two_kitchens / "full.csv").write_text("video,start,end,sentence\na/v.mp4,1,2,one\nb/v.mp4,3,4,two\nc/v.mp4,3,4,three\n")
+    samples, report = read_dataset("csv", two_kitchens / "full.csv", durations=two_kitchens / "d.json")
+    assert [(s.video, s.duration) for s in samples] == [("a/v.mp4", 5), ("b/v.mp4", 9)], "whose length c/v.mp4 has is open"
+    assert [f.reason for f in report.excluded] == ["missing_duration"]
+
+
+def test_an_option_that_our_own_samples_have_no_use_for_is_refused(tmp_path):
+    write_jsonl(tmp_path / "s.jsonl", [Sample("a", "a.mp4", 9.0, "she", [[1.0, 2.0]])])
+    entry = {"path": str(tmp_path / "s.jsonl"), "dataset": "samples", "inverted": "swap"}
+    for read in (lambda: read_annotations([entry]), lambda: read_source(**entry)):
+        with pytest.raises(SampleError, match="s.jsonl: our own samples are read as they are, and inverted would change nothing"):
+            read()
+
+
+def test_rows_of_a_stream_have_no_last_end():
+    with pytest.raises(SampleError, match="missing_duration='last_end' needs all rows at once"):
+        iter_rows([], Report("rows"), missing_duration="last_end")
 
 
 def test_formats_known_by_description_only(tmp_path):

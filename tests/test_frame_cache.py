@@ -235,9 +235,14 @@ def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, mon
     monkeypatch.setenv("VTG_R1_CACHE", str(tmp_path / "env"))
     build_prompt(toy_samples[0], VideoInputConfig(str(world / "videos"), 7, 784, "short"))
     assert len(entries(tmp_path / "env")) == 1
-    monkeypatch.setenv("VTG_R1_CACHE_GB", "much")
-    with pytest.raises(ValueError, match="VTG_R1_CACHE_GB must be a number"):
-        cache_gigabytes()
+    for value in ("much", "inf", "nan", "-1", "1e999"):
+        monkeypatch.setenv("VTG_R1_CACHE_GB", value)
+        with pytest.raises(ValueError, match=f"VTG_R1_CACHE_GB must be a number of gigabytes, 0 or more, got '{value}'"):
+            cache_gigabytes()
+    monkeypatch.setenv("VTG_R1_CACHE_GB", "0.5")
+    assert cache_gigabytes() == 0.5
+    with pytest.raises(ValueError, match="cache_gb must be a number of gigabytes"):
+        VideoInputConfig("videos", cache_gb=float("inf"))
 
 
 def test_recent_is_bounded_in_bytes():

@@ -14,6 +14,7 @@ from vtg_r1.core.prompts import (
     is_well_formed,
     parse_set,
     response_text,
+    tag_text,
 )
 from vtg_r1.core.runtime import UserError, project_root
 from vtg_r1.core.samples import Sample, SampleError, load_samples, require_spans, write_jsonl
@@ -119,6 +120,41 @@ def test_the_teacher_of_sets_makes_errors_and_is_judged_as_a_set(sets_world, set
             assert all(is_well_formed(t["response"], answer=True) for t in teachers)
     ious = [toy_teacher(s, scripts, seed)["iou"] for s in sets_samples if s.source == "toyworld-absent" for seed in range(12)]
     assert 0.7 < np.mean(ious) < 0.95 and set(ious) == {0.0, 1.0}
+
+
+def test_one_kind_of_error_reaches_sets_and_questions(sets_world, sets_samples):
+    "teacher_errors and its share hold for none, one and many, and for the letter; an error is of that kind alone."
+    scripts = read_scripts(sets_world)
+    for s in sets_samples:
+        query, play = scripts[s.qid]
+        truth, step = true_spans(query), play["step"]
+        exact, random, swap, near = (
+            toy_teacher(s, scripts, 0, errors=errors, share=share)
+            for errors, share in (("random", 0.0), ("random", 1.0), ("swap", 1.0), ("near_miss", 1.0))
+        )
+        spans = {name: parse_set(t["response"]) for name, t in dict(exact=exact, random=random, swap=swap, near=near).items()}
+        assert spans["exact"] == truth and spans["random"] != truth and len(spans["random"]) == max(1, len(truth))
+        first = query["named"][0]["spans"][:1]
+        assert spans["swap"] == (first if query["level"] in ("ordinal", "question") else truth)
+        moved = [abs(a[0] - b[0]) for a, b in zip(spans["near"], truth, strict=True) if a != b]
+        assert moved == [step] * bool(truth)
+        if query["level"] == "question":
+            assert {tag_text(t["response"], "answer") for t in (exact, swap, near)} == {query["answer"]}
+    questions = [s for s in sets_samples if s.source == "toyworld-question"]
+    letters = [tag_text(toy_teacher(s, scripts, seed, errors="random", share=1.0)["response"], "answer") for s in questions for seed in range(20)]
+    right = [scripts[s.qid][0]["answer"] for s in questions for _ in range(20)]
+    assert 0.15 < np.mean([a == b for a, b in zip(letters, right)]) < 0.35  # any of four
+
+
+@pytest.mark.parametrize("errors", ["whole", "moment"])
+def test_a_kind_of_label_error_reaches_sets(errors, tmp_path):
+    config = ToyWorldConfig(levels=("repeated", "absent"), size=28, label_noise=1.0, label_errors=errors)
+    world = make_world(tmp_path / "w", videos=6, seed=3, world=config)
+    scripts = read_scripts(world)
+    for s in load_samples(world / "samples.jsonl"):
+        play = scripts[s.qid][1]
+        moments = [[0, play["seconds"]]] if errors == "whole" else [span for event in play["events"] for span in event["spans"]]
+        assert len(s.spans) == 1 and s.spans[0] in moments
 
 
 # ---- samples, readers, curation ----

@@ -46,7 +46,7 @@ from vtg_r1.core.samples import (
 from .core.tables import markdown_table
 from .data.model_inputs import VideoInputConfig
 from .data.readers import iter_rows, read_dataset
-from .data.sources import explain_empty_split
+from .data.sources import explain_empty_split, refuse_options
 from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
 from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, toy_teacher
 from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_files
@@ -95,7 +95,8 @@ class TeacherParams(ParameterGroup):
         "medium", "Length of the simulated teacher's chain of thought.", paper="512, 1024 or 2048 tokens (Table 6)"
     )
     teacher_errors: Literal["mix", "random", "swap", "near_miss"] = param(
-        "mix", "Errors of the simulated teacher: those of a real one, or any stretch, the first appearance for the second, one step late."
+        "mix",
+        "Errors of the simulated teacher: those of a real one, or any stretch (and any letter), the first appearance for the second, one step late.",
     )
     teacher_error_share: float = param(0.5, "Share of its answers with such an error, where teacher_errors is not mix.", minimum=0, maximum=1)
     teacher_model: str = param("", "The endpoint's model name.", paper="gemini-2.5-pro-preview-05-06")
@@ -187,14 +188,12 @@ def _digest(entry: dict) -> list[str]:
     raise SampleError(f"{path}: no such file", reason="wrong_file")
 
 # %% ../nbs/01_curation.ipynb #2b81164f
-_STREAMED = ("samples", "huggingface")  # datasets that `read_source` streams; they give the durations of their videos
-
-
 def read_source(
     path: str | Path,  # a file, or what `load_dataset` takes
     dataset: str = "samples",  # our JSONL, "huggingface" (a hub id or a local folder), or a key of `vtg_r1.data.readers.READERS`
     past_end: str = "clip",  # ends past the video: "clip" or "drop"
     video_root: str | Path = "",  # folder of the videos: absolute paths below it are read as relative
+    measured: dict[str, float] | None = None,  # as `read_dataset`; our JSONL has every duration
     **options: Any,  # as `read_dataset`, or for Hugging Face as `iter_rows`
 ) -> tuple[Iterable[Sample], Report]:  # the report fills as the samples are read
     "One source of samples and its report."
@@ -206,9 +205,11 @@ def read_source(
         split = options.get("split", "train")
         report = Report(str(path), dataset="huggingface", split=split)
         rows = load_dataset(str(path), split=split, streaming=True)
-        return iter_rows(rows, report, past_end=past_end, video_root=video_root, **{"source": Path(path).name, **options}), report
+        options = {"source": Path(path).name, "past_end": past_end, "video_root": video_root, "measured": measured, **options}
+        return iter_rows(rows, report, **options), report
     if dataset != "samples":
-        return read_dataset(dataset, path, past_end=past_end, video_root=video_root, **options)
+        return read_dataset(dataset, path, past_end=past_end, video_root=video_root, measured=measured, **options)
+    refuse_options(path, options)
     if not Path(path).is_file():
         raise SampleError(f"{path}: no such file", reason="wrong_file")
     check_is_text(path)
@@ -274,8 +275,9 @@ def check_videos(
             known[row["video"]] = row
     videos: dict[str, None] = {}
     for entry in entries:
-        guess = {} if entry.get("dataset", "samples") in _STREAMED else {"missing_duration": "last_end"}  # so that every video is named
-        videos |= dict.fromkeys(s.video for s in read_source(**{"video_root": video_root, **entry, **guess})[0])
+        samples, report = read_source(**{"video_root": video_root, **entry})
+        videos |= dict.fromkeys(s.video for s in samples)
+        videos |= dict.fromkeys(report.without_duration.values())
     existing = video_files(video_root, [video for video in videos if video not in known])
     files = {video: file or video for video, file in existing.items()}
     for video, (file, seconds, reason) in zip(files, probe_each(files.values(), video_root, workers, progress)):
@@ -288,7 +290,7 @@ def collect(
     entries: list[dict],  # sources, as keyword arguments of `read_source`
     work: Path,  # folder of these settings
     guard: Callable[[Sample], str] | None = None,  # of `overlap_guard`
-    videos: dict[str, dict] | None = None,  # of `check_videos`; their durations are used if a file has none
+    videos: dict[str, dict] | None = None,  # of `check_videos`; their durations are used where a file has none
     video_root: str | Path = "",  # as `read_source`
     answers: str = "span",  # what an answer may be; of one "span", samples that have none are excluded
 ) -> list[dict]:  # each source's report as a dict
@@ -302,8 +304,7 @@ def collect(
 
     def rows() -> Iterator[tuple[str, Sample | dict]]:
         for entry in entries:
-            measured = {} if not durations or entry.get("dataset", "samples") in _STREAMED else {"durations": durations}
-            samples, report = read_source(**{"video_root": video_root, **measured, **entry})
+            samples, report = read_source(**{"video_root": video_root, "measured": durations, **entry})
             for s, reason, detail in _with_reasons(samples, guard, videos, qids, answers):
                 if reason:
                     yield "excluded.jsonl", {"reason": reason, "detail": detail, "sample": s.to_dict()}
@@ -647,8 +648,18 @@ def _toy_levels(params: CurationParams) -> tuple[tuple[str, ...], str]:
     return ToyWorldConfig.levels, ""
 
 
+def _check_benchmark(entry: dict) -> None:
+    "Raise `SampleError` if a test set lacks a key, or has one that the guard would not read."
+    wrong = sorted({"path", "dataset"} - set(entry)) or sorted(set(entry) - {"path", "dataset", "split"})
+    if wrong:
+        problem = "lacks" if wrong[0] not in entry else "may not have"
+        raise SampleError(f"benchmarks: {entry} {problem} {wrong[0]!r}; give each path, dataset and, if it has several, split", reason="benchmarks")
+
+
 def find_sources(run: Run, params: CurationParams) -> SourceFiles:
     "The sources and benchmarks, recorded in the manifest; without sources the toy world, which is made if missing."
+    for entry in params.benchmarks:
+        _check_benchmark(entry)
     if params.sources and not params.video_root:
         raise SampleError("video_root is empty: name the folder that the sources' videos lie in", "video", "no_video_root")
     entries, video_root = [_resolved(e) for e in params.sources], resolve(params.video_root)

@@ -138,7 +138,8 @@ def _say_if_dense(model: Any, processor: Any, video: str, duration: float, confi
     from ..core.samples import Sample
     from ..models.clock import dense_note
 
-    note, _ = dense_note(model, processor, [Sample("", video, duration, "", [[0.0, duration]])], config.view(""))
+    path = Path(video).resolve()
+    note, _ = dense_note(model, processor, [Sample("", path.name, duration, "", [[0.0, duration]])], config.view(path.parent))
     if note:
         echo(note, err=True)
 

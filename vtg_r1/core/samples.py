@@ -39,7 +39,7 @@ class Sample:
     Args:
         qid: Unique in its file.
         video: Path relative to the video root, POSIX, never leaving it.
-        duration: Seconds, > 0.
+        duration: Seconds, > 0: of the video, or of `clip` if there is one.
         query: The sentence to be found.
         spans: Ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending; [] is not in the video.
         source: Name of the dataset.
@@ -265,6 +265,7 @@ class Report:
     split: str = ""
     before: Counter[str] = field(default_factory=Counter)  # oddity → queries that show it in the file as published
     notes: list[str] = field(default_factory=list)  # what holds for the whole file
+    without_duration: dict[str, str] = field(default_factory=dict)  # qid → video of queries that were dropped for it alone, or have a guess
 
     def add(self, qid: str, reason: str, action: str, detail: str = "", line: int | None = None) -> None:
         "Record one `Finding`."

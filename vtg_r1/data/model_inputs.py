@@ -7,6 +7,7 @@ __all__ = ['VideoInputConfig', 'VideoParams', 'frame_cache', 'frame_budget', 'bu
            'build_prompt', 'dry_prompt', 'training_set']
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #8d14920d
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class VideoInputConfig:
             raise ValueError(f"time_encoding must be one of {_ENCODINGS}, got {self.time_encoding!r}")
         if self.fps < 0:
             raise ValueError(f"fps must be 0 (no limit) or more, got {self.fps}")
+        if not 0 <= self.cache_gb < math.inf:
+            raise ValueError(f"cache_gb must be a number of gigabytes, 0 or more, got {self.cache_gb}")
         check_reading(self.reading)
 
 # %% ../../nbs/parts/data/model_inputs.ipynb #077914b5

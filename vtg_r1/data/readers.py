@@ -410,9 +410,13 @@ def normalise_query(
     return re.sub(r"\s+", " ", query).strip().strip(".?!").strip().lower()
 
 # %% ../../nbs/parts/data/readers.ipynb #aa7ac3e3
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+
+
 def _pairs(row: Row) -> list[list[float]]:
     "The row's spans that are pairs of numbers."
-    return [list(s) for s in row["spans"] or [] if isinstance(s, (list, tuple)) and len(s) == 2 and all(is_number(t) for t in s)]
+    return [list(span) for span in row["spans"] or [] if _is_pair(span)]
 
 
 @dataclass
@@ -492,6 +496,8 @@ def _why_excluded(row: Row, query: Any, policy: CleaningPolicy) -> tuple[str, st
         return "no_span", "the file gives no span for this query"
     if not row["spans"] and policy.absent == "drop":
         return "no_span", "the file says that the video does not show this; absent='keep' makes a sample without spans of it"
+    if "clip_past_end" in row:
+        return "clip_past_end", row["clip_past_end"]
     return "", ""
 
 
@@ -531,6 +537,8 @@ def _clean(row: Row, policy: CleaningPolicy, report: Report) -> Sample | None:
             validate(replace(sample, duration=seconds, spans=[[0.0, seconds]]))  # the policies have decided about the spans
         except SampleError as e:
             reason, detail = e.reason, str(e)
+    if not reason and (duration is None or "guess" in row):
+        report.without_duration[qid] = row["video"]
     if not reason and duration is None:
         reason, detail = "missing_duration", "give `durations`, the videos, or missing_duration='last_end'"
     if reason:
@@ -571,23 +579,42 @@ def _by_id(durations: dict[str, float]) -> dict[str, float]:
     return {vid: values.pop() for vid, values in seconds.items() if len(values) == 1}
 
 
-def _fill_durations(rows: list[Row], durations: dict[str, float], policy: CleaningPolicy) -> int:
-    "Fill in durations that the file lacks, from `durations` or by policy; returns how many came from `durations`."
-    last_ends: dict[str, float] = {}
-    by_id = _by_id(durations)
-    n_filled = 0
+def _fill_duration(row: Row, seconds: float) -> None:
+    "Give a row the duration of its video, or of its clip, where the file has so many seconds."
+    clip = row.get("clip")
+    if not _is_pair(clip) or clip[0] >= clip[1]:  # `validate` refuses a clip that is none
+        row["duration"] = seconds
+    elif clip[0] < seconds:
+        row["duration"] = min(seconds, clip[1]) - clip[0]
+    else:
+        row["clip_past_end"] = f"clip {list(clip)} begins after the end of the video, {seconds:g} s"
+
+
+def _filled(rows: Iterable[Row], durations: dict[str, float], origin: str, report: Report) -> Iterator[Row]:
+    "The rows, streamed; those without a duration get it from `durations`, which come from `origin`."
+    by_id, n_filled = _by_id(durations), 0
     for row in rows:
-        known = durations.get(row["video"], by_id.get(row["vid"]))
-        if row["duration"] is None and known is not None:
-            row["duration"] = known
+        known = None
+        if "problem" not in row and row["duration"] is None:
+            known = durations.get(row["video"], by_id.get(row["vid"]))
+        if known is not None:
+            _fill_duration(row, known)
             n_filled += 1
-        for _, end in _pairs(row):
-            last_ends[row["vid"]] = max(end, last_ends.get(row["vid"], 0))
-    for row in rows:
-        guess = policy.missing_duration == "last_end" or (policy.missing_duration == "auto" and row.get("never_has_duration"))
-        if guess and row["duration"] is None and last_ends.get(row["vid"]):
-            row["guess"] = last_ends[row["vid"]]
-    return n_filled
+        yield row
+    if n_filled:
+        report.notes.append(f"{n_filled:,} queries have no duration in the file; theirs {origin}")
+
+
+def _guess_durations(rows: list[Row], policy: CleaningPolicy) -> None:
+    "Put the last published end in the same video or clip into `guess`, where the policy takes it for a duration that is missing."
+    last_ends: dict[tuple[str, str], float] = {}
+    keys = [(row["vid"], str(row.get("clip"))) for row in rows]
+    for key, row in zip(keys, rows):
+        last_ends[key] = max([last_ends.get(key, 0), *(end for _, end in _pairs(row))])
+    for key, row in zip(keys, rows):
+        may_guess = policy.missing_duration == "last_end" or (policy.missing_duration == "auto" and row.get("never_has_duration"))
+        if may_guess and row["duration"] is None and last_ends[key]:
+            row["guess"] = last_ends[key]
 
 # %% ../../nbs/parts/data/readers.ipynb #1e5ee5b9
 def _rooted(rows: Iterable[Row], video_root: str | Path) -> Iterator[Row]:
@@ -629,23 +656,31 @@ def _cleaned(rows: Iterable[Row], report: Report, policy: CleaningPolicy) -> Ite
         )
 
 # %% ../../nbs/parts/data/readers.ipynb #5a723003
+_MEASURED = "were measured in the videos"
+
+
 def _samples(
     rows: Iterable[Row],
     report: Report,
     policy: CleaningPolicy,
     durations: dict[str, float],  # seconds by video or video id
     origin: str = "",  # of `durations`, for the report
+    measured: dict[str, float] | None = None,  # as `read_dataset`
 ) -> list[Sample]:
     "The samples of a whole file; an error if no record has the format's shape."
-    rows = list(_with_qids(rows, report))
+    filled = _filled(_with_qids(rows, report), durations, f"come from {origin}", report)
+    rows = list(_filled(filled, measured or {}, _MEASURED, report))
     sound = [row for row in rows if "problem" not in row]
     if not sound:
         problem = rows[0]["problem"] if rows else "the file is empty"
         raise SampleError(f"{report.path}: no record reads as {report.dataset}; {problem}", reason="wrong_file")
-    n_filled = _fill_durations(sound, durations, policy)
-    if n_filled:
-        report.notes.append(f"{n_filled:,} queries have no duration in the file; theirs come from {origin}")
+    _guess_durations(sound, policy)
     samples = list(_cleaned(rows, report, policy))
+    n_guessed = report.counts().get("missing_duration/guessed")
+    if n_guessed:
+        report.notes.append(
+            f"{n_guessed:,} durations are guessed: the last published end in the video, which may be longer; give durations, or the videos"
+        )
     if policy.repeated_query == "join":
         return _joined(samples, report)
     return samples
@@ -1189,7 +1224,7 @@ def _walk_durations(data: dict) -> Iterator[tuple[str, float]]:
 
 
 def _read_durations(files: list[Path]) -> dict[str, float]:
-    "Durations by video id, from JSON files of them or any annotation files that have them."
+    "Durations by video or its id, as the files write it, from JSON files of them or any annotation files that have them."
     durations: dict[str, float] = {}
     for file in files:
         if file.suffix == ".jsonl":
@@ -1197,7 +1232,7 @@ def _read_durations(files: list[Path]) -> dict[str, float]:
             pairs: dict[str, Any] = {r["vid"]: r.get("duration") for r in rows}
         else:
             pairs = dict(_walk_durations(_json(file, (dict,))))
-        durations |= {video_id(vid): seconds for vid, seconds in pairs.items() if is_number(seconds)}
+        durations |= {vid: seconds for vid, seconds in pairs.items() if is_number(seconds)}
     return durations
 
 # %% ../../nbs/parts/data/readers.ipynb #79a9c5d2
@@ -1215,6 +1250,7 @@ def read_dataset(
     columns: dict[str, str] | None = None,
     steps: bool = False,
     video_root: str | Path = "",
+    measured: dict[str, float] | None = None,
 ) -> tuple[list[Sample], Report]:
     """Read a published annotation file. The report counts the file as published and lists every action.
 
@@ -1228,10 +1264,11 @@ def read_dataset(
         missing_duration: "auto", "drop" or "last_end".
         repeated_query: "keep", or "join": one sample of a sentence that several rows of a video have.
         absent: "drop", or "keep": a query of which the file says that the video does not show it is a sample without spans.
-        durations: Seconds by video path or id, or a JSON file with them, for formats that lack them.
+        durations: Seconds of each video's file by its path or id, or a JSON file with them, for formats that lack them.
         columns: Field → column, for csv and jsonl.
         steps: HiREST: the steps instead of the events.
         video_root: Folder of the videos: absolute paths below it are read as relative.
+        measured: Seconds of each video's file by its path, for what neither the annotations nor `durations` give.
 
     Returns:
         The samples, and a report of what was read, kept and dropped.
@@ -1255,10 +1292,10 @@ def read_dataset(
         policy = CleaningPolicy(inverted, past_end, zero_length, missing_duration, repeated_query, absent)
         rows = _rooted(dataset_rows(name, path, split, columns, steps, absent), video_root)
         if isinstance(durations, dict):
-            return _samples(rows, report, policy, durations, "the durations given"), report
+            return _samples(rows, report, policy, durations, "the durations given", measured), report
         files = [Path(durations)] if durations else _charades_siblings(path)
         origin = str(durations) if durations else ", ".join(p.name for p in files)
-        return _samples(rows, report, policy, _read_durations(files), origin), report
+        return _samples(rows, report, policy, _read_durations(files), origin, measured), report
     except SampleError as e:
         if e.reason == "wrong_file" and path.exists() and name in READERS:
             raise SampleError(f"{e}. {name} is read from {READERS[name].form}", reason=e.reason) from None
@@ -1274,15 +1311,18 @@ def iter_rows(
     source: str = "own",  # the dataset's name
     split: str = "",  # the split's name
     video_root: str | Path = "",  # as `read_dataset`
+    measured: dict[str, float] | None = None,  # as `read_dataset`
     **policies: str,  # as `read_dataset`; "last_end" and "join" need the whole file and are for that function only
 ) -> Iterator[Sample]:
     "Own rows as samples, one after the other, however many they are."
     report.dataset, report.split = report.dataset or source, report.split or split
     policy = CleaningPolicy(**policies)
-    if policy.repeated_query == "join":
-        raise SampleError("repeated_query='join' needs all rows at once, and these are streamed: read them with read_rows", reason="streamed")
+    for name, choice in (("repeated_query", "join"), ("missing_duration", "last_end")):
+        if getattr(policy, name) == choice:
+            raise SampleError(f"{name}={choice!r} needs all rows at once, and these are streamed: read them with read_rows", reason="streamed")
     numbered = _with_qids(_rooted(_each(enumerate(rows, 1), _table_parser(columns)), video_root), report)
-    labelled = ({**row, "source": row.get("source") or source, "split": row.get("split") or split} for row in numbered)
+    filled = _filled(numbered, measured or {}, _MEASURED, report)
+    labelled = ({**row, "source": row.get("source") or source, "split": row.get("split") or split} for row in filled)
     return _cleaned(labelled, report, policy)
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AnnotationParams', 'explain_empty_split', 'read_annotations', 'read_all_annotations', 'annotation_entries',
-           'find_videos', 'hold_out_videos']
+           'refuse_options', 'find_videos', 'hold_out_videos']
 
 # %% ../../nbs/parts/data/sources.ipynb #9ff4fff2
 from collections import Counter
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..core.runtime import resolve
 from ..core.samples import Report, Sample, SampleError, iter_jsonl, load_samples, log_rows
 from .readers import DROPPED_BY_POLICY, read_dataset
-from .validation import read_with_videos, source_id, video_files
+from .validation import probe_videos, source_id, video_files
 from ..runs.parameters import ParameterGroup, param
 from ..runs.run import read_manifest
 from ..video.decoders import VideoError
@@ -54,7 +54,7 @@ def explain_empty_split(
 def read_annotations(
     annotations: str | Path | list[dict],  # a file, or a list of {"path", "dataset", …}; relative paths count from the project root
     dataset: str = "samples",  # "samples" for this project's JSONL, else a name of `vtg_r1.data.readers.READERS`
-    video_root: str | Path = "",  # folder of the videos, in which durations are measured that a table lacks; "" drops its rows
+    video_root: str | Path = "",  # folder of the videos, in which durations are measured that a file lacks
     missing_videos: str = "error",  # rows whose duration cannot be measured for want of a video: "error", or "skip"
 ) -> list[Sample]:
     """Samples of one or several annotation files; ends past the video are clipped. In our own format, csv or jsonl a record that cannot be read is an
@@ -81,6 +81,13 @@ def annotation_entries(annotations: str | Path | list[dict], dataset: str) -> li
     return [{"path": str(annotations), "dataset": dataset}]
 
 # %% ../../nbs/parts/data/sources.ipynb #d74355e2
+def refuse_options(path: str | Path, options: dict[str, Any]) -> None:
+    "Raise `SampleError` if options are given for our own JSONL, whose records are read as they are."
+    if options:
+        problem = f"our own samples are read as they are, and {', '.join(options)} would change nothing"
+        raise SampleError(f"{path}: {problem}; take it out, or name the file's dataset", reason="unknown_option")
+
+
 def _read_entry(
     video_root: str | Path, missing_videos: str, path: str, dataset: str = "samples", past_end: str = "clip", **options: Any
 ) -> tuple[list[Sample], int]:
@@ -89,6 +96,7 @@ def _read_entry(
     if not file.exists():
         raise SampleError(f"{path}: no such annotation file (looked at {file})", reason="no_file")
     if dataset == "samples":
+        refuse_options(path, options)
         try:
             return load_samples(file, video_root and resolve(video_root)), 0
         except SampleError as e:
@@ -98,12 +106,14 @@ def _read_entry(
     if video_root:
         options = {"video_root": resolve(video_root), **options}
     samples, report = read_dataset(dataset, file, past_end=past_end, **options)
-    if dataset in ("csv", "jsonl"):
+    _check_own_rows(path, report)
+    if video_root and report.without_duration:
+        root = resolve(video_root)
+        probed = probe_videos([], root, progress=True, without_duration=report.without_duration)
+        samples, report = read_dataset(dataset, file, past_end=past_end, measured=probed["durations"], **options)
         _check_own_rows(path, report)
-    if video_root and "missing_duration/dropped" in report.counts():
-        samples, report, probed = read_with_videos(dataset, file, resolve(video_root), past_end=past_end, **options)
         if missing_videos == "error" and options.get("missing_duration") != "drop":
-            _check_measured(path, report, resolve(video_root), probed)
+            _check_measured(path, report, root, probed)
     print(report)
     if not samples:
         why = ": it is empty"
@@ -119,6 +129,8 @@ _OF_OPTIONAL_FIELDS = ("invalid", "bad_options", "bad_answer", "bad_question", "
 
 def _check_own_rows(path: str, report: Report) -> None:
     "Raise `SampleError` if a row of an own table, or one of its spans, cannot be used; what a policy drops is no error."
+    if report.dataset not in ("csv", "jsonl"):
+        return
     bad = [f for f in report.dropped if f.reason not in DROPPED_BY_POLICY]
     if bad:
         lines = _first_three([str(f.line) for f in bad])

@@ -301,14 +301,17 @@ def _write_one(folder: Path, i: int, seed: int, split: str, world: ToyWorldConfi
 
 
 def _labels(rng: np.random.Generator, query: dict[str, Any], play: dict[str, Any], world: ToyWorldConfig) -> list[list[int]]:
-    "The annotation of a query. A wrong one of a set misses one of two appearances, or sees what is absent."
+    "The annotation of a query. A wrong one of a set sees what is absent, or misses one of two appearances; it is one moment or the whole video, where `label_errors` says so."
     if "span" in query:
         return [_label(rng, query["span"], play, world)]
     if rng.random() >= world.label_noise:
         return query["spans"]
+    one = [0, 0]  # of no length: every stretch is wrong
     if query["spans"]:
-        return [query["spans"][rng.integers(2)]]
-    return [wrong_span(rng, [0, 0], play)]
+        one = query["spans"][rng.integers(2)]
+        if world.label_errors == "random":
+            return [one]
+    return [wrong_span(rng, one, play, world.label_errors)]
 
 # %% ../../nbs/parts/data/toyworld.ipynb #17b7ef92
 def _label(rng: np.random.Generator, span: list[int], play: dict[str, Any], world: ToyWorldConfig) -> list[int]:
@@ -342,7 +345,7 @@ def wrong_span(
 
 # %% ../../nbs/parts/data/toyworld.ipynb #83fe21ba
 TEACHER_MIX = {"exact": 0.20, "edge": 0.34, "loose": 0.16, "coarse": 0.14, "wrong": 0.16}  # share of each kind of answer
-TEACHER_ERRORS = ("mix", "random", "swap", "near_miss")  # TEACHER_MIX; any stretch; the first appearance for the second; one step late
+TEACHER_ERRORS = ("mix", "random", "swap", "near_miss")  # TEACHER_MIX; any stretch and letter; the first appearance for the second; one step late
 REASONING = ("none", "short", "medium", "long")
 
 
@@ -379,7 +382,7 @@ def _one_kind_of_error(rng: np.random.Generator, query: dict[str, Any], play: di
         return query["span"]
     if errors == "swap":
         first = query["named"][0]["spans"][0]
-        return first if query["level"] == "ordinal" else query["span"]
+        return first if query["level"] in ("ordinal", "question") else query["span"]
     if errors == "near_miss":
         late = step if end + step <= play["seconds"] else -step  # at the end of the video one step early
         return [start + late, end + late]
@@ -389,16 +392,26 @@ def _one_kind_of_error(rng: np.random.Generator, query: dict[str, Any], play: di
 MISSED = 0.16  # share of a teacher's sets that lack an appearance
 
 
-def teacher_spans(rng: np.random.Generator, query: dict[str, Any], play: dict[str, Any]) -> list[list[int]]:
-    "A teacher's answer to a query for a set: one appearance has the errors of `teacher_span`, one may be missed, and what is absent may be seen."
+def teacher_spans(
+    rng: np.random.Generator,
+    query: dict[str, Any],  # of `queries`, for a set
+    play: dict[str, Any],  # its script
+    errors: str = "mix",  # as in `teacher_span`
+    share: float = 0.5,  # as in `teacher_span`
+) -> list[list[int]]:  # ascending, whole seconds
+    """A teacher's answer to a query for a set. One appearance has the errors of `teacher_span`, and what is absent may be seen (of one kind of error, by
+    "random" alone); the mix may miss an appearance too."""
     spans = list(true_spans(query))
+    if errors != "mix" and not spans:
+        is_wrong = errors == "random" and rng.random() < share
+        return [wrong_span(rng, [0, 0], play)] if is_wrong else []
     if not spans:
         wrong = rng.random() < TEACHER_MIX["wrong"]
         others = [span for event in play["events"] for span in event["spans"]]
         return [others[rng.integers(len(others))]] if wrong else []
     place = int(rng.integers(len(spans)))
-    spans[place] = teacher_span(rng, {**query, "span": spans[place]}, play)
-    if rng.random() < MISSED:
+    spans[place] = teacher_span(rng, {**query, "span": spans[place]}, play, errors, share)
+    if errors == "mix" and rng.random() < MISSED:
         spans.pop(int(rng.integers(len(spans))))
     return sorted(spans)
 
@@ -450,6 +463,13 @@ def read_scripts(
     return {qid: (query, play) for _, play in log_rows(path) for qid, query in play["queries"].items()}
 
 
+def _any_letter(rng: np.random.Generator, errors: str, span_is_wrong: bool) -> bool:
+    "Whether a teacher gives any letter: by chance in the mix; with any stretch of a random error; never where it only takes the time wrong."
+    if errors == "mix":
+        return rng.random() < TEACHER_MIX["wrong"]
+    return errors == "random" and span_is_wrong
+
+
 def toy_teacher(
     sample: Sample,  # of a toy world
     scripts: dict[str, tuple[dict[str, Any], dict[str, Any]]],  # of `read_scripts`
@@ -463,12 +483,12 @@ def toy_teacher(
     digest = hashlib.sha256(f"{seed}:{sample.qid}".encode()).digest()
     rng, model = np.random.default_rng(list(digest[:8])), f"toyworld-teacher-{length}"
     if "spans" in query:
-        spans = teacher_spans(rng, query, play)
+        spans = teacher_spans(rng, query, play, errors, share)
         response = response_text(reasoning(query, spans, length, play["step"]), spans)
         first = [float(t) for t in spans[0]] if spans else None
         return {"model": model, "response": response, "span": first, "iou": set_tiou(spans, sample.spans), "usage": None}
     span, letter = teacher_span(rng, query, play, errors, share), query.get("answer")
-    if letter and rng.random() < TEACHER_MIX["wrong"]:
+    if letter and _any_letter(rng, errors, span != query["span"]):
         letter = "ABCD"[rng.integers(4)]
     response = response_text(reasoning(query, span, length, play["step"]), span, letter)
     iou = float(tiou(span, sample.spans[0]))

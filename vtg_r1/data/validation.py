@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,10 +174,14 @@ def probe_videos(
     root: str | Path,  # the folder that `Sample.video` is relative to
     workers: int = 2,  # processes
     progress: bool = False,  # show a bar
+    without_duration: Mapping[str, str] = {},  # as `Report.without_duration`: these videos too, and no such duration is compared
 ) -> dict[str, Any]:
     """Open every video that the samples name, once each: named, readable, missing [video], unreadable {video: reason}, durations {video: s},
     off_by_more_than_1s {video: [annotated, measured]}, switched {video: which decoder read it, and why not the chosen one}."""
-    annotated = {s.video: None if s.clip else s.duration for s in samples}
+    annotated: dict[str, float | None] = dict.fromkeys(without_duration.values())
+    for s in samples:
+        is_of_file = not s.clip and s.qid not in without_duration
+        annotated[s.video] = s.duration if is_of_file else annotated.get(s.video)
     files = {video: file for video, file in video_files(root, annotated).items() if file}
     durations, unreadable, off = {}, {}, {}
     for (_, seconds, reason), video in zip(
@@ -340,26 +344,15 @@ def read_with_videos(
     videos: str | Path,  # the folder of the videos, to open each
     split: str | None = None,  # default: the split in the file name
     workers: int = 2,  # processes that open them
-    durations: str | Path | None = None,  # as `read_dataset`; None measures what is missing
+    durations: str | Path | None = None,  # as `read_dataset`; what it lacks is measured
     **options: Any,  # as `read_dataset`
 ) -> tuple[list[Sample], Report, dict[str, Any]]:  # the samples, the report, and what `probe_videos` returned
     "Read an annotation file, its missing durations measured in the videos; absolute paths below their folder are read as relative."
-    options = {"video_root": videos, **options}
-    samples, report = read_dataset(dataset, annotations, split, durations=durations, **options)
-    if not report.before["missing_duration"]:
-        return samples, report, probe_videos(samples, videos, workers, progress=True)
-    guesses = {**options, "missing_duration": "last_end"}  # so that every row names its video
-    everything = read_dataset(dataset, annotations, split, durations=durations, **guesses)[0]
-    probed = probe_videos(everything, videos, workers, progress=True)
-    guessed = {f.qid for f in report.findings if f.reason == "missing_duration"}
-    for s in everything:
-        if s.qid in guessed:
-            probed["off_by_more_than_1s"].pop(s.video, None)  # the difference is to a guess
-    measured = probed["durations"]
-    if durations is None and measured:
-        by_id = {video_id(video): seconds for video, seconds in measured.items()}
-        samples, report = read_dataset(dataset, annotations, split, durations=by_id | measured, **options)
-        report.notes = [note.replace("come from the durations given", "were measured in the videos") for note in report.notes]
+    options = {"video_root": videos, "durations": durations, **options}
+    samples, report = read_dataset(dataset, annotations, split, **options)
+    probed = probe_videos(samples, videos, workers, progress=True, without_duration=report.without_duration)
+    if report.without_duration:
+        samples, report = read_dataset(dataset, annotations, split, measured=probed["durations"], **options)
     return samples, report, probed
 
 

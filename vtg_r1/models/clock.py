@@ -6,6 +6,7 @@
 __all__ = ['RATES', 'finest_rate', 'model_without_weights', 'dense_clips', 'dense_note', 'record_dense_clips']
 
 # %% ../../nbs/parts/models/clock.ipynb #221cfc34
+import math
 from itertools import groupby
 from typing import Any
 
@@ -13,10 +14,11 @@ from PIL import Image
 
 from ..core.runtime import is_main_process
 from ..core.samples import Sample
-from ..data.model_inputs import VideoInputConfig, budget_for
+from ..data.model_inputs import VideoInputConfig, budget_for, dry_prompt
 from .generation import model_inputs
 from .loading import model_path
 from ..runs.run import Run
+from ..video.decoders import VideoError
 
 # %% ../../nbs/parts/models/clock.ipynb #b25ae0a9
 RATES = (60, 50, 40, 30, 25, 20, 16, 15, 12, 10, 8, 6, 5, 4, 3, 2.5, 2, 1.5, 1, 0.5, 0.25, 0.1)  # frames per second that are tried
@@ -74,13 +76,22 @@ def dense_clips(
     view: VideoInputConfig,
     finest: float,  # frames per second, of `finest_rate`
 ) -> tuple[int, int]:  # (clips that are sampled more densely, all clips)
-    "How many different clips get frames that share their time."
-    clips = {(s.video, s.clip and tuple(s.clip)): s.clip[1] - s.clip[0] if s.clip else s.duration for s in samples}
+    "How many different clips get frames that share their time. Files are opened where the duration allows it; one that cannot be read counts by that."
+    clips = {(s.video, s.clip and tuple(s.clip)): s for s in samples}
     dense = 0
-    for seconds in clips.values():
-        frames, _ = budget_for(seconds, view)
-        dense += frames - 1 > finest * seconds * (1 + 1e-6)
+    for sample in clips.values():
+        frames, _ = budget_for(sample.duration, view)
+        if frames - 1 > finest * sample.duration * (1 + 1e-6):
+            dense += _rate_from_file(sample, view) > finest * (1 + 1e-6)
     return dense, len(clips)
+
+
+def _rate_from_file(sample: Sample, view: VideoInputConfig) -> float:
+    "The frames per second that a model is given of a sample's video or clip; infinity where its file cannot be read."
+    try:
+        return dry_prompt(sample, view)["fps"]
+    except VideoError:
+        return math.inf
 
 
 def dense_note(model: Any, processor: Any, samples: list[Sample], view: VideoInputConfig) -> tuple[str, dict[str, Any]]:

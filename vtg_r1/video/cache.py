@@ -7,6 +7,7 @@ __all__ = ['FrameCache', 'LRUCache', 'cache_folder', 'cache_gigabytes']
 
 # %% ../../nbs/parts/video/cache.ipynb #def381f1
 import hashlib
+import math
 import os
 import threading
 import time
@@ -224,6 +225,9 @@ def cache_gigabytes() -> float:
     "Size of the frame cache, 10⁹ bytes: that of `VTG_R1_CACHE_GB`, else 20."
     text = os.environ.get("VTG_R1_CACHE_GB", "20")
     try:
-        return float(text)
+        gigabytes = float(text)
     except ValueError:
-        raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, got {text!r}") from None
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise ValueError(f"VTG_R1_CACHE_GB must be a number of gigabytes, 0 or more, got {text!r}")
+    return gigabytes
