@@ -14,7 +14,7 @@ from vtg_r1.core.prompts import grounding_prompt, is_well_formed, parse_span, th
 from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.grpo import GRPOParams, behind_prompt, grpo_trainer
+from vtg_r1.grpo import GRPOParams, grpo_trainer, with_prompt_opening
 from vtg_r1.models.abilities import _why_unusable, measure, measure_encoding, record_abilities, require_encoding
 from vtg_r1.models.generation import first_axes, join_inputs, model_inputs, noise_frames, noise_prompt
 from vtg_r1.models.ground import InferenceConfig, ground
@@ -164,12 +164,12 @@ def test_a_perfect_response_is_perfect_behind_any_prompt(name, opens, ends):
     judged = with_opening(written, opened)
     assert is_well_formed(judged) and parse_span(judged) == [3, 8] and think_text(judged) == think_text(target) and judged.count("</think>") == 1
     completion = [[{"role": "assistant", "content": written}]]
-    assert behind_prompt(format_reward, opened)(completions=completion) == [1.0]
-    assert behind_prompt(tiou_reward, opened)(completions=completion, spans=[[[3.0, 8.0]]]) == [1.0]
+    assert with_prompt_opening(format_reward, opened)(completions=completion) == [1.0]
+    assert with_prompt_opening(tiou_reward, opened)(completions=completion, spans=[[[3.0, 8.0]]]) == [1.0]
 
 
 def test_a_response_that_never_closes_the_opened_thought_has_no_answer():
-    reward = behind_prompt(tiou_reward, "<think>\n")
+    reward = with_prompt_opening(tiou_reward, "<think>\n")
     assert reward(completions=["it may be <time>[3, 8]</time>"], spans=[[[3.0, 8.0]]]) == [0.0]
     assert reward(completions=["so</think><time>[3, 8]</time>"], spans=[[[3.0, 8.0]]]) == [1.0] and reward.__name__ == "tiou_reward"
 

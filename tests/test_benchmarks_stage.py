@@ -79,7 +79,10 @@ def test_toy_world(toy):
     protocol = manifest["protocol"]
     assert protocol["queries"] == 48 and f"protocol {protocol['hash']}: toyworld, labels " in (folder / "07_benchmarks.ipynb").read_text()
     assert metrics["mIoU/low"] < metrics["mIoU"] < metrics["mIoU/high"]
-    assert metrics["mIoU"] > metrics["dataset prior/mIoU"]  # the embedded model looks
+    assert metrics["mIoU"] > metrics["blind/dataset prior/mIoU"]  # the embedded model looks
+    blind = {name for name in metrics if name.startswith("blind/")}
+    assert blind == {f"blind/{name}/mIoU" for name in ("whole video", "centre third", "random", "dataset prior")}
+    assert not {name.removeprefix("blind/") for name in blind} & set(metrics), "a number has one name"
     for figure in ("recall_curve", "shape", "cases"):
         assert (folder / "figs" / f"{figure}.png").stat().st_size > 5000
 
@@ -124,7 +127,7 @@ def test_score_command_agrees(toy, tmp_path, capsys):
     )
     scored = json.loads(capsys.readouterr().out)
     protocol, beside = scored.pop("protocol"), scored.pop("beside_blind")
-    assert beside["blind/whole video/mIoU"] == pytest.approx(metrics["whole video/mIoU"], abs=1e-3)
+    assert beside["blind/whole video/mIoU"] == pytest.approx(metrics["blind/whole video/mIoU"], abs=1e-3)
     same = ("queries", "rule", "parsing", "missing", "clipping", "truths", "version")  # the label file is another one
     assert {k: protocol[k] for k in same} == {k: json.loads((folder / "manifest.json").read_text())["protocol"][k] for k in same}
     assert all(metrics[k] == pytest.approx(v) for k, v in scored.items())

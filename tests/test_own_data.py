@@ -36,7 +36,10 @@ def cells() -> list[str]:
 def told() -> list[str]:
     "Commands that the page shows but does not run."
     return [
-        block for c in nbformat.read(PAGE, 4).cells if c.cell_type == "markdown" for block in re.findall(r"```bash\n(.*?)```", c.source, re.DOTALL)
+        block.replace("\\\n", "")
+        for c in nbformat.read(PAGE, 4).cells
+        if c.cell_type == "markdown"
+        for block in re.findall(r"```bash\n(.*?)```", c.source, re.DOTALL)
     ]
 
 
@@ -175,7 +178,7 @@ def test_the_page_is_shown(walked):
 
 def test_what_the_page_tells_is_a_command(parse_command):
     "Commands that stand in the text, too, are ones that the parser takes."
-    commands = [[w for w in shlex.split(line) if w != "…"] for block in told() for line in block.splitlines()]
+    commands = [shlex.split(line) for block in told() for line in block.splitlines()]
     assert {words[1] for words in commands} >= {"demo", "data"}
     for words in commands:
         assert words[0] == "vtg-r1" and parse_command(words[1:]).command.name == words[2 if words[1] == "data" else 1]
@@ -188,3 +191,20 @@ def test_the_presets_name_parameters(name):
     assert set(stages) == {"sft", "grpo"}
     for stage in stages:
         from_mapping(stage_params(stage), read_given(stage, [str(file)], []))  # an unknown name or value is an error
+
+
+def test_with_a_teacher_rl_begins_at_the_cold_start_that_the_teacher_taught():
+    "The commands are whole: each stage gets what the one before it wrote, and what is held out."
+    curate, cold_start, rl = next(block for block in told() if "data curate" in block).splitlines()
+
+    def given(command: str) -> dict[str, str]:
+        words = shlex.split(command)
+        return {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
+
+    for stage, command in (("sft", cold_start), ("grpo", rl)):
+        pairs = [f"{name}={value}" for name, value in given(command).items()]
+        from_mapping(stage_params(stage), read_given(stage, ["configs/own_data.yaml"], pairs))
+        assert given(command)["eval_annotations"] == "outputs/own_data/heldout.jsonl" and given(command)["video_root"] == "outputs/own_data/videos"
+    curated = f"outputs/curation/{given(curate)['run_name']}"
+    assert (given(cold_start)["annotations"], given(rl)["annotations"]) == (f"{curated}/coldstart.jsonl", f"{curated}/rl.jsonl")
+    assert given(rl)["model"] == f"outputs/sft/{given(cold_start)['run_name']}/model" and given(cold_start)["sft_target"] == "response"

@@ -145,9 +145,9 @@ def _toy_prior(seed: int) -> list[Sample]:
     "Queries of 200 toy videos that are not drawn."
     samples = []
     for i in range(200):
-        play = script(np.random.default_rng([seed, i]))
-        for k, query in enumerate(queries(play, ("direct", "ordinal"))):
-            samples.append(Sample(f"{i}_{k}", "none.mp4", play["seconds"] + 1.0, query["query"], [[float(t) for t in query["span"]]]))
+        video_script = script(np.random.default_rng([seed, i]))
+        for k, query in enumerate(queries(video_script, ("direct", "ordinal"))):
+            samples.append(Sample(f"{i}_{k}", "none.mp4", video_script["seconds"] + 1.0, query["query"], [[float(t) for t in query["span"]]]))
     return samples
 
 
@@ -514,7 +514,8 @@ def save_results(
     "Write metrics.json and finish the run."
     own = scoring.predictions[params.model_name]
     metrics = {**scoring.scores[params.model_name], **interval_ends(sure)}
-    metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in scoring.scores.items() if name != params.model_name and "mIoU" in scores}
+    other_readings = {name: scores for name, scores in scoring.scores.items() if name not in scoring.predictions}  # the blind answers are `beside`
+    metrics |= {f"{name}/mIoU": scores["mIoU"] for name, scores in other_readings.items() if "mIoU" in scores}
     if seen is not None:
         metrics["seen_in_training"] = seen
     metrics |= {"failed": sum("error" in row for row in rows), "unparsed": sum(own[s.qid].as_set is None for s in data.samples), "seed": params.seed}

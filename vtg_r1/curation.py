@@ -96,7 +96,8 @@ class TeacherParams(ParameterGroup):
     )
     teacher_errors: Literal["mix", "random", "swap", "near_miss"] = param(
         "mix",
-        "Errors of the simulated teacher: those of a real one, or any stretch (and any letter), the first appearance for the second, one step late.",
+        "Errors of the simulated teacher. mix: errors as a real teacher makes them; random: any stretch, and any letter; "
+        "swap: the first appearance for the second; near_miss: one step late.",
     )
     teacher_error_share: float = param(0.5, "Share of its answers with such an error, where teacher_errors is not mix.", minimum=0, maximum=1)
     teacher_model: str = param("", "The endpoint's model name.", paper="gemini-2.5-pro-preview-05-06")
@@ -347,42 +348,42 @@ def allocate(
     return take
 
 # %% ../nbs/01_curation.ipynb #0655b828
-def _ticket(seed: int, sample: Sample) -> int:
+def _sampling_hash(seed: int, sample: Sample) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{sample.source}:{sample.qid}".encode(), digest_size=8).digest())
 
 
-def _largest_ticket(tickets: array, n: int) -> int:
-    "The largest of the `n` smallest tickets."
+def _largest_hash(hashes: array, n: int) -> int:
+    "The largest of the `n` smallest hashes."
     if n == 0:
         return -1
-    return int(np.partition(np.frombuffer(tickets, np.uint64), n - 1)[n - 1])
+    return int(np.partition(np.frombuffer(hashes, np.uint64), n - 1)[n - 1])
 
 
 def sample_pool(
     work: Path,  # of `collect`
     quotas: list[dict],  # [{"task", "sources", "total"}]; a source in none of them is taken whole
-    seed: int = 0,  # of the tickets
+    seed: int = 0,  # of the hashes
 ) -> dict[str, dict]:  # source → {"task", "candidates", "pool"}: samples before and after the draw
     "Draw pool.jsonl from candidates.jsonl, unless an earlier call did."
     done = work / "drawn.json"
     if done.exists():
         return json.loads(done.read_text(encoding="utf-8"))["sources"]
-    tickets: dict[str, array] = {}
+    hashes: dict[str, array] = {}
     for s in iter_samples(work / "candidates.jsonl"):
-        tickets.setdefault(s.source, array("Q")).append(_ticket(seed, s))
+        hashes.setdefault(s.source, array("Q")).append(_sampling_hash(seed, s))
     names = [source for q in quotas for source in q["sources"]]
-    unknown = sorted(set(names) - set(tickets))
+    unknown = sorted(set(names) - set(hashes))
     if unknown:
-        raise SampleError(f"quotas name the source {unknown[0]!r}; the candidates come from {sorted(tickets)}", reason="unknown_source")
+        raise SampleError(f"quotas name the source {unknown[0]!r}; the candidates come from {sorted(hashes)}", reason="unknown_source")
     if len(set(names)) < len(names):
         raise SampleError(f"a source is in two quotas: {sorted(names)}", reason="quotas")
-    sources: dict[str, dict[str, Any]] = {s: {"task": "", "candidates": len(t), "pool": len(t)} for s, t in tickets.items()}
+    sources: dict[str, dict[str, Any]] = {s: {"task": "", "candidates": len(t), "pool": len(t)} for s, t in hashes.items()}
     for q in quotas:
-        for source, n in allocate({source: len(tickets[source]) for source in q["sources"]}, q["total"]).items():
+        for source, n in allocate({source: len(hashes[source]) for source in q["sources"]}, q["total"]).items():
             sources[source] |= {"task": q.get("task", ""), "pool": n}
-    limit = {source: _largest_ticket(t, sources[source]["pool"]) for source, t in tickets.items()}
+    limit = {source: _largest_hash(t, sources[source]["pool"]) for source, t in hashes.items()}
     candidates = iter_samples(work / "candidates.jsonl")
-    write_jsonl_files(work, ["pool.jsonl"], (("pool.jsonl", s) for s in candidates if _ticket(seed, s) <= limit[s.source]))
+    write_jsonl_files(work, ["pool.jsonl"], (("pool.jsonl", s) for s in candidates if _sampling_hash(seed, s) <= limit[s.source]))
     write_json(done, {"sources": sources})
     return sources
 
@@ -665,10 +666,11 @@ def find_sources(run: Run, params: CurationParams) -> SourceFiles:
     entries, video_root = [_resolved(e) for e in params.sources], resolve(params.video_root)
     if not params.sources:
         levels, kinds = _toy_levels(params)
-        errors = f"-{params.toy_label_errors}" * (params.toy_label_errors != "random")
-        folder = resolve(params.outputs_dir) / "toyworld" / f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}{kinds}{errors}"
+        name = f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}{kinds}"
+        if params.toy_label_errors != "random":
+            name += f"-{params.toy_label_errors}"
         config = ToyWorldConfig(label_noise=params.toy_label_noise, label_errors=params.toy_label_errors, levels=levels)
-        world = make_world(folder, params.toy_videos, params.seed, "train", config, progress=True)
+        world = make_world(resolve(params.outputs_dir) / "toyworld" / name, params.toy_videos, params.seed, "train", config, progress=True)
         entries, video_root = [{"path": world / "samples.jsonl"}], world / "videos"
     files = SourceFiles(entries, [_resolved(b) for b in params.benchmarks], video_root)
     for i, entry in enumerate(files.entries):

@@ -703,11 +703,10 @@ def save_results(
     metrics = {
         "mean_iou": 100 * float(table.policy.mean()),
         "pass_rate": 100 * float(np.mean([rollouts_of(s)["pass_rate"] for s in scored])),
-        "all_correct": int((table.policy > 0.9).sum()),
-        "all_wrong": int((table.policy < 0.1).sum()),
+        "mean_iou_above_0.9": int((table.policy > 0.9).sum()),
+        "mean_iou_below_0.1": int((table.policy < 0.1).sum()),
         "zero_std": int((table.spread < 1e-6).sum()),
         **{f"kept/{name}": len(qids) for name, qids in selected.items()},
-        "kept": len(selected["difficulty_range"]),
         "spearman_teacher_policy": correlation,
         "n": len(scored),
         "seed": params.seed,

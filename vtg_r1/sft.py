@@ -68,7 +68,9 @@ def target_response(
     if not view.thinking and response is not None and is_well_formed(response, asks_option, thinking=False):
         return without_thinking(response)
     if response is None or not is_well_formed(response, asks_option):
-        form = "<think>…</think><time>…</time>" + "<answer>…</answer>" * asks_option
+        form = "<think>…</think><time>…</time>"
+        if asks_option:
+            form += "<answer>…</answer>"
         raise SampleError(
             f"sample {sample.qid!r}, field 'teacher': response {str(response)[:80]!r} is not {form}; curate the file with 01_curation",
             "teacher",
