@@ -196,6 +196,20 @@ def test_every_clip_of_a_video_is_decoded_before_training(world, toy_samples, tm
     assert (run.manifest["decode"]["videos"], run.manifest["decode"]["frames"]) == (1, 9)
 
 
+def test_videos_that_do_not_fit_into_the_cache_push_nothing_out(world, toy_samples, tmp_path, capsys):
+    "A set larger than the cache: the first half stays in it, and the rest is decoded all the same."
+    samples = list({s.video: s for s in toy_samples}.values())
+    view = VideoInputConfig(
+        str(world / "videos"), 3, 28 * 28, "short", cache=str(tmp_path / "cache"), cache_gb=1e-9 * len(samples) / 2 * 3 * 28 * 28 * 3
+    )
+    run = start_run("grpo", "a", {}, tmp_path)
+    decode_videos(run, GRPOParams(), StageData(samples, view, []))
+    assert run.manifest["decode"]["frames"] == 3 * len(samples)
+    assert "the cache holds" in capsys.readouterr().out
+    kept = len(list((tmp_path / "cache").glob("*.frames")))
+    assert len(samples) / 2 - 1 <= kept <= len(samples) / 2
+
+
 def test_a_server_without_a_port_is_refused():
     with pytest.raises(UserError, match="'vllm_server' is 'gpu1': give HOST:PORT"):
         GRPOParams(vllm_server="gpu1")

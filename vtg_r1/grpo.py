@@ -344,17 +344,24 @@ def check_rewards(run: Run, params: GRPOParams, data: StageData) -> None:
 
 
 def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
-    "Decode every training video once, so that a broken file is an error before training; with `precache_videos` off, none."
+    """Decode every training video once, so that a broken file is an error before training; with `precache_videos` off, none.
+    What no longer fits into the cache is decoded without it: otherwise it would push out what was decoded before."""
     import time
 
     if not params.precache_videos:
         return
-    view, decoded, start = data.view, 0, time.monotonic()
+    view, decoded, size, start = data.view, 0, 0, time.monotonic()
     samples = {(s.video, tuple(s.clip or ())): s for s in data.train}
     rank, processes = process_index_and_count()
+    room = 1e9 * view.cache_gb / processes  # bytes
     for key in sorted(samples)[rank::processes]:
-        decoded += decode_frames(samples[key], view)
-    videos, frames = len({video for video, _ in samples}), sum(gather_object(decoded))
+        n, n_bytes = decode_frames(samples[key], view if size < room else replace(view, cache=""))
+        decoded, size = decoded + n, size + n_bytes
+    videos, frames, gigabytes = len({video for video, _ in samples}), sum(gather_object(decoded)), sum(gather_object(size)) / 1e9
+    if view.cache and gigabytes > view.cache_gb:
+        print(
+            f"The frames take {gigabytes:.3g} GB and the cache holds {view.cache_gb:g}: set VTG_R1_CACHE_GB, or videos are decoded again each time they are shown"
+        )
     rate = frames / (time.monotonic() - start)
     run.record(decode=dict(videos=videos, frames=frames, frames_per_second=round(rate)))
     print(f"{videos} videos, {frames} frames, {rate:.0f} frames per second")

@@ -182,9 +182,10 @@ def _read(sample: Sample, view: VideoInputConfig, frames: int, pixels: int) -> t
     return read_frames(path, frames, pixels, _clip_of(sample), frame_cache(view), view.backend, _limits(view))
 
 
-def decode_frames(sample: Sample, view: VideoInputConfig) -> int:
-    "Decode what a model sees of a sample's video, into the cache if there is one; returns the number of frames."
-    return len(_read(sample, view, *frame_budget(sample, view))[0])
+def decode_frames(sample: Sample, view: VideoInputConfig) -> tuple[int, int]:  # number of frames, and their bytes
+    "Decode what a model sees of a sample's video, into the cache if there is one."
+    pictures, _ = _read(sample, view, *frame_budget(sample, view))
+    return len(pictures), pictures.nbytes
 
 
 def _load(sample: Sample, view: VideoInputConfig, frames: int, pixels: int) -> tuple[list, list[float]]:

@@ -65,7 +65,9 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
         if "video" not in inputs[0]:
             messages = [prepare_multimodal_messages(inputs[i]["prompt"], images=row_frames(inputs[i])) for i in self._first]
         self._messages = [messages[i] for i in self._of]
-        lean = [{k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs]  # TRL copies its prompts and sends them around
+        lean = [
+            {k: v for k, v in row.items() if k not in ("image", "images", "video")} for row in inputs
+        ]  # TRL copies its prompts and sends them around
         out = GRPOTrainer._generate_and_score_completions(self, lean)
         if self.log_completions and self.log_multimodal:
             self._logs["images"].extend(gather_object([row_frames(row) for row in inputs]))
