@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtg_r1.cli import main
-from vtg_r1.core.samples import Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
-from vtg_r1.data.readers import READERS, read_dataset, read_rows
+from vtg_r1.core.samples import Report, Sample, SampleError, from_dict, load_samples, read_samples, write_jsonl
+from vtg_r1.data.readers import READERS, iter_rows, read_dataset, read_rows
 from vtg_r1.data.sources import find_videos, read_annotations
 from vtg_r1.data.toyworld import write_video
 from vtg_r1.data.validation import read_with_videos, video_file
@@ -253,6 +253,15 @@ def test_half_characters_are_reported_not_written(tmp_path):
     samples, report = read_samples(tmp_path / "a.jsonl")
     assert samples == [] and report.dropped[0].reason == "bad_text"
     assert main(["data", "check", "--dataset", "jsonl", "--annotations", str(tmp_path / "a.jsonl"), "--json"]) == 0
+
+
+def test_own_rows_have_paths_below_the_video_root(tmp_path):
+    "As `iter_rows` takes them, which names this function for what needs all rows at once."
+    given = dict(columns=None, video_root=tmp_path, repeated_query="join")
+    absolute = rows(video=str(tmp_path / "kitchen/a.mp4"))
+    assert [s.video for s in read_rows(absolute, **given)[0]] == ["kitchen/a.mp4"]
+    with pytest.raises(SampleError, match="read them with read_rows"):
+        iter_rows(absolute, Report(""), **given)
 
 
 def test_policy_names_are_checked():
