@@ -28,8 +28,8 @@ ENDS = 0.02  # probability of a token that ends a response
 
 def setting(frames: int, g: int, lora: int):
     "The model, prompts read once, the row of each response, and tokens that end one."
-    from vtg_r1.models.generation import processor_frames, prompt_text
     from vtg_r1.models.prefix_cache import base_model, read_prompts, same_prompts
+    from vtg_r1.models.templates import processor_frames, prompt_text
 
     model, processor = shared_prefix.bench_model()
     rows = shared_prefix.rows_of(1, frames)
@@ -68,7 +68,7 @@ def ways_of(model, processor, prompts, of: list[int], ends: list[int]):
     ways = {
         "stock generate": stock(),
         "stock, static cache": stock(cache_implementation="static", disable_compile=True),
-        "transformers' loop, shared": shared(in_step=True),
+        "transformers' loop, shared": shared(equal_passes=True),
         "ours": shared(),
         "ours, fixed shapes": shared(fixed_shapes=True),
         "ours, compiled": shared(compiled=True),

@@ -16,10 +16,20 @@ from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_trainer, with_prompt_opening
 from vtg_r1.models.abilities import _why_unusable, measure, measure_encoding, record_abilities, require_encoding
-from vtg_r1.models.generation import first_axes, join_inputs, model_inputs, noise_frames, noise_prompt
+from vtg_r1.models.generation import first_axes, join_inputs, model_inputs
 from vtg_r1.models.ground import InferenceConfig, ground
 from vtg_r1.models.loading import linear_layers, load_model, load_processor, lora_config, outside_decoder
-from vtg_r1.models.templates import behind_opening, end_of_turn, opening, stop_ids, target_ids, template_arguments, with_opening
+from vtg_r1.models.templates import (
+    behind_opening,
+    end_of_turn,
+    noise_frames,
+    noise_prompt,
+    opening,
+    stop_ids,
+    target_ids,
+    template_arguments,
+    with_opening,
+)
 from vtg_r1.models.tiny import build_tiny
 from vtg_r1.rewards import format_reward, tiou_reward
 from vtg_r1.runs.run import read_manifest, start_run

@@ -12,7 +12,7 @@ from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
 from vtg_r1.sft import SFTParams, sft_trainer
-from vtg_r1.train.trainer import fit, load_policy, merged_onto_base, save_trained
+from vtg_r1.train.trainer import fit, load_policy, merged, save_trained
 
 SMALL = {
     "steps": 2,
@@ -85,7 +85,9 @@ def test_adapters_merge_onto_their_base_read_again(toy_samples, view, tmp_path):
         for n, p in trainer.model.named_parameters():
             if "lora_B" in n:
                 p.normal_(std=0.05)
-    again = merged_onto_base(trainer.model, tmp_path / "adapter")
+    trainer.model.is_loaded_in_4bit = True
+    again = merged(trainer.model, tmp_path / "model")
+    trainer.model.is_loaded_in_4bit = False
     whole = save_trained(trainer, processor, tmp_path / "model")
     kept = load_model(str(tmp_path / "model"), device="cpu").state_dict()
     assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}

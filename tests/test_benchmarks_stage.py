@@ -270,7 +270,7 @@ def test_vllm_interface(toy, monkeypatch):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": 1, "CUDA_VISIBLE_DEVICES": "4,6"}.items():
             monkeypatch.setenv(name, str(value))
         random.seed(5)
-        texts.append(VLLMEngine("tiny", view, 9, temperature=0.7, samples=3)([build_prompt(sample, view)] * 2))
+        texts.append(VLLMEngine("tiny", view, 9, temperature=0.7, num_completions=3)([build_prompt(sample, view)] * 2))
         draws.append(sampled[-2:])
         assert engines[-1]["CUDA_VISIBLE_DEVICES"] == "46"[rank] and not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & engines[-1].keys()
         assert os.environ["RANK"] == str(rank) and os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"

@@ -158,7 +158,7 @@ def view(world):
 
 @pytest.fixture(scope="module")
 def rows(tiny, toy_samples, view):
-    return consensus_rows(partial(generate, *tiny, max_completion_length=40, temperature=1.0, samples=8), toy_samples, view)
+    return consensus_rows(partial(generate, *tiny, max_completion_length=40, temperature=1.0, num_completions=8), toy_samples, view)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_agreement_says_where_the_answer_is_right(rows, toy_samples):
 def test_a_stopped_pass_goes_on_and_a_missing_video_is_a_row(tiny, toy_samples, view, tmp_path):
 
     samples = [*toy_samples[:6], replace(toy_samples[6], video="gone.mp4")]
-    ask = partial(generate, *tiny, max_completion_length=40, temperature=1.0, samples=4)
+    ask = partial(generate, *tiny, max_completion_length=40, temperature=1.0, num_completions=4)
     whole = resumable_consensus(tmp_path / "whole.jsonl", ask, samples, view, 2, seed=3)
     assert "gone.mp4" in whole[6]["error"] and whole[6]["pred"] is None and "agreement" not in whole[6]
     write_jsonl(tmp_path / "part.jsonl", whole[:2])
@@ -348,7 +348,7 @@ def test_the_demo_says_how_sure_it_is(tiny, world, toy_samples):
 def test_greedy_answers_are_as_before(tiny, toy_samples, view):
     "Sampling leaves nothing behind that changes a greedy pass."
     before = predict(*tiny, toy_samples[:4], view, max_completion_length=40)
-    consensus_rows(partial(generate, *tiny, max_completion_length=40, temperature=1.0, samples=2), toy_samples[:4], view)
+    consensus_rows(partial(generate, *tiny, max_completion_length=40, temperature=1.0, num_completions=2), toy_samples[:4], view)
     assert predict(*tiny, toy_samples[:4], view, max_completion_length=40) == before
 
 

@@ -10,8 +10,9 @@ from vtg_r1.data.controls import CONTROLS, shuffled_frames, text_only
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.official_benchmarks import score, trivial_predictions
 from vtg_r1.data.predictions import Prediction
-from vtg_r1.models.generation import generate, generation_kwargs, prompt_text
+from vtg_r1.models.generation import generate, generation_kwargs
 from vtg_r1.models.loading import load_model, load_processor
+from vtg_r1.models.templates import prompt_text
 from vtg_r1.runs.run import start_run
 
 

@@ -256,6 +256,15 @@ def test_half_characters_are_reported_not_written(tmp_path):
     assert main(["data", "check", "--dataset", "jsonl", "--annotations", str(tmp_path / "a.jsonl"), "--json"]) == 0
 
 
+def test_own_rows_have_paths_below_the_video_root(tmp_path):
+    "As `iter_rows` takes them, which names this function for what needs all rows at once."
+    given = dict(columns=None, video_root=tmp_path, repeated_query="join")
+    absolute = rows(video=str(tmp_path / "kitchen/a.mp4"))
+    assert [s.video for s in read_rows(absolute, **given)[0]] == ["kitchen/a.mp4"]
+    with pytest.raises(SampleError, match="read them with read_rows"):
+        iter_rows(absolute, Report(""), **given)
+
+
 def test_policy_names_are_checked():
     with pytest.raises(ValueError, match="past_end"):
         read_rows(rows(), past_end="crop")

@@ -24,7 +24,7 @@ from vtg_r1.core.runtime import project_root
 from vtg_r1.core.samples import Sample
 from vtg_r1.core.tables import markdown_table
 from vtg_r1.data.official_benchmarks import load_benchmark
-from vtg_r1.data.predictions import FORMS, PredictionError, read_prediction_file, recognise
+from vtg_r1.data.predictions import FORMS, PredictionError, read_prediction_file, read_predictions, recognise
 from vtg_r1.data.protocol import CAUSES, CONVENTIONS, explain, file_digest
 
 DOCUMENT = project_root() / "docs" / "formats.md"
@@ -617,6 +617,20 @@ def test_the_option_of_videomind_is_the_answerers(tmp_path):
     for reading in (None, "tvg_r1", "auto"):
         read = read_prediction_file(tmp_path / "output.json", samples).predictions(reading)["111_0"]
         assert (read.spans, read.answer) == ([[2.0, 5.0]], "B")
+
+
+def test_responses_are_read_by_the_convention_that_is_asked_for(tmp_path):
+    "TVG-R1's rule takes the first two numbers of the answer, in their order, and counts where the file states a span too; without it the span counts."
+    samples = [Sample("q1", "v.mp4", 30.0, "a goal", [[3.0, 9.0]]), Sample("q2", "v.mp4", 30.0, "a foul", [[3.0, 9.0]])]
+    rows = [
+        {"qid": "q1", "pred": [[1.0, 2.0]], "response": "<think>at 1</think><time>from 9 to 3, or 20</time>"},
+        {"qid": "q2", "pred": None, "response": "<time>at 9</time>"},
+    ]
+    (tmp_path / "p.jsonl").write_text(lines(rows))
+    spans = {r: [p.spans for p in read_predictions(tmp_path / "p.jsonl", samples, reading=r).values()] for r in (None, "tvg_r1")}
+    assert spans == {None: [[[1.0, 2.0]], []], "tvg_r1": [[[9.0, 3.0]], []]}
+    with pytest.raises(ValueError, match="tvg_r1"):
+        read_predictions(tmp_path / "p.jsonl", samples, reading="lenient")
 
 
 def test_options_alone_are_no_grounding(tmp_path, capsys):

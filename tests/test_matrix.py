@@ -21,10 +21,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vtg_r1.core.runtime import UserError, project_root, set_seed
 from vtg_r1.core.samples import load_samples, write_jsonl
-from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
+from vtg_r1.data.model_inputs import ENCODINGS, VideoInputConfig, build_prompt
 from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
-from vtg_r1.models.abilities import ENCODINGS, measure_encoding
+from vtg_r1.models.abilities import measure_encoding
 from vtg_r1.models.generation import generate, model_inputs
 from vtg_r1.models.loading import linear_layers, load_model, load_processor
 from vtg_r1.runs.run import read_manifest

@@ -160,8 +160,9 @@ def test_a_server_of_rollouts_needs_a_gpu(toy_samples, world, tmp_path):
         grpo_trainer(*build_tiny(0), toy_samples[:4], VideoInputConfig(str(world / "videos"), 8, 784, "short"), tmp_path, params)
 
 
-def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, tmp_path):
-    params = GRPOParams(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, share_prefix, tmp_path):
+    params = GRPOParams(share_prefix=share_prefix, prompts_per_step=2, num_generations=4, per_device_batch_size=4)
     trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, params)
     trainer.use_vllm = True
     del trainer.generation_config  # which TRL makes for the model's own rollouts only

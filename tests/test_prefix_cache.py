@@ -13,9 +13,10 @@ from PIL import Image
 
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.models.generation import by_video, generate, model_inputs, predict, processor_frames, prompt_text, resumable_predict
+from vtg_r1.models.generation import by_video, generate, model_inputs, predict, resumable_predict
 from vtg_r1.models.loading import load_processor, lora_config
 from vtg_r1.models.prefix_cache import Prompts, cache_name, pack_prompts, read_prompts, same_prompts, shared_decoding
+from vtg_r1.models.templates import processor_frames, prompt_text
 from vtg_r1.models.tiny import build_tiny, tiny_config
 
 QUERIES = (
@@ -169,7 +170,7 @@ def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, e
         (False, [s for s in shown for _ in range(4)], 1),
     ):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
         torch.manual_seed(3)
-        rollouts.append(generate(model, processor, prompts, 10, temperature=1.0, samples=samples, share_prefix=share_prefix))
+        rollouts.append(generate(model, processor, prompts, 10, temperature=1.0, num_completions=samples, share_prefix=share_prefix))
     assert rollouts[0] == rollouts[1] and len(rollouts[0]) == 4 * len(shown) and len(set(rollouts[0])) > len(shown)
 
 
@@ -254,7 +255,7 @@ def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, monkey
         model.model.language_model.register_forward_pre_hook(tokens, with_kwargs=True),
     ]
     try:
-        generate(model, processor, shown, 1, temperature=1.0, samples=8)
+        generate(model, processor, shown, 1, temperature=1.0, num_completions=8)
     finally:
         [hook.remove() for hook in hooks]
     by_video = [[prompts.ids[i].tolist() for i, v in enumerate(prompts.videos) if v == video] for video in range(3)]

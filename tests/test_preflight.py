@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from vtg_r1.benchmarks import BenchmarksParams, prepare_data
 from vtg_r1.cli import main
 from vtg_r1.core.atomic_files import write_json
-from vtg_r1.core.samples import write_jsonl
+from vtg_r1.core.samples import load_samples, write_jsonl
 from vtg_r1.difficulty import DifficultyParams
 from vtg_r1.grpo import GRPOParams
 from vtg_r1.runs.run import newest_run, run_state, start_run
@@ -124,6 +125,17 @@ def test_the_policy_and_the_scores_of_an_unfinished_run_are_refused(split, tmp_p
     given = {**split, "model": str(tmp_path / "sft/half/model"), "difficulty": str(tmp_path / "difficulty/half"), "outputs_dir": str(tmp_path)}
     problems = preflight(GRPOParams(**given, prompts_per_step=2, num_generations=4, per_device_batch_size=8)).problems
     assert [("sft/half" in p, "difficulty/half" in p, "which is failed" in p) for p in problems] == [(True, False, True), (False, True, True)]
+
+
+def test_queries_of_a_benchmark_are_read_as_the_run_reads_them(split, tmp_path):
+    "With absolute paths below the video root."
+    samples = load_samples(split["eval_annotations"])
+    write_jsonl(tmp_path / "absolute.jsonl", [{**s.to_dict(), "video": f"{split['video_root']}/{s.video}"} for s in samples])
+    given = dict(benchmark="samples", annotations=str(tmp_path / "absolute.jsonl"), video_root=split["video_root"], outputs_dir=str(tmp_path))
+    params = BenchmarksParams(model="tiny", eval_limit=2, **given)
+    report = preflight(params)
+    assert report.problems == [] and "samples: 2 queries" in report.text()
+    assert prepare_data(start_run("benchmarks", "r", {"seed": 0}, tmp_path), params).samples == samples[:2]
 
 
 @pytest.mark.parametrize("stage", ["01_curation", "02_rewards", "03_sft", "04_difficulty", "06_ablations", "07_benchmarks"])

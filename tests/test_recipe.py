@@ -36,7 +36,7 @@ steps:
     per_device_batch_size: 4, save_steps: 1, eval_before_training: false}
 measure:
   policies: {base: tiny, cold start: $cold_start/model, RL: $rl/model}
-  prior: $curation/rl.jsonl
+  train_annotations: $curation/rl.jsonl
   control_limit: 0
   benchmarks:
     toy world: {eval_limit: 12}
@@ -187,7 +187,8 @@ def test_the_released_data_needs_no_teacher(world, toy_samples, tmp_path, capsys
         (("num_rollouts: 2", "num_rolouts: 2"), "step difficulty: unknown parameter 'num_rolouts', did you mean 'num_rollouts'?"),
         (("name: small", "nome: small"), "nome"),
         (("  rl:", "  empty:\n  rl:"), "step empty: give its stage and parameters"),
-        (("prior: $curation/rl.jsonl", "prior: train.txt"), "prior train.txt is no samples file"),
+        (("train_annotations: $curation/rl.jsonl", "train_annotations: train.txt"), "measure: train_annotations train.txt is no samples file"),
+        (("train_annotations: $curation/rl.jsonl", "prior: $curation/rl.jsonl"), "parameter 'prior' is now called 'train_annotations'"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(tmp_path, change, problem):

@@ -42,6 +42,7 @@ def loaded(folder: Path, source: str, name: str = "mine", **entry):
         ([{"name": "tiou"}], "entry 1, weight is None: give a number"),
         ([{"name": "tiou", "weight": True}], "entry 1, weight is True: give a number"),
         ([{"name": "tiou", "weight": float("nan")}], "entry 1, weight is nan: give a number"),
+        ([{"name": "tiou", "weight": 10**400}], "give a number, 0 to log the reward"),
         ([{"name": "tiou", "weight": 1}, {"name": "format", "wieght": 1}], "entry 2 has 'wieght'"),
         ([{"name": "toiu", "weight": 1}], "reward 'toiu' is not known: did you mean 'tiou'?"),
         ([{"name": "tiou", "weight": 1, "range": [1, 0]}], "entry 1, range is [1, 0]"),

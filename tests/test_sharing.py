@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 
 from vtg_r1.core.prompts import grounding_prompt
+from vtg_r1.data.model_inputs import ENCODINGS
 from vtg_r1.models import prefix_cache, sharing
-from vtg_r1.models.generation import generate, model_inputs, processor_frames, prompt_text
+from vtg_r1.models.generation import generate, model_inputs
 from vtg_r1.models.loading import lora_config
 from vtg_r1.models.prefix_cache import NodeStates, TreeLevel, read_prompts, same_prompts, shared_attention, suffixes
 from vtg_r1.models.sharing import try_sharing
+from vtg_r1.models.templates import processor_frames, prompt_text
 
 LOG_PROBS, GRADIENT = 5e-6, 1e-5  # relative, float32
 TABLE = Path(__file__).parents[1] / "docs" / "sharing.md"
-ENCODINGS = ("interleaved", "native")
 EXACT = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "internvl", "gemma3", "gemma4", "glm4v", "glm46v")
 FRAMES = {0: (4, 56, 84), 1: (6, 84, 56)}  # video → frames, height, width
 ASKED = ((0, "when does the red circle appear?"), (1, "the blue square"), (0, "the green cross is gone at the left"))

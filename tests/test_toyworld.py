@@ -7,7 +7,18 @@ import pytest
 
 from vtg_r1.core.samples import load_samples
 from vtg_r1.core.spans import tiou
-from vtg_r1.data.toyworld import COLOURS, LEVELS, NEW_PAIRINGS, REASONING, ToyWorldConfig, make_world, queries, read_scripts, script, toy_teacher
+from vtg_r1.data.toyworld import (
+    COLOURS,
+    LEVELS,
+    NEW_PAIRINGS,
+    REASONING_LENGTHS,
+    ToyWorldConfig,
+    make_world,
+    queries,
+    read_scripts,
+    script,
+    toy_teacher,
+)
 from vtg_r1.video.reader import read_frames
 
 
@@ -98,7 +109,7 @@ def test_teacher_is_seeded_and_scored_honestly(world, toy_samples):
 def test_reasoning_changes_the_words_and_not_the_answer(world, toy_samples):
     scripts = read_scripts(world)
     for s in toy_samples:
-        given = [toy_teacher(s, scripts, 0, length) for length in REASONING]
+        given = [toy_teacher(s, scripts, 0, length) for length in REASONING_LENGTHS]
         assert len({tuple(t["span"]) for t in given}) == 1
         assert all(len(a["response"]) < len(b["response"]) for a, b in itertools.pairwise(given) if "short" not in a["model"])
         assert all(f"{t['span'][0]:g}-{t['span'][1]:g}" in t["response"] for t in given[2:])

@@ -45,7 +45,7 @@ from .runs.parameters import ComputeParams, LaunchParams, RunParams, param, stag
 from .runs.run import Run, read_manifest, record_files
 from .train.checks import check_token_budget, refuse_toy_values
 from .train.evaluation import evenly_spaced
-from .train.stage_data import refuse_unnamed_model, toy_eval_set, toy_set
+from .train.stage_data import benchmark_queries, refuse_unnamed_model
 from .video.reader import read_frames, video_path
 
 if TYPE_CHECKING:
@@ -174,11 +174,10 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
 def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], Path, str, Sequence[Sample] | None]:
     "The queries, their annotation file, the folder of their videos, and training samples if there are any."
     train: Sequence[Sample] | None = None
+    samples, report, root = benchmark_queries(params)
     if params.benchmark:
         labels = resolve(params.annotations)
-        samples, report = load_benchmark(params.benchmark, labels, videos=resolve(params.video_root))
         record_files(run, params.annotations, "annotations")
-        root = str(resolve(params.video_root))
         with_video = {s.qid: s for s in find_videos(samples, root, missing="skip")}
         samples = [with_video.get(s.qid, s) for s in samples]
         print(report)
@@ -186,7 +185,6 @@ def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], Pat
             train, report = load_benchmark(params.benchmark, resolve(params.train_annotations))
             print(report)
     else:
-        samples, root = toy_eval_set(params.outputs_dir, toy_set(params.answers, options=False))
         labels = Path(root).parent / "samples.jsonl"
         record_files(run, labels, "annotations")
         train = _toy_prior(params.seed)
@@ -383,7 +381,7 @@ def predict_samples(
         ask: Any = copy.copy(generate_fn)
         ask.temperature, ask.samples = params.temperature, params.num_samples
     else:
-        ask = partial(generate_fn, temperature=params.temperature, samples=params.num_samples)
+        ask = partial(generate_fn, temperature=params.temperature, num_completions=params.num_samples)
     batch = max(1, params.batch_size // params.num_samples)
     return resumable_consensus(run.path / "sampled.jsonl", ask, data.present, data.view, batch, params.seed)
 

@@ -629,7 +629,7 @@ def load_policy(run: Run, params: DifficultyParams) -> Policy:
         lengths = params.max_completion_length, params.temperature, params.num_rollouts
         model, generate_fn = model_without_weights(path), verified_vllm(run, path, samples, view, *lengths, params.chat_template_kwargs)
     else:
-        sampling: Any = dict(max_completion_length=params.max_completion_length, temperature=params.temperature, samples=params.num_rollouts)
+        sampling: Any = dict(max_completion_length=params.max_completion_length, temperature=params.temperature, num_completions=params.num_rollouts)
         model = load_model(path)
         record_abilities(run, path, model, processor, view)
         generate_fn = partial(generate, model, processor, **sampling)

@@ -1,7 +1,6 @@
 "`vtg-r1 recipe FILE`: the stages one after another as ordinary runs, and a table at the end. `vtg-r1 runs`: what runs there are."
 
 import contextlib
-import importlib
 import json
 import re
 import shutil
@@ -17,10 +16,10 @@ from typer import Argument, Option
 
 from ..core.atomic_files import atomic_write, write_json
 from ..core.runtime import RunError, UserError, project_root, resolve, sha256
-from ..core.samples import Sample, SampleError, load_samples
+from ..core.samples import SampleError, load_samples
 from ..core.tables import markdown_table
 from ..data.blind import BesideBlind, beside_blind
-from ..data.official_benchmarks import COUNTS_ABOVE, load_benchmark
+from ..data.official_benchmarks import COUNTS_ABOVE
 from ..data.predictions import read_predictions
 from ..runs.experiment_grid import filled, references
 from ..runs.parameters import STAGES, RunParams, from_mapping, load_yaml, parameter_fields, read_parameters, to_mapping
@@ -29,7 +28,7 @@ from .common import AsJson, command, print_json
 from .run import run_stage, stage_params
 
 STEP_KEYS = {"stage", "files"}  # the rest of a step are parameters of its stage
-MEASURE_KEYS = {"policies", "benchmarks", "prior", "files"}
+MEASURE_KEYS = {"policies", "benchmarks", "train_annotations", "files"}  # the rest of a measure are parameters of 07
 WAIT = 60  # seconds in which the kernel of a killed recipe ends by itself
 
 
@@ -61,7 +60,7 @@ class Recipe:
     outputs: str
     steps: list[Step]
     benchmarks: dict[str, dict[str, Step]]  # benchmark → policy → its run of 07, which is among the steps
-    prior: str  # samples of the training set, for the dataset prior; empty leaves it out
+    train_annotations: str  # samples of the training set, for the dataset prior; empty leaves it out
 
 
 def read_recipe(path: str) -> Recipe:
@@ -81,9 +80,12 @@ def read_recipe(path: str) -> Recipe:
             raise UserError(f"recipe {path}, step {name}: give its stage and parameters as `name: value` lines")
         _add_step(recipe, path, name, given, shared, folders)
     measure = content.get("measure") or {}
-    recipe.prior = filled(str(measure.get("prior") or ""), folders)
-    if recipe.prior and not recipe.prior.endswith(".jsonl"):
-        raise UserError(f"recipe {path}: prior {recipe.prior} is no samples file; give a .jsonl, such as $curation/rl.jsonl, or leave it out")
+    recipe.train_annotations = filled(str(measure.get("train_annotations") or ""), folders)
+    if recipe.train_annotations and not recipe.train_annotations.endswith(".jsonl"):
+        raise UserError(
+            f"recipe {path}, measure: train_annotations {recipe.train_annotations} is no samples file; "
+            "give a .jsonl, such as $curation/rl.jsonl, or leave it out"
+        )
     if measure.get("benchmarks") and not isinstance(measure.get("policies"), dict):
         raise UserError(f"recipe {path}: measure has benchmarks and no policies; give `name: model` lines below policies")
     for benchmark, own in (measure.get("benchmarks") or {}).items():
@@ -172,10 +174,10 @@ def _dry_run(recipe: Recipe, as_json: bool) -> int:
             lines = preflight(from_mapping(type(step.params), {**to_mapping(step.params), "run_name": ""}), made).lines
             made[str(step.folder)] = step.name
         rows += [{"step": step.name, "what": what, "text": text, "problem": problem} for what, text, problem in lines]
-    if recipe.prior and not resolve(recipe.prior).exists() and not any(resolve(recipe.prior).is_relative_to(folder) for folder in made):
-        rows.append(
-            {"step": "measure", "what": "prior", "text": f"prior {recipe.prior!r}: no such file (looked at {resolve(recipe.prior)})", "problem": True}
-        )
+    train = resolve(recipe.train_annotations)
+    if recipe.train_annotations and not train.exists() and not any(train.is_relative_to(folder) for folder in made):
+        text = f"train_annotations {recipe.train_annotations!r}: no such file (looked at {train})"
+        rows.append({"step": "measure", "what": "train_annotations", "text": text, "problem": True})
     count = len({row["text"] for row in rows if row["problem"]})
     if as_json:
         print_json(rows)
@@ -219,26 +221,17 @@ def _run_step(step: Step) -> None:
         run_stage(step.notebook, given, as_json=False)
 
 
-def _queries(step: Step) -> list[Sample]:
-    "The queries that a run of 07 answered."
-    params: Any = step.params
-    if params.benchmark:
-        samples, _ = load_benchmark(params.benchmark, resolve(params.annotations), videos=resolve(params.video_root))
-    else:
-        stage_data = importlib.import_module("vtg_r1.train.stage_data")
-        samples, _ = stage_data.toy_eval_set(params.outputs_dir, stage_data.toy_set(params.answers, options=False))
-    return samples[: params.eval_limit or None]
-
-
 def compare_policies(recipe: Recipe) -> dict[str, BesideBlind]:
     "The policies of a finished recipe on each benchmark, beside answers that see no frame."
-    train = load_samples(resolve(recipe.prior)) if recipe.prior.endswith(".jsonl") else None
+    from ..train.stage_data import benchmark_queries
+
+    train = load_samples(resolve(recipe.train_annotations)) if recipe.train_annotations else None
     results = {}
     for benchmark, steps in recipe.benchmarks.items():
-        first = next(iter(steps.values()))
-        samples = _queries(first)
+        params: Any = next(iter(steps.values())).params
+        samples = benchmark_queries(params)[0][: params.eval_limit or None]
         answers = {policy: read_predictions(step.folder / "predictions.jsonl", samples) for policy, step in steps.items()}
-        beside = beside_blind(samples, answers, train, first.params.seed, getattr(first.params, "benchmark") in COUNTS_ABOVE)
+        beside = beside_blind(samples, answers, train, params.seed, params.benchmark in COUNTS_ABOVE)
         if beside:
             results[benchmark] = beside
     return results

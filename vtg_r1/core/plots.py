@@ -107,11 +107,14 @@ def _axes(rows: int, columns: int, width: float, height: float, **options: Any) 
     return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
 
 # %% ../../nbs/parts/core/plots.ipynb #c3a9b570
-def save_figure(figure: "Figure", path: str | Path, dpi: int = 150) -> Path:
+_DPI = 150  # of a PNG
+
+
+def save_figure(figure: "Figure", path: str | Path) -> Path:
     "Write a figure as PATH.svg and PATH.png, make its folder, return the PNG; the same figure gives the same bytes."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"svg": dict(metadata={"Date": None, "Creator": None}), "png": dict(dpi=dpi, metadata={"Software": None})}
+    options: dict[str, Any] = {"svg": dict(metadata={"Date": None, "Creator": None}), "png": dict(dpi=_DPI, metadata={"Software": None})}
     with style():
         for kind in options:
             with atomic_write(path.with_name(f"{path.name}.{kind}"), "wb", sync=False) as f:
@@ -198,11 +201,10 @@ def draw_cases(
 # %% ../../nbs/parts/core/plots.ipynb #634e5d10
 @style()
 def draw_histogram(
-    values: Mapping[str, Sequence[float]],  # name → values; one name alone needs no legend
+    values: Mapping[str, Sequence[float]],  # name → values from 0 to 1; one name alone needs no legend
     label: str,  # of the axis of values
     counted: str = "queries",  # what is counted
     marks: Mapping[str, float] | None = None,  # name → threshold, drawn as lines
-    limits: tuple[float, float] = (0.0, 1.0),  # of the axis of values
     bins: int = 20,
     stacked: bool = False,  # parts of one whole on top of one another
     ax: "Axes | None" = None,  # None makes a figure
@@ -210,7 +212,7 @@ def draw_histogram(
     "Histograms of one or several sets of values."
     ax = ax or _axes(1, 1, 5, 2.8)[1][0, 0]
     assert ax is not None
-    edges, base = np.linspace(*limits, bins + 1), np.zeros(bins)
+    edges, base = np.linspace(0, 1, bins + 1), np.zeros(bins)
     for name, look in looks_of(list(values)).items():
         counts = np.histogram(np.asarray(values[name], dtype=float), edges)[0]
         if stacked:
@@ -223,7 +225,7 @@ def draw_histogram(
     for name, at in (marks or {}).items():
         ax.axvline(at, color="black", lw=1, ls=(0, (2, 2)))
         ax.annotate(name, (at, 1), **above)  # type: ignore[arg-type]
-    ax.set(xlabel=label, ylabel=counted, xlim=limits, ylim=(0, None))
+    ax.set(xlabel=label, ylabel=counted, xlim=(0, 1), ylim=(0, None))
     if len(values) > 1:
         ax.legend()
     return cast("Figure", ax.figure)

@@ -47,11 +47,11 @@ class Estimate:
         reach = t_quantile(level, self.df) * self.error
         return self.mean - reach, self.mean + reach
 
-    def p_value(self, null: float = 0.0) -> float:
-        "Two-sided p of a true value `null`; NaN without an error."
+    def p_value(self) -> float:
+        "Two-sided p of a true value of 0; NaN without an error."
         if self.error == 0:
-            return float(self.mean == null)
-        return t_p_value((self.mean - null) / self.error, self.df)
+            return float(self.mean == 0)
+        return t_p_value(self.mean / self.error, self.df)
 
 
 def combined_error(

@@ -202,20 +202,22 @@ def score(
     return {"n": len(scored), "missing": len(samples) - len(answered), **{k: round(float(v), 4) for k, v in metrics.items()}}
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #30d19d81
+_RECALL_AT = 0.5  # IoU of the recall that is tested as well as mIoU
+
+
 def compare(
     samples: Sequence[Sample],  # queries of both; one without a prediction is a miss
     a: dict[str, Prediction],  # of the first model
     b: dict[str, Prediction],  # of the second
-    threshold: float = 0.5,  # of the recall that is tested as well as mIoU
-    above: bool = False,  # the recall counts only IoU > threshold
-) -> dict[str, dict[str, float]]:  # "mIoU" and "R1@…", each with difference b − a, low, high in percent points, and p
+    above: bool = False,  # the recall counts only IoU > 0.5
+) -> dict[str, dict[str, float]]:  # "mIoU" and "R1@0.5", each with difference b − a, low, high in percent points, and p
     "Paired test between two prediction files on the queries with a true span, those of one video kept together."
     samples = [s for s in samples if s.spans]
     videos = [s.video for s in samples]
     one, two = per_query(samples, a)["iou"], per_query(samples, b)["iou"]
     reaches = np.greater if above else np.greater_equal
-    recall_one, recall_two = reaches(one, threshold).tolist(), reaches(two, threshold).tolist()
-    tests = {"mIoU": paired_test(one.tolist(), two.tolist(), videos), f"R1@{threshold}": paired_test(recall_one, recall_two, videos)}
+    recall_one, recall_two = reaches(one, _RECALL_AT).tolist(), reaches(two, _RECALL_AT).tolist()
+    tests = {"mIoU": paired_test(one.tolist(), two.tolist(), videos), f"R1@{_RECALL_AT}": paired_test(recall_one, recall_two, videos)}
     percent = {"difference": 100, "low": 100, "high": 100}
     return {name: {k: percent.get(k, 1) * v for k, v in test.items()} for name, test in tests.items()}
 

@@ -1331,8 +1331,10 @@ def read_rows(
     columns: dict[str, str] | None = None,  # {"query": "caption", …}, as `iter_rows`
     source: str = "own",  # the dataset's name
     split: str = "",  # the split's name
+    video_root: str | Path = "",  # as `read_dataset`
     **policies: str,  # as `read_dataset`
 ) -> tuple[list[Sample], Report]:
     "Own rows as a list of samples, and the report."
     report = Report(source, dataset=source, split=split)
-    return _samples(_each(enumerate(rows, 1), _table_parser(columns)), report, CleaningPolicy(**policies), {}), report
+    rooted = _rooted(_each(enumerate(rows, 1), _table_parser(columns)), video_root)
+    return _samples(rooted, report, CleaningPolicy(**policies), {}), report

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'LEVELS', 'SET_LEVELS', 'NEW_PAIRINGS', 'PAIRINGS', 'LABEL_ERRORS', 'TEACHER_MIX',
-           'TEACHER_ERRORS', 'REASONING', 'MISSED', 'ToyWorldConfig', 'script', 'render', 'queries', 'true_spans',
-           'write_video', 'make_world', 'wrong_span', 'teacher_span', 'teacher_spans', 'reasoning', 'appearances',
-           'read_scripts', 'toy_teacher']
+           'TEACHER_ERRORS', 'REASONING_LENGTHS', 'MISSED', 'ToyWorldConfig', 'script', 'render', 'queries',
+           'true_spans', 'write_video', 'make_world', 'wrong_span', 'teacher_span', 'teacher_spans', 'reasoning',
+           'appearances', 'read_scripts', 'toy_teacher']
 
 # %% ../../nbs/parts/data/toyworld.ipynb #0610ad9f
 import hashlib
@@ -346,7 +346,7 @@ def wrong_span(
 # %% ../../nbs/parts/data/toyworld.ipynb #83fe21ba
 TEACHER_MIX = {"exact": 0.20, "edge": 0.34, "loose": 0.16, "coarse": 0.14, "wrong": 0.16}  # share of each kind of answer
 TEACHER_ERRORS = ("mix", "random", "swap", "near_miss")  # TEACHER_MIX; any stretch and letter; the first appearance for the second; one step late
-REASONING = ("none", "short", "medium", "long")
+REASONING_LENGTHS = ("none", "short", "medium", "long")
 
 
 def teacher_span(
@@ -430,8 +430,8 @@ def reasoning(
     step: int = 1,  # seconds between frames
 ) -> str:
     "A chain of thought: nothing; the answer in words; the appearances of what is named; those with every second at which it is visible."
-    if length not in REASONING:
-        raise ValueError(f"reasoning length must be one of {REASONING}, got {length!r}")
+    if length not in REASONING_LENGTHS:
+        raise ValueError(f"reasoning length must be one of {REASONING_LENGTHS}, got {length!r}")
     if length == "none":
         return ""
     if length == "short":

@@ -70,7 +70,7 @@ class RunSpec:
     cold_start: str  # "none", "unfiltered", "filtered": right answers alone, or "countless": those without "the second"
     teacher: str  # errors of the cold start's teacher, a name of the rules' teachers
     updates: int  # of the cold start
-    reasoning: str  # its chain: as toyworld.REASONING, or "shuffled": the long chain of another question
+    reasoning: str  # its chain: as toyworld.REASONING_LENGTHS, or "shuffled": the long chain of another question
     steps: int  # of GRPO
     scale_rewards: str  # as TRL's
     learning_rate: float

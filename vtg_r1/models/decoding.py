@@ -250,7 +250,7 @@ def generate_shared(
     of: list[int],  # prompt of each row to generate
     pad_token_id: int,  # fills prompts on the left
     encode_once: bool = False,  # as in `prefill`
-    in_step: bool = False,  # processes that hold the weights together make the same number of passes: transformers' own loop
+    equal_passes: bool = False,  # processes that hold the weights together make the same number of passes: transformers' own loop
     fixed_shapes: bool = False,  # on a GPU one CUDA graph instead of a kernel after the other
     compiled: bool = False,  # fixed shapes, and the pass of a token compiled by torch, which takes minutes at first
     **kwargs: Any,  # of transformers' `generate`
@@ -264,7 +264,7 @@ def generate_shared(
 
     inputs = dict(input_ids=rows(prompts.ids, pad_token_id), attention_mask=rows([torch.ones_like(ids) for ids in prompts.ids]))
     inputs["position_ids"] = axes(rows(prompts.positions))
-    if in_step:
+    if equal_passes:
         with shared_decoding(model, prompts, of, encode_once) as cache:
             return model.generate(**inputs, **{cache_name(): cache}, **kwargs)[:, width:]
     slots = Slots(row_groups(of), len(of), device)

@@ -141,7 +141,7 @@ def ground(
             processor,
             max_completion_length=config.max_completion_length,
             temperature=sampling.temperature,
-            samples=sampling.samples,
+            num_completions=sampling.samples,
         )
         rows = [row for batch in by_video(samples, 8) for row in consensus_rows(ask, batch, view, sampling.seed)]
     for row in rows:

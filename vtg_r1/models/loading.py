@@ -318,11 +318,14 @@ def outside_decoder(model: Any) -> list[str]:
     return [name for name in names if name.rpartition(".")[0] in ("", *above)]  # the topmost ones: they stand for what is in them
 
 
-def lora_config(model: Any, rank: int = 16, alpha: int = 32, dropout: float = 0.0) -> Any:
-    "A peft LoraConfig for all linear layers of a model's decoder; the update's scale is alpha / rank, dropout is on the adapter's input."
+_LORA_ALPHA = 32  # the update's scale is alpha / rank
+
+
+def lora_config(model: Any, rank: int = 16) -> Any:
+    "A peft LoraConfig for all linear layers of a model's decoder, without dropout; the update's scale is 32 / rank."
     from peft import LoraConfig
 
     layers = linear_layers(model)
     if not layers.names:
         raise RunError(f"{type(model).__name__}: its decoder has no linear layer, so LoRA would train nothing; train all weights (lora_rank 0)")
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type="CAUSAL_LM", target_modules=layers.names)
+    return LoraConfig(r=rank, lora_alpha=_LORA_ALPHA, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=layers.names)

@@ -10,33 +10,24 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
-from PIL import Image
 
-from ..core.prompts import grounding_prompt
 from ..core.runtime import is_main_process
 from .prefix_cache import Prompts, axes, base_model, cache_name, read_prompts, shared_attention, shared_decoding, suffixes
+from .templates import noise_frames, noise_prompt, processor_frames, prompt_text
 
 # %% ../../nbs/parts/models/sharing.ipynb #9e121dc1
 _RESPONSE = "the red circle appears at the left, then it is gone"
 
 
-def _probe_prompts(model: Any, processor: Any, time_encoding: str) -> tuple[list[str], dict[str, Any]]:  # (texts; frames as a processor takes them)
+def _probe_prompts(model: Any, processor: Any, time_encoding: str) -> list[dict[str, Any]]:  # as of `build_prompt`
     "Two prompts about one small video."
-    noise = np.random.default_rng(0)
-    frames = [Image.fromarray(noise.integers(0, 256, (56, 84, 3), np.uint8)) for _ in range(4)]
+    frames = noise_frames(4)
     window = getattr(base_model(model).config.get_text_config(), "sliding_window", None) or 0
     words = len(processor.tokenizer(_RESPONSE, add_special_tokens=False)["input_ids"])
     repeats = window // words + 1 if window else 0
     queries = ["when does it begin?" + f" {_RESPONSE}" * repeats, "the blue square"]
-    times: list[float] | None = [1.5 * i for i in range(len(frames))]
-    inputs: dict[str, Any] = dict(images=[frames, frames])
-    if time_encoding == "native":
-        clock = dict(total_num_frames=len(frames), fps=1 / 1.5, frames_indices=list(range(len(frames))))
-        times, inputs = None, dict(videos=[frames, frames], video_metadata=[clock, clock], do_sample_frames=False)
-    messages = [grounding_prompt(query, times, "full") for query in queries]
-    return [processor.apply_chat_template(m, add_generation_prompt=True, tokenize=False) for m in messages], inputs
+    return [noise_prompt(time_encoding, frames, 1.5, query) for query in queries]
 
 
 def _probe_responses(processor: Any) -> list[list[int]]:  # tokens of each
@@ -124,7 +115,8 @@ def _distance(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
 
 def _measure(model: Any, processor: Any, time_encoding: str, parameters: list[Any]) -> dict[str, float]:
     "The differences of a `SharingTest`."
-    (texts, frames), responses = _probe_prompts(model, processor, time_encoding), _probe_responses(processor)
+    probes, responses = _probe_prompts(model, processor, time_encoding), _probe_responses(processor)
+    texts, frames = [prompt_text(processor, probe) for probe in probes], processor_frames(probes)
     prompts = read_prompts(processor, base_model(model), texts, frames, [0, 0], model.device)
     with torch.set_grad_enabled(bool(parameters)):
         plain = torch.cat([_plain(model, processor, texts[i], frames, response) for i, response in zip(_OF, responses)])

@@ -15,9 +15,9 @@ from typing import Any
 from ..core.runtime import RunError, environment_without_launcher
 from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig, build_prompt
-from .generation import generation_kwargs, model_inputs, prompt_text
+from .generation import generation_kwargs, model_inputs
 from .loading import default_dtype, load_model, load_processor, model_path
-from .templates import opening, with_opening
+from .templates import opening, prompt_text, with_opening
 from ..runs.run import Run
 from ..video.decoders import VideoError
 
@@ -62,7 +62,7 @@ class VLLMEngine:
         view: VideoInputConfig,  # for the number of frames per prompt
         max_completion_length: int = 2048,  # tokens (paper: 2048)
         temperature: float = 0.0,  # 0 is greedy
-        samples: int = 1,  # completions per prompt, if they are sampled
+        num_completions: int = 1,  # per prompt, if they are sampled
         chat_template_kwargs: Mapping[str, Any] | None = None,  # as in `load_processor`
     ) -> None:
         try:
@@ -73,7 +73,7 @@ class VLLMEngine:
 
         self.processor, self.temperature = load_processor(model, chat_template_kwargs), temperature
         self.opening = opening(self.processor)
-        self.samples = samples if temperature > 0 else 1
+        self.num_completions = num_completions if temperature > 0 else 1
         self.max_completion_length = max_completion_length
         limits = {"video": 1}
         if view.time_encoding == "interleaved":
@@ -94,7 +94,7 @@ class VLLMEngine:
 
         common: dict[str, Any] = dict(temperature=self.temperature, repetition_penalty=1.0, max_tokens=self.max_completion_length)
         if self.temperature > 0:
-            common |= dict(n=self.samples, top_p=1.0, top_k=0)
+            common |= dict(n=self.num_completions, top_p=1.0, top_k=0)
             sampling = [SamplingParams(**common, seed=random.randrange(2**31)) for _ in prompts]
         else:
             sampling = [SamplingParams(**common) for _ in prompts]

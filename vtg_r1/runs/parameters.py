@@ -14,9 +14,7 @@ import ast
 import copy
 import json
 import operator
-import os
 import re
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -29,7 +27,8 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from ..core.runtime import UserError, shown_path
+from ..core.runtime import UserError, is_main_process, shown_path
+from ..core.samples import is_number
 
 # %% ../../nbs/parts/runs/parameters.ipynb #3e60b34d
 def param(
@@ -48,11 +47,6 @@ def param(
     return field(default=default, metadata=metadata)
 
 # %% ../../nbs/parts/runs/parameters.ipynb #a0bc4905
-def _is_number(value: Any) -> bool:
-    "Whether a value is a finite number; a bool is not one."
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def convert(
     annotation: Any,  # bool, int, float, str, list, dict, list[…], Literal, None or a union of these
     value: Any,  # as YAML or a notebook gives it
@@ -67,10 +61,10 @@ def convert(
         if any(value == choice and type(value) is type(choice) for choice in get_args(annotation)):
             return value
     elif kind is int:
-        if _is_number(value) and value == int(value):
+        if is_number(value) and value == int(value):
             return int(value)
     elif kind is float:
-        if _is_number(value):
+        if is_number(value):
             return float(value)
     elif isinstance(value, kind):
         if kind is list and get_args(annotation):
@@ -116,7 +110,7 @@ def allowed(f: Field[Any]) -> str:  # of a parameter → such as "a whole number
 # %% ../../nbs/parts/runs/parameters.ipynb #be546ac1
 def _within(f: Field[Any], value: Any) -> bool:
     "Whether a number, or each number of a list, is within the bounds."
-    numbers = [x for x in (value if isinstance(value, list) else [value]) if _is_number(x)]
+    numbers = [x for x in (value if isinstance(value, list) else [value]) if is_number(x)]
     bounds = [(holds, f.metadata[key]) for key, (_, holds) in _BOUNDS.items() if f.metadata[key] is not None]
     return all(holds(x, bound) for x in numbers for holds, bound in bounds)
 
@@ -392,5 +386,5 @@ def stage_program(
         folder = main(params)
     except UserError as e:
         parser.exit(2, f"{parser.prog}: {e}\n")
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(shown_path(folder))

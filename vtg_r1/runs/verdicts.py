@@ -46,13 +46,10 @@ def effect_from(estimate: Estimate, values: Sequence[float], name: str = "") -> 
     return Effect(name, list(values), estimate.mean, list(low), list(high), estimate.p_value())
 
 
-def of_mean(
-    values: Sequence[float] | np.ndarray,  # one per seed
-    name: str = "",  # of the effect
-) -> Effect:
+def of_mean(values: Sequence[float] | np.ndarray) -> Effect:  # of one value per seed
     "The mean of one sample, with Student's interval."
     numbers = np.asarray(values, np.float64).tolist()
-    return effect_from(welch([numbers], [1]), numbers, name)
+    return effect_from(welch([numbers], [1]), numbers)
 
 # %% ../../nbs/parts/runs/verdicts.ipynb #3bb7012e
 def metric(

@@ -18,8 +18,9 @@ from ..core.runtime import UserError
 from ..core.samples import Sample, SampleError
 from ..data.model_inputs import VideoInputConfig, build_messages, dry_prompt, frame_budget
 from ..models.abilities import RATIOS
-from ..models.generation import model_inputs, noise_frames, noise_prompt, prompt_text
+from ..models.generation import model_inputs
 from ..models.loading import model_path
+from ..models.templates import noise_frames, noise_prompt, prompt_text
 from ..runs.parameters import RunParams, parameter_fields
 from ..runs.run import Run
 from ..video.decoders import VideoError

@@ -16,7 +16,6 @@ from typing import Any
 
 from ..core.runtime import UserError, resolve
 from ..core.samples import Sample, SampleError, require_spans
-from ..data.official_benchmarks import load_benchmark
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
 from ..models.abilities import require_encoding
 from ..models.loading import check_model_exists, load_processor
@@ -25,7 +24,7 @@ from ..runs.parameters import to_mapping
 from ..runs.run import refuse_run, refuse_unfinished, run_folder, run_state
 from .checks import check_context_length, check_token_budget, is_embedded, refuse_toy_values
 from .estimate import CARDS, answer_seconds, billions, nearest_row, step_on, training_seconds
-from .stage_data import recorded_root, refuse_shared_videos, refuse_unnamed_model, toy_run
+from .stage_data import benchmark_queries, recorded_root, refuse_shared_videos, refuse_unnamed_model, toy_run
 
 # %% ../../nbs/parts/train/preflight.ipynb #e003d46b
 _ERRORS = (UserError, SampleError, OSError, ValueError, ImportError)
@@ -226,8 +225,7 @@ def _benchmark_data(report: Preflight, params: Any) -> list[Sample] | None:
     samples = None
     _check_root(report, params.video_root)
     with report.trying("data"):
-        samples, _ = load_benchmark(params.benchmark, resolve(params.annotations))
-        samples = samples[: params.eval_limit or None]
+        samples = benchmark_queries(params)[0][: params.eval_limit or None]
         refuse_unnamed_model(params.model, samples)
     if samples:
         report.say("data", f"{params.benchmark}: {len(samples):,} queries")

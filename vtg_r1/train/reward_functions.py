@@ -29,7 +29,7 @@ import numpy as np
 
 from ..core.prompts import completion_text, format_answer, format_span
 from ..core.runtime import RunError, UserError, resolve
-from ..core.samples import Sample
+from ..core.samples import Sample, is_number
 from ..data.model_inputs import VideoInputConfig, training_set
 from .evaluation import evenly_spaced
 
@@ -47,10 +47,6 @@ class RewardEntry:
     range: tuple[float, float] = (-1.0, 1.0)  # least and greatest value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _entry(place: str, row: Any) -> RewardEntry:
     "One entry of the parameter; `place` names it in errors."
     if not isinstance(row, Mapping) or not isinstance(row.get("name"), str):
@@ -59,11 +55,11 @@ def _entry(place: str, row: Any) -> RewardEntry:
     if unknown:
         raise UserError(f"{place} has {unknown[0]!r}: an entry has name, weight, options and range")
     weight, options, limits = row.get("weight"), row.get("options", {}), row.get("range", [-1.0, 1.0])
-    if not _is_number(weight):
+    if not is_number(weight):
         raise UserError(f"{place}, weight is {weight!r}: give a number, 0 to log the reward without training on it")
     if not isinstance(options, Mapping):
         raise UserError(f"{place}, options is {options!r}: give arguments of the function, such as {{multi_gt: union}}")
-    if not isinstance(limits, (list, tuple)) or len(limits) != 2 or not all(map(_is_number, limits)) or limits[0] >= limits[1]:
+    if not isinstance(limits, (list, tuple)) or len(limits) != 2 or not all(map(is_number, limits)) or limits[0] >= limits[1]:
         raise UserError(f"{place}, range is {limits!r}: give the least and the greatest value, such as [0, 1]")
     return RewardEntry(row["name"], float(row["weight"]), dict(options), (float(limits[0]), float(limits[1])))
 
@@ -276,15 +272,17 @@ class TrialBatch:
         return list(range(len(self.kinds)))
 
 # %% ../../nbs/parts/train/reward_functions.ipynb #f9b569bc
+_TRIED = 8  # maximum number of samples, whose videos are decoded
+
+
 def trial_batch(
     samples: list[Sample],  # of the training
     view: VideoInputConfig,
-    count: int = 8,  # maximum number of samples, whose videos are decoded
 ) -> TrialBatch:
     "Made-up answers to samples spread over a training set, in mixed order."
     from transformers import TrainerState
 
-    data = training_set(evenly_spaced(samples, count), view)
+    data = training_set(evenly_spaced(samples, _TRIED), view)
     rows: list[tuple[str, str, dict[str, Any]]] = []
     for i in range(len(data)):
         columns = data[i]

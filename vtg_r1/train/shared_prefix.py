@@ -21,7 +21,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from ..core.runtime import is_main_process
 from ..models.decoding import generate_shared
-from ..models.generation import is_sharded, processor_frames
+from ..models.generation import is_sharded
 from vtg_r1.models.prefix_cache import (
     base_model,
     read_prompts,
@@ -31,6 +31,7 @@ from vtg_r1.models.prefix_cache import (
     use_shared_prefix,
 )
 from ..models.sharing import SharingTest, try_sharing
+from ..models.templates import processor_frames
 from .video_inputs import VideoGRPOTrainer
 
 # %% ../../nbs/parts/train/shared_prefix.ipynb #ed994014
@@ -55,9 +56,8 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
     @_unless_fallback
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
+        self._refuse_video_for_vllm(inputs)
         if "video" in inputs[0]:
-            if self.use_vllm:
-                raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
             placeholders = [self._image_pad_token_id, self._video_pad_token_id]  # a sampled one would have no pixels
             self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = placeholders
         self._of, self._first, self._videos = same_prompts(inputs)
@@ -110,7 +110,7 @@ class _SharedPrefixRollout(VideoGRPOTrainer):
         if self.use_vllm:
             return self._generate_vllm(prompt_ids, num_generations)
         with self._generating() as model:
-            options = dict(in_step=is_sharded(model), fixed_shapes=self.cuda_graph, compiled=self.compile_decoding)
+            options = dict(equal_passes=is_sharded(model), fixed_shapes=self.cuda_graph, compiled=self.compile_decoding)
             config = dict(generation_config=self.generation_config)
             out = generate_shared(model, self._prompts, self._of, self._tokenizer.pad_token_id, **options, **config)
         ends = torch.isin(out, torch.tensor(self.eos_token_ids, device=out.device))

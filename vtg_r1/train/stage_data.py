@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOY_EVAL_SETS', 'TOY_QUESTIONS', 'STRATA', 'toy_set', 'toy_run', 'toy_upstream', 'toy_eval_set', 'toy_eval_sets',
-           'subsample', 'recorded_root', 'stage_samples', 'refuse_unnamed_model', 'refuse_shared_videos', 'StageData',
-           'stage_data', 'pick_samples', 'record_training']
+           'benchmark_queries', 'subsample', 'recorded_root', 'stage_samples', 'refuse_unnamed_model',
+           'refuse_shared_videos', 'StageData', 'stage_data', 'pick_samples', 'record_training']
 
 # %% ../../nbs/parts/train/stage_data.ipynb #56e843f7
 import hashlib
@@ -17,9 +17,10 @@ from typing import Any
 
 from ..core.prompts import style_of, think_text
 from ..core.runtime import RunError, UserError, broadcast_object, is_main_process, resolve
-from ..core.samples import Sample, SampleError, load_samples, require_spans, target_span
+from ..core.samples import Report, Sample, SampleError, load_samples, require_spans, target_span
 from ..core.spans import length
 from ..data.model_inputs import VideoInputConfig, VideoParams
+from ..data.official_benchmarks import load_benchmark
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
 from ..data.validation import source_id
 from ..models.loading import check_model_exists
@@ -101,6 +102,17 @@ def toy_eval_set(outputs: str, name: str = "in-domain") -> tuple[list[Sample], s
 def toy_eval_sets(outputs: str) -> list[EvalSet]:  # the in-domain set first
     "The held-out sets of the toy world: the one like the training world, and those whose kind neither cold start nor RL trains on."
     return [EvalSet("" if name == "in-domain" else f"ood-{name}", *toy_eval_set(outputs, name)) for name in _EVAL_SETS]
+
+# %% ../../nbs/parts/train/stage_data.ipynb #205e24c2
+def benchmark_queries(
+    params: Any,  # of 07_benchmarks
+) -> tuple[list[Sample], Report | None, str]:  # (queries, what was read of a file, folder of their videos)
+    "All queries of a run of 07, before `eval_limit`."
+    if params.benchmark:
+        root = resolve(params.video_root)
+        return *load_benchmark(params.benchmark, resolve(params.annotations), videos=root), str(root)
+    samples, folder = toy_eval_set(params.outputs_dir, toy_set(params.answers, options=False))
+    return samples, None, folder
 
 # %% ../../nbs/parts/train/stage_data.ipynb #7c0ef337
 STRATA: dict[str, Callable[[Sample], Any]] = {  # name → the kind of a sample

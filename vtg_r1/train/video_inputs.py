@@ -65,10 +65,9 @@ class VideoGRPOTrainer(GRPOTrainer):
         self._features = list[Any]()
         if "images" not in inputs[0] and "video" not in inputs[0]:
             return super()._generate_and_score_completions(inputs)
+        self._refuse_video_for_vllm(inputs)
         self._features = self._read(inputs)
         if self.use_vllm:
-            if "video" in inputs[0]:
-                raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
             return {**super()._generate_and_score_completions(inputs), "features": self._features}
         placeholders = [getattr(self.model.config, f"{kind}_token_id", None) for kind in ("image", "video")]
         ids = [token for token in placeholders if token is not None]
@@ -77,6 +76,10 @@ class VideoGRPOTrainer(GRPOTrainer):
         if self.log_completions and self.log_multimodal:
             self._logs["images"].extend(gather_object([row_frames(row) for row in inputs]))
         return {**out, "features": self._features}
+
+    def _refuse_video_for_vllm(self, rows: list[dict[str, Any]]) -> None:
+        if self.use_vllm and "video" in rows[0]:
+            raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
 
     def _without_frames(self, row: dict[str, Any]) -> dict[str, Any]:
         "A row that TRL takes for text; images stay in its messages, for rollouts of a function's own."

@@ -103,13 +103,16 @@ def _make_room(folder: Path, limit: int) -> None:
         total -= size
 
 # %% ../../nbs/parts/video/cache.ipynb #9c861984
+_GIGABYTES = 20.0  # 10⁹ bytes that a folder may hold by default
+
+
 class _Entries:
     "A folder of entries, written as long as its disk has room."
 
     def __init__(
         self,
         folder: str | Path,  # made when the first entry is written
-        gigabytes: float = 20.0,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th for a moment
+        gigabytes: float = _GIGABYTES,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th for a moment
     ):
         self.folder = Path(folder)
         self.limit = int(gigabytes * 1e9)
@@ -223,7 +226,7 @@ def cache_folder() -> str:
 
 def cache_gigabytes() -> float:
     "Size of the frame cache, 10⁹ bytes: that of `VTG_R1_CACHE_GB`, else 20."
-    text = os.environ.get("VTG_R1_CACHE_GB", "20")
+    text = os.environ.get("VTG_R1_CACHE_GB", str(_GIGABYTES))
     try:
         gigabytes = float(text)
     except ValueError:

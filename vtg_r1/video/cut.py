@@ -251,11 +251,13 @@ def _write(video: Path, facts: Facts, out: Path, start: float, end: float) -> No
         raise VideoError(video, f"cannot be cut: no picture comes at {start:.3f} s")
 
 # %% ../../nbs/parts/video/cut.ipynb #9d5c921c
+_LIMITS = ResourceLimits(seconds=3600)  # of decoder and encoder: a long stretch takes its time
+
+
 def cut(
     video: str | Path,  # any that can be decoded
     out: str | Path,  # an mp4, replaced where it exists; its folder is made
     span: Sequence[float],  # [start, end], seconds
-    limits: ResourceLimits = ResourceLimits(seconds=3600),  # of decoder and encoder: a long stretch takes its time
 ) -> Path:
     "Cut a stretch out of a video, exactly; raises `VideoError`."
     info, out = probe(video), Path(out)
@@ -266,5 +268,5 @@ def cut(
         raise VideoError(video, "would be overwritten by its own cut: name another file")
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out.absolute()) as part:
-        run_sandboxed(video, limits, do="cut", part=str(part), span=[start, end])
+        run_sandboxed(video, _LIMITS, do="cut", part=str(part), span=[start, end])
     return out

@@ -154,23 +154,25 @@ def pick_frames(
     return np.unique(np.clip(np.searchsorted(times, moments + 1e-6, side="right") - 1, first, last))
 
 # %% ../../nbs/parts/video/reader.ipynb #ee65b22f
+_SQUARE = 28  # pixels of a side (patch 14 × merge 2 for Qwen2.5-VL)
+
+
 def fit_size(
     width: int,  # pixels of the source
     height: int,  # pixels of the source
     max_pixels: int = 128 * 28 * 28,  # pixel budget per frame (paper: 128·28·28)
-    multiple: int = 28,  # sides are multiples of this (patch 14 × merge 2 for Qwen2.5-VL)
 ) -> tuple[int, int]:  # (width, height) in pixels
-    "The largest size within the budget whose sides are multiples of `multiple`; each side has at least one."
-    if max_pixels < multiple * multiple:
-        raise ValueError(f"max_pixels must hold one {multiple}x{multiple} square, got {max_pixels}")
+    "The largest size within the budget whose sides are multiples of 28; each side has at least one."
+    if max_pixels < _SQUARE**2:
+        raise ValueError(f"max_pixels must hold one {_SQUARE}x{_SQUARE} square, got {max_pixels}")
     scale = min(1.0, (max_pixels / (width * height)) ** 0.5)
-    w, h = (max(1, round(side * scale / multiple)) for side in (width, height))
-    while w * h * multiple * multiple > max_pixels:
+    w, h = (max(1, round(side * scale / _SQUARE)) for side in (width, height))
+    while w * h * _SQUARE**2 > max_pixels:
         if w >= h:
             w -= 1
         else:
             h -= 1
-    return w * multiple, h * multiple
+    return w * _SQUARE, h * _SQUARE
 
 # %% ../../nbs/parts/video/reader.ipynb #3f3c1c19
 def read_frames(
