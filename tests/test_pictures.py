@@ -407,3 +407,16 @@ def test_the_report_for_decord_is_reproduced(tmp_path):
     assert len(rows) == 6 and all(abs(shown - expected - 3) < 0.3 for _, expected, shown in rows)
     read = read_frames(tmp_path / "piece.mp4", 200, 784)
     assert all(abs(frame.mean() / 12 - (3 + t)) < 0.5 for frame, t in zip(*read))
+
+
+@pytest.mark.parametrize("clock", ["select='lt(n,20)+gt(n,100)*not(mod(n,7))'", "setpts='N*N/100/TB'"], ids=["gaps", "slower and slower"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_end_of_reordered_pictures_is_that_of_the_file(tmp_path, name, clock):
+    "An mp4 keeps how long each picture is decoded. With B-frames and a rate that varies this is not how long the last one is shown."
+    path = tmp_path / name
+    source = ["-f", "lavfi", "-i", "testsrc=d=20:r=10:s=64x64", "-vf", clock, "-fps_mode", "vfr"]
+    subprocess.run(["ffmpeg", "-v", "error", *source, "-c:v", "libx264", "-pix_fmt", "yuv420p", path], check=True)
+    duration = subprocess.run(
+        ["ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", path], check=True, capture_output=True, text=True
+    )
+    assert probe(path).duration == pytest.approx(float(duration.stdout), abs=0.15)

@@ -581,7 +581,7 @@ def _by_id(durations: dict[str, float]) -> dict[str, float]:
 
 def _fill_duration(row: Row, seconds: float) -> None:
     "Give a row the duration of its video, or of its clip, where the file has so many seconds."
-    clip = row.get("clip")
+    clip: Any = row.get("clip")
     if not _is_pair(clip) or clip[0] >= clip[1]:  # `validate` refuses a clip that is none
         row["duration"] = seconds
     elif clip[0] < seconds:

@@ -314,11 +314,11 @@ def _facts(container: "av.container.InputContainer", path: Path, packets: list[_
         keys, last = ids[:1], step
     else:
         shifts = [0]
-        lengths = {p.pts: p.duration for p in packets if p.pts is not None}
-        earliest = min(lengths) if first_pts is None else first_pts  # packets before the first picture give none
+        earliest = min(p.pts for p in packets if p.pts is not None) if first_pts is None else first_pts  # packets before the first picture give none
         ids = ticks = sorted(p.pts for p in packets if p.pts is not None and p.pts >= earliest)
         keys = sorted(p.pts for p in packets if p.pts is not None and p.is_key)
-        last = lengths[ticks[-1]]
+        # of reordered pictures an mp4 keeps how long each is decoded, so the end is said by the packet that is decoded last
+        last = next(p.duration for p in reversed(packets) if p.pts is not None and p.pts >= earliest)
     origin = (container.start_time or 0) / 1e6
     if guessed:
         origin = (ticks[0] - (stream.start_time or 0)) * tick + origin  # the first picture is shown where its stream starts
