@@ -676,3 +676,9 @@ def folder(name: str) -> Path:
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path
+
+
+def keep_tree_out(model: Any) -> None:
+    "Make a language model ignore the tree of a shared pass: its layers do not get it."
+    forward = model.model.language_model.forward
+    model.model.language_model.forward = lambda *args, tree=None, **kwargs: forward(*args, **kwargs)

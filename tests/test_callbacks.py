@@ -4,13 +4,15 @@ import contextlib
 
 import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from vtg_r1.core.prompts import response_text
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.difficulty import make_curriculum
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.tiny import build_tiny
-from vtg_r1.train.callbacks import PeriodicEval, PlateauStop, WeightAverage, plateaued
+from vtg_r1.rewards import set_tiou_reward
+from vtg_r1.train.callbacks import CompletionLogger, PeriodicEval, PlateauStop, WeightAverage, plateaued
 from vtg_r1.train.evaluation import EvalSet
 from vtg_r1.train.trainer import fit
 
@@ -34,15 +36,33 @@ def test_a_plateau_is_patience_steps_without_a_gain(rewards, patience, plateau):
     assert plateaued(rewards, patience) is plateau
 
 
-def test_training_ends_on_a_plateau_alone(capsys):
-    for rewards, ends in ((RISING, False), ([0.5] * 20, True)):
+def test_a_rising_reward_and_the_log_of_an_evaluation_end_nothing():
+    for rewards, logs, ends in ((RISING, {"loss": 0.1}, False), ([0.5] * 20, {"eval": 1}, False), ([0.5] * 20, {"loss": 0.1}, True)):
         control = TrainerControl()
         state = TrainerState(global_step=len(rewards), log_history=[{"loss": 0.1, "reward": r} for r in rewards] + [{"eval": 1}])
-        PlateauStop(5).on_log(None, state, control, logs={"eval": 1})
-        assert not control.should_training_stop
-        PlateauStop(5).on_log(None, state, control, logs=state.log_history[0])
+        PlateauStop(5).on_log(None, state, control, logs=logs)
         assert control.should_training_stop is ends
-    assert capsys.readouterr().out == "step 20: no gain in reward for 5 steps, training ends here\n"
+
+
+def test_a_training_whose_reward_does_not_rise_ends_there(world, toy_samples, tmp_path, capsys):
+    "The reward stays 0, so after one window of ten steps each further one is without a gain."
+    for patience, steps in ((2, 12), (0, 13)):
+        with pytest.warns(UserWarning):
+            log = fit(untrained(toy_samples, world, tmp_path / str(patience), steps=13), "", {}, early_stopping_patience=patience)
+        assert len(log) == steps
+    assert capsys.readouterr().out == "step 12: no gain in reward for 2 steps, training ends here\n"
+
+
+def test_the_histogram_of_tious_counts_false_refusals_and_no_query_without_a_span(tmp_path):
+    args, state, logger = TrainingArguments(str(tmp_path / "checkpoints"), use_cpu=True), TrainerState(global_step=1), CompletionLogger(keep=2)
+    state.log_history = [{"loss": 0.1, "step": 1}]
+    reward, refusal, answer = logger.wrap_reward(set_tiou_reward), response_text(None, []), response_text(None, [[0, 4]])
+    truths = [[[0, 4]], [[0, 8]], [[0, 4]], [[0, 4]], [], None]
+    paid = reward(completions=[answer, answer, refusal, refusal, refusal, answer], spans=truths, qid=list("abcdef"))
+    assert paid == [1, 0.5, -0.5, -0.5, 1, None]
+    logger.on_train_begin(args, state, TrainerControl())
+    logger.on_log(args, state, TrainerControl(), logs={"loss": 0.1})
+    assert state.log_history[0]["tiou_histogram"] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 2]
 
 
 def untrained(toy_samples, world, tmp_path, steps, **changes):

@@ -20,7 +20,7 @@ from vtg_r1.models.generation import model_inputs
 from vtg_r1.models.loading import check_model_exists, load_processor, model_path
 from vtg_r1.runs.parameters import from_mapping, parameter_fields
 from vtg_r1.sft import SFTParams
-from vtg_r1.train.checks import check_context_length, is_embedded, prompt_lengths, refuse_toy_values
+from vtg_r1.train.checks import check_context_length, is_embedded, max_prompt_tokens, prompt_lengths, refuse_toy_values
 from vtg_r1.train.stage_data import refuse_shared_videos
 
 STAGES = {
@@ -283,6 +283,19 @@ def test_prompt_lengths_are_those_of_the_decoded_prompts(grey, tmp_path, encodin
     check_context_length("tiny", processor, samples, view, 4096 - max(lengths.values()))
     with pytest.raises(SampleError, match=f"sample '{max(lengths, key=lengths.get)}'.* prompt of {max(lengths.values())} tokens"):
         check_context_length("tiny", processor, samples, view, 4097 - max(lengths.values()))
+
+
+@pytest.mark.parametrize("fps, encoding", [(0.0, "interleaved"), (2.0, "interleaved"), (2.0, "native")])
+def test_the_bound_of_prompts_knows_the_token_budget(grey, tmp_path, fps, encoding):
+    "No prompt is above it, whatever the length of its video, and it is far below that without the budget, so that no video has to be opened."
+    counts = (1, 12, 50, 130)  # frames, four per second
+    for n in counts:
+        grey(tmp_path / f"{n}.mp4", "libx264", n, 4, (320, 180), step=1)
+    samples, processor = [Sample(str(n), f"{n}.mp4", n / 4, "the red circle", [[0, 0.2]]) for n in counts], load_processor("tiny")
+    view = VideoInputConfig(str(tmp_path), 64, 60 * 28 * 28, "full", encoding, fps=fps, cache="", max_tokens_per_video=200)
+    bound = max_prompt_tokens(processor, samples, view)
+    assert max(n for _, n, _ in prompt_lengths(processor, samples, view)) <= bound
+    assert bound < max_prompt_tokens(processor, samples, replace(view, max_tokens_per_video=0)) - 3000
 
 
 def test_a_prompt_that_a_token_budget_makes_too_long_needs_a_smaller_budget(grey, tmp_path):

@@ -324,7 +324,7 @@ def test_the_review_page_has_agreement_and_refusals(made, world, tmp_path):
     rows = review_rows(*read_review([world / "samples.jsonl", file]))
     for row, (_, predicted) in zip(rows, iter_jsonl(file)):
         answer = row["answers"]["calibration_predictions"]
-        assert (answer["agreement"], answer["refused"]) == (predicted["agreement"], predicted["refused"])
+        assert (answer["agreement"], answer["withheld"]) == (predicted["agreement"], predicted["refused"])
     assert '"agreement": ' in review_page(rows) and "agreement, least first" in review_page(rows)
     write_jsonl(tmp_path / "bad.jsonl", [{"qid": "a", "pred": [[3, 9]], "agreement": 3}])
     with pytest.raises(SampleError, match="line 1: agreement is 3; give a number from 0 to 1"):

@@ -144,6 +144,17 @@ def test_cli_json(name, file, split, read, kept, before, capsys):
     keys = ("read", "kept", "past_end", "inverted", "zero_length", "multi_span", "empty_query", "duplicates")
     assert all(type(found[k]) is int for k in keys) and (found["read"], found["kept"]) == (read, kept)
     assert {k: found.get(k, 0) for k in before} == before
+    samples = read_dataset(name, FILES / file, split)[0]
+    spans = sorted(end - start for s in samples for start, end in s.spans)
+    assert found["span_s"]["n"] == len(spans) == found["span_share"]["n"]
+    assert found["duration_s"]["n"] == len({(s.video, tuple(s.clip or ())) for s in samples})
+    if spans:
+        assert [found["span_s"][k] for k in ("min", "max")] == pytest.approx([spans[0], spans[-1]], abs=6e-4)
+        assert (
+            sum(span <= found["span_s"]["median"] + 6e-4 for span in spans)
+            >= len(spans) / 2
+            <= sum(span >= found["span_s"]["median"] - 6e-4 for span in spans)
+        )
 
 
 @shared
@@ -449,6 +460,10 @@ def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, c
     run = start_run("sft", "", {}, two_kitchens / "outputs")
     samples, _ = stage_samples(run, given["annotations"], "", "csv", str(given["video_root"]), "skip")
     assert len(samples) == 2 and read_manifest(run.path)["excluded"] == {"missing_videos 'skip'": 2}
+    held_out = start_run("sft", "held out", {}, two_kitchens / "outputs")
+    stage_samples(held_out, given["annotations"], "", "csv", str(given["video_root"]), "skip", role="eval_annotations")
+    manifest = read_manifest(held_out.path)
+    assert manifest["eval_excluded"] == {"missing_videos 'skip'": 2} and "excluded" not in manifest
 
 
 def video(path, n):

@@ -267,7 +267,7 @@ def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, trace
     prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
     expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
     assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
-    assert not traced and capsys.readouterr().out.count("tokens are decoded by plain passes, because") == 1
+    assert not traced and capsys.readouterr().err.count("tokens are decoded by plain passes, because") == 1
     assert list(decoding._plain_models) == [tiny[0]]
 
 
@@ -276,7 +276,7 @@ def test_a_compiled_pass_with_other_logits_is_not_used(tiny, videos, no_failures
     prompts, how = prompts_of(tiny, videos), dict(length=4, **WAYS["cut off"])
     expected = ours(tiny, prompts, ROWS["groups"], 0, **how)
     assert same(ours(tiny, prompts, ROWS["groups"], 0, compiled=True, **how), expected)
-    assert "not those of a plain pass" in capsys.readouterr().out
+    assert "not those of a plain pass" in capsys.readouterr().err
 
 
 @pytest.mark.long

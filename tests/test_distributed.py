@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def curve(folder) -> np.ndarray:
     return np.array([(row["loss"], row["grad_norm"]) for row in map(json.loads, (folder / "log.jsonl").read_text().splitlines())])
 
 
-def test_a_launched_cold_start_equals_one_process(world, tmp_path):
+def test_a_launched_cold_start_equals_one_process(world, tmp_path, capsys):
     "The stage itself, started from its notebook's command by one parameter: same samples in the same batches, so the same losses and the same model."
     samples = [dataclasses.replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")[:8]]
     write_jsonl(tmp_path / "s.jsonl", samples)
@@ -61,7 +62,9 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path):
         for key, value in {**given, "run_name": "two", "accelerate_config": "configs/accelerate/two_cpu.yaml"}.items()
         for x in ("-p", key, json.dumps(value))
     ]
-    assert main(["run", "nbs/03_sft.ipynb", *pairs]) == 0
+    assert main(["run", "nbs/03_sft.ipynb", *pairs, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["metrics"]["samples_seen"] == 16 and "Everything is in" in err
     alone = CLEAN.Process(target=cold_start, args=(SFTParams(**given, run_name="one"),))
     alone.start()
     alone.join(600)
@@ -133,6 +136,36 @@ def test_grpo_on_the_same_responses_equals_one_process(world, toy_samples, tmp_p
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
     assert len(one) == 3 and (one[:, 1] > 0.01).all()
+
+
+# ---- what one process makes for all ----
+
+
+def take_policy(rank, port, folder):
+    "05's policy in one of two processes, where it is missing; in place of a training, a folder is made."
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    from vtg_r1 import grpo
+
+    def make(notebook, seed, outputs, asked):
+        if not (folder / "model").exists():
+            with open(folder / "makers", "a") as f:
+                f.write(f"{rank}\n")
+            time.sleep(2)
+            (folder / "model").mkdir()
+        return folder
+
+    grpo.toy_upstream = make
+    assert grpo.policy_path(grpo.GRPOParams()) == str(folder / "model")
+
+
+def test_the_first_process_alone_makes_a_missing_policy(tmp_path):
+    port = free_port()
+    started = [CLEAN.Process(target=take_policy, args=(rank, port, tmp_path)) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0, 0] and (tmp_path / "makers").read_text() == "0\n"
 
 
 # ---- 04 and 07 share their batches among processes ----

@@ -52,7 +52,14 @@ def test_only_safe_weights_of_finished_runs(run, tmp_path, capsys):
     start_run("grpo", "going", {"seed": 0}, tmp_path)
     assert main(["push", str(tmp_path / "grpo/going"), "me/mine", "--dry-run"]) == 2 and "the run is running" in capsys.readouterr().err
     assert main(["push", str(tmp_path / "none"), "me/mine"]) == 2 and "no run there" in capsys.readouterr().err
-    assert main(["push", str(run.path), "mine"]) == 2 and "OWNER/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["mine", "me/", "/mine", "me/you/mine", "me/my model", "me /mine", "me/a--b", "me/mine.git", "me/é"])
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_name_that_the_hub_does_not_take_is_one_line_before_anything_is_read(tmp_path, name, dry_run, capsys):
+    assert main(["push", str(tmp_path / "no run there"), name, *["--dry-run"] * dry_run]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"vtg-r1 push: repository {name!r}: write OWNER/NAME") and err.count("\n") == 1
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(run, capsys, monkeypatch):

@@ -428,3 +428,119 @@ def test_code_of_a_page_is_python():
         for cell in read(path)["cells"]:
             if cell["cell_type"] == "code" and source_of(cell).startswith("#| eval: false"):
                 ast.parse(source_of(cell))
+
+
+# ---- perf/README.md beside outputs/reference/bench ----
+
+BENCH = REFERENCE / "bench"
+
+
+def measured(name: str, variant: str, **what) -> dict:
+    "The row of a file of `bench` with these values."
+    (row,) = [row for row in read(BENCH / f"{name}.json")["rows"] if row["variant"] == variant and what.items() <= row.items()]
+    return row
+
+
+def speed(name: str, *others: str, **what) -> list[float]:
+    "Seconds of stock variants over those of the shared prefix."
+    ours = measured(name, "shared prefix", **what)["seconds"]
+    return [measured(name, other, **what)["seconds"] / ours for other in others]
+
+
+def seconds(name: str, *variants: str, **what) -> list[float]:
+    return [measured(name, variant, **what)["seconds"] for variant in variants]
+
+
+def gigabytes(name: str, *variants: str, **what) -> list[float]:
+    return [measured(name, variant, **what)["peak_gb"] for variant in variants]
+
+
+OURS, STOCK, ROWS, BATCH, SINGLE = "shared prefix", "stock", "stock, row by row", "stock, batched", "one by one"
+SMALL, LARGE = dict(P=1952, C=64), dict(P=4016, C=300)
+FIVE, SHORT, LONG, TWO = (dict(P=p, C=c, queries=n) for p, c, n in ((1943, 64, 5), (1943, 16, 5), (4007, 64, 5), (1943, 64, 2)))
+PARTS = ("preprocessing", "prefill", "decoding", "update")
+
+
+def parts_of_a_step() -> list[float]:
+    "Each part of a step and the whole of it: stock over shared."
+    theirs, ours = ([measured("anatomy", variant, part=part)["seconds"] for part in PARTS] for variant in (STOCK, OURS))
+    return [*np.divide(theirs, ours), sum(theirs) / sum(ours)]
+
+
+def decoded_frames() -> list[float]:
+    "qwen_vl_utils over ours, cold and from the cache: geometric means of the real clips."
+    clips = [row for row in read(BENCH / "frames.json")["rows"] if not row["synthetic"]]
+    return [float(np.exp(np.mean([np.log(row["qwen_vl_utils"] / row[way]) for row in clips]))) for way in ("cold", "warm")]
+
+
+def trained(size: str) -> list[float]:
+    "Seconds per step, those of its rollouts, peak memory and responses per second of a preset on a card."
+    (row,) = [row for row in map(json.loads, (BENCH / "memory.jsonl").read_text().splitlines()) if row["size"] == size]
+    return [row["step_seconds"], row["rollout_seconds"], row["peak_gb"], row["per_second"]]
+
+
+TABLE: dict[str, Callable[[], list[float]]] = {  # the text around the numbers of a line of perf/README.md, each as # → those numbers
+    "# × row by row (# / # s), # × batched (# s); peak memory # GB against # and # GB |\n| | the same, P 4016": lambda: [
+        *speed("update", ROWS, **SMALL),
+        *seconds("update", ROWS, OURS, **SMALL),
+        *speed("update", BATCH, **SMALL),
+        *seconds("update", BATCH, **SMALL),
+        *gigabytes("update", OURS, ROWS, BATCH, **SMALL),
+    ],
+    "P 4016, C 300 | 4.5 × | # × row by row (# / # s); peak memory # GB against # GB": lambda: [
+        *speed("update", ROWS, **LARGE),
+        *seconds("update", ROWS, OURS, **LARGE),
+        *gigabytes("update", OURS, ROWS, **LARGE),
+    ],
+    "| rollout, P 1952, C 64, G 8 | 4 × | # × (# / # s); peak memory # GB against # GB": lambda: [
+        *speed("rollout", STOCK),
+        *seconds("rollout", STOCK, OURS),
+        *gigabytes("rollout", OURS, STOCK),
+    ],
+    "2 prompts × 8 | 5 × | # × row by row (# / # s), # × batched (# s); peak memory # GB against # and # GB": lambda: [
+        *speed("train", ROWS),
+        *seconds("train", ROWS, OURS),
+        *speed("train", BATCH),
+        *seconds("train", BATCH),
+        *gigabytes("train", OURS, ROWS, BATCH),
+    ],
+    "preprocessing, prefill, decoding, update | | # ×, # ×, # ×, # ×; together # ×": parts_of_a_step,
+    "one by one and beside one batch | 3 × | # × (# / # s), # × (# s); peak memory # against # and # GB": lambda: [
+        *speed("evaluation", SINGLE, **FIVE),
+        *seconds("evaluation", SINGLE, OURS, **FIVE),
+        *speed("evaluation", "batched", **FIVE),
+        *seconds("evaluation", "batched", **FIVE),
+        *gigabytes("evaluation", OURS, SINGLE, "batched", **FIVE),
+    ],
+    "with two queries | | # ×, # ×; # ×, # ×; # ×, # ×": lambda: [
+        ratio for what in (SHORT, LONG, TWO) for ratio in speed("evaluation", SINGLE, "batched", **what)
+    ],
+    "P 1952, C 64, G 8 | | # × row by row (# / # s; peak memory # against # GB)": lambda: [
+        *speed("update_3b", ROWS, **SMALL),
+        *seconds("update_3b", ROWS, OURS, **SMALL),
+        *gigabytes("update_3b", OURS, ROWS, **SMALL),
+    ],
+    "P 4016, C 300 | | # × row by row (# / # s; # against # GB)": lambda: [
+        *speed("update_3b", ROWS, **LARGE),
+        *seconds("update_3b", ROWS, OURS, **LARGE),
+        *gigabytes("update_3b", OURS, ROWS, **LARGE),
+    ],
+    "| rollout, P 1952, C 64, G 8 | | # × (# / # s)": lambda: [*speed("rollout_3b", STOCK), *seconds("rollout_3b", STOCK, OURS)],
+    "took decord's pictures unchecked (# ×, from the cache # ×)": decoded_frames,
+    "3B | GRPO, one query per step | one H200 | # s per step, # s of it for 8 responses of 1024 tokens | # GB | # |": lambda: trained("3b"),
+    "7B | GRPO, one query per step | one H200 | # s per step, # s of it for 8 responses of 1024 tokens | # GB | # |": lambda: trained("7b"),
+}
+
+
+@pytest.mark.parametrize("text", TABLE)
+def test_the_speeds_are_those_of_the_files(text):
+    "Each number of perf/README.md is that of the file, rounded to the digits that it shows."
+    lines = (ROOT / "perf/README.md").read_text(encoding="utf-8").replace("`", "")
+    (numbers,) = re.findall(re.escape(text).replace(r"\#", r"(\d+(?:\.\d+)?)"), lines)
+    values = TABLE[text]()
+    assert [f"{value:.{len(number.partition('.')[2])}f}" for value, number in zip(values, numbers, strict=True)] == list(numbers)
+
+
+def test_the_seconds_of_the_files_are_medians():
+    runs = [row for file in sorted(BENCH.glob("*.json")) for row in read(file)["rows"] if row.get("times") and "seconds" in row]
+    assert len(runs) > 20 and all(row["seconds"] == np.median(row["times"]) for row in runs)

@@ -66,6 +66,33 @@ def test_all_problems_come_at_once(split, tmp_path, capsys):
     assert "6 problems; nothing was decoded or trained" in said and not list(tmp_path.glob("grpo/*"))
 
 
+def hours(**given) -> float:
+    return next(float(text.split()[0]) for what, text, _ in preflight(GRPOParams(**given)).lines if what == "hours")
+
+
+def test_a_dry_run_draws_the_samples_that_the_stage_draws(split, tmp_path):
+    "Too few samples stop the stage only once it has drawn its part of them."
+    given = dict(model="tiny", prompts_per_step=4, num_generations=4, per_device_batch_size=8, outputs_dir=str(tmp_path), **split)
+    write_jsonl(tmp_path / "three.jsonl", [json.loads(line) for line in open(split["annotations"])][:3])
+    for draw, problem in (
+        ({"max_train_samples": 3}, "3 samples are left to train on, and an update takes 4"),
+        ({"match_size_to": str(tmp_path / "three.jsonl")}, "3 samples are left to train on, and an update takes 4"),
+        ({"max_train_samples": 500}, "samples are fewer than the 500 asked for"),
+    ):
+        (found,) = preflight(GRPOParams(**given, **draw)).problems
+        assert problem in found
+    assert preflight(GRPOParams(**given, max_train_samples=4)).problems == []
+
+
+def test_the_hours_are_those_of_the_answers_that_are_made(split, tmp_path):
+    "A batch of one answer of up to 3000 tokens takes 39 s by the measured step (0.52 s for 40 tokens); the one step takes an eighth of that."
+    given = dict(model="tiny", prompts_per_step=2, num_generations=4, per_device_batch_size=8, steps=1, max_completion_length=3000)
+    given |= dict(eval_batch_size=1, outputs_dir=str(tmp_path), **split)
+    held_out = len(open(split["eval_annotations"]).readlines())
+    for more, answers in (({}, 2 * held_out), ({"eval_limit": 3}, 6), ({"eval_limit": 3, "eval_steps": 1, "eval_subset": 2}, 6 + 2 * 2)):
+        assert hours(**given, **more) == pytest.approx((39 * answers + 39 / 8) / 3600, abs=0.0051)
+
+
 def test_two_folders_of_videos_are_a_problem_as_in_the_stage(split, tmp_path):
     "Curation recorded a folder of videos beside each of two files, and not the same."
     rows = [json.loads(line) for line in open(split["annotations"])]

@@ -1,5 +1,6 @@
 "Run folders, parameters, and the command that runs a stage."
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import nbformat
 import pytest
 
 from vtg_r1.cli import main
-from vtg_r1.core.runtime import RunError, project_root, sha256
-from vtg_r1.runs.execute import ensure_run
+from vtg_r1.core.runtime import RunError, project_root
+from vtg_r1.runs import parameters
+from vtg_r1.runs.execute import ensure_run, stage_name
 from vtg_r1.runs.run import read_manifest, record_files, start_run
 
 ROOT = project_root()
@@ -52,9 +54,9 @@ def test_each_table_of_a_folder_is_an_input_of_its_own(tmp_path):
     record_files(run, "some/hub-id", "eval_annotations")
     inputs = read_manifest(run.path)["inputs"]
     assert set(inputs) == {"annotations/test.csv", "annotations/more/gsub.json", "train_annotations"}
-    assert inputs["train_annotations"] == inputs["annotations/test.csv"] and inputs["train_annotations"]["sha256"] == sha256(
-        tmp_path / "annotations" / "test.csv"
-    )
+    assert inputs["train_annotations"] == inputs["annotations/test.csv"]
+    for role, content in (("annotations/test.csv", b"test.csv"), ("annotations/more/gsub.json", b"more/gsub.json")):
+        assert inputs[role]["sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def test_an_existing_run_is_refused_and_left_alone(tmp_path):
@@ -88,14 +90,16 @@ def test_a_key_in_an_address_is_written_nowhere(tmp_path, capsys, address):
     path = stage(tmp_path, START)
     assert main(["run", str(path), "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path), "-p", "steps", address]) == 2
     assert "steps carries a password or a key" in (err := capsys.readouterr().err) and "hunter2" not in err
-    with pytest.raises(RunError, match="environment variable"):
-        start_run("demo", "a", {"seed": 0, "model": address}, tmp_path)
+    for given in ({"model": address}, {"sources": [{"path": "a.jsonl"}, {"dataset": "huggingface", "path": address}]}):
+        with pytest.raises(RunError, match=f"{[*given][0]} carries .* environment variable"):
+            start_run("demo", "a", {"seed": 0, **given}, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["99_small.ipynb"]
 
 
 def test_addresses_without_a_key_are_taken(tmp_path):
     plain = {"seed": 0, "teacher_url": "http://localhost:8000/v1", "source": "https://host/a?version=2", "model": "me@host://x", "odd": "http://[::1"}
-    assert start_run("demo", "a", plain, tmp_path).manifest["parameters"] == plain
+    start_run("demo", "a", dict(plain), tmp_path)
+    assert json.loads((tmp_path / "demo/a/manifest.json").read_text())["parameters"] == plain
 
 
 def test_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
@@ -119,6 +123,14 @@ def test_command_reports_the_failing_cell(tmp_path, capsys):
     assert read_manifest(tmp_path / "small" / "bad")["status"] == "failed"
     with pytest.raises(RunError, match="is failed"):
         ensure_run(str(path), {"run_name": "bad", "outputs_dir": str(tmp_path)})
+
+
+def test_what_an_earlier_stage_prints_is_progress(tmp_path, capsys):
+    "On stdout is the result of the command alone, which a script reads."
+    path = stage(tmp_path, START, "print('decoded')\nrun.finish()")
+    folder = ensure_run(str(path), {"run_name": "one", "outputs_dir": str(tmp_path)})
+    out, err = capsys.readouterr()
+    assert not out and "one: no finished small run there, making it with" in err and "decoded\n" in err and f"{folder}\n" in err
 
 
 @pytest.mark.parametrize(
@@ -196,8 +208,10 @@ def test_stage_notebooks_keep_what_papermill_needs(path):
         assert f"\n{name} = " in "\n" + tagged[0].source.replace("#| eval: false\n", "")
 
 
-def test_every_stage_is_there():
-    assert [p.stem for p in STAGES] == ["01_curation", "02_rewards", "03_sft", "04_difficulty", "05_grpo", "06_ablations", "07_benchmarks"]
+def test_every_stage_has_its_notebook_in_order():
+    "A stage is known by name in parameters.STAGES, by number in nbs/, and by its module."
+    assert [p.stem for p in STAGES] == [f"{number:02d}_{name}" for number, name in enumerate(parameters.STAGES, 1)]
+    assert all((ROOT / f"vtg_r1/{stage_name(p)}.py").is_file() for p in STAGES)
 
 
 def test_the_module_runs_as_a_program():

@@ -29,7 +29,7 @@ from vtg_r1.difficulty import DifficultyParams, difficulty
 from vtg_r1.grpo import GRPOParams, grpo_trainer, rewards_of
 from vtg_r1.models.generation import model_inputs
 from vtg_r1.models.loading import load_model, load_processor
-from vtg_r1.pages.review import review_rows
+from vtg_r1.pages.review import read_review, review_rows
 from vtg_r1.rewards import set_tiou_reward
 from vtg_r1.runs.parameters import from_mapping, parameter_fields, read_parameters
 from vtg_r1.sft import TARGETS
@@ -364,11 +364,15 @@ def test_difficulty_of_a_set():
     assert difficulty(sample, responses, "p")["ious"] == [1, 1, 0, 0]
 
 
-def test_the_review_shows_a_refusal():
-    absent = Sample("q", "v.mp4", 15.0, "x", [])
-    lines = {"q": json.dumps(absent.to_dict())}
-    lanes = {"right": {"q": dict(spans=[], refused=True, response="")}, "wrong": {"q": dict(spans=[[1, 2]], refused=False, response="")}}
-    assert review_rows(lines, lanes)[0]["ious"] == {"right": 1.0, "wrong": 0.0}
+def test_the_review_shows_a_refusal(tmp_path):
+    "Spans that vtg-r1 calibrate withholds for want of agreement are no answer that the video does not show it."
+    write_jsonl(tmp_path / "samples.jsonl", [Sample("q", "v.mp4", 15.0, "x", [])])
+    row = {"qid": "q", "response": "", "pred": [[1, 2]]}
+    lanes = {"right": {**row, "pred": []}, "wrong": row, "withheld": {**row, "agreement": 0.2, "refused": True}}
+    for name, prediction in lanes.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", [prediction])
+    (shown,) = review_rows(*read_review([tmp_path / f"{name}.jsonl" for name in ("samples", *lanes)]))
+    assert shown["ious"] == {"right": 1.0, "wrong": 0.0, "withheld": 0.0} and shown["answers"]["withheld"]["withheld"] is True
 
 
 def test_the_demo_shows_none_one_and_many(tmp_path):

@@ -506,12 +506,6 @@ def test_groups_of_other_sizes_and_orders(tiny, tmp_path):
     assert once["of"].tolist() == [0, 1, 0, 0] and torch.equal(once["completion_ids"], peer["completion_ids"])
 
 
-def deaf(model):
-    "A language model that keeps the tree from its layers."
-    forward = model.model.language_model.forward
-    model.model.language_model.forward = lambda *args, tree=None, **kwargs: forward(*args, **kwargs)
-
-
 def broken(model):
     model.model.language_model.layers[0].forward = None
 
@@ -520,7 +514,7 @@ def broken(model):
     "spoil, says",
     [
         (lambda m: setattr(m.config.text_config, "attention_dropout", 0.1), "dropout"),
-        (deaf, "shared and plain passes of Qwen2_5_VLForConditionalGeneration differ"),
+        (model_zoo.keep_tree_out, "shared and plain passes of Qwen2_5_VLForConditionalGeneration differ"),
         (broken, "a shared pass of Qwen2_5_VLForConditionalGeneration fails .TypeError"),
     ],
 )

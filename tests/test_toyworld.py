@@ -1,5 +1,6 @@
 "The toy world: same seed, same world; what is drawn is what is annotated."
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -84,9 +85,29 @@ def test_wrong_labels_are_as_many_as_asked_for_and_really_wrong(tmp_path):
     assert abs((agree < 1).mean() - 0.3) < 3 * (0.3 * 0.7 / len(agree)) ** 0.5
 
 
-def test_dials_are_kept():
-    with pytest.raises(TypeError):
-        ToyWorldConfig(colour=3)
+def test_a_world_of_other_dials_is_another_world(tmp_path):
+    "Whichever of them differs: the folder is refused, and the same dials are the same world."
+    dials = ToyWorldConfig(objects=(2, 2), size=28)
+    world = make_world(tmp_path / "w", 1, 0, world=dials)
+    made = (world / "samples.jsonl").stat()
+    assert make_world(tmp_path / "w", 1, 0, world=ToyWorldConfig(objects=(2, 2), size=28)) == world
+    others = dict(objects=(3, 3), p_reappear=0.0, event=(2, 3), p_distractor=0.0, noise=1.0, lengths=(9,), spacing=(2,), size=56)
+    others |= dict(pairings="new", levels=("direct",), label_noise=0.1, label_errors="whole")
+    assert set(others) == {field.name for field in dataclasses.fields(ToyWorldConfig)}
+    for name, value in others.items():
+        with pytest.raises(FileExistsError, match="another world"):
+            make_world(tmp_path / "w", 1, 0, world=dataclasses.replace(dials, **{name: value}))
+    assert (world / "samples.jsonl").stat() == made
+
+
+def test_a_script_follows_its_dials():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        play = script(rng, ToyWorldConfig(objects=(4, 4), p_reappear=0.0, event=(3, 3), lengths=(12,), spacing=(2,)))
+        assert (play["seconds"], play["step"], len(play["events"])) == (24, 2, 4)
+        assert all([end - start for start, end in event["spans"]] == [6] for event in play["events"])
+        again = script(rng, ToyWorldConfig(objects=(2, 2), p_reappear=1.0, p_distractor=0.0))["events"]
+        assert [len(event["spans"]) for event in again] == [2, 2]
 
 
 def test_another_world_is_not_overwritten(world):

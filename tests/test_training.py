@@ -1,10 +1,13 @@
 "What the trainers are really given: the loss mask, the advantages, the adapters, the prompt that every stage shares."
 
 import dataclasses
+import itertools
 import shutil
 
 import numpy as np
 import pytest
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import BatchSampler
 
 from vtg_r1.core.prompts import completion_text
 from vtg_r1.core.runtime import UserError
@@ -19,6 +22,7 @@ from vtg_r1.runs.run import start_run
 from vtg_r1.sft import SFTParams, sft_trainer, target_response
 from vtg_r1.train.stage_data import StageData, subsample
 from vtg_r1.train.trainer import fit, save_policy
+from vtg_r1.video.reader import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +44,51 @@ def test_sft_loss_is_on_the_response_alone(taught, view, tmp_path):
     assert learned == {target_response(s) + "<|im_end|>" for s in taught[:4]}
 
 
+@pytest.mark.parametrize("count, given", [(7, {"epochs": 2.0}), (7, {"steps": 3}), (9, {"epochs": 1.5}), (8, {"epochs": 2.0})])
+def test_samples_seen_are_those_of_the_batches(taught, view, tmp_path, count, given):
+    "Counted in the forward passes of a training."
+    params = SFTParams(batch_size=4, per_device_batch_size=2, **given)
+    trainer, rows = sft_trainer(load_model("tiny", device="cpu"), load_processor("tiny"), taught[:count], view, tmp_path, params), []
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, **kwargs: rows.append(len(inputs["labels"])) or compute_loss(model, inputs, **kwargs)
+    log = fit(trainer, "SFT", {})
+    assert params.samples_seen(count, len(log), 1) == sum(rows)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("count", range(1, 40, 2))
+def test_samples_seen_are_those_of_accelerates_batches(count, processes):
+    "Two samples per forward pass, two passes per update in each process, for two epochs and a bit."
+    params, order = SFTParams(batch_size=4 * processes, per_device_batch_size=2), BatchSampler(range(count), 2, False)
+    shards = [order] if processes == 1 else [BatchSamplerShard(order, processes, rank) for rank in range(processes)]
+    batches = [sum(map(len, of_one_pass)) for of_one_pass in zip(*shards, strict=True)]
+    updates = [sum(batches[i : i + 2]) for i in range(0, len(batches), 2)]
+    seen = [params.samples_seen(count, steps, processes) for steps in range(1, 2 * len(updates) + 2)]
+    assert seen == list(itertools.accumulate([*updates, *updates, updates[0]]))
+
+
 def test_a_sample_without_a_teacher_is_an_error_by_name(toy_samples, view):
     with pytest.raises(SampleError, match=toy_samples[0].qid):
         training_set(toy_samples, view, target_response)[0]
 
 
-def test_advantages_use_the_population_deviation():
-    r = np.array([[0.9, 0.1, 0.1, 0.5]])
-    np.testing.assert_allclose(advantages(r), (r - r.mean()) / r.std())
-    assert not advantages([[0.3, 0.3, 0.3]]).any()
+def test_advantages_are_in_deviations_of_their_own_group():
+    "By hand: a group of mean 0.2 and population deviation 0.4, one of 0.7 and 0.1, and one of equal rewards."
+    groups = [[1, 0, 0, 0, 0], [0.7, 0.7, 0.7, 0.7, 0.7], [0, 0, 0, 0, 1]]
+    np.testing.assert_allclose(advantages(groups), [[2, -0.5, -0.5, -0.5, -0.5], [0] * 5, [-0.5, -0.5, -0.5, -0.5, 2]])
+    np.testing.assert_allclose(advantages([[0.6, 0.8]]), [[-1, 1]])
 
 
 def test_grpo_asks_what_evaluation_asks(toy_samples, view):
     from vtg_r1.data.model_inputs import build_prompt
 
-    row, prompt = training_set(toy_samples, view)[0], build_prompt(toy_samples[0], view)
-    assert row["prompt"] == prompt["prompt"] and row["spans"] == toy_samples[0].spans and len(row["images"]) == len(prompt["images"]) == 16
+    row, prompt, sample = training_set(toy_samples, view)[0], build_prompt(toy_samples[0], view), toy_samples[0]
+    assert row["prompt"] == prompt["prompt"] and row["spans"] == sample.spans
+    frames, times = read_frames(f"{view.video_root}/{sample.video}", 16, 28 * 28)
+    assert len(frames) == 16 and all(np.array_equal(image, frame) for image, frame in zip(row["images"], frames, strict=True))
+    assert all(np.array_equal(image, frame) for image, frame in zip(prompt["images"], frames, strict=True))
+    texts = [part["text"] for part in prompt["prompt"][-1]["content"] if part["type"] == "text"]
+    assert texts == [sample.query, *(f"{time:g}" for time in times)]
 
 
 @pytest.mark.parametrize("template", ["qwen3_template", "lfm2_2_5_template"])

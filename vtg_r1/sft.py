@@ -55,6 +55,14 @@ class SFTParams(TrainingParams):
             raise UserError(f"batch_size {self.batch_size} must be a multiple of per_device_batch_size · processes = {per_pass}")
         return self.batch_size // per_pass
 
+    def samples_seen(self, train_samples: int, steps: int, processes: int) -> int:
+        """Samples that so many updates read. The last update of an epoch takes what is left. Several processes fill up its last forward pass with samples
+        from the start of the epoch, which count again."""
+        per_pass = self.per_device_batch_size * processes
+        epoch = train_samples if processes == 1 else -(-train_samples // per_pass) * per_pass
+        epochs, updates = divmod(steps, -(-epoch // self.batch_size))
+        return epochs * epoch + updates * self.batch_size
+
 # %% ../nbs/03_sft.ipynb #5473ca71
 AS_PAPER = VideoInputConfig("")  # one span, with thinking
 
@@ -202,7 +210,7 @@ def save_results(run: Run, params: SFTParams, data: StageData, log: list[dict[st
             "loss": log[-1]["loss"],
             "steps": len(log),
             "train_samples": len(data.train),
-            "samples_seen": len(log) * params.batch_size,
+            "samples_seen": params.samples_seen(len(data.train), len(log), process_index_and_count()[1]),
             "n": len(data.eval_samples),
             "seed": params.seed,
             **(beside.metrics({"before": "initial/", "after the cold start": "final/"}) if beside else {}),

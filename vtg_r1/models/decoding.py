@@ -6,6 +6,7 @@
 __all__ = ['Slots', 'row_groups', 'DecodingStep', 'FixedStep', 'sample_tokens', 'generate_shared']
 
 # %% ../../nbs/parts/models/decoding.ipynb #94d10795
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -98,9 +99,9 @@ _plain_models: WeakSet[Any] = WeakSet()  # whose pass could not be compiled or r
 
 @lru_cache
 def _report_plain(reason: str) -> None:
-    "Say once why passes are not faster."
+    "Say once, on stderr, why passes are not faster."
     if is_main_process():
-        print(f"decoding: tokens are decoded by plain passes, because {reason}")
+        print(f"decoding: tokens are decoded by plain passes, because {reason}", file=sys.stderr)
 
 # %% ../../nbs/parts/models/decoding.ipynb #3acd31e2
 class FixedStep(DecodingStep):

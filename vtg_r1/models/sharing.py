@@ -6,6 +6,7 @@
 __all__ = ['SharingTest', 'try_sharing', 'inference_sharing']
 
 # %% ../../nbs/parts/models/sharing.ipynb #c0315b49
+import sys
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -155,10 +156,10 @@ _tried: WeakKeyDictionary[Any, dict[str, SharingTest]] = WeakKeyDictionary()  # 
 
 
 def inference_sharing(model: Any, processor: Any, time_encoding: str) -> SharingTest:
-    "Whether a model's generation shares prompts; tried once, and if not, a line says why."
+    "Whether a model's generation shares prompts; tried once, and if not, a line on stderr says why."
     known = _tried.setdefault(base_model(model), {})
     if time_encoding not in known:
         known[time_encoding] = try_sharing(model, processor, time_encoding, gradients=False)
         if known[time_encoding].reason and is_main_process():
-            print(f"share_prefix: every prompt passes the model by itself, because {known[time_encoding].reason}")
+            print(f"share_prefix: every prompt passes the model by itself, because {known[time_encoding].reason}", file=sys.stderr)
     return known[time_encoding]

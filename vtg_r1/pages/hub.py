@@ -93,6 +93,20 @@ def card(
     return str(ModelCard.from_template(model_facts, str(_CARD), **content))
 
 # %% ../../nbs/parts/pages/hub.ipynb #4bd6a136
+def _check_name(repo: str) -> None:
+    "Raise `RunError` if the Hub takes no repository of this name."
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    problem = f"repository {repo!r}: write OWNER/NAME in letters, digits, '-', '_' and '.'"
+    if repo.count("/") != 1:
+        raise RunError(problem)
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as e:
+        raise RunError(f"{problem} ({e})") from e
+
+
 def push(
     folder: str | Path,  # a finished run
     repo: str,  # name/of-the-repository on the hub
@@ -100,8 +114,7 @@ def push(
     dry_run: bool = False,  # make and report everything, send nothing
 ) -> dict[str, Any]:  # {"repo", "kind", "files": {path in the repository: bytes}, "left": [...], "card", "url"}
     "Upload a finished run with its card, in one commit."
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise RunError(f"repository {repo!r}: write OWNER/NAME")
+    _check_name(repo)
     manifest = finished_run(folder)
     kind, chosen, left = files_to_push(folder)
     text = card(folder, repo)

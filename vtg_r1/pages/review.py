@@ -31,7 +31,7 @@ from ..video.reader import jpeg_uri, read_frames, video_path
 
 # %% ../../nbs/parts/pages/review.ipynb #bc600ce5
 def _prediction(row: dict[str, Any], where: str) -> dict[str, Any]:
-    "A checked row of a prediction file: {spans, refused, response}, and agreement where the row has it."
+    "A checked row of a prediction file: {spans, refused, response}, and with an agreement also {agreement, withheld}."
     try:
         prediction = read_prediction(row)
         checked = {"spans": prediction.spans, "refused": prediction.refused, "response": row.get("response")}
@@ -41,7 +41,7 @@ def _prediction(row: dict[str, Any], where: str) -> dict[str, Any]:
         agreement = row["agreement"]
         if isinstance(agreement, bool) or not isinstance(agreement, (int, float)) or not 0 <= agreement <= 1:
             raise SampleError(f"{where}: agreement is {agreement!r}; give a number from 0 to 1, or leave it out", "agreement", "bad_prediction")
-        checked |= {"agreement": agreement, "refused": prediction.refused or row.get("refused") is True}
+        checked |= {"agreement": agreement, "withheld": row.get("refused") is True}  # of vtg-r1 calibrate: too little agreement to answer
     return checked
 
 

@@ -293,7 +293,7 @@ def launch_stage(
     params: RunParams,  # with accelerate_config, and run_name set
     folder: Path,  # the run's
 ) -> Path:  # the same folder
-    "Run a stage in the processes of `accelerate launch`; their output passes through."
+    "Run a stage in the processes of `accelerate launch`; their output goes to stderr."
     mapping = to_mapping(params)
     config = resolve(mapping["accelerate_config"])
     launch_config(mapping["accelerate_config"])
@@ -321,12 +321,12 @@ def _killed(tail: str, stage: str, folder: Path) -> str:
 
 
 def _run_echoed(command: list[str], env: Mapping[str, str] | None = None) -> str | None:
-    "Run a command and print its output as it comes; the last lines if it fails, None if it succeeds."
+    "Run a command and print its output on stderr as it comes; the last lines if it fails, None if it succeeds."
     tail: deque[str] = deque(maxlen=20)
     with subprocess.Popen(command, cwd=project_root(), env=env, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
         stream = io.TextIOWrapper(cast(IO[bytes], process.stdout), encoding="utf-8", errors="replace", newline="")  # newline "" keeps \\r as it is
         for piece in stream:
-            print(piece, end="", flush=True)
+            print(piece, end="", flush=True, file=sys.stderr)
             tail.append(piece)
     if process.returncode:
         return "".join(tail)
@@ -349,7 +349,7 @@ def ensure_run(
         raise RunError(f"{folder} is being made by {holder}: wait for its end")
     if status:
         raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
-    print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True)
+    print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True, file=sys.stderr)
     pairs = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
     with ThreadPoolExecutor(1) as pool:
         pool.map(import_module, imports)  # one that fails is imported again where it is needed, and fails there

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -81,15 +81,22 @@ def device_name() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 # %% ../../nbs/parts/runs/run.ipynb #5ec2e702
+def _texts(value: Any) -> Iterator[str]:
+    "The texts in a value and in its lists and mappings."
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
 def refuse_secrets(parameters: Mapping[str, Any]) -> None:
     "Raise `RunError` if an address among the parameters carries a password or a key."
     from urllib.parse import parse_qs, urlsplit
 
-    for name, value in parameters.items():
-        if not isinstance(value, str) or "://" not in value:
-            continue
+    for name, address in [(name, text) for name, value in parameters.items() for text in _texts(value) if "://" in text]:
         try:
-            parts = urlsplit(value)
+            parts = urlsplit(address)
         except ValueError:
             continue  # not an address: the code that opens it reports that
         names_of_keys = [field for field in parse_qs(parts.query) if re.search("key|token|secret|password|signature", field, re.I)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core.runtime import UserError
 from ..core.samples import Sample, SampleError
-from ..data.model_inputs import VideoInputConfig, build_messages, dry_prompt, frame_budget
+from ..data.model_inputs import VideoInputConfig, budget_for, build_messages, dry_prompt, frame_budget
 from ..models.abilities import RATIOS
 from ..models.generation import model_inputs
 from ..models.loading import model_path
@@ -102,24 +102,39 @@ def _text_tokens(processor: Any, text: str) -> int:
     return len(processor.tokenizer(text)["input_ids"])
 
 
-def _most_frame_tokens(processor: Any, view: VideoInputConfig) -> int:
-    "Tokens of one frame within the budget, the most that any shape takes."
-    sizes = [(28, 28), *(fit_size(1000 * width, 1000 * height, view.pixels) for width, height in RATIOS.values())]
+def _most_frame_tokens(processor: Any, time_encoding: str, pixels: int) -> int:
+    "Tokens of one frame of so many pixels, the most that any shape takes."
+    sizes = [(28, 28), *(fit_size(1000 * width, 1000 * height, pixels) for width, height in RATIOS.values())]
     counts = []
     for size in sizes:
-        prompt = noise_prompt(view.time_encoding, noise_frames(2, size), 1.0)
+        prompt = noise_prompt(time_encoding, noise_frames(2, size), 1.0)
         counts.append(
             (model_inputs(processor, [prompt], "cpu")["input_ids"].shape[1] - _text_tokens(processor, prompt_text(processor, prompt))) // 2 + 1
         )
     return max(counts)
 
 
+def _largest_budgets(view: VideoInputConfig) -> list[tuple[int, int]]:  # (frames, pixels per frame)
+    "Budgets of which one is at least that of a video, for a video of any length."
+    if not (view.fps and view.max_tokens_per_video):
+        return [budget_for(0.0, replace(view, fps=0.0))]
+    frames_of, least = dict[int, int](), 1  # pixels per frame → most frames
+    while least <= view.frames:  # a video of `least` to twice as many frames: more frames have fewer pixels each
+        _, pixels = budget_for((least - 1) / view.fps, view)
+        frames_of[pixels], _ = budget_for((2 * least - 2) / view.fps, view)
+        least *= 2
+    return [(frames, pixels) for pixels, frames in frames_of.items()]
+
+
 def max_prompt_tokens(processor: Any, samples: list[Sample], view: VideoInputConfig) -> int:
     "An upper bound of the longest prompt in tokens; no video is opened. Every frame has the full budget and the costliest shape, every byte of text is a token."
-    per_image = max(view.pixels // 28**2, _most_frame_tokens(processor, view))
+    frame_tokens = 0
+    for frames, pixels in _largest_budgets(view):
+        per_image = max(pixels // 28**2, _most_frame_tokens(processor, view.time_encoding, pixels))
+        frame_tokens = max(frame_tokens, frames * (per_image + 16))  # 16: what a processor writes around each frame
     longest = max(samples, key=lambda s: len(repr((s.query, s.question, s.options)).encode()))
     text = prompt_text(processor, dict(prompt=build_messages(longest, [9999.9] * view.frames, view)))
-    return view.frames * (per_image + 16) + len(text.encode())  # 16: what a processor writes around each frame
+    return frame_tokens + len(text.encode())
 
 
 def prompt_lengths(processor: Any, samples: list[Sample], view: VideoInputConfig) -> Iterator[tuple[Sample, int, int]]:

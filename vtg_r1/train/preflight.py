@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.runtime import UserError, resolve
-from ..core.samples import Sample, SampleError, require_spans
+from ..core.samples import Sample, SampleError, load_samples, require_spans
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
 from ..models.abilities import require_encoding
 from ..models.loading import check_model_exists, load_processor
@@ -24,7 +24,8 @@ from ..runs.parameters import to_mapping
 from ..runs.run import refuse_run, refuse_unfinished, run_folder, run_state
 from .checks import check_context_length, check_token_budget, is_embedded, refuse_toy_values
 from .estimate import CARDS, answer_seconds, billions, nearest_row, step_on, training_seconds
-from .stage_data import benchmark_queries, recorded_root, refuse_shared_videos, refuse_unnamed_model, toy_run
+from .evaluation import evenly_spaced
+from .stage_data import benchmark_queries, recorded_root, refuse_shared_videos, refuse_unnamed_model, subsample, toy_run
 
 # %% ../../nbs/parts/train/preflight.ipynb #e003d46b
 _ERRORS = (UserError, SampleError, OSError, ValueError, ImportError)
@@ -176,6 +177,18 @@ def _look_for(report: Preflight, value: str | list, what: str) -> None:
                 raise UserError(f"{what} {entry['path']}: no such file (looked at {resolve(entry['path'])})")
 
 # %% ../../nbs/parts/train/preflight.ipynb #1f444f04
+def _drawn(params: Any, samples: list[Sample]) -> list[Sample]:
+    "The part of the samples that a stage draws; a file of match_size_to that is not there yet is passed over."
+    if params.stage == "difficulty":
+        return subsample(samples, min(params.max_samples, len(samples)), seed=params.seed)[0]
+    file, like = resolve(params.match_size_to), None
+    if params.match_size_to and file.is_file():
+        like = load_samples(file)
+    if not (params.max_train_samples or like):
+        return samples
+    return subsample(samples, params.max_train_samples, like, tuple(params.stratify_by), params.seed)[0]
+
+
 def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None, list[Sample] | None]:
     "What a stage trains on, or scores, and what it is measured on."
     if not params.annotations:
@@ -212,8 +225,12 @@ def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None,
             refuse_shared_videos(train, held_out)
     least = next((getattr(params, name) for name in ("prompts_per_step", "batch_size") if hasattr(params, name)), 1)
     with report.trying("data"):
+        if train is not None:
+            train = _drawn(params, train)
         if wanted is not None and train is not None and len(train) < least:
             raise SampleError(f"{len(train)} samples are left to train on, and an update takes {least}")
+    if held_out:
+        held_out = evenly_spaced(held_out, params.eval_limit)
     return train, held_out
 
 # %% ../../nbs/parts/train/preflight.ipynb #5547f947
@@ -313,8 +330,10 @@ def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_
         seconds = 0.0
         if params.stage in ("sft", "grpo"):
             seconds, looks = training_seconds(params, train, card, processes), 1 + params.eval_before_training
-        queries = train if params.stage == "difficulty" else held_out
-        seconds += answer_seconds(params, looks * queries / batch, card) / processes
+        answers = looks * (train if params.stage == "difficulty" else held_out)
+        if getattr(params, "eval_steps", 0):
+            answers += (1 + params.steps // params.eval_steps) * min(params.eval_subset or held_out, held_out)
+        seconds += answer_seconds(params, answers / batch, card) / processes
         where = card if size else "two CPU cores"
         text = f"{seconds / 3600:.2f} hours on {where}"
         report.say("hours", f"{text}, an estimate from the nearest measured step" + f", divided by {processes} processes" * (processes > 1))

@@ -196,8 +196,11 @@ def stage_samples(
     samples, without_duration = read_all_annotations(annotations, dataset, video_root, missing_videos)
     require_spans(samples, asked.answers)
     with_video = find_videos(samples, video_root, missing_videos)
+    excluded = len(samples) - len(with_video) + without_duration
     if role == "annotations":
-        record_excluded(run, "missing_videos 'skip'", len(samples) - len(with_video) + without_duration)
+        record_excluded(run, "missing_videos 'skip'", excluded)
+    elif excluded:
+        run.record(eval_excluded={"missing_videos 'skip'": excluded})
     return with_video, str(resolve(video_root))
 
 # %% ../../nbs/parts/train/stage_data.ipynb #81f66d9a
