@@ -244,7 +244,7 @@ def test_index_tells_the_claims_as_the_grid_found_them(index, tmp_path):
             folder / f"table_{table}.csv"
         )
     said = index.claims_table().data
-    assert "| C1 RL lifts | **supported** | +22.0 [" in said and "| C4 Longer helps | **untestable here** |  |" in said
+    assert "| C1 RL lifts | **supported** | in domain: +22.0 [" in said and "| C4 Longer helps | **untestable here** |  |" in said
     assert "over 5 seeds, 10 runs of one thread that took 2.0 hours together on a machine" in said
     assert "| 3 | SFT only | 20.87 / 8.10 / 46.14 | 52.0 ± 2.0 | 40.0 |" in said and said.count("| R1 |") == 3
 

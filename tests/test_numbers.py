@@ -149,7 +149,7 @@ def cold_start_is_tighter_and_loses_some() -> bool:
         and found["final/R1@0.3"] < found["initial/R1@0.3"]
         and -5 < found["final/format_rate"] - found["initial/format_rate"] < 0
         and found["final/thinking_rate"] > 80 > found["initial/thinking_rate"]
-        and arms["sft/ood"] <= arms["base/ood"]
+        and abs(arms["sft/ood"] - arms["base/ood"]) < 1
     )
 
 
@@ -315,14 +315,9 @@ def some_seeds_reason_and_some_do_not() -> bool:
     return min(rates) < 10 and max(rates) > 90
 
 
-def its_rules_are_older() -> bool:
-    "No run of the committed grid has averaged weights."
-    return not any("average" in key for p in (REFERENCE / "claims/runs").rglob("metrics.json") for key in read(p))
-
-
-def claims_took_two_hours() -> bool:
+def claims_took_their_time() -> bool:
     found = metrics("claims")
-    return found["runs"] == 99 and f"{found['seconds_of_runs'] / 3600:.1f}" == "2.0"
+    return found["runs"] == 99 and f"{found['seconds_of_runs'] / 3600:.1f}" == "1.3"
 
 
 def first_group_of_the_run() -> bool:
@@ -380,8 +375,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a
     ("05_grpo", "The mean hides one seed."): one_seed_unlearned_the_second_span,
     ("05_grpo", "The way there differs, the end hardly."): styles_differ_before_rl,
     ("05_grpo", "The eight rollouts below are the first group of the committed run"): first_group_of_the_run,
-    ("06_ablations", "The 99 runs of the committed run took 2.0 hours together"): claims_took_two_hours,
-    ("06_ablations", "The committed run is older than three of these rules"): its_rules_are_older,
+    ("06_ablations", "The 99 runs of the committed run took 1.3 hours together"): claims_took_their_time,
     (
         "06_ablations",
         "In the committed run some seeds of R1 end with almost no in-domain answer that reasons, others with nothing else",
@@ -419,7 +413,7 @@ def test_published_numbers_in_prose_are_those_of_the_grid():
 def test_index_counts_the_seeds_that_stop_reasoning():
     said = next(p for p in paragraphs("index") if "RL drops the reasoning in" in p)
     silent = sum(rate < 10 for rate in seeds_of("claims", "r1", "final/thinking_rate"))
-    assert f"in {['no', 'one', 'two', 'three', 'four', 'five'][silent]} seeds of five" in said
+    assert f"in {['no seed', 'one seed', 'two seeds', 'three seeds', 'four seeds', 'five seeds'][silent]} of five" in said
 
 
 def test_code_of_a_page_is_python():
