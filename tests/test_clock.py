@@ -130,13 +130,13 @@ def prepared(tmp_path, toy_samples, world, capsys, **values):
 
 
 def test_a_run_says_once_that_frames_share_a_time(tmp_path, toy_samples, world, capsys):
-    videos = {s.video: s.duration for s in toy_samples}
-    clips = len(videos)
+    durations = {s.video: s.duration for s in toy_samples}
+    clips = len(durations)
     manifest, out = prepared(tmp_path / "slow", toy_samples, world, capsys, frames=400, time_encoding="native")
     assert manifest["clock"] == dict(clips=clips, dense=0, finest_fps=8) and "same time" not in out, "its files have a frame per second"
     world = tmp_path / "fast"
     (world / "videos").mkdir(parents=True)
-    for name, duration in videos.items():
+    for name, duration in durations.items():
         write_video(world / "videos" / name, np.zeros((int(16 * duration), 28, 28, 3), np.uint8), 16)
     manifest, out = prepared(tmp_path / "a", toy_samples, world, capsys, frames=400, time_encoding="native")
     assert manifest["clock"] == dict(clips=clips, dense=clips, finest_fps=8)
