@@ -155,7 +155,7 @@ def take_policy(rank, port, folder):
         return folder
 
     grpo.toy_upstream = make
-    assert grpo.policy_path(grpo.GRPOParams()) == str(folder / "model")
+    assert grpo.policy_path(grpo.GRPOParams(per_device_batch_size=32)) == str(folder / "model")
 
 
 def test_the_first_process_alone_makes_a_missing_policy(tmp_path):
@@ -164,7 +164,7 @@ def test_the_first_process_alone_makes_a_missing_policy(tmp_path):
     for process in started:
         process.start()
     for process in started:
-        process.join(120)
+        process.join(600)
     assert [process.exitcode for process in started] == [0, 0] and (tmp_path / "makers").read_text() == "0\n"
 
 
