@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,13 +19,14 @@ from vtg_r1.core.samples import Sample, SampleError, load_samples, read_samples,
 from vtg_r1.curation import CurationParams, answered, check_videos, collect, iter_samples, read_source, to_sft_sample
 from vtg_r1.data.conversations import quoted_query, read_times
 from vtg_r1.data.official_benchmarks import load_benchmark, trivial_predictions
-from vtg_r1.data.readers import READERS, read_dataset, read_rows
+from vtg_r1.data.readers import READERS, VIDEO_ENDINGS, read_dataset, read_rows
 from vtg_r1.data.sources import find_videos, read_annotations
+from vtg_r1.data.toyworld import write_video
 from vtg_r1.data.validation import check, overlap_guard, source_id, video_file, video_files
 from vtg_r1.sft import TARGETS
 from vtg_r1.train.stage_data import STRATA
 from vtg_r1.video.decoders import VideoError
-from vtg_r1.video.reader import video_path
+from vtg_r1.video.reader import probe, video_path
 
 
 def read(folder: Path, dataset: str, name: str, content: Any, **options: Any):
@@ -577,7 +579,7 @@ def test_a_video_is_found_under_any_usual_name(named, file, tmp_path):
 
 
 def test_many_videos_are_found_as_one_by_one(tmp_path, monkeypatch):
-    "Under every kind of name, and without 160 looks for each that is absent."
+    "Under every kind of name, and without hundreds of looks for each that is absent."
     for file in (
         "a.avi.mp4",
         "b.webm",
@@ -607,6 +609,22 @@ def test_the_exact_name_goes_first(tmp_path):
     for name in ("a.avi", "a.mp4"):
         (tmp_path / name).touch()
     assert (video_file(tmp_path, "a.avi"), video_file(tmp_path, "a.mp4")) == ("a.avi", "a.mp4")
+
+
+def test_every_ending_of_a_video_that_the_reader_opens(tmp_path):
+    "The reader goes by a file's content; a name is taken for a file's by its ending."
+    write_video(tmp_path / "film.mp4", np.zeros((3, 28, 28, 3), np.uint8), 1)
+    usual = "3gp asf avi f4v flv gif m2ts m4v mkv mov mp4 mpe mpeg mpg mts mxf ogg ogv qt ts vob webm wmv".split()
+    assert set(usual) <= set(VIDEO_ENDINGS) and len(set(VIDEO_ENDINGS)) == len(VIDEO_ENDINGS)
+    for ending in [*VIDEO_ENDINGS, "OGV"]:
+        (tmp_path / "film.mp4").rename(tmp_path / f"abc.{ending}")
+        content = {f"abc.{ending}": {"duration": 3, "timestamps": [[1, 2]], "sentences": ["x"]}}
+        (sample,), _ = read(tmp_path, "activitynet", "a.json", content)
+        assert (sample.qid, sample.video) == ("abc_0", f"abc.{ending}") and video_file(tmp_path, "abc") == video_file(
+            tmp_path, "abc.mp4"
+        ) == sample.video
+        assert probe(video_path(tmp_path, sample.video)).duration == 3
+        (tmp_path / sample.video).rename(tmp_path / "film.mp4")
 
 
 NAMED_BY_ID = ("charades text", "charades dict", "charades windows", "activitynet", "tacos", "tacos in frames", "qvhighlights as a list", "rextime")
@@ -858,10 +876,16 @@ def test_the_guard_catches_a_cut_a_prefix_and_a_camera(tmp_path):
         json.dumps({vid: {"duration": 9, "timestamps": [[1, 2]], "sentences": ["x"]} for vid in ("AbCdEfGhIjK.mp4", "s13-d21")})
     )
     guard = overlap_guard([("activitynet", tmp_path / "test.json", None)])
-    caught = ["AbCdEfGhIjK_35_79.mp4", "video-AbCdEfGhIjK.mp4", "v_AbCdEfGhIjK.mkv", "s13-d21-cam-002.mp4"]
-    free = ["AbCdEfGhIjL_35_79.mp4", "video-2.mp4", "s13-d22-cam-002.mp4", "s13-d2.mp4", "AbCdEfGhIjK2.mp4"]
-    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in caught] == ["same source as activitynet"] * 4
-    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in free] == [""] * 5
+    caught = ["AbCdEfGhIjK_35_79.mp4", "video-AbCdEfGhIjK.mp4", "v_AbCdEfGhIjK.mkv", "s13-d21-cam-002.mp4", "A title-AbCdEfGhIjK.mp4"]
+    caught += ["AbCdEfGhIjK.f137.mp4", "AbCdEfGhIjK.f137-1.mp4", "AbCdEfGhIjK_360p.mkv", "AbCdEfGhIjK-1080p.webm", "v_AbCdEfGhIjK_360p.mp4"]
+    caught += ["A title [AbCdEfGhIjK].f248.webm", "A title-AbCdEfGhIjK.f137.mp4", "a-b-AbCdEfGhIjK_720p.ogv"]
+    free = ["AbCdEfGhIjL_35_79.mp4", "video-2.mp4", "s13-d22-cam-002.mp4", "s13-d2.mp4", "AbCdEfGhIjK2.mp4", "A titleAbCdEfGhIjK.mp4"]
+    free += ["AbCdEfGhIjK.f.mp4", "AbCdEfGhIjK_36p0.mp4", "AbCdEfGhIjK_7p.mp4"]
+    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in caught] == ["same source as activitynet"] * len(caught)
+    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in free] == [""] * len(free)
+    assert {guard(Sample("q", f"AbCdEfGhIjK.{ending}", 9.0, "y", [[1.0, 2.0]])) for ending in VIDEO_ENDINGS} == {"same video as activitynet"}
+    for words in ("home-recording01", "kitchen_001_720p", "a-very-longer-words"):
+        assert source_id(f"{words}.mp4") == words
 
 
 PUBLISHED = [

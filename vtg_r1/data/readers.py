@@ -164,7 +164,10 @@ def _json(path: Path, kinds: tuple[type, ...]) -> Any:
     return data
 
 # %% ../../nbs/parts/data/readers.ipynb #4ebfe5df
-VIDEO_ENDINGS = "mp4 mkv webm avi mov m4v mpg mpeg 3gp flv wmv qt mts m2ts ts".split()
+VIDEO_ENDINGS = (  # of the containers that the video reader opens, the usual ones first
+    "mp4 mkv webm avi mov m4v mpg mpeg 3gp flv wmv qt mts m2ts ts ogv ogg vob f4v asf mxf 3g2 mpe gif "
+    "mk3d mj2 divx m2p m1v m2v h264 hevc obu ivf apng ogm nut rm rmvb dv wtv y4m"
+).split()
 _ENDING = re.compile(rf"\.({'|'.join(VIDEO_ENDINGS)})$", re.I)
 
 
