@@ -713,6 +713,9 @@ def test_joining_keeps_the_votes_of_annotators(tmp_path):
         ("samples", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n', mtime=0), "is a gzip file; unpack it with gunzip"),
         ("tacos", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n', mtime=0), "is a gzip file; unpack it with gunzip"),
         ("csv", "a.parquet", b"PAR1xx", "is a parquet file"),
+        ("jsonl", "a.jsonl", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n'.encode("utf-16"), "is text in UTF-16, or no text; convert it: iconv"),
+        ("samples", "a.jsonl", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n'.encode("utf-16-be"), "is text in UTF-16"),
+        ("activitynet", "a.json", '{"a": {"duration": 9}}'.encode("utf-16"), "is text in UTF-16"),
     ],
 )
 def test_a_file_of_another_kind_is_named(dataset, name, content, said, tmp_path):

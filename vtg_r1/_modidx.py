@@ -268,6 +268,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                      'vtg_r1.core.samples.SampleError': ('parts/core/samples.html#sampleerror', 'vtg_r1/core/samples.py'),
                                      'vtg_r1.core.samples.SampleError.__init__': ( 'parts/core/samples.html#sampleerror.__init__',
                                                                                    'vtg_r1/core/samples.py'),
+                                     'vtg_r1.core.samples._check_difficulty': ( 'parts/core/samples.html#_check_difficulty',
+                                                                                'vtg_r1/core/samples.py'),
                                      'vtg_r1.core.samples._check_extras': ( 'parts/core/samples.html#_check_extras',
                                                                             'vtg_r1/core/samples.py'),
                                      'vtg_r1.core.samples._check_pair': ('parts/core/samples.html#_check_pair', 'vtg_r1/core/samples.py'),

@@ -1363,7 +1363,7 @@ def dataset_rows(
     if columns and name not in ("csv", "jsonl"):
         raise SampleError(f"columns are named for csv and jsonl, and {name} has fixed ones", reason="unknown_column")
     if path.is_file():
-        check_is_text(path)
+        check_is_text(path, utf16=name == "csv")
     if name == "csv":
         return _each(_table(path, ",;\t|", _header_check(path, columns)), _table_parser(columns))
     if name == "jsonl":
