@@ -1,5 +1,6 @@
 "Annotations as people hold them: what is read is read right, what is lost is counted per query, and a row that cannot be trained on is named."
 
+import csv
 import gzip
 import json
 import os
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,13 +19,14 @@ from vtg_r1.core.samples import Sample, SampleError, load_samples, read_samples,
 from vtg_r1.curation import CurationParams, answered, check_videos, collect, iter_samples, read_source, to_sft_sample
 from vtg_r1.data.conversations import quoted_query, read_times
 from vtg_r1.data.official_benchmarks import load_benchmark, trivial_predictions
-from vtg_r1.data.readers import READERS, read_dataset, read_rows
+from vtg_r1.data.readers import READERS, VIDEO_ENDINGS, read_dataset, read_rows
 from vtg_r1.data.sources import find_videos, read_annotations
+from vtg_r1.data.toyworld import write_video
 from vtg_r1.data.validation import check, overlap_guard, source_id, video_file, video_files
 from vtg_r1.sft import TARGETS
 from vtg_r1.train.stage_data import STRATA
 from vtg_r1.video.decoders import VideoError
-from vtg_r1.video.reader import video_path
+from vtg_r1.video.reader import probe, video_path
 
 
 def read(folder: Path, dataset: str, name: str, content: Any, **options: Any):
@@ -266,6 +269,59 @@ def test_a_key_that_an_object_has_twice_is_an_error(tmp_path):
         read(tmp_path, "activitynet", "a.json", text)
 
 
+def conversation(*content: Any, **more: Any) -> dict:
+    turns = [{"role": "user", "content": part} for part in content]
+    return {"messages": [m for turn in turns for m in (turn, {"role": "assistant", "content": "From 5 to 9 seconds."})], **more}
+
+
+TEXT = {"type": "text", "text": "Given the query 'a dog'"}
+
+
+@pytest.mark.parametrize(
+    "content, more",
+    [
+        ([{"type": "video", "video": "c/a.mp4"}, TEXT], {"duration": 30}),
+        ([{"type": "video", "video": "file://c/a.mp4", "fps": 2}, TEXT], {"duration": 30}),
+        ([TEXT, {"type": "video_url", "video_url": {"url": "c/a.mp4/", "processed_video_length": 60, "processed_fps": 2}}], {}),
+        ([{"type": "video_url", "video_url": "c/a.mp4"}, "and", TEXT], {"duration": 30}),
+    ],
+)
+def test_the_video_of_a_conversation(content, more, tmp_path):
+    (sample,), _ = read(tmp_path, "timelens", "a.jsonl", [conversation(content, **more)])
+    assert (sample.video, sample.duration, sample.query, sample.spans) == ("c/a.mp4", 30, "a dog", [[5, 9]])
+    after_system = conversation(content, **more)
+    after_system["messages"].insert(0, {"role": "system", "content": "You help."})
+    assert read(tmp_path, "timelens", "b.jsonl", [after_system])[0] == [sample]
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ([{"type": "video_url", "video_url": {"url": "a.mp4", "processed_video_length": 60, "processed_fps": 0}}, TEXT], "processed_fps is 0: give"),
+        (
+            [{"type": "video_url", "video_url": {"url": "a.mp4", "origin_video_length": None, "origin_fps": 2}}, TEXT],
+            "origin_video_length is None and",
+        ),
+        ([{"type": "video", "video": ["1.jpg", "2.jpg"]}, TEXT], "video ['1.jpg', '2.jpg'] names no file"),
+        ([TEXT], "no video is named: give a part"),
+        ([{"type": "video", "video": "a.mp4"}], "has no text: give a text"),
+        (None, "no video is named"),
+    ],
+)
+def test_a_conversation_that_lacks_something_costs_no_other(content, said, tmp_path):
+    good = conversation([{"type": "video", "video": "b.mp4"}, TEXT], duration=30)
+    samples, report = read(tmp_path, "timelens", "a.jsonl", [conversation(content), good])
+    assert [s.video for s in samples] == ["b.mp4"] and said in report.excluded[0].detail and (report.read, len(report.excluded)) == (2, 1)
+
+
+def test_times_of_grounded_videollm(tmp_path):
+    records = [grounded("v", f"q{i}", [0, 1]) for i in range(3)]
+    for record, answer in zip(records, ["From <0:01> to <0:04>.", "<1.0s> to < 4 s>, as <image> has it", "<1.0> to <1:99>"]):
+        record["conversation"][1]["value"] = answer
+    samples, report = read(tmp_path, "grounded_videollm", "a.json", records)
+    assert [s.spans for s in samples] == [[[1, 4]]] * 2 and "a time is '1:99': write seconds" in report.excluded[0].detail
+
+
 def test_blank_lines_and_other_separators_of_a_text_file(tmp_path):
     text = "\ufeffAO8RW 0.0 6.9##a person\u2028puts a book\x85away.\r\n\n \t\nY6R7T 20.8 30.0##person plays\n\n\n"
     samples, report = read(tmp_path, "charades_sta", "a.txt", text)
@@ -378,6 +434,98 @@ def test_the_truth_of_several_annotators(tmp_path):
     assert target_span([[9, 12], [1, 3]]) == [1, 3]  # no agreement: the earliest
 
 
+def test_segments_of_didemo(tmp_path):
+    record = {"num_segments": 6, "description": "x", "video": "a.mov"}
+    records = [{**record, "times": t, "annotation_id": i} for i, t in enumerate(([0, 1], [[4, 2]], [[3, 2]], [[1, 1], [2, 4]]))]
+    samples, report = read(tmp_path, "didemo", "a.json", records, inverted="swap")
+    assert [s.spans for s in samples] == [[[0, 10]], [[10, 25]], [[10, 20]], [[5, 10], [10, 25]]] and report.before["inverted"] == 2
+    samples, report = read(tmp_path, "didemo", "a.json", records)
+    assert [s.qid for s in samples] == ["0", "3"] and [f.reason for f in report.excluded] == ["inverted"] * 2
+
+
+LETTERS = [
+    ("c", "C"),
+    (" c ", "C"),
+    ("C", "C"),
+    ("(C)", "C"),
+    ("C.", "C"),
+    ("(C) c", "C"),
+    ("C: c", "C"),
+    ("(C) d", None),
+    ("A dog", None),
+    ("f", None),
+]
+
+
+@pytest.mark.parametrize("answer, letter", [*LETTERS, ("2", "C"), ("5", None), ("", None)])
+def test_the_answer_of_nextgqa(answer, letter, tmp_path):
+    "Its cell is the text of an option; its number and its letter are read too, and what is none of them is reported."
+    with open(tmp_path / "test.csv", "w", newline="") as f:
+        csv.writer(f).writerows(
+            [["video_id", "question", "answer", "qid", *(f"a{i}" for i in range(5))], ["1", "why", answer, "0", *"ab", "c ", "d", "e"]]
+        )
+    (tmp_path / "gsub_test.json").write_text('{"1": {"duration": 30, "location": {"0": [[1, 4]]}}}')
+    (sample,), report = read_dataset("nextgqa", tmp_path)
+    assert sample.answer == letter and report.counts() == ({} if letter else {"unknown_answer/kept": 1})
+    assert all(repr(answer) in f.detail for f in report.findings)
+    (tmp_path / "test.csv").write_text("video_id,question,answer,qid,a0,a1,a2,a3,a4\n1,how many,2,0,0,1,3,2,C\n")
+    assert read_dataset("nextgqa", tmp_path)[0][0].answer == "D", "an option has that text"
+
+
+@pytest.mark.parametrize("answer, letter", [*LETTERS[:-1], ("b", "B"), ("2", None), (2, None), ("E", None)])
+def test_the_answer_of_the_others(answer, letter, tmp_path):
+    options = ["x", "y", "c", "d"]
+    event = {"vid": "a", "video": "a.mp4", "duration": 30, "question": "why", "query": "why"}
+    files = [
+        ("jsonl", {"spans": [[1, 4]], "options": options, "answer": answer}),
+        ("rextime", {"qid": "a", "options": options, "span": [1, 4], "ans": answer}),
+        ("nextgqa", {"id": "a", "options": [f"({x}) {o}" for x, o in zip("ABCD", options)], "glue": [[1, 4]], "answer": answer}),
+        ("tvg_r1", {"problem": "why", "choices": options, "gt_frame": [1, 4], "video_length": 30, "ground_truth": answer}),
+    ]
+    for dataset, more in files:
+        samples, report = read(tmp_path, dataset, "a.json", [{**event, **more}])
+        assert [s.answer for s in samples] == [letter] * bool(letter), dataset
+        assert letter or (report.excluded[0].reason == "bad_answer" and f"is {str(answer)!r}" in report.excluded[0].detail.replace("is 2", "is '2'"))
+
+
+def test_an_answer_is_first_of_all_a_letter():
+    row = {"video": "a.mp4", "query": "q", "spans": [[1, 4]], "duration": 9}
+    given = [("A", ["B", "A"]), ("a", ["b", "a"]), ("a", ["a ", "a"]), ("b", ["x", "y"])]
+    samples, report = read_rows([{**row, "query": f"q{i}", "answer": a, "options": o} for i, (a, o) in enumerate(given)])
+    assert [s.answer for s in samples] == ["A", "B", "B"] and report.excluded[0].reason == "bad_answer"
+
+
+@pytest.mark.parametrize(
+    "dataset, content, said",
+    [
+        ("tvgbench", [{"path": "a.mp4", "question": "q", "answer": 5, "duration": 9}], "answer is 5: give 'start-end' in seconds"),
+        ("tvgbench", [{"path": "a.mp4", "question": "q", "answer": "1.5", "duration": 9}], "answer is '1.5': give 'start-end' in seconds"),
+        (
+            "activitynet",
+            {"database": {"a": {"duration": 9}}, "version": "1.3"},
+            "'version' is '1.3', and no video's {duration, timestamps, sentences}",
+        ),
+        (
+            "timer1",
+            [{"video": "a", "duration": 9, "timestamp": [1, 4], "sentence": "x", "difficulty": "easy"}],
+            "difficulty is 'easy': give the policy's",
+        ),
+        (
+            "timer1",
+            [{"video": "a", "duration": 9, "timestamp": [1, 4], "sentence": "x", "difficulty": 150}],
+            "IoU in percent, from 0 to 100, or null",
+        ),
+    ],
+)
+def test_a_field_of_another_kind_is_named(dataset, content, said, tmp_path):
+    if dataset == "activitynet":
+        good: Any = {**content, "a": {"duration": 9, "timestamps": [[1, 4]], "sentences": ["x"]}}
+    else:
+        good = [*content, {**content[0], "answer": [1, 4], "difficulty": None}]
+    samples, report = read(tmp_path, dataset, "a.json", good)
+    assert [s.spans for s in samples] == [[[1, 4]]] and any(said in f.detail for f in report.excluded)
+
+
 @pytest.mark.shared
 def test_how_often_the_earliest_is_not_the_agreed_one(shared):
     samples, _ = read_dataset("didemo", shared / "data/annotations/didemo/val_data.json")
@@ -394,6 +542,12 @@ def test_spans_in_frames(tmp_path):
         tmp_path, "tacos", "b.json", {"a": {**video, "duration": 170.0}, "b": {**video, "timestamps": [[2, 6]], "duration": 170.0}}
     )
     assert [s.spans for s in samples] == [[[2, 6]]] and "within 5000 frames" in report.excluded[0].detail
+    both = {**video, "timestamps": [[25, 68], [252, 686]], "sentences": ["x", "y"], "duration": 170.0}
+    samples, report = read(tmp_path, "tacos", "d.json", {"a": both, "b": {**video, "timestamps": [[2, 6]], "duration": 170.0}})
+    assert [s.video for s in samples] == ["b.mp4"] and len(report.excluded) == 2, "the other spans of that video are frames too"
+    bench = {"spans": [[[294, 588], [882, 1176]]], "queries": ["x"], "num_frames": 5000, "fps": 29.4}
+    assert read(tmp_path, "timelens", "e.json", {"a": bench})[0][0].spans == [pytest.approx([10, 20]), pytest.approx([30, 40])]
+    assert "within 5000 frames" in read(tmp_path, "timelens", "f.json", {"a": {**bench, "duration": 170.0}, "b": {**bench}})[1].excluded[0].detail
     text = "video,start_frame,end_frame,fps,sentence,duration\na.mp4,50,100,25,x,30\na.mp4,50,100,,y,30\n"
     columns = {"start": "start_frame", "end": "end_frame"}
     samples, report = read(tmp_path, "csv", "c.csv", text, columns=columns)
@@ -425,7 +579,7 @@ def test_a_video_is_found_under_any_usual_name(named, file, tmp_path):
 
 
 def test_many_videos_are_found_as_one_by_one(tmp_path, monkeypatch):
-    "Under every kind of name, and without 160 looks for each that is absent."
+    "Under every kind of name, and without hundreds of looks for each that is absent."
     for file in (
         "a.avi.mp4",
         "b.webm",
@@ -455,6 +609,22 @@ def test_the_exact_name_goes_first(tmp_path):
     for name in ("a.avi", "a.mp4"):
         (tmp_path / name).touch()
     assert (video_file(tmp_path, "a.avi"), video_file(tmp_path, "a.mp4")) == ("a.avi", "a.mp4")
+
+
+def test_every_ending_of_a_video_that_the_reader_opens(tmp_path):
+    "The reader goes by a file's content; a name is taken for a file's by its ending."
+    write_video(tmp_path / "film.mp4", np.zeros((3, 28, 28, 3), np.uint8), 1)
+    usual = "3gp asf avi f4v flv gif m2ts m4v mkv mov mp4 mpe mpeg mpg mts mxf ogg ogv qt ts vob webm wmv".split()
+    assert set(usual) <= set(VIDEO_ENDINGS) and len(set(VIDEO_ENDINGS)) == len(VIDEO_ENDINGS)
+    for ending in [*VIDEO_ENDINGS, "OGV"]:
+        (tmp_path / "film.mp4").rename(tmp_path / f"abc.{ending}")
+        content = {f"abc.{ending}": {"duration": 3, "timestamps": [[1, 2]], "sentences": ["x"]}}
+        (sample,), _ = read(tmp_path, "activitynet", "a.json", content)
+        assert (sample.qid, sample.video) == ("abc_0", f"abc.{ending}") and video_file(tmp_path, "abc") == video_file(
+            tmp_path, "abc.mp4"
+        ) == sample.video
+        assert probe(video_path(tmp_path, sample.video)).duration == 3
+        (tmp_path / sample.video).rename(tmp_path / "film.mp4")
 
 
 NAMED_BY_ID = ("charades text", "charades dict", "charades windows", "activitynet", "tacos", "tacos in frames", "qvhighlights as a list", "rextime")
@@ -543,6 +713,9 @@ def test_joining_keeps_the_votes_of_annotators(tmp_path):
         ("samples", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n', mtime=0), "is a gzip file; unpack it with gunzip"),
         ("tacos", "a.jsonl.gz", gzip.compress(b'{"qid": "a"}\n', mtime=0), "is a gzip file; unpack it with gunzip"),
         ("csv", "a.parquet", b"PAR1xx", "is a parquet file"),
+        ("jsonl", "a.jsonl", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n'.encode("utf-16"), "is text in UTF-16, or no text; convert it: iconv"),
+        ("samples", "a.jsonl", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n'.encode("utf-16-be"), "is text in UTF-16"),
+        ("activitynet", "a.json", '{"a": {"duration": 9}}'.encode("utf-16"), "is text in UTF-16"),
     ],
 )
 def test_a_file_of_another_kind_is_named(dataset, name, content, said, tmp_path):
@@ -706,10 +879,16 @@ def test_the_guard_catches_a_cut_a_prefix_and_a_camera(tmp_path):
         json.dumps({vid: {"duration": 9, "timestamps": [[1, 2]], "sentences": ["x"]} for vid in ("AbCdEfGhIjK.mp4", "s13-d21")})
     )
     guard = overlap_guard([("activitynet", tmp_path / "test.json", None)])
-    caught = ["AbCdEfGhIjK_35_79.mp4", "video-AbCdEfGhIjK.mp4", "v_AbCdEfGhIjK.mkv", "s13-d21-cam-002.mp4"]
-    free = ["AbCdEfGhIjL_35_79.mp4", "video-2.mp4", "s13-d22-cam-002.mp4", "s13-d2.mp4", "AbCdEfGhIjK2.mp4"]
-    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in caught] == ["same source as activitynet"] * 4
-    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in free] == [""] * 5
+    caught = ["AbCdEfGhIjK_35_79.mp4", "video-AbCdEfGhIjK.mp4", "v_AbCdEfGhIjK.mkv", "s13-d21-cam-002.mp4", "A title-AbCdEfGhIjK.mp4"]
+    caught += ["AbCdEfGhIjK.f137.mp4", "AbCdEfGhIjK.f137-1.mp4", "AbCdEfGhIjK_360p.mkv", "AbCdEfGhIjK-1080p.webm", "v_AbCdEfGhIjK_360p.mp4"]
+    caught += ["A title [AbCdEfGhIjK].f248.webm", "A title-AbCdEfGhIjK.f137.mp4", "a-b-AbCdEfGhIjK_720p.ogv"]
+    free = ["AbCdEfGhIjL_35_79.mp4", "video-2.mp4", "s13-d22-cam-002.mp4", "s13-d2.mp4", "AbCdEfGhIjK2.mp4", "A titleAbCdEfGhIjK.mp4"]
+    free += ["AbCdEfGhIjK.f.mp4", "AbCdEfGhIjK_36p0.mp4", "AbCdEfGhIjK_7p.mp4"]
+    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in caught] == ["same source as activitynet"] * len(caught)
+    assert [guard(Sample("q", video, 9.0, "y", [[1.0, 2.0]])) for video in free] == [""] * len(free)
+    assert {guard(Sample("q", f"AbCdEfGhIjK.{ending}", 9.0, "y", [[1.0, 2.0]])) for ending in VIDEO_ENDINGS} == {"same video as activitynet"}
+    for words in ("home-recording01", "kitchen_001_720p", "a-very-longer-words"):
+        assert source_id(f"{words}.mp4") == words
 
 
 PUBLISHED = [

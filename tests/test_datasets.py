@@ -257,7 +257,7 @@ def test_lists_in_csv_cells_marks_at_the_start_and_odd_durations(tmp_path):
     (tmp_path / "b.txt").write_text("\ufeffAO8RW 0.0 6.9##a person is putting a book on a shelf.\n", encoding="utf-8")
     (tmp_path / "d.json").write_text('{"AO8RW": "33.67"}')
     (sample,) = read_dataset("charades_sta", tmp_path / "b.txt", durations=tmp_path / "d.json")[0]
-    assert sample.video == "AO8RW.mp4" and sample.duration == 6.9
+    assert sample.video == "AO8RW.mp4" and sample.duration == 33.67
 
 
 def test_half_characters_are_reported_not_written(tmp_path):
@@ -328,6 +328,9 @@ def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
         "video,start,end,sentence\nkitchen/a.mp4,3.5,65,she cracks an egg\n",
         "\ufeffVideo; Start;END ;Sentence\r\nkitchen/a.mp4;0:03.5; 1:05 ;she cracks an egg\r\n",
         'start\tend\tvideo\tcaption\n3.5\t00:01:05\tkitchen/a.mp4\t"she cracks\n an egg"\n',
+        "video|start|end|sentence||\nkitchen/a.mp4|3.5|1:05|she cracks an egg||\n",
+        "sentence, video , start, end\nshe cracks an egg, kitchen/a.mp4 , 3.5, 65\n",
+        ',video,start,end,sentence\n0,kitchen/a.mp4,3.5,65,"she cracks\nan egg"\n',
     ],
 )
 def test_a_practitioners_table(text, tmp_path):
@@ -352,7 +355,10 @@ OWN = "video,start,end,sentence,duration\n"
         ("video,start,end,start,sentence\na.mp4,1,4,2,she\n", "column 'start' is twice"),
         ("a.mp4,1,4,she cracks an egg\nb.mp4,2,3,she whisks it\n", "its first line, which names the columns, is ['a.mp4'"),
         ("video,Start (s),end,sentence\na.mp4,1,4,she\n", "no column 'start' for start"),
-        ("video|start|end|sentence\na.mp4|1|4|she\n", "no column 'video' for video"),
+        (OWN + 'a.mp4,1,2,"she,9\nb.mp4,1,2,he,9\n"c.mp4,1,2,they,9\n', "after line 1"),
+        (OWN + 'a.mp4,1,2,"she whisks,9\nb.mp4,1,2,he",9\nc.mp4,1,2,they,9\n', "line 2: a cell holds what looks like another row, 'b.mp4,1,2,he"),
+        ('video,start,end,sentence\n\na.mp4,1,2,"x\nb.mp4,1,2,y\nc.mp4,1,2,z"\n', "line 3: a cell holds what looks like another row"),
+        ("video,start,end,sentence,,\na.mp4,1,4,x,,\nb.mp4,1,4,a dog, running,\n", "line 3: 6 cells, 4 columns"),
         ("", "the file is empty"),
         ((OWN + "a.mp4,1,2,caf\u00e9,9\n").encode("cp1252"), "save it as CSV UTF-8"),
         ((OWN + "a.mp4,1,2,caf\u00e9,9\n").encode("utf-16-le"), "no UTF-8 text"),
@@ -364,6 +370,82 @@ def test_a_table_that_reads_wrong_is_one_error(content, said, tmp_path, capsys):
     assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "mine.csv")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert str(tmp_path / "mine.csv") in line and said in line
+
+
+@pytest.mark.parametrize(
+    "columns, cells, seconds",
+    [
+        (("start_ms", "end_ms", "duration"), (1500, 3500, 30), (1.5, 3.5, 30)),
+        (("startMs", "endms", "duration_ms"), (1500, 3500, 30000), (1.5, 3.5, 30)),
+        (("Start (min)", "End (min)", "length in hours"), (1.5, 2, 0.5), (90, 120, 1800)),
+        (("start_frame", "end_frame", "num_frames"), (60, 90, 900), (2, 3, 30)),
+        (("start_idx", "end_idx", "duration_sec"), (60, 90, 30), (2, 3, 30)),
+        (("t_min", "t_max", "duration"), (2, 3, 30), (2, 3, 30)),
+        (("timeframe_start", "timeframe_end", "seconds"), (2, 3, 30), (2, 3, 30)),
+    ],
+)
+def test_the_name_of_a_column_may_give_the_unit(columns, cells, seconds, tmp_path):
+    given = dict(zip(("start", "end", "duration"), columns))
+    row = {"video": "a.mp4", "sentence": "x", "fps": 30, **dict(zip(columns, cells))}
+    (tmp_path / "mine.csv").write_text(",".join(row) + "\n" + ",".join(map(str, row.values())) + "\n")
+    spans = {"video": "a.mp4", "sentence": "x", "fps": 30, columns[0].replace("tart", "pans"): [list(cells[:2])], columns[2]: cells[2]}
+    of_spans = {"spans": columns[0].replace("tart", "pans"), "duration": columns[2]}
+    found = [read_dataset("csv", tmp_path / "mine.csv", columns=given), read_rows([row], given)]
+    if "max" not in columns[1]:  # which says that min is no minute
+        found.append(read_rows([spans], of_spans))
+    for (sample,), _ in found:
+        assert [*sample.spans[0], sample.duration] == list(seconds)
+
+
+@pytest.mark.parametrize(
+    "name, cell, said",
+    [
+        ("start_ms", "0:05", "start is '0:05', a clock time, and column 'start_ms' names another unit"),
+        ("start_pct", 10, "column 'start_pct' holds shares of the video"),
+        ("start_idx", 10, "column 'start_idx' holds frames, and fps is None: give a column fps"),
+    ],
+)
+def test_a_unit_that_cannot_be_read_costs_the_row(name, cell, said):
+    rows = [{"video": "a.mp4", "query": q, name: c, "start": 1, "end": 4, "duration": 9} for q, c in (("x", cell), ("y", None))]
+    report = read_rows([*rows, {**rows[0], name: 1, "fps": 1}], {"start": name})[1]
+    assert said in report.dropped[0].detail
+
+
+def test_rows_of_pandas(tmp_path):
+    "A value that is missing is NaN there, and numbers are NumPy's."
+    nan = float("nan")
+    rows = [
+        {"qid": nan, "video": "a.mp4", "duration": np.float32(30), "query": "x", "spans": np.array([[1.0, 4.0]]), "source": nan, "answer": nan},
+        {"qid": "b", "video": "a.mp4", "duration": 30, "query": "y", "spans": [np.array([1, 4])], "split": nan, "options": nan},
+        {"qid": "c", "video": "a.mp4", "duration": np.int64(30), "query": "z", "spans": nan, "start": np.int64(1), "end": np.float64(4), "clip": nan},
+    ]
+    samples, report = read_rows(rows)
+    assert [s.qid for s in samples] == ["a_0", "b", "c"] and not report.findings
+    assert all(s.spans == [[1, 4]] and s.duration == 30 and (s.source, s.split, s.clip, s.options) == ("own", "", None, None) for s in samples)
+    write_jsonl(tmp_path / "s.jsonl", samples)
+    assert load_samples(tmp_path / "s.jsonl") == samples
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(rows).convert_dtypes().to_dict("records")  # pandas' own NA
+    assert read_rows(table)[0] == samples
+
+
+def test_spans_of_an_own_table_in_any_usual_form(tmp_path):
+    forms = [[["0:05", "0:10"]], ["5", "10,0"], [{"start": 5, "end": "0:10"}], {"start": 5, "end": 10}, '[["0:05", 10]]', " [5, 10] "]
+    samples, report = read_rows([{"video": "a.mp4", "query": f"q{i}", "spans": spans, "duration": 30} for i, spans in enumerate(forms)])
+    assert [s.spans for s in samples] == [[[5, 10]]] * len(forms) and not report.findings
+    report = read_rows([{"video": "a.mp4", "query": "q", "spans": [[1, 4], ["noon", 9]], "duration": 30}])[1]
+    assert "[[1, 4], ['noon', 9]]; give each span as [start, end] in seconds" in report.dropped[0].detail and report.kept == 1
+    text = '{"video": "a.mp4", "query": "q", "spans": "{\\"start\\": 5, \\"start\\": 6, \\"end\\": 10}", "duration": 30}\n'
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(SampleError, match="key 'start' is twice in one object"):
+        read_dataset("jsonl", tmp_path / "a.jsonl")
+
+
+def test_a_short_row_of_a_table_says_what_it_lacks(tmp_path):
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence,duration\na.mp4,1,4,x,30\nb.mp4,1\n")
+    samples, report = read_dataset("csv", tmp_path / "mine.csv")
+    assert len(samples) == 1
+    assert "the row has no 'query' or 'sentence' or 'caption' for query, only ['video', 'start']: fill it" in report.dropped[0].detail
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -538,6 +620,37 @@ def test_a_file_of_durations_may_lack_some(tmp_path):
     samples, report, _ = read_with_videos("csv", tmp_path / "mine.csv", tmp_path / "videos", workers=1, durations=tmp_path / "d.json")
     assert [s.duration for s in samples] == [5.5, 9.0]
     assert [note.rpartition("theirs ")[2] for note in report.notes] == [f"come from {tmp_path / 'd.json'}", "were measured in the videos"]
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("d.json", '{"a.mp4": "30.5", "b": "0:30"}'),
+        ("d.json", '{"version": "1.3 of 2016", "database": {"a": {"duration": "30.5", "url": "x"}, "b": {"duration": 30}}}'),
+        ("d.jsonl", '{"video": "a.mp4", "duration": "30,5"}\n{"vid": "b", "duration": 30}\n'),
+    ],
+)
+def test_durations_as_texts(name, content, tmp_path):
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,one\nb.mp4,3,4,two\n")
+    (tmp_path / name).write_text(content)
+    assert [s.duration for s in read_dataset("csv", tmp_path / "mine.csv", durations=tmp_path / name)[0]] == [30.5, 30]
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ('{"a.mp4": 9, "b.mp4": "half a minute"}', "the duration of 'b.mp4' is 'half a minute': write seconds such as 3.5"),
+        ('{"a.mp4": {"duration": "30 s"}}', "the duration of 'a.mp4' is '30 s': write seconds"),
+        ('{"a.mp4": [9]}', "no duration can be read; give a JSON dict"),
+        ("{}", "no duration can be read"),
+    ],
+)
+def test_a_file_of_durations_that_cannot_be_read_is_an_error(content, said, tmp_path):
+    (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,one\nb.mp4,3,4,two\n")
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(SampleError) as e:
+        read_dataset("csv", tmp_path / "mine.csv", durations=tmp_path / "d.json")
+    assert str(tmp_path / "d.json") in str(e.value) and said in str(e.value)
 
 
 def test_a_file_of_durations_may_name_two_videos_of_one_name(two_kitchens):

@@ -31,6 +31,16 @@ BAD = [
     ({"clip": [4.0, 1.0]}, "clip", "inverted"),
     ({"options": ["only one"]}, "options", "bad_options"),
     ({"options": ["a", "b"], "answer": "C"}, "answer", "bad_answer"),
+    ({"difficulty": {"ious": [50], "mean_iou": 50}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"mean_iou": 50.0}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"ious": [0.5, 0.7], "mean_iou": 0.1}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"mean_iou": "hard"}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"mean_iou": None, "ious": [0.5]}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"ious": [], "mean_iou": 0.5}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"ious": "0.5"}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"ious": [0.5, True]}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"ious": [-0.1], "mean_iou": -0.1}}, "difficulty", "bad_difficulty"),
+    ({"difficulty": {"pass_rate": 100}}, "difficulty", "bad_difficulty"),
     ({"query": "a" * 100_001}, "query", "too_long"),
     ({"teacher": {"response": "a" * 2**21}}, "record", "too_long"),
 ]
@@ -41,6 +51,14 @@ def test_a_bad_record_names_sample_field_and_reason(change, field, reason):
     with pytest.raises(SampleError) as e:
         validate(dataclasses.replace(GOOD, **change))
     assert (e.value.field, e.value.reason) == (field, reason) and f"field '{field}'" in str(e.value)
+
+
+def test_difficulty_as_the_stage_writes_it():
+    ious = [1 / 3, 2 / 3, 1.0, 0.12345678]
+    stored = {"policy": "p", "ious": [round(t, 4) for t in ious], "mean_iou": sum(ious) / 4, "pass_rate": 0.5, "consensus": None}
+    assert validate(dataclasses.replace(GOOD, difficulty=stored)).difficulty == stored
+    for other in ({}, {"policy": "p"}, {"mean_iou": 0.3}, {"ious": [0]}, {"note": "hard"}):
+        assert validate(dataclasses.replace(GOOD, difficulty=other))
 
 
 @pytest.mark.parametrize("change,field", [({"span": []}, "span"), ({"Query": "x"}, "Query")])

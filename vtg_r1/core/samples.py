@@ -8,6 +8,7 @@ __all__ = ['LONGEST_LINE', 'MOST_BAD', 'SampleError', 'Sample', 'validate', 'bel
            'write_jsonl_files', 'write_jsonl', 'with_relative_video', 'read_samples', 'load_samples']
 
 # %% ../../nbs/parts/core/samples.ipynb #1695dfe1
+import codecs
 import dataclasses
 import itertools
 import json
@@ -49,7 +50,7 @@ class Sample:
         options: Grounded QA only, at most five.
         answer: Grounded QA only, "A".."E".
         teacher: {model, response, span, iou, usage}.
-        difficulty: {policy, ious, mean_iou, pass_rate}.
+        difficulty: {policy, ious, mean_iou, pass_rate}, shares from 0 to 1.
 
     Example:
         >>> from vtg_r1 import Sample
@@ -144,6 +145,32 @@ def _check_spans(s: Sample) -> None:
         _fail(s.qid, "spans", "are not ascending", "sort them", "unsorted")
 
 
+_ROUNDED = 1e-3  # by which a mean may differ from that of the rounded values beside it
+
+
+def _check_difficulty(s: Sample) -> None:
+    "The policy's tIoUs are shares, and `mean_iou` is their mean: percent, or the numbers of another file, would select other samples."
+    given = s.difficulty or {}
+    ious = given.get("ious")
+    if ious is not None and (not isinstance(ious, (list, tuple)) or not ious):
+        _fail(s.qid, "difficulty", f"ious is {ious!r}", "give the tIoU of each rollout, at least one", "bad_difficulty")
+    shares = {f"ious[{i}]": value for i, value in enumerate(ious or [])}
+    shares |= {name: given[name] for name in ("mean_iou", "pass_rate") if name in given}
+    for name, value in shares.items():
+        if not is_number(value) or not -1e-6 <= value <= 1 + 1e-6:
+            _fail(s.qid, "difficulty", f"{name} is {value!r}", "give a number from 0 to 1, not in percent", "bad_difficulty")
+    if ious and "mean_iou" in given:
+        mean = sum(ious) / len(ious)
+        if abs(mean - given["mean_iou"]) > _ROUNDED:
+            _fail(
+                s.qid,
+                "difficulty",
+                f"mean_iou is {given['mean_iou']!r}, and the mean of ious is {mean:.4f}",
+                "give one file's values",
+                "bad_difficulty",
+            )
+
+
 def _check_extras(s: Sample) -> None:
     for name in ("source", "split"):
         if not isinstance(getattr(s, name), str):
@@ -152,6 +179,7 @@ def _check_extras(s: Sample) -> None:
         value = getattr(s, name)
         if value is not None and not isinstance(value, dict):
             _fail(s.qid, name, f"is {value!r}", "give a dict or null")
+    _check_difficulty(s)
     try:
         rest = json.dumps([s.spans, s.source, s.split, s.clip, s.question, s.options, s.teacher, s.difficulty], allow_nan=False, ensure_ascii=False)
         rest.encode()
@@ -339,13 +367,18 @@ _NOT_TEXT = {  # first bytes of a file → what it is, what to do
 }
 
 
-def check_is_text(path: str | Path) -> None:
-    "Raise `SampleError` where the first bytes of a file are those of an archive, a workbook or a parquet file."
+def check_is_text(
+    path: str | Path,
+    utf16: bool = False,  # text in UTF-16 is right too, as spreadsheet programs write tables
+) -> None:
+    "Raise `SampleError` where the first bytes of a file are those of an archive, a workbook or a parquet file, or of text in UTF-16."
     with open(path, "rb") as f:
-        head = f.read(8)
+        head = f.read(64)
     for mark, (kind, advice) in _NOT_TEXT.items():
         if head.startswith(mark):
             raise SampleError(f"{path}: is {kind}; {advice}", reason="wrong_file")
+    if not utf16 and (head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head):
+        raise SampleError(f"{path}: is text in UTF-16, or no text; convert it: iconv -f UTF-16 -t UTF-8", reason="wrong_file")
 
 # %% ../../nbs/parts/core/samples.ipynb #1e748fb2
 def is_json_array(path: str | Path) -> bool:

@@ -68,7 +68,7 @@ class CleaningPolicy:
 # %% ../../nbs/parts/data/readers.ipynb #5a9355d3
 Row = dict[str, Any]  # of one query: the fields of `Sample`, `vid`, `line`; or `line` and `problem`
 Parse = Callable[[Any], Iterable[Row]]  # one record of a file → its rows
-_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, OverflowError)
+_SHAPE_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError, ArithmeticError)
 
 
 def _reason(error: Exception) -> str:
@@ -164,7 +164,10 @@ def _json(path: Path, kinds: tuple[type, ...]) -> Any:
     return data
 
 # %% ../../nbs/parts/data/readers.ipynb #4ebfe5df
-VIDEO_ENDINGS = "mp4 mkv webm avi mov m4v mpg mpeg 3gp flv wmv qt mts m2ts ts".split()
+VIDEO_ENDINGS = (  # of the containers that the video reader opens, the usual ones first
+    "mp4 mkv webm avi mov m4v mpg mpeg 3gp flv wmv qt mts m2ts ts ogv ogg vob f4v asf mxf 3g2 mpe gif "
+    "mk3d mj2 divx m2p m1v m2v h264 hevc obu ivf apng ogm nut rm rmvb dv wtv y4m"
+).split()
 _ENDING = re.compile(rf"\.({'|'.join(VIDEO_ENDINGS)})$", re.I)
 
 
@@ -180,6 +183,17 @@ def _file_of(vid: Any) -> str:
     if not isinstance(vid, str):
         raise ValueError(f"video {shorten(repr(vid), 80)} is no id")
     return vid if _ENDING.search(vid) else f"{vid}.mp4"
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+
+
+def _scaled(value: Any, factor: float, divisor: float) -> Any:
+    "A number times `factor` by `divisor`, or the same of all numbers in nested lists; anything else as it is."
+    if isinstance(value, (list, tuple)):
+        return [_scaled(item, factor, divisor) for item in value]
+    return value * factor / divisor if is_number(value) else value
 
 
 def annotation_row(video: Any, query: Any, spans: Any, duration: Any = None, qid: Any = None, **more: Any) -> Row:
@@ -273,32 +287,36 @@ def _frame_rate(video: dict) -> float | None:
     return video["fps"]
 
 
-def _in_seconds(span: Any, video: dict, rate: float | None) -> Any:
-    "A span of frames in seconds; one that cannot be seconds, but could be frames, is an error."
-    if not isinstance(span, (list, tuple)) or not all(map(is_number, span)):
-        return span
-    if rate is not None:
-        return [t / rate for t in span]
+def _maybe_frames(spans: list, video: dict) -> ValueError | None:
+    "The error of a video one of whose spans cannot be seconds but could be frames: then all of them may be frames."
     duration, n_frames = video.get("duration"), video.get("num_frames")
-    if duration is None or n_frames is None or not is_number(duration) or not is_number(n_frames):
-        return span
-    if duration + 1 < max(span, default=0) <= n_frames:
-        raise ValueError(
-            f"{span} ends after {duration} s but is within {n_frames} frames: remove `duration` if the spans are frames, else `num_frames`"
-        )
-    return span
+    if not is_number(duration) or not is_number(n_frames):
+        return None
+    pairs = [pair for span in spans if isinstance(span, (list, tuple)) for pair in (span, *span) if _is_pair(pair)]  # a query may have several
+    for pair in pairs:
+        if duration + 1 < max(pair) <= n_frames:
+            advice = "remove `duration` if the spans of this video are frames, else `num_frames`"
+            return ValueError(f"{pair} ends after {duration} s but is within {n_frames} frames: {advice}")
+    return None
 
 
 def _captions(item: tuple[str, dict], spans: str = "timestamps", queries: str = "sentences") -> Iterator[Row]:
     "A video with parallel lists of spans and sentences, in seconds with a duration, or in frames with num_frames and fps."
     vid, video = item
+    if not isinstance(video, dict):
+        raise ValueError(f"{shorten(repr(vid), 80)} is {shorten(repr(video), 80)}, and no video's {{duration, {spans}, {queries}}}")
     rate = _frame_rate(video)
     duration = video.get("duration") if rate is None else video["num_frames"] / rate
+    pairs = _together(video[spans], video[queries])
+    problem = None if rate else _maybe_frames(video[spans], video)
+    if problem:
+        pairs = [problem] * len(pairs)
 
     def parse(pair: tuple[Any, Any]) -> Iterator[Row]:
-        yield annotation_row(_file_of(vid), pair[1], _in_seconds(pair[0], video, rate), duration)
+        span, query = pair
+        yield annotation_row(_file_of(vid), query, _scaled(span, 1, rate) if rate else span, duration)
 
-    return _each_query(_together(video[spans], video[queries]), parse)
+    return _each_query(pairs, parse)
 
 # %% ../../nbs/parts/data/readers.ipynb #2b2cae15
 def _windows(r: dict) -> Iterator[Row]:
@@ -332,13 +350,28 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
+def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
+    for line in lines:
+        notes.append(line)
+        yield line
+
+
+def _check_one_row(lines: Sequence[str], delimiter: str, n_delimiters: int, place: str) -> None:
+    "`SampleError` where a row of several lines looks like several rows: a quotation mark without its partner takes in the rows behind it."
+    others = [line for line in lines[1:] if line.count(delimiter) == n_delimiters > 0]
+    if others and lines[0].count(delimiter) >= n_delimiters:
+        advice = "look for a quotation mark without its partner, or write the cell on one line"
+        raise SampleError(f"{place}: a cell holds what looks like another row, {shorten(repr(others[0]), 80)}; {advice}", reason="wrong_file")
+
+
 def _table(
     path: Path,
     delimiters: str = ",",  # the one that the header has most of separates columns
     check_header: Callable[[list[str]], list[str]] = list,  # the header's cells → column names
 ) -> Iterator[tuple[int, dict[str, str]]]:  # (line number, row by column)
-    "The rows of a csv file with a header line; a cell may hold 131,072 characters."
-    line = 1
+    """The rows of a csv file with a header line; a cell may hold 131,072 characters. Columns without a name behind the last one that has a name are none: a
+    text in them is a cell too many."""
+    line, raw = 1, list[str]()  # the lines of the row that is read
     try:
         with open(path, encoding=_encoding(path), newline="") as f:
             head = f.readline(10**6)
@@ -346,10 +379,14 @@ def _table(
                 line += 1
                 head = f.readline(10**6)
             delimiter, header_line = max(delimiters, key=head.count), line
-            names = check_header(next(csv.reader([head], delimiter=delimiter, strict=True), [])) if head else []
-            rows = csv.reader(f, delimiter=delimiter, strict=True)
+            header = next(csv.reader([head], delimiter=delimiter, strict=True), [])
+            names = check_header(header) if head else []
+            names = names[: max((i for i, name in enumerate(names, 1) if name.strip()), default=0)]
+            rows = csv.reader(_noted(f, raw), delimiter=delimiter, strict=True)
             for values in rows:
                 line = header_line + rows.line_num
+                _check_one_row(raw, delimiter, len(header) - 1, f"{path}, line {line - len(raw) + 1}")
+                raw.clear()
                 if any(value.strip() for value in values[len(names) :]):  # the cells before may be in the wrong column
                     advice = f"a text that holds {delimiter!r} has to be in quotation marks"
                     raise SampleError(f"{path}, line {line}: {len(values)} cells, {len(names)} columns; {advice}", reason="wrong_file")
@@ -363,6 +400,42 @@ def _table(
         raise SampleError(f"{path}: cannot be read as csv: {e}; {advice}", reason="wrong_file") from None
 
 # %% ../../nbs/parts/data/readers.ipynb #b9789309
+_LETTER = re.compile(r"\(?([A-Ea-e])(?:[).:]+\s*(.*))?", re.S)  # A, (A), A. or "(A) the option's text"
+
+
+def _answer_letter(answer: Any, options: Any) -> Any:
+    "The letter of an answer that is one in any usual form, or that is the text of one option; any other answer as it is, for `validate` to refuse."
+    if not isinstance(answer, str) or not isinstance(options, list):
+        return answer
+    text, texts = answer.strip(), [str(option).strip() for option in options[:5]]
+    letters = [letter for letter, option in zip("ABCDE", texts) if option == text]
+    match = _LETTER.fullmatch(text)
+    if match and match[1].isupper() and not match[2]:
+        return match[1]
+    if len(letters) == 1:
+        return letters[0]
+    named = dict(zip("ABCDE", texts)).get(match[1].upper()) if match else None
+    if match and not letters and (not match[2] or match[2] == named):
+        return match[1].upper()
+    return answer
+
+
+def _text_answer(answer: str, options: list[str]) -> tuple[str | None, tuple[str, str, str] | None]:
+    "The letter of an answer that is an option's text, else its number from 0 or its letter; and a note where it is open which, or is none."
+    text = answer.strip()
+    letters = [letter for letter, option in zip("ABCDE", options) if option.strip() == text]
+    if len(letters) > 1:
+        return letters[0], ("ambiguous_answer", "kept", f"{answer!r} is in several options, the first is taken")
+    if letters:
+        return letters[0], None
+    if re.fullmatch("[0-4]", text):
+        return "ABCDE"[int(text)], None
+    letter = _answer_letter(answer, options)
+    if letter in set("ABCDE"):
+        return letter, None
+    return None, ("unknown_answer", "kept", shorten(f"{answer!r} is none of the options {options}, and no letter or number of one: it has no answer"))
+
+
 def _nextgqa_folder(folder: Path, split: str) -> Iterator[Row]:
     table, spans, videos = (folder / name for name in (f"{split}.csv", f"gsub_{split}.json", "map_vid_vidorID.json"))
     for file in (table, spans):
@@ -373,12 +446,9 @@ def _nextgqa_folder(folder: Path, split: str) -> Iterator[Row]:
     located, paths = _json(spans, (dict,)), _json(videos, (dict,)) if videos.is_file() else {}
 
     def parse(r: dict) -> Iterator[Row]:
-        vid, options, answer = r["video_id"], [r[f"a{i}"] for i in range(5)], r["answer"]
-        more = {"question": r["question"], "options": options, "answer": None}
-        if answer in options:
-            more["answer"] = "ABCDE"[options.index(answer)]
-        if options.count(answer) > 1:
-            more["note"] = ("ambiguous_answer", "kept", f"{answer!r} is in several options, the first is taken")
+        vid, options = r["video_id"], [r[f"a{i}"] for i in range(5)]
+        letter, note = _text_answer(r["answer"], options)
+        more = {"question": r["question"], "options": options, "answer": letter, "note": note}
         spans, duration = located[vid]["location"][r["qid"]], located[vid]["duration"]
         yield annotation_row(_file_of(paths.get(vid, vid)), r["question"], spans, duration, f"{vid}_{r['qid']}", **more)
 
@@ -387,19 +457,22 @@ def _nextgqa_folder(folder: Path, split: str) -> Iterator[Row]:
 
 def _nextgqa_videomind(r: dict) -> Iterator[Row]:
     options = [re.sub(r"^\([A-E]\) ", "", option) for option in r["options"]]
-    more = {"question": r["question"], "options": options, "answer": r["answer"].strip("()")}
+    more = {"question": r["question"], "options": options, "answer": _answer_letter(r["answer"], options)}
     yield annotation_row(r["video"], r["question"], r["glue"], r["duration"], r["id"], **more)
 
 # %% ../../nbs/parts/data/readers.ipynb #108645fb
 def _rextime(r: dict) -> Iterator[Row]:
-    more = {"question": r["question"], "options": r["options"], "answer": r["ans"] or None}
+    more = {"question": r["question"], "options": r["options"], "answer": _answer_letter(r["ans"] or None, r["options"])}
     withheld = r["ans"] == "" and list(r["span"]) == [0, 0]
     yield annotation_row(_file_of(r["vid"]), r["question"], r["span"], r["duration"], r["qid"], withheld=withheld, **more)
 
 
 def _tvgbench(r: dict) -> Iterator[Row]:
     clip = None if r.get("start") is None else [r["start"], r["end"]]
-    span = [float(t) for t in r["answer"].split("-")]
+    answer = r["answer"]
+    span = [_cell_number("answer", t) for t in answer.split("-")] if isinstance(answer, str) else answer
+    if not _is_pair(span):
+        raise ValueError(f"answer is {shorten(repr(answer), 80)}: give 'start-end' in seconds, such as '1.5-4.0'")
     yield annotation_row(PurePosixPath(r["path"]).name, r["question"], [span], r["duration"], r.get("qid"), clip=clip)
 
 # %% ../../nbs/parts/data/readers.ipynb #4b983215
@@ -410,10 +483,6 @@ def normalise_query(
     return re.sub(r"\s+", " ", query).strip().strip(".?!").strip().lower()
 
 # %% ../../nbs/parts/data/readers.ipynb #aa7ac3e3
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
-
-
 def _pairs(row: Row) -> list[list[float]]:
     "The row's spans that are pairs of numbers."
     return [list(span) for span in row["spans"] or [] if _is_pair(span)]
@@ -506,7 +575,7 @@ def _clean_spans(row: Row, policy: CleaningPolicy) -> tuple[list[list[float]], l
     duration = math.inf if row["duration"] is None else row["duration"]
     pairs, spans, notes = _pairs(row), [], []
     if len(pairs) < len(row["spans"]):
-        notes.append(("malformed_span", "span_dropped", shorten(f"{row['spans']}")))
+        notes.append(("malformed_span", "span_dropped", f"{shorten(str(row['spans']))}; give each span as [start, end] in seconds"))
     for pair in pairs:
         span, span_notes = _clean_span(pair, duration, policy)
         notes += span_notes
@@ -708,13 +777,17 @@ def _joined(samples: list[Sample], report: Report) -> list[Sample]:
 # %% ../../nbs/parts/data/readers.ipynb #71b9f066
 def _segments(times: Any) -> Any:
     "A pair of 5 s segments, both included, in seconds; anything else as it is."
-    if isinstance(times, (list, tuple)) and len(times) == 2 and all(map(is_number, times)):
-        return [5.0 * times[0], 5.0 * (times[1] + 1)]
-    return times
+    if not _is_pair(times):
+        return times
+    first, last = times
+    if first > last:  # as inverted as in the file; swapped, it is the segments from `last` to `first`
+        return [5.0 * (first + 1), 5.0 * last]
+    return [5.0 * first, 5.0 * (last + 1)]
 
 
 def _didemo(r: dict) -> Iterator[Row]:
-    yield annotation_row(r["video"], r["description"], [_segments(times) for times in r["times"]], 5.0 * r["num_segments"], r["annotation_id"])
+    annotators = [r["times"]] if _is_pair(r["times"]) else r["times"]
+    yield annotation_row(r["video"], r["description"], [_segments(times) for times in annotators], 5.0 * r["num_segments"], r["annotation_id"])
 
 
 def _hirest(item: tuple[str, dict], prompts: Sequence[str] = ()) -> Iterator[Row]:
@@ -788,11 +861,19 @@ def _turns(turns: list[dict]) -> list[Any]:
     return pairs
 
 
+def _parts(content: Any) -> list[dict]:
+    "The parts of a turn's content that are dicts; none of a content that is a text."
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+
+
 def _turn_text(content: Any) -> str:
     "The text of a turn, whose content is a text or a list of parts."
     if isinstance(content, str):
         return content
-    return next(part["text"] for part in reversed(content) if "text" in part)
+    texts = [part["text"] for part in _parts(content) if isinstance(part.get("text"), str)]
+    if not texts:
+        raise ValueError(f"content {shorten(repr(content), 80)} has no text: give a text, or a part {{'type': 'text', 'text': …}}")
+    return texts[-1]
 
 
 def _asked(question: str) -> str:
@@ -802,16 +883,30 @@ def _asked(question: str) -> str:
     return quoted_query(text) or first_line
 
 
+def _length(video: dict, kind: str) -> float:
+    "The seconds of a video of which frames and frames per second are given."
+    names = (f"{kind}_video_length", f"{kind}_fps")
+    n_frames, rate = (video.get(name) for name in names)
+    if not (is_number(n_frames) and is_number(rate) and n_frames > 0 and rate > 0):
+        raise ValueError(f"{names[0]} is {n_frames!r} and {names[1]} is {rate!r}: give two numbers above 0, or leave both out")
+    return n_frames / rate
+
+
 def _video_of(r: dict) -> tuple[str, float | None]:
-    "File and duration of a conversation's video."
-    content = r["messages"][0]["content"]
-    if isinstance(content, str):
-        return _file_of(r["video_id"]), r.get("duration")
-    video = next(part["video_url"] for part in content if "video_url" in part)
-    for kind in ("processed", "origin"):
-        if f"{kind}_video_length" in video:
-            return video["url"].strip("/"), video[f"{kind}_video_length"] / video[f"{kind}_fps"]
-    return video["url"].strip("/"), r.get("duration")
+    "File and duration of a conversation's video: of its first part `video_url`, or `video` as Qwen writes it, else of the record's `video_id`."
+    parts = [part for message in r["messages"] for part in _parts(message.get("content"))]
+    for part in parts:
+        video = part.get("video_url", part.get("video"))
+        if isinstance(video, str):
+            return video.removeprefix("file://"), r.get("duration")
+        if isinstance(video, dict) and isinstance(video.get("url"), str):
+            kind = next((kind for kind in ("processed", "origin") if f"{kind}_video_length" in video), None)
+            return video["url"].strip("/"), _length(video, kind) if kind else r.get("duration")
+        if video is not None:
+            raise ValueError(f"video {shorten(repr(video), 80)} names no file: give its path, or a dict with `url`")
+    if "video_id" not in r:
+        raise ValueError("no video is named: give a part {'type': 'video', 'video': 'a.mp4'} in a turn, or `video_id` in the record")
+    return _file_of(r["video_id"]), r.get("duration")
 
 
 def _timelens_lines(r: dict) -> Iterator[Row]:
@@ -834,13 +929,16 @@ def _timelens_bench(item: tuple[str, dict]) -> Iterator[Row]:
 # %% ../../nbs/parts/data/readers.ipynb #64fc38f4
 def _difficulty(r: dict) -> dict | None:
     "The policy's zero-shot IoU of a row; an error where it is not that of the prediction beside it."
-    if r.get("difficulty") is None:
+    percent, pred = r.get("difficulty"), r.get("pred")
+    if percent is None:
         return None
-    iou, pred = r["difficulty"] / 100, r.get("pred")
+    if not is_number(percent) or not 0 <= percent <= 100:
+        raise ValueError(f"difficulty is {shorten(repr(percent), 80)}: give the policy's IoU in percent, from 0 to 100, or null")
+    iou = percent / 100
     if pred and None not in pred:
         computed = float(tiou(pred, r["timestamp"]))
         if abs(computed - iou) > 0.01:
-            raise ValueError(f"difficulty is {r['difficulty']} %, and the IoU of pred {pred} with {r['timestamp']} is {100 * computed:.1f} %")
+            raise ValueError(f"difficulty is {percent} %, and the IoU of pred {pred} with {r['timestamp']} is {100 * computed:.1f} %")
     return {"policy": "Time-R1 base", "ious": [iou], "mean_iou": iou, "pass_rate": float(iou >= 0.5)}
 
 
@@ -957,7 +1055,7 @@ def _grounded(r: dict) -> Iterator[Row]:
         i, turn = item
         if isinstance(turn, Exception):
             raise turn
-        times = [float(t) for t in re.findall(r"<(-?\d+(?:\.\d+)?)>", turn[1]["value"])]
+        times = [_cell_number("a time", t.strip().removesuffix("s")) for t in re.findall(r"<\s*(-?\d[\d:.,]*\s*s?)\s*>", turn[1]["value"])]
         if len(times) % 2:
             raise ValueError(f"an odd number of times in {turn[1]['value']!r}")
         query = turn[0]["value"].replace("<image>", "").strip()
@@ -973,7 +1071,7 @@ def _tvg_r1(r: dict) -> Iterator[Row]:
     choices = r.get("choices")
     if choices and isinstance(choices, list):
         options = [re.sub(r"^\(?[A-E][).] *", "", choice) for choice in choices]
-        more |= {"question": r["problem"], "options": options, "answer": str(r.get("ground_truth", "")).strip("().")}
+        more |= {"question": r["problem"], "options": options, "answer": _answer_letter(str(r.get("ground_truth", "")), options)}
     yield annotation_row(r["video"].removeprefix("./").lstrip("/"), r["problem"], r["gt_frame"], r["video_length"], **more)
 
 # %% ../../nbs/parts/data/readers.ipynb #d7619a77
@@ -1003,10 +1101,47 @@ def _cell_value(name: str, value: Any) -> Any:
     "A table cell; JSON in a csv cell is read."
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
-            return json.loads(value)
+            return json.loads(value, object_pairs_hook=_without_repeats)
         except ValueError as e:
             raise ValueError(f"{name} is {shorten(repr(value), 80)}, which is not JSON ({e})") from None
     return value
+
+
+def _plain_value(value: Any) -> Any:
+    "A value as JSON has it: of NumPy's numbers and arrays their plain ones; None for what pandas writes where a value is missing."
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(item) for item in value]
+    is_missing = type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
+    return None if is_missing else value
+
+
+def _cell_spans(cell: Any) -> Any:
+    "The spans of a cell: of pairs, of clock times, or of dicts with `start` and `end`; what is none of these as it is."
+    if isinstance(cell, dict):
+        cell = [cell]
+    if not isinstance(cell, (list, tuple)):
+        return cell
+
+    def time(value: Any) -> Any:
+        try:
+            return _cell_number("spans", value)
+        except ValueError:  # a span that is none costs no other
+            return value
+
+    def span(value: Any) -> Any:
+        if isinstance(value, dict) and {"start", "end"} <= set(value):
+            return [time(value["start"]), time(value["end"])]
+        return [time(t) for t in value] if isinstance(value, (list, tuple)) else time(value)
+
+    return [span(value) for value in cell]
+
+
+def _cell(name: str, value: Any) -> Any:
+    "A cell of a row as a plain value, without spaces around it; a sentence keeps its own, which the report counts."
+    value = _plain_value(value)
+    return value.strip() if isinstance(value, str) and name not in ("query", "question") else value
 
 
 def _optional_fields(cells: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, str, str] | None]:
@@ -1016,19 +1151,59 @@ def _optional_fields(cells: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, 
     note = None
     if "answer" in fields and "options" not in fields:
         note = ("foreign_column", "ignored", shorten(f"answer is {fields.pop('answer')!r} and there are no options: not a sample's answer"))
+    elif "answer" in fields:
+        fields["answer"] = _answer_letter(fields["answer"], fields["options"])
     return fields, note
 
 
-def _frames_per_second(column_of: dict[str, str | None], row: dict) -> float | None:
-    "The row's `fps` where start and end are frames by the names of their columns; else None."
-    columns = [column_of[name] or "" for name in ("start", "end", "spans")]
-    in_frames = [column for column in columns if "frame" in column.lower() and column in row]
-    if not in_frames:
-        return None
-    rate = _cell_number("fps", row.get("fps"))
-    if not is_number(rate) or rate <= 0:
-        raise ValueError(f"column {in_frames[0]!r} holds frames, and fps is {row.get('fps')!r}: give a column fps, or seconds")
-    return rate
+_TIMES = ("start", "end", "spans", "duration", "clip")  # the fields that are seconds
+_UNITS = {  # words in the name of a column → (factor, divisor) of its numbers
+    "ms msec msecs millis millisecond milliseconds": (1, 1000),
+    "s sec secs second seconds": (1, 1),
+    "min mins minute minutes": (60, 1),
+    "h hr hrs hour hours": (3600, 1),
+}
+_UNIT_OF = {word: unit for words, unit in _UNITS.items() for word in words.split()}
+_SHARES = {"percent", "pct", "ratio", "fraction", "normalized", "normalised"}
+
+
+def _name_words(column: str) -> list[str]:
+    "The words of a column's name in lower case, also of `startMs`, and of `startms` the last."
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", column)]
+    return [re.sub(r"^(?:start|end|begin|duration|length|time)(?=.)", "", word) for word in words]
+
+
+def _unit(column: str, columns: Iterable[str], row: dict) -> tuple[float, float]:
+    "(factor, divisor) that make seconds of a column's numbers, by its name; frames are divided by the row's `fps`."
+    words = _name_words(column)
+    if any("max" in _name_words(other) for other in columns):  # t_min, t_max: the smallest, and no minutes
+        words = [word for word in words if word != "min"]
+    units = [_UNIT_OF[word] for word in words if word in _UNIT_OF]
+    if units:
+        return units[-1]
+    if _SHARES & set(words):
+        raise ValueError(f"column {column!r} holds shares of the video by its name: give seconds, or rename a column that has them")
+    if re.search(r"(?<!time)(?<!time_)frame", column.lower()) or {"idx", "index", "indices"} & set(words):
+        fps = _plain_value(row.get("fps"))
+        rate = _cell_number("fps", fps)
+        if not is_number(rate) or rate <= 0:
+            raise ValueError(f"column {column!r} holds frames, and fps is {fps!r}: give a column fps, or seconds")
+        return 1, rate
+    return 1, 1
+
+
+def _cell_times(cells: dict[str, Any], column_of: dict[str, str | None], row: dict) -> dict[str, Any]:
+    "The cells of a row that are times, in seconds whatever the unit of their columns."
+    columns = {name: column for name, column in column_of.items() if name in _TIMES and column and cells.get(name) not in (None, "")}
+    times: dict[str, Any] = {}
+    for name, column in columns.items():
+        value = cells[name]
+        unit = _unit(column, columns.values(), row)
+        if unit != (1, 1) and ":" in str(value):
+            raise ValueError(f"{name} is {shorten(repr(value), 80)}, a clock time, and column {column!r} names another unit by its name")
+        value = _cell_spans(_cell_value(name, value)) if name in ("spans", "clip") else _cell_number(name, value)
+        times[name] = value if unit == (1, 1) else _scaled(value, *unit)
+    return times
 
 # %% ../../nbs/parts/data/readers.ipynb #52daa4bc
 def _with_aliases(columns: dict[str, str | None], present: Iterable[str]) -> dict[str, str | None]:
@@ -1047,22 +1222,18 @@ def _table_parser(columns: dict[str, str] | None) -> Parse:
     def parse(r: dict) -> Iterator[Row]:
         column_of = _with_aliases(names, r)
         for name in ("video", "query"):
-            if column_of[name] not in r:
-                raise KeyError(f"no column {column_of[name]!r} for {name}; the row has {shorten(str(sorted(map(str, r))))}")
-        cells = {name: r.get(column) for name, column in column_of.items() if column}
-        spans = _cell_value("spans", cells.get("spans"))
-        absent = spans == []
-        if spans in (None, ""):
-            spans = [[_cell_number(name, cells.get(name)) for name in ("start", "end")]]
-        more, note = _optional_fields(cells)
+            column = column_of[name]
+            if column not in r:
+                needed = " or ".join(map(repr, [column, *(ALIASES.get(name, ()) if column == name else ())]))
+                raise ValueError(f"the row has no {needed} for {name}, only {shorten(str(list(map(str, r))))}: fill it, or name its column")
+        cells = {name: _cell(name, r.get(column)) for name, column in column_of.items() if column}
+        times = _cell_times(cells, column_of, r)
+        spans = times.get("spans")
+        if spans is None:
+            spans = [[times.get("start"), times.get("end")]]
+        more, note = _optional_fields({**cells, **times})
         qid = None if cells.get("qid") == "" else cells.get("qid")
-        row = annotation_row(
-            cells["video"], cells["query"], spans, _cell_number("duration", cells.get("duration")), qid, note=note, absent=absent, **more
-        )
-        rate = _frames_per_second(column_of, r)
-        if rate is not None:
-            row["spans"] = [[t / rate if is_number(t) else t for t in span] for span in row["spans"]]
-        yield row
+        yield annotation_row(cells["video"], cells["query"], spans, times.get("duration"), qid, note=note, absent=spans == [], **more)
 
     return parse
 
@@ -1165,7 +1336,7 @@ READERS = {  # the names of `vtg-r1 data validate --dataset`
         "a JSON list, or JSON lines, of {video, problem, choices, ground_truth, gt_frame, video_length, dataset}.", items=_tvg_r1, lines=_tvg_r1
     ),
     "csv": Reader(
-        "a table with a header line, columns separated by comma, semicolon or tab: video, start, end, query (or sentence); "
+        "a table with a header line, columns separated by comma, semicolon, tab or |: video, start, end, query (or sentence); "
         "qid and duration if there are any. Name other columns with `columns` (`--columns video=clip,query=caption` of vtg-r1 data validate "
         'and convert); "" leaves one out.'
     ),
@@ -1192,9 +1363,9 @@ def dataset_rows(
     if columns and name not in ("csv", "jsonl"):
         raise SampleError(f"columns are named for csv and jsonl, and {name} has fixed ones", reason="unknown_column")
     if path.is_file():
-        check_is_text(path)
+        check_is_text(path, utf16=name == "csv")
     if name == "csv":
-        return _each(_table(path, ",;\t", _header_check(path, columns)), _table_parser(columns))
+        return _each(_table(path, ",;\t|", _header_check(path, columns)), _table_parser(columns))
     if name == "jsonl":
         return Reader("", lines=_table_parser(columns)).rows(path, split)
     if steps:
@@ -1228,11 +1399,20 @@ def _read_durations(files: list[Path]) -> dict[str, float]:
     durations: dict[str, float] = {}
     for file in files:
         if file.suffix == ".jsonl":
-            rows = (r for _, r in iter_jsonl(file) if isinstance(r, dict) and isinstance(r.get("vid"), str))
-            pairs: dict[str, Any] = {r["vid"]: r.get("duration") for r in rows}
+            rows = ((r.get("vid", r.get("video")), r.get("duration")) for _, r in iter_jsonl(file) if isinstance(r, dict))
+            pairs: dict[str, Any] = {vid: seconds for vid, seconds in rows if isinstance(vid, str)}
         else:
-            pairs = dict(_walk_durations(_json(file, (dict,))))
-        durations |= {vid: seconds for vid, seconds in pairs.items() if is_number(seconds)}
+            data = _json(file, (dict,))
+            has_records = any(isinstance(value, dict) for value in data.values())  # then a text beside them, as a version, is no duration
+            pairs = dict(_walk_durations(data)) if has_records else data
+        try:
+            seconds = {vid: _cell_number(f"the duration of {shorten(repr(vid), 80)}", value) for vid, value in pairs.items()}
+        except ValueError as e:
+            raise SampleError(f"{file}: {e}", reason="wrong_file") from None
+        durations |= {vid: value for vid, value in seconds.items() if is_number(value)}
+    if files and not durations:
+        advice = 'give a JSON dict {"a.mp4": 30.5, …} of seconds, or annotations with `duration`'
+        raise SampleError(f"{', '.join(map(str, files))}: no duration can be read; {advice}", reason="wrong_file")
     return durations
 
 # %% ../../nbs/parts/data/readers.ipynb #79a9c5d2

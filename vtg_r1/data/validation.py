@@ -152,7 +152,7 @@ def video_files(
     root: str | Path,
     videos: Iterable[str],  # as `Sample.video`
 ) -> dict[str, str | None]:  # video → its file relative to `root`; None if there is none
-    "`video_file` of many videos. Each folder is listed once: an absent video has some 160 possible names, and none of them is tried if no file begins like it."
+    "`video_file` of many videos. Each folder is listed once: an absent video has hundreds of possible names, and none of them is tried if no file begins like it."
     root, listed = Path(root), dict[str, set[str] | None]()
 
     def may_exist(path: str) -> bool:
@@ -207,23 +207,34 @@ def probe_videos(
     }
 
 # %% ../../nbs/parts/data/validation.ipynb #29ae0cfa
-SOURCE_RULES = {  # what a name is → its pattern; the group `id` is the name of the source
+_FORM = r"(?:\.f\d+(?:-\d+)?|[_-]\d{3,4}p)"  # what a downloader writes behind a name: the number of a format, or the height
+SOURCE_RULES = {  # what a name is → its pattern; the group `id` is the name of the source, or `coded` where it must not look like words
     "Flickr video of DiDeMo": r"\d+@N\d\d_(?P<id>\d+)_[0-9a-f]+",
     "camera of TACoS (MPII Cooking)": r"(?P<id>s\d+-d\d+)-cam-\d+",
-    "YouTube id with the prefix of ActivityNet or QuerYD": rf"(?:v_|video-)(?P<id>{_YOUTUBE_ID})",
-    "YouTube id in brackets, as yt-dlp names files": rf".*\[(?P<id>{_YOUTUBE_ID})\]",
+    "YouTube id with the prefix of ActivityNet or QuerYD": rf"(?:v_|video-)(?P<id>{_YOUTUBE_ID}){_FORM}?",
+    "YouTube id in brackets, as yt-dlp names files": rf".*\[(?P<id>{_YOUTUBE_ID})\]{_FORM}?",
+    "YouTube id behind a title, as youtube-dl names files": rf".+-(?P<coded>{_YOUTUBE_ID}){_FORM}?",
+    "one format or height of a YouTube video": rf"(?P<coded>{_YOUTUBE_ID}){_FORM}",
     "cut in seconds with decimals (QVHighlights)": r"(?:v_|video-)?(?P<id>.+?)_(?P<start>\d+\.\d+)_(?P<end>\d+\.\d+)",
-    "cut of a YouTube video in whole seconds (HiREST, VATEX)": rf"(?:v_|video-)?(?P<id>{_YOUTUBE_ID})_(?P<start>\d+)_(?P<end>\d+)",
+    "cut of a YouTube video in whole seconds (HiREST, VATEX)": rf"(?:v_|video-)?(?P<coded>{_YOUTUBE_ID})_(?P<start>\d+)_(?P<end>\d+)",
     "cut in clock times (InternVid)": r"(?P<id>.+?)(?:_\d+:\d+:\d+[:.]\d+){2}",
 }
 _SOURCE_PATTERNS = [re.compile(pattern, re.A | re.S) for pattern in SOURCE_RULES.values()]
 
 
-def _is_cut(parts: dict[str, str]) -> bool:
-    "Whether the numbers of a matched name ascend; behind whole numbers the id must look coded, and not be words such as `kitchen_001`."
-    capitals, digits = (len(re.findall(kind, parts["id"], re.A)) for kind in ("[A-Z]", "[0-9]"))
-    is_coded = capitals > 1 or (capitals == 1 and digits > 0)
-    return float(parts["start"]) < float(parts["end"]) and (is_coded or "." in parts["start"])
+def _looks_coded(vid: str) -> bool:
+    "Whether an id has capitals and digits as YouTube's have, and is no word such as `kitchen_001`."
+    capitals, digits = (len(re.findall(kind, vid, re.A)) for kind in ("[A-Z]", "[0-9]"))
+    return capitals > 1 or (capitals == 1 and digits > 0)
+
+
+def _source_in(parts: dict[str, str]) -> str:
+    "The source that a matched name names; empty if its numbers do not ascend, or its id does not look coded where it must."
+    if "start" in parts and float(parts["start"]) >= float(parts["end"]):
+        return ""
+    if "coded" in parts:
+        return parts["coded"] if _looks_coded(parts["coded"]) else ""
+    return parts["id"]
 
 
 def source_id(
@@ -233,8 +244,9 @@ def source_id(
     vid = video_id(video)
     for pattern in _SOURCE_PATTERNS:
         match = pattern.fullmatch(vid)
-        if match and ("start" not in match.groupdict() or _is_cut(match.groupdict())):
-            return match["id"]
+        source = _source_in(match.groupdict()) if match else ""
+        if source:
+            return source
     return vid
 
 
