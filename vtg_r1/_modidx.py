@@ -338,6 +338,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                    'vtg_r1.core.times._all_pairs': ('parts/core/times.html#_all_pairs', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._any_pairs': ('parts/core/times.html#_any_pairs', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._both_ways': ('parts/core/times.html#_both_ways', 'vtg_r1/core/times.py'),
+                                   'vtg_r1.core.times._groups_thousands': ( 'parts/core/times.html#_groups_thousands',
+                                                                            'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._in_seconds': ('parts/core/times.html#_in_seconds', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._is_bracketed': ('parts/core/times.html#_is_bracketed', 'vtg_r1/core/times.py'),
                                    'vtg_r1.core.times._is_negative': ('parts/core/times.html#_is_negative', 'vtg_r1/core/times.py'),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from .times import LARGEST_TIME, read_pairs, read_spans, read_time
+from .times import LARGEST_TIME, SECOND_NAMES, read_pairs, read_spans, read_time
 
 # %% ../../nbs/parts/core/prompts.ipynb #f74afdd7
 @dataclass(frozen=True)
@@ -297,6 +297,8 @@ _SPAN_KEYS = frozenset(
     "span spans segment segments window windows interval intervals timestamp timestamps time times timespan relevantwindows moment moments answer".split()
 )
 
+_UNIT_FIELD = re.compile(r"[\"'](?:time[ _-]?)?units?[\"']\s{0,3}:\s{0,3}[\"']([^\"']{0,40})[\"']", re.I)
+
 
 def _json_time(value: Any) -> float | None:
     "A number or a text in JSON as seconds."
@@ -337,6 +339,8 @@ def _json_spans(text: str) -> list[list[float]]:
         rest = (mark + rest)[:LONGEST_JSON]
         if '"' not in rest:
             rest = rest.replace("'", '"')
+        if any(unit.strip().lower() not in SECOND_NAMES for unit in _UNIT_FIELD.findall(rest)):
+            return []
         try:
             spans = _spans_in(json.JSONDecoder().raw_decode(rest)[0])
         except (ValueError, RecursionError):
