@@ -104,6 +104,6 @@ def test_a_quotation_in_a_quotation(question, query):
 
 def test_quotations_take_time_in_proportion_to_the_text():
     for text in ("“" * 20_000, r"\"" * 10_000, '"“' * 10_000):
-        start = time.perf_counter()
+        start = time.process_time()
         quoted_query(text, any_quotation=True)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1

@@ -269,6 +269,8 @@ def test_the_released_rule(response, span):
         ('{"unit": "frames"} [1, 2]', "json", []),
         ('[1, 2] {"unit": "frames"}', "json", []),
         ('{"start": "12,500", "end": "19,250"}', "json", []),
+        ('{"start": 1, "end": 2, "start": 3, "end": 4}', "json", []),
+        ('{"spans": [[1, 2]], "spans": [[3, 4]]}', "json", []),
         ("[true, false]", "json", []),
         ("[1e400, 5]", "json", []),
         ("[[1, 2, 3]]", "json", []),

@@ -10,7 +10,6 @@ __all__ = ['STYLES', 'ANSWERS', 'SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING'
            'parse_spans', 'parse_span', 'parse_set', 'is_refusal', 'count_readings', 'parse_answer', 'is_well_formed']
 
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from .samples import JSON_DECODER, RepeatedKey
 from .times import LARGEST_TIME, SECOND_NAMES, read_pairs, read_spans, read_time
 
 # %% ../../nbs/parts/core/prompts.ipynb #f74afdd7
@@ -342,7 +342,9 @@ def _json_spans(text: str) -> list[list[float]]:
         if any(unit.strip().lower() not in SECOND_NAMES for unit in _UNIT_FIELD.findall(rest)):
             return []
         try:
-            spans = _spans_in(json.JSONDecoder().raw_decode(rest)[0])
+            spans = _spans_in(JSON_DECODER.raw_decode(rest)[0])
+        except RepeatedKey:
+            return []
         except (ValueError, RecursionError):
             continue
         if spans or bracket == "[":  # an object of unknown keys may hold a list of spans; a list of objects is all there is
