@@ -685,6 +685,131 @@ def test_gaussian_spans_are_shares_of_the_video(tmp_path, capsys):
     assert "are these shares of the video?" in capsys.readouterr().err
 
 
+# ---- nothing is lost, and a refusal names the field ----
+
+ASKED = [
+    Sample("0", "a.mp4", 30.0, "a dog runs", [[1.0, 4.0]]),
+    Sample("1", "a.mp4", 30.0, "a cat sits", [[10.0, 14.0]]),
+    Sample("2", "b.mp4", 20.0, "a dog runs", [[2.0, 8.0]]),
+    Sample("123_0", "0001/123.mp4", 30.0, "why", [[1.0, 4.0]], question="why", options=list("abcde"), answer="C"),
+    Sample("123_1", "0001/123.mp4", 30.0, "how", [[2.0, 5.0]], question="how", options=list("abcde"), answer="A"),
+]
+VIDEOCHAT = {"video_path": "/d/a.mp4", "query": "a dog runs", "answer": "<answer>1 to 4</answer>", "ans": [1, 4]}
+TABLE = "index;video;question;answer;prediction\n0;a;a dog runs;[1.0, 4.0];From 1.0 to 4.0 seconds\n1;a;a cat sits;[10.0, 14.0];\n"
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.jsonl", '{"qid": "0", "pred": [[2, 8]], "pred": [[12, 18]]}\n{"qid": "1", "pred": null}\n'),
+        ("a.json", '[{"qid": "0", "pred": [[2, 8]], "pred": [[12, 18]]}]'),
+        ("a.json", '{"123_0": [1, 4], "123_0": [9, 12]}'),
+        ("a.json", '{"a.mp4>>>a dog runs>>>[1, 4]": "1 - 4", "a.mp4>>>a dog runs>>>[1, 4]": "9 - 12"}'),
+        ("a.json", '{"0": {"timestamp": [1, 4], "query": "q", "vid": "a"}, "0": {"timestamp": [5, 9], "query": "q", "vid": "a"}}'),
+        ("a.jsonl", '{"a.mp4>>>a dog runs>>>[1, 4]": {"timestamps": [[1, 4]], "timestamps": [[5, 9]], "answers": ""}}\n{}\n'),
+    ],
+)
+def test_a_key_that_an_object_has_twice_is_an_error(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PredictionError, match=rf"{name}.*key .* is twice in one object; merge or rename the two"):
+        read_prediction_file(tmp_path / name, ASKED)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.jsonl", {**VIDEOCHAT, "timestamp": "[1, 4]"}, "row 1: timestamp is '[1, 4]'; give a list of [start, end] in seconds, or null"),
+        ("a.jsonl", {"qid": 0, "pred_relevant_windows": [["1", "4", "0.9"]]}, "pred_relevant_windows holds '1'; give finite numbers"),
+        ("a.jsonl", {"qid": 0, "pred_relevant_windows": [[1, 4, 0.9], [5, 6]]}, "pred_relevant_windows has scores at some spans only"),
+        ("a.jsonl", {"qid": 0, "pred_relevant_windows": [[1]]}, "pred_relevant_windows holds [1], which is no [start, end]"),
+        ("a.jsonl", {"qid": "charades_0", "pred": "1 - 4", "target": [1, 4]}, "pred is '1 - 4'; give a list"),
+        ("a.json", {"0": {"timestamp": "1 - 4", "query": "a dog runs", "vid": "a"}}, "key '0': timestamp is '1 - 4'"),
+        ("a.json", {"a.mp4>>>a dog runs>>>[1, 4]": {"timestamps": [["1", "4"]], "answers": ""}}, "timestamps holds '1'"),
+        ("a.json", {"123_0": {"prediction": "C", "answer": 2}}, "key '123_0': prediction is 'C'; give the number of the chosen option, from 0 to 4"),
+        ("a.json", {"123_0": {"prediction": -1, "answer": 2}}, "prediction is -1; give the number of the chosen option"),
+        ("a.json", {"123_0": {"prediction": 5, "answer": 2}}, "prediction is 5; give the number"),
+        ("a.json", {"123_0": {"prediction": True, "answer": 2}}, "prediction is True; give the number"),
+        ("a.json", {"123_0": [1, "4"]}, "key '123_0': the value holds '4'; give finite numbers of seconds"),
+        (
+            "a_gs.json",
+            {"123_1": [0.2, 0.5], "123_0": [3, 6.0]},
+            "key '123_0': holds [[3.0, 6.0]], and the spans of a file *_gs.json are shares",
+        ),
+        ("a_gs.json", {"123_0": [-0.1, 0.5]}, "from 0 to 1; rename a file of seconds"),
+    ],
+)
+def test_a_refusal_names_row_field_and_fix(name, content, message, tmp_path):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(PredictionError, match=re.escape(message)) as error:
+        read_prediction_file(tmp_path / name, ASKED)
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("value", [None, [], [1, 4], [[1, 4]], [[1, 4], [6, 7]], [[None, None]]])
+def test_nextgqa_is_known_by_any_first_value(value, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"123_0": value, "123_1": [2, 5]}))
+    file = read_prediction_file(tmp_path / "a.json", ASKED)
+    spans = {qid: prediction.spans for qid, prediction in file.predictions().items()}
+    first = [] if value in (None, []) or value == [[None, None]] else [[1, 4], [6, 7]] if value == [[1, 4], [6, 7]] else [[1, 4]]
+    assert file.form == "nextgqa" and spans == {"123_0": first, "123_1": [[2, 5]]} and not file.ungrounded
+
+
+@pytest.mark.parametrize("prediction", [2, 2.0, "2"])
+def test_the_option_of_nextgqa_is_a_number(prediction, tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"123_0": {"prediction": prediction, "answer": 2}}))
+    assert read_prediction_file(tmp_path / "a.json", ASKED).predictions()["123_0"].answer == "C"
+
+
+def test_where_no_span_is_stated_the_response_counts(tmp_path):
+    "A null is no empty list; VideoMind's grounder has no response of its own."
+    videomind = {"source": "s", "video_path": "a.mp4", "query": "a cat sits", "span": [[10, 14]], "pred": None, "response": "<time>[1, 4]</time>"}
+    for row, qid, spans in (({**VIDEOCHAT, "timestamp": None}, "0", [[1, 4]]), (videomind, "1", [])):
+        (tmp_path / "a.jsonl").write_text(lines([row]))
+        assert read_prediction_file(tmp_path / "a.jsonl", ASKED).predictions()[qid].spans == spans
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.csv", TABLE.encode()),
+        ("a.csv", TABLE.encode("utf-16")),
+        ("a.csv", TABLE.replace(";", "|").encode()),
+        ("a.csv", b"sep=;\n" + TABLE.encode()),
+        ("a.csv", TABLE.replace(";", "\t").encode()),
+        ("a.tsv", TABLE.replace(";", "\t").encode("utf-16")),
+        ("a.tsv", TABLE.replace(";", "\t").replace("\n", "\r\n").encode("utf-8-sig")),
+    ],
+)
+def test_tables_are_read_as_those_of_annotations(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    read = read_prediction_file(tmp_path / name, ASKED).predictions()
+    assert {qid: p.spans for qid, p in read.items()} == {"0": [[1, 4]], "1": []}
+
+
+ROW = "0\ta\ta dog runs\t[1.0, 4.0]\t"
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        (f'{ROW}"From 1.0 to 4.0 seconds\n1\ta\ta cat sits\t[10.0, 14.0]\t10 - 14"\n', "holds what looks like another row"),
+        (f'{ROW}"From 1.0 to 4.0 seconds\n1\ta\ta cat sits\t[10.0, 14.0]\t10 - 14\n', "cannot be read as csv after line 1"),
+        (f'{ROW}"From" 1.0 to 4.0 seconds\n', "look for a quotation mark without its partner"),
+        (f"{ROW}1 - 4\textra\n", "6 cells, 5 columns"),
+    ],
+)
+def test_a_table_that_loses_a_row_is_refused(rows, message, tmp_path):
+    (tmp_path / "a.tsv").write_text("index\tvideo\tquestion\tanswer\tprediction\n" + rows)
+    with pytest.raises(PredictionError, match=f"a.tsv.*{message}"):
+        read_prediction_file(tmp_path / "a.tsv", ASKED)
+
+
+def test_a_column_that_a_table_has_twice_is_an_error(tmp_path):
+    (tmp_path / "a.csv").write_text("qid,response,response\n0,<time>1 to 4</time>,<time>2 to 5</time>\n")
+    with pytest.raises(PredictionError, match="a.csv: the header names a column twice: qid, response, response; rename one"):
+        read_prediction_file(tmp_path / "a.csv", ASKED)
+
+
 def test_no_form_takes_a_row_of_another():
     "Of the forms that a row fits, the first is its own; a dict of entries is no row."
     checked = set()

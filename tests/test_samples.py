@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from vtg_r1.core.samples import Sample, SampleError, from_dict, load_samples, read_samples, validate, write_jsonl
+from vtg_r1.core.samples import RepeatedKey, Sample, SampleError, from_dict, iter_jsonl, load_samples, parse_json, read_samples, validate, write_jsonl
 
 GOOD = Sample("q1", "a/v.mp4", 30.0, "a person eats.", [[2.0, 9.5]])
 
@@ -83,6 +83,29 @@ def test_bad_lines_leave_their_neighbours(tmp_path):
     assert [f.line for f in report.dropped] == [2, 4, 6, 8, 10] and all(str(path) in f.detail for f in report.dropped)
     with pytest.raises(SampleError, match="5 of 11 samples are not valid"):
         load_samples(path)
+
+
+def test_a_key_that_an_object_has_twice_costs_its_line_alone(tmp_path):
+    path = tmp_path / "a.jsonl"
+    row = '{"qid": "QID", "video": "v.mp4", "duration": 9.0, "query": "q", "spans": [[1.0, 2.0]]}'
+    inner = row.replace('"q",', '"q", "difficulty": {"mean_iou": 0.5, "mean_iou": 0.1},')
+    path.write_text("\n".join([row, row[:-1] + ', "spans": [[3.0, 4.0]]}', inner, row.replace("QID", "r")]))
+    samples, report = read_samples(path)
+    assert [s.qid for s in samples] == ["QID", "r"] and report.read == 4
+    details = [finding.detail for finding in report.dropped]
+    assert "a.jsonl, line 2: not JSON: key 'spans' is twice in one object; merge or rename the two" in details[0] and "key 'mean_iou'" in details[1]
+    assert [type(value) for _, value in iter_jsonl(path)] == [dict, RepeatedKey, RepeatedKey, dict]
+
+
+def test_json_is_read_in_every_encoding_of_it():
+    text = '{"a": ["é", {"b": 1e3}], "c": null}'
+    assert all(parse_json(text.encode(encoding)) == json.loads(text) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"))
+    for broken in (b"", b"{", b'{"a": 1} 2', b"\xff\xfe\x00"):
+        with pytest.raises(ValueError):
+            parse_json(broken)
+    keys = ", ".join(f'"{i}": 0' for i in range(50_000))
+    with pytest.raises(RepeatedKey, match="key '7' is twice"):  # in time proportional to the object
+        parse_json(f'{{{keys}, "7": 1}}'.encode())
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

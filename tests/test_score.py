@@ -136,7 +136,7 @@ def test_says_what_was_scored(capsys):
 BAD = {
     "duplicate": "row 2 (qid 'AAAAA_0'): is already in row 1",
     "unknown_qid": "row 2: qid 'ZZZZZ_1' is not in the annotations",
-    "cut_off": "row 3: is no JSON",
+    "cut_off": "row 3: cannot be read as JSON",
     "no_qid": "row 1: qid is None",
     "neither": "has neither pred nor response",
     "text_pred": "pred holds '1'",
@@ -145,7 +145,7 @@ BAD = {
     "bool_pred": "pred holds True",
     "list_response": "response is ['<time>[1, 2]</time>']",
     "text_answer": "answer is 'he fell'",
-    "not_utf8": "row 2: is no JSON",
+    "not_utf8": "row 2: cannot be read as JSON",
     "empty": "holds no predictions",
 }
 

@@ -26,6 +26,7 @@ COUNTED = {
     "fps",
     "帧",
     "px",
+    *"clips chunk chunks bin bins idx".split(),
 }
 JOINING = {
     *"to until till til through thru up and bis then the it its event action moment at on in is of by about around approximately approx roughly exactly t time times timestamp point".split(),
@@ -192,7 +193,16 @@ def numbers_of(text: str, together: bool) -> list[Number]:
             number.unit = Fraction(1 if text[i] == '"' else 60)
             number.end = i = i + 1
         numbers.append(number)
+    if not any(n.written.count(",") > 1 or "." in n.written for n in numbers if thousands(n.written)):
+        for number in numbers:
+            if thousands(number.written):
+                number.value = None  # a decimal comma, or thousands
     return compounded(text, numbers)
+
+
+def thousands(written: str) -> bool:
+    "Whether a number is grouped by commas."
+    return "," in written and all(c.isdigit() or c in ",." for c in written) and groups_of_three(split_at(split_at(written, ".")[0], ","))
 
 
 def glued_unit(text: str, start: int) -> bool:

@@ -11,7 +11,6 @@ __all__ = ['STYLES', 'ANSWERS', 'SYSTEM_PROMPT', 'QA_SYSTEM_PROMPT', 'REASONING_
            'parse_answer', 'is_well_formed']
 
 # %% ../../nbs/parts/core/prompts.ipynb #af455136
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from .times import LARGEST_TIME, read_pairs, read_spans, read_time
+from .samples import JSON_DECODER, RepeatedKey
+from .times import LARGEST_TIME, SECOND_NAMES, read_pairs, read_spans, read_time
 
 # %% ../../nbs/parts/core/prompts.ipynb #f74afdd7
 @dataclass(frozen=True)
@@ -298,6 +298,8 @@ _SPAN_KEYS = frozenset(
     "span spans segment segments window windows interval intervals timestamp timestamps time times timespan relevantwindows moment moments answer".split()
 )
 
+_UNIT_FIELD = re.compile(r"[\"'](?:time[ _-]?)?units?[\"']\s{0,3}:\s{0,3}[\"']([^\"']{0,40})[\"']", re.I)
+
 
 def _json_time(value: Any) -> float | None:
     "A number or a text in JSON as seconds."
@@ -338,8 +340,12 @@ def _json_spans(text: str) -> list[list[float]]:
         rest = (mark + rest)[:LONGEST_JSON]
         if '"' not in rest:
             rest = rest.replace("'", '"')
+        if any(unit.strip().lower() not in SECOND_NAMES for unit in _UNIT_FIELD.findall(rest)):
+            return []
         try:
-            spans = _spans_in(json.JSONDecoder().raw_decode(rest)[0])
+            spans = _spans_in(JSON_DECODER.raw_decode(rest)[0])
+        except RepeatedKey:
+            return []
         except (ValueError, RecursionError):
             continue
         if spans or bracket == "[":  # an object of unknown keys may hold a list of spans; a list of objects is all there is

@@ -9,9 +9,10 @@ __all__ = ['without_time_tokens', 'seconds_of', 'TimedAnswer', 'read_times', 'qu
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.samples import is_number
+from ..core.times import COUNTS
 
 # %% ../../nbs/parts/data/conversations.ipynb #2070a66b
 _DIGITS = {name: str(i) for i, name in enumerate("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())} | {"DOT": "."}
@@ -33,12 +34,13 @@ def without_time_tokens(
 # %% ../../nbs/parts/data/conversations.ipynb #cebc1314
 _N = r"\d+(?:\.\d+)?"
 _H, _M, _S = (rf"{_N} ?{unit}\b" for unit in ("h(?:ours?|rs?)?", "m(?:in(?:ute)?s?)?", "s(?:ec(?:ond)?s?)?"))
+_MINUTES = rf"{_N} ?min(?:ute)?s?\b"
 _THEN = "(?:,? (?:and )?"
 _AMOUNT = re.compile(rf"({_N}) ?([hms])", re.I | re.A)
 _TIME = re.compile(
     r"(?<![\w.:])(?<!\d,)"  # no part of a word, a decimal number, a clock time or a number with thousands
     rf"(?:(?P<clock>\d+(?::\d\d){{1,2}}(?:[.,]\d+)?)(?: ?(?:h|min|s|sec|seconds)\b)?"
-    rf"|(?P<amounts>{_H}{_THEN}{_M})?{_THEN}{_S})?|{_M}{_THEN}{_S})?|{_S})"
+    rf"|(?P<amounts>{_H}{_THEN}{_M})?{_THEN}{_S})?|{_M}{_THEN}{_S})|{_MINUTES}|{_S})|(?P<metres>{_N}) ?m\b"
     rf"|(?P<number>{_N}))"
     r"(?!\w|[:.,]\d)",
     re.I | re.A,
@@ -53,7 +55,7 @@ class _Time:
     start: int  # characters of the text
     end: int
     seconds: float
-    unit: str  # "h", "m", "s" or ":" for a clock time; "" for a bare number
+    unit: str  # "h", "m", "s" or ":" for a clock time; "" for a bare number; "m?" for one with `m` alone, minutes or metres
 
 
 def seconds_of(
@@ -73,18 +75,38 @@ def _time_of(match: re.Match) -> _Time:
         amounts = _AMOUNT.findall(match["amounts"])
         seconds = sum(float(number) * _SECONDS[unit[0].lower()] for number, unit in amounts)
         return _Time(*match.span(), seconds, amounts[0][1][0].lower())
+    if match["metres"]:
+        return _Time(*match.span(), float(match["metres"]) * _SECONDS["m"], "m?")
     return _Time(*match.span(), float(match["number"]), "")
 
 # %% ../../nbs/parts/data/conversations.ipynb #dfc6d3e7
+_NEAR = 60  # characters around two times that are looked at
 _JOINED = re.compile(r"[\])>}]?(?:\s*(?:-|–|—|−|~|→|-{1,2}>)\s*|\s*,?\s+(?:to|until|till|through)\s+)(?:seconds?\s+)?[\[(<{]?", re.I)
+
+
+def _without_metres(text: str, times: Sequence[_Time]) -> list[_Time]:
+    "The times of a text; `6 m` is one only where a time with a unit joins it, as in `1 m 30 s - 2 m`."
+    kept = []
+    for i, time in enumerate(times):
+        if time.unit == "m?":
+            pairs = [times[j : j + 2] for j in (i - 1, i) if 0 <= j < len(times) - 1]
+            joined = [pair for pair in pairs if _JOINED.fullmatch(text[pair[0].end : pair[1].start][:_NEAR])]
+            if not any(other.unit in _SECONDS for pair in joined for other in pair):
+                continue
+            time = replace(time, unit="m")
+        kept.append(time)
+    return kept
+
+
 _END_WORD = re.compile(
     r"[\s,;.]*(?:and\s+)?(?:the\s+|it\s+)?(?:end(?:s|ing)?|stops?|finish(?:es)?)(?:\s+time(?:stamp)?)?(?:\s+(?:at|is))?\s*[:=]?\s*", re.I
 )
 _LEAD = re.compile(r"(?:\bfrom|\bbetween|:)\s*(?:seconds?\s+)?[\[(<{]?$", re.I)
 _UNIT_BEFORE = re.compile(r"\bseconds?\s+$", re.I)
-_NEAR = 60  # characters around two times that are looked at
-_NO_SECONDS_BEFORE = re.compile(r"\b(?:frames?|images?)\s*(?:no\.?|numbers?)?\s*$", re.I)
-_NO_SECONDS_AFTER = re.compile(r"\s*(?:%|percent\b|frames?\b|images?\b)", re.I)
+_COUNTED_BEFORE = re.compile(rf"{COUNTS}(?: (?:numbers?|nos?\.?|ids?))?(?: (?:from|between))?[\s:=#\[({{<]*$", re.I)
+_COUNTED_AFTER = re.compile(rf"[\s\])}}>]*[\[({{<]?\s*(?:(?:in|of) (?:the )?(?:\d+ )?)?{COUNTS}", re.I)
+_NUMBERED_BEFORE = re.compile(r"\b(?:segments|scenes|chapters?|pages?|parts|steps|sections)[\s:=#]*[\[({<]?$", re.I)  # of whole numbers
+_NEXT_COUNT = re.compile(r"[\s,;&\[\](){}<>]*(?:(?:and|or)\b)?(?:\s*(?:from|between)\b)?[\s\[({<]*", re.I)
 _NOUN = re.compile(r"\s+(?!(?:and|or|from|between|to|in|of|during|while|when|where|then)\b)[^\W\d_]", re.I)  # of a number that counts things
 _BETWEEN_SPANS = re.compile(r"[\s,;.&]*(?:and\s+)?", re.I)
 _BRACKETS = {"[": "]", "(": ")", "<": ">", "{": "}"}
@@ -94,10 +116,32 @@ def _in_brackets(before: str, after: str) -> bool:
     return bool(before) and before[-1] in _BRACKETS and after.startswith(_BRACKETS[before[-1]])
 
 
+def _is_counted(text: str, a: _Time, b: _Time) -> bool:
+    "Whether the words around two numbers without a unit say that they count frames, percent or the like."
+    before, gap, after = text[max(0, a.start - _NEAR) : a.start], text[a.end : b.start][:_NEAR], text[b.end : b.end + _NEAR]
+    if {a.unit, b.unit} & _SECONDS.keys() or _UNIT_BEFORE.search(before):
+        return False
+    if "." not in text[a.start : b.end] and _NUMBERED_BEFORE.search(before):
+        return True
+    return bool(_COUNTED_BEFORE.search(before) or _COUNTED_AFTER.match(after) or _COUNTED_AFTER.match(gap))
+
+
+def _counted(text: str, times: Sequence[_Time]) -> list[bool]:
+    "Whether times i and i + 1 count something, or stand in a list with two that do: `frames [10, 20], [50, 190]`."
+    pairs = list(zip(times, times[1:]))
+    counted = [_is_counted(text, a, b) for a, b in pairs]
+    for i, other in [*((i, i - 2) for i in range(2, len(pairs))), *((i, i + 2) for i in reversed(range(len(pairs) - 2)))]:
+        a, b = pairs[min(i, other)][1], pairs[max(i, other)][0]
+        has_unit = {time.unit for time in pairs[i]} & _SECONDS.keys()
+        if counted[other] and not has_unit and _NEXT_COUNT.fullmatch(text[a.end : b.start]):
+            counted[i] = True
+    return counted
+
+
 def _strength(text: str, a: _Time, b: _Time) -> int:
     "How sure it is that two neighbouring times are a span: 0 is none, 1 a pair of bare numbers, 2 by the words around them, 3 by unit, clock or brackets."
     before, gap, after = text[max(0, a.start - _NEAR) : a.start], text[a.end : b.start], text[b.end : b.end + _NEAR]
-    if len(gap) > _NEAR or _NO_SECONDS_BEFORE.search(before) or _NO_SECONDS_AFTER.match(after) or _NO_SECONDS_AFTER.match(gap):
+    if len(gap) > _NEAR:
         return 0
     if _END_WORD.fullmatch(gap):
         return 3
@@ -128,14 +172,24 @@ def _begins_item(text: str, times: Sequence[_Time], i: int) -> bool:
     "Whether the words in front of time i have ended: in a list of steps, `fry it for 2 - 3 minutes` is no time of the video."
     if i == 0:
         return True
-    words = text[times[i - 1].end : times[i].start]
-    return bool(re.search(r"[.;:!?]\s*$", words[-_NEAR:]) or _BETWEEN_SPANS.fullmatch(words[:_NEAR]))
+    words = text[times[i - 1].end : times[i].start].lstrip(" ])}>").rstrip(" [({<")
+    return bool(re.search(r"[.;:!?\n]\s*$", words[-_NEAR:]) or _BETWEEN_SPANS.fullmatch(words[:_NEAR]))
+
+
+_LAST_WORD = re.compile(r"([^\W\d_]+)[\s#]+$")
+_NO_NOUNS = frozenset("from between at in to and or is are then also second seconds time times about around".split())
+
+
+def _follows_noun(text: str, time: _Time) -> bool:
+    "Whether a number stands behind a noun that it may count: `pages 3 - 5`."
+    word = _LAST_WORD.search(text[max(0, time.start - _NEAR) : time.start])
+    return word is not None and word[1].lower() not in _NO_NOUNS
 
 
 def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
     "Indices i of the times that begin a span, whose end is time i + 1."
-    strength = [_strength(text, a, b) for a, b in zip(times, times[1:])]
-    if strength and strength[0] > 1 and times[0].start == 0:  # the answer is a list, each span before its words
+    strength = [_strength(text, a, b) * (not counts) for a, b, counts in zip(times, times[1:], _counted(text, times))]
+    if strength and strength[0] > 1 and not text[: times[0].start].strip("[({<"):  # the answer is a list, each span before its words
         strength = [s * _begins_item(text, times, i) for i, s in enumerate(strength)]
     chosen: set[int] = set()
     for least in (3, 2):
@@ -145,7 +199,7 @@ def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
     for i, s in enumerate(strength):  # a bare pair right after or before a span, as in "1 - 2, and 5 - 6 seconds"
         neighbours = {i - 2: (i - 1, i), i + 2: (i + 1, i + 2)}
         near = [text[times[a].end : times[b].start] for other, (a, b) in neighbours.items() if other in chosen]
-        if s == 1 and not {i - 1, i, i + 1} & chosen and any(map(_BETWEEN_SPANS.fullmatch, near)):
+        if s == 1 and not {i - 1, i, i + 1} & chosen and any(map(_BETWEEN_SPANS.fullmatch, near)) and not _follows_noun(text, times[i]):
             chosen.add(i)
     if not chosen and len(times) == 2 and _is_whole_answer(text, times[0], times[1], strength[0]):
         chosen.add(0)
@@ -161,6 +215,12 @@ def _is_whole_answer(text: str, a: _Time, b: _Time, strength: int) -> bool:
     return bool(is_listed) and not before and re.fullmatch(r"\W*(?:seconds?\W*)?", text[b.end :]) is not None
 
 # %% ../../nbs/parts/data/conversations.ipynb #2cd129ca
+_LABEL = r"[(\[]?(?:(?:step|event|part|segment|scene|clip|moment|span|section|interval) ?)?#?\d{1,3}(?:[.):\]]\s+|[.)](?=\[))"
+_ITEM = re.compile(  # the number or mark of an item in a list, in front of a time
+    rf"(?:^[-*•]\s+(?:{_LABEL})?|(?:^|(?<=[.;!?])\s+){_LABEL}|\s\(?\d{{1,3}}\)\s+)(?=[\[(<{{]*\d|(?:from|between|start\w*|at|second)\b)", re.I | re.M
+)
+
+
 def _numbers_only(text: str) -> list[list[float]]:
     "The spans of a text that is a list of numbers, as `[[1, 2], [3, 4]]` or `1, 2; 3, 4`; none for any other text."
     try:
@@ -179,11 +239,11 @@ def read_times(
     answer: str,  # seconds, clock times, units or VTG-IT's tokens, among words
 ) -> TimedAnswer:  # `ValueError` if no span can be read
     "The spans of an answer in words, what it says of each, and the numbers that are no times."
-    text = without_time_tokens(answer).strip()
+    text = _ITEM.sub("\n", without_time_tokens(answer).strip()).strip()
     spans = _numbers_only(text)
     if spans:
         return TimedAnswer(spans, [""] * len(spans), [])
-    times = [_time_of(match) for match in _TIME.finditer(text)]
+    times = _without_metres(text, [_time_of(match) for match in _TIME.finditer(text)])
     chosen = _chosen(text, times)
     if not chosen:
         raise ValueError(f"no span of seconds can be read in {answer[:200]!r}")
@@ -202,6 +262,9 @@ def read_times(
 
 # %% ../../nbs/parts/data/conversations.ipynb #89e07a70
 _LEAD_OF_QUERY = re.compile(r"(?:\bquery|\bsentence|\banswers?|\bquery is answered|\bevidence for|\brelevant to|\brelated to|\bgiven)\s*:?\s*$", re.I)
+
+
+_ESCAPED = re.compile(r"\\([\"'])")  # a mark inside a quotation
 
 
 def _end_of_quotation(text: str, start: int) -> int:
@@ -224,21 +287,34 @@ def _end_of_quotation(text: str, start: int) -> int:
     return end if end >= 0 else last
 
 
+def _curly_ends(text: str) -> dict[int, int]:
+    "Where each quotation in curly double marks ends, by its beginning; one may hold another."
+    ends, open_marks = {}, []
+    for mark in re.finditer("[“”]", text):
+        if mark[0] == "“":
+            open_marks.append(mark.start())
+        elif open_marks:
+            ends[open_marks.pop()] = mark.start()
+    return ends
+
+
 def quoted_query(
     question: str,  # a turn of a conversation
     any_quotation: bool = False,  # False takes a quotation only after words such as "query", "sentence" or "related to"
 ) -> str:  # "" if there is none
     "The sentence that the first line of a question quotes; it may end in a later line."
-    text = question.replace("‘", "'").replace("’", "'").replace("“", '"').replace("”", '"')
+    if not re.search(r"(?<!\\)[\"“]|(?<![\w\\])'", question):  # every mark has a backslash: they are the text's own
+        question = _ESCAPED.sub(r"\1", question)
+    ends, text = _curly_ends(question), _ESCAPED.sub("\0\0", question).replace("‘", "'").replace("’", "'").replace("“", '"').replace("”", '"')
     for mark in re.finditer(r"""(?<![\w.?!,')])'(?=\S)|\"""", text.partition("\n")[0]):
         if not (any_quotation or _LEAD_OF_QUERY.search(text[max(0, mark.start() - _NEAR) : mark.start()])):
             continue
         if mark[0] == '"':
-            end = text.find('"', mark.end())
+            end = ends[mark.start()] if mark.start() in ends else text.find('"', mark.end())
         else:
             end = _end_of_quotation(text, mark.start())
         if end < 0:  # no mark ends a quotation from here on
             break
         if end > mark.end():
-            return question[mark.end() : end].strip()
+            return _ESCAPED.sub(r"\1", question[mark.end() : end]).strip()
     return ""

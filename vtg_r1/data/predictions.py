@@ -23,8 +23,8 @@ from typing import Any
 
 from ..core.atomic_files import write_json
 from ..core.prompts import check_reading, count_readings, is_refusal, parse_answer, parse_spans
-from ..core.samples import Sample, is_number, iter_jsonl, shorten, write_jsonl
-from .readers import normalise_query, video_id
+from ..core.samples import Sample, SampleError, is_number, iter_jsonl, parse_json, shorten, write_jsonl
+from .readers import _table, normalise_query, video_id
 
 # %% ../../nbs/parts/data/predictions.ipynb #a90f7d94
 class PredictionError(ValueError):
@@ -65,17 +65,17 @@ class PredictionRow:
     duration: float = 0.0  # of the query's video, seconds, filled in when the query is known
 
 # %% ../../nbs/parts/data/predictions.ipynb #31717a43
-def _number(value: Any) -> float:
+def _number(value: Any, name: str) -> float:
     if type(value) not in (int, float) or not abs(value) < 1e12:
-        raise PredictionError(f"pred holds {repr(value)[:40]}; give finite numbers of seconds")
+        raise PredictionError(f"{name} holds {repr(value)[:40]}; give finite numbers of seconds")
     return float(value)
 
 
-def _window(window: Any) -> list[float]:
+def _window(window: Any, name: str) -> list[float]:
     "One [start, end] or [start, end, score], checked."
     if not isinstance(window, (list, tuple)) or len(window) not in (2, 3):
-        raise PredictionError(f"pred holds {repr(window)[:60]}, which is no [start, end]; give [[start, end], …] in seconds")
-    return [_number(t) for t in window]
+        raise PredictionError(f"{name} holds {repr(window)[:60]}, which is no [start, end]; give [[start, end], …] in seconds")
+    return [_number(t, name) for t in window]
 
 
 _MISSES: tuple[Any, ...] = (None, [], [None, None], (None, None))  # in place of a window
@@ -84,22 +84,28 @@ _MISSES: tuple[Any, ...] = (None, [], [None, None], (None, None))  # in place of
 def _spans(
     pred: Any,  # [[start, end], …], the same with a score each, or one [start, end]; seconds
     scores: Any = None,  # beside spans that have none
+    name: str = "pred",  # of the field, for messages
 ) -> tuple[list[list[float]], list[float] | None]:  # spans, scores
     "The stated spans of a row, checked; [null, null] is no span."
     if not isinstance(pred, (list, tuple)):
-        raise PredictionError(f"pred is {repr(pred)[:60]}; give a list of [start, end], or null")
+        raise PredictionError(f"{name} is {repr(pred)[:60]}; give a list of [start, end] in seconds, or null")
     if len(pred) == 2 and not any(isinstance(t, (list, tuple)) for t in pred):
         pred = [pred]
-    windows = [_window(w) for w in pred if w not in _MISSES]
+    windows = [_window(w, name) for w in pred if w not in _MISSES]
     if not windows:
         return [], None
     if len({len(w) for w in windows}) > 1:
-        raise PredictionError("pred has scores at some spans only; give each span a score, or none of them")
+        raise PredictionError(f"{name} has scores at some spans only; give each span a score, or none of them")
     if len(windows[0]) == 3:
         scores = [w.pop() for w in windows]
     if scores is not None and (not isinstance(scores, list) or len(scores) != len(windows) or not all(map(is_number, scores))):
         raise PredictionError(f"scores is {repr(scores)[:60]} beside {len(windows)} spans; give one number per span")
     return windows, scores
+
+
+def _stated(row: dict, name: str) -> list[list[float]] | None:
+    "The spans of a field, checked; None where it is null or missing, and the response counts."
+    return None if row.get(name) is None else _spans(row[name], name=name)[0]
 
 
 def _text(row: dict, key: str) -> str | None:
@@ -193,14 +199,12 @@ def _truths(value: Any) -> list[list[float]] | None:
 def _moment_detr(row: dict) -> PredictionRow:
     spans, scores = None, None
     if row.get("pred_relevant_windows") is not None:
-        spans, scores = _spans(row["pred_relevant_windows"])
+        spans, scores = _spans(row["pred_relevant_windows"], name="pred_relevant_windows")
     return PredictionRow(qid=_qid(row), spans=spans, scores=scores, answer=_letter(_text(row, "ans") or None))
 
 
 def _timer1(row: dict) -> PredictionRow:
-    qid, spans = _qid(row), None
-    if row.get("pred") is not None:
-        spans, _ = _spans(row["pred"])
+    qid, spans = _qid(row), _stated(row, "pred")
     name = PredictionRow(qid, video=_text(row, "video"), query=_text(row, "sentence"))
     number = re.search(r"_(\d+)$", qid, re.A)
     if number:
@@ -210,7 +214,7 @@ def _timer1(row: dict) -> PredictionRow:
 
 
 def _videochat_r1(row: dict) -> PredictionRow:
-    spans, _ = _spans(row["timestamp"])
+    spans = _stated(row, "timestamp")
     return PredictionRow(
         video=_text(row, "video_path"), query=_text(row, "query"), truths=_truths(row.get("ans")), spans=spans, response=_text(row, "answer")
     )
@@ -233,7 +237,7 @@ def _query_of_videomind(row: dict) -> PredictionRow:
 
 def _videomind(row: dict) -> PredictionRow:
     "Spans of the grounder; the response is the answerer's, and begins with an option."
-    read = replace(_query_of_videomind(row), spans=_spans(row["pred"])[0])
+    read = replace(_query_of_videomind(row), spans=_stated(row, "pred") or [])
     option = re.match(r"\s*\(?([A-Za-z])\b", _text(row, "response") or "", re.A)
     if option and row.get("options"):
         read.answer = option[1].upper()
@@ -249,7 +253,7 @@ def _tvg_r1(row: dict) -> PredictionRow:
 # %% ../../nbs/parts/data/predictions.ipynb #1aa3d5b0
 def _timechat(row: dict) -> PredictionRow:
     "An entry of the dict; `key` is its key."
-    spans, _ = _spans(row["timestamp"])
+    spans = _stated(row, "timestamp")
     return PredictionRow(index=_int(row["key"], "key"), video=_text(row, "vid"), query=_text(row, "query"), spans=spans)
 
 
@@ -263,11 +267,14 @@ def _timechat_log(row: dict) -> PredictionRow:
 def _nextgqa(row: dict) -> PredictionRow:
     "An entry of either dict: a span, or the numbers of the chosen and the right option."
     if "prediction" in row:
-        choice = _int(row["prediction"], "prediction")
-        if choice > 4:
-            raise PredictionError(f"prediction is {choice}; the options are numbered from 0 to 4")
-        return PredictionRow(qid=row["key"], answer="ABCDE"[choice])
-    spans, _ = _spans(row["value"])
+        number = str(row["prediction"]).removesuffix(".0")
+        if number not in set("01234"):
+            advice = "give the number of the chosen option, from 0 to 4, or leave the entry out"
+            raise PredictionError(f"prediction is {repr(row['prediction'])[:40]}; {advice}")
+        return PredictionRow(qid=row["key"], answer="ABCDE"[int(number)])
+    spans: list[list[float]] = []  # null is a miss
+    if row["value"] is not None:
+        spans, _ = _spans(row["value"], name="the value")
     return PredictionRow(qid=row["key"], spans=spans)
 
 
@@ -283,8 +290,7 @@ def _submission(row: dict) -> PredictionRow:
     "An entry of lmms-eval's dict, a text; or of TimeLens's, spans and a text."
     video, query, truths = _named_query(row["key"])
     read = PredictionRow(video=video, query=query, truths=truths, response=_text(row, "answers") or _text(row, "value"))
-    if "timestamps" in row:
-        read.spans, _ = _spans(row["timestamps"])
+    read.spans = _stated(row, "timestamps")
     return read
 
 # %% ../../nbs/parts/data/predictions.ipynb #3d241025
@@ -328,9 +334,8 @@ def _is_moment_detr(row: dict) -> bool:
 
 
 def _is_nextgqa(row: dict) -> bool:
-    value = row.get("value")
-    is_span = isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
-    return "key" in row and ("prediction" in row or is_span) and re.fullmatch(r"\d+_\d+", row["key"], re.A) is not None
+    is_value = row.keys() == {"key", "value"} and isinstance(row["value"], (list, type(None)))
+    return "key" in row and ("prediction" in row or is_value) and re.fullmatch(r"\d+_\d+", row["key"], re.A) is not None
 
 
 def _is_submission(row: dict) -> bool:
@@ -401,7 +406,7 @@ def recognise(
 ) -> str:  # a key of `FORMS`
     "The form of a prediction file."
     if isinstance(row, Exception):
-        raise PredictionError(f"is no JSON ({row}); write one JSON object per line")
+        raise PredictionError(f"cannot be read as JSON ({row}); write one JSON object per line")
     if not isinstance(row, dict):
         raise PredictionError(f"is a JSON {type(row).__name__}; write one JSON object per line")
     for name, form in FORMS.items():
@@ -464,21 +469,29 @@ def _flat(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield place, row
 
 
-def _table(path: Path) -> Iterator[tuple[str, dict]]:
-    import pandas as pd
+def _column_names(header: list[str]) -> list[str]:
+    "The cells of a header; a name that two columns have is an error."
+    names = [name.strip() for name in header]
+    if len(set(names)) < len(names):
+        raise PredictionError(f"the header names a column twice: {shorten(', '.join(names), 150)}; rename one")
+    return names
 
+
+def _table_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    "The rows of a csv or tsv file, under the rules for tables of annotations."
     try:
-        table = pd.read_csv(path, sep={".tsv": "\t"}.get(path.suffix, ","), dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as e:
-        raise PredictionError(f"{path}: cannot be read as a table ({shorten(str(e), 150)})") from None
-    for i, row in enumerate(table.to_dict("records"), 1):
-        yield f"row {i}", {str(name): value for name, value in row.items()}
+        for line, row in _table(path, "\t" if path.suffix == ".tsv" else ",;\t|", _column_names):
+            yield f"line {line}", row
+    except PredictionError as e:
+        raise PredictionError(f"{path}: {e}") from None
+    except SampleError as e:
+        raise PredictionError(str(e)) from None
 
 # %% ../../nbs/parts/data/predictions.ipynb #7b483f9a
 def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the exception that reading it raised)
     "The rows of a file as they stand."
     if path.suffix in (".csv", ".tsv"):
-        yield from _table(path)
+        yield from _table_rows(path)
         return
     with open(path, "rb") as f:
         first = f.readline(2**24)
@@ -487,7 +500,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the ex
         more = any(line.strip() for line in f)
     is_list = first.lstrip().startswith(b"[")
     try:
-        json.loads(first)
+        parse_json(first)
         is_whole = is_list or not more  # one line is the whole file
     except (ValueError, RecursionError):
         is_whole = is_list or path.suffix == ".json"
@@ -495,9 +508,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the ex
         yield from _flat((f"row {number}", row) for number, row in iter_jsonl(path))
         return
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except (ValueError, RecursionError) as e:
-        raise PredictionError(f"{path}: is no JSON ({e})") from None
+        raise PredictionError(f"{path}: cannot be read as JSON ({e})") from None
     if _is_entries(data):
         yield from _entries(data)
         return
@@ -697,6 +710,10 @@ class _Collector:
                     raise PredictionError(f"is a row of the form {FORMS[other].what}; the rows before are {form.what}")
             row = form.parse(record)
             row.shares = shares and row.spans is not None
+            if row.shares and not all(0 <= t <= 1 for span in row.spans or [] for t in span):
+                raise PredictionError(
+                    f"holds {row.spans}, and the spans of a file *_gs.json are shares of the video, from 0 to 1; rename a file of seconds"
+                )
             if form.extras and row.qid not in self.queries.positions:
                 self.file.passed_over += 1
                 return

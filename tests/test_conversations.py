@@ -1,0 +1,109 @@
+"Times and queries in the answers and questions of conversations."
+
+import time
+
+import pytest
+
+from vtg_r1.data.conversations import quoted_query, read_times
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Frame: [50, 190]",
+        "frames [50, 190]",
+        "[50, 190] frames",
+        "50-190 (frames)",
+        "[[5, 9]] (frame indices)",
+        "Frames: [[50, 190], [200, 300]]",
+        "[10, 20], [50, 190] (frames)",
+        "From frames 10 to 20 and from 50 to 190.",
+        "frames from 50 to 190",
+        "From 10 to 25 of 300 frames.",
+        "From 10 to 25 in frame numbers.",
+        "Frame numbers: 50 - 190",
+        "Keyframe ids #50 - 190",
+        "FRAMES: 50 - 190",
+        "percent: 10 - 20",
+        "0.1 - 0.25 (normalized)",
+        "tokens 5 - 9",
+        "Clips: 3 - 5",
+        "Segments: 3 - 5",
+        "Pages 3 - 5",
+        "10帧 - 25帧",
+        "3m - 5m",
+    ],
+)
+def test_what_is_counted_is_no_time(answer):
+    with pytest.raises(ValueError, match="no span of seconds"):
+        read_times(answer)
+
+
+@pytest.mark.parametrize(
+    "answer, spans, descriptions, others",
+    [
+        ("50-190 (frames), 5.0 - 19.0 seconds", [[5, 19]], [""], ["50", "190"]),
+        ("From 5.0 to 19.0 seconds (frames 150 - 570).", [[5, 19]], ["frames 150 - 570"], ["150", "570"]),
+        ("5.0 - 19.0 s, [30 - 90 frames]", [[5, 19]], ["30 - 90 frames"], ["30", "90"]),
+        ("frames 30 - 90, 5 s - 19 s", [[5, 19]], [""], ["30", "90"]),
+        ("frames 30 - 90, seconds 5 - 19", [[5, 19]], [""], ["30", "90"]),
+        ("Segments: 3.0s - 5.0s", [[3, 5]], [""], []),
+        ("Segments: 5.0 - 19.0, 30.0 - 31.0", [[5, 19], [30, 31]], ["", ""], []),
+        ("Segment: [5, 19]", [[5, 19]], [""], []),
+        ("He leaves the frame from 5.0s to 19.0s", [[5, 19]], [""], []),
+        ("5 - 19, relative to the start", [[5, 19]], ["relative to the start"], []),
+        ("pages 3 - 5, 5.0 - 19.0 seconds", [[5, 19]], [""], ["3", "5"]),
+        ("then 1 - 2, and 5 - 6 seconds", [[1, 2], [5, 6]], ["and", ""], []),
+        ("at 1.5 - 2.5 m from the wall, 5.0 - 19.0 seconds", [[5, 19]], [""], ["1.5", "2.5"]),
+        ("at 1.5 m - 2.5 m from the wall, 5.0 - 19.0 seconds", [[5, 19]], [""], ["1.5", "2.5"]),
+        ("The wall is 2 m high, 5.0 - 19.0 seconds", [[5, 19]], [""], ["2"]),
+        ("1 m 30 s - 2 m", [[90, 120]], [""], []),
+        ("2 m - 1 h", [[120, 3600]], [""], []),
+        ("2 min - 3 min", [[120, 180]], [""], []),
+    ],
+)
+def test_times_beside_other_numbers(answer, spans, descriptions, others):
+    times = read_times(answer)
+    assert (times.spans, times.descriptions, times.others) == (spans, descriptions, others)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1. 5.0 - 19.0 seconds, cut. 2. 20.0 - 30.0 seconds, fry for 2 - 3 minutes.",
+        "1. 5.0 - 19.0 seconds, cut\n2. 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
+        "(1) 5.0 - 19.0 seconds, cut (2) 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
+        "1) 5.0 - 19.0 seconds, cut; 2) 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
+        "- 5.0 - 19.0 seconds, cut\n- 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
+        "* 1. 5.0 - 19.0 seconds, cut\n* 2. 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
+        "Step 1: 5.0 - 19.0 seconds, cut. Step 2: 20.0 - 30.0 seconds, fry for 2 - 3 minutes.",
+        "1.[5.0 - 19.0], cut.\n2.[20.0 - 30.0], fry for 2 - 3 minutes.",
+    ],
+)
+def test_the_number_of_an_item_is_no_time(answer):
+    times = read_times(answer)
+    assert times.spans == [[5, 19], [20, 30]] and times.descriptions == ["cut", "fry for 2 - 3 minutes"] and times.others == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    "question, query",
+    [
+        (r'Find "he says \"go\""', 'he says "go"'),
+        (r"Find 'he says \'go\' twice'", "he says 'go' twice"),
+        (r"Find \"a dog\" in it", "a dog"),
+        (r"Find \'a dog\' in it", "a dog"),
+        ("Find “he says “go”” now", "he says “go”"),
+        ("Find “a dog” or “a cat”", "a dog"),
+        ('Find “a dog" now', "a dog"),
+        ("Find “a dog", ""),
+    ],
+)
+def test_a_quotation_in_a_quotation(question, query):
+    assert quoted_query(question, any_quotation=True) == query
+
+
+def test_quotations_take_time_in_proportion_to_the_text():
+    for text in ("“" * 20_000, r"\"" * 10_000, '"“' * 10_000):
+        start = time.process_time()
+        quoted_query(text, any_quotation=True)
+        assert time.process_time() - start < 1
