@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from .atomic_files import append, atomic_write, naming
 
@@ -91,7 +91,7 @@ def _fail(qid: object, field: str, problem: str, fix: str, reason: str = "invali
     raise SampleError(f"sample {shorten(repr(qid))}, field {shorten(repr(field))}: {shorten(problem)}; {fix}", field, reason)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     "Whether a value is a number that a float can hold: no bool, NaN, infinity or huge integer."
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 

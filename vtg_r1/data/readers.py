@@ -886,8 +886,7 @@ def _asked(question: str) -> str:
 def _length(video: dict, kind: str) -> float:
     "The seconds of a video of which frames and frames per second are given."
     names = (f"{kind}_video_length", f"{kind}_fps")
-    given: list[Any] = [video.get(name) for name in names]
-    n_frames, rate = given
+    n_frames, rate = (video.get(name) for name in names)
     if not (is_number(n_frames) and is_number(rate) and n_frames > 0 and rate > 0):
         raise ValueError(f"{names[0]} is {n_frames!r} and {names[1]} is {rate!r}: give two numbers above 0, or leave both out")
     return n_frames / rate
