@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from vtg_r1.core.atomic_files import write_json
-from vtg_r1.core.runtime import RunError
-from vtg_r1.models.loading import TINY, TINY_PATH, model_fingerprint, producing_run, record_policy
+from vtg_r1.core.runtime import RunError, UserError
+from vtg_r1.models.loading import TINY, TINY_PATH, load_model, model_fingerprint, producing_run, record_policy
 from vtg_r1.runs.run import read_manifest, start_run
 
 
@@ -70,3 +70,37 @@ def test_a_policy_is_noted_with_the_run_that_made_it_and_may_not_change_under_a_
     (folder / "model.safetensors").write_bytes(b"trained anew")
     with pytest.raises(RunError, match="has changed since this run began"):
         record_policy(again, str(folder))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    "Saved under other names, as another version or framework leaves them: transformers would fill them with random numbers."
+    from safetensors.torch import load_file, save_file
+
+    from vtg_r1.models.tiny import build_tiny
+
+    model, processor = build_tiny()
+    for folder in ("whole", "renamed"):
+        model.save_pretrained(tmp_path / folder)
+        processor.save_pretrained(tmp_path / folder)
+    file = tmp_path / "renamed/model.safetensors"
+    weights = {name.replace("layers.1.mlp.", "layers.1.ffn."): weight for name, weight in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+    assert load_model(str(tmp_path / "whole"), "cpu").num_parameters() == model.num_parameters()  # tied weights are not missing
+    with pytest.raises(
+        UserError, match=r"3 of its weights are not in its files, e\.g\. .*layers\.1\.mlp\.down_proj.*3 in its files .*layers\.1\.ffn"
+    ):
+        load_model(str(tmp_path / "renamed"), "cpu")
+
+
+@pytest.mark.parametrize("setting", [dict(sequence_bias=[[[74], 5.0]]), dict(num_return_sequences=3), dict(min_p=0.5)], ids=str)
+def test_rollouts_are_not_drawn_by_a_checkpoint_s_own_settings(setting):
+    "The update would compute other probabilities than those that were drawn from. What TRL sets itself is no obstacle."
+    from vtg_r1.models.generation import refuse_own_settings
+    from vtg_r1.models.tiny import build_tiny
+
+    model, _ = build_tiny()
+    model.generation_config.update(temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05, do_sample=True)
+    refuse_own_settings(model, "mine")
+    model.generation_config.update(**setting)
+    with pytest.raises(UserError, match=f"model mine: its generation_config.json sets {next(iter(setting))}"):
+        refuse_own_settings(model, "mine")

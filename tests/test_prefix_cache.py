@@ -184,7 +184,10 @@ def test_a_checkpoints_own_sampling_habits_are_not_asked(tiny, videos, share_pre
         return generate(model, processor, shown, 12, temperature=temperature, share_prefix=share_prefix)
 
     usual, own = said(), model.generation_config
-    for habit in (dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)):
+    habits = [dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)]
+    habits += [dict(sequence_bias=[[[74], 50.0]]), dict(bad_words_ids=[[i] for i in range(60, 90)]), dict(num_return_sequences=3)]
+    habits += [dict(return_dict_in_generate=True), dict(prompt_lookup_num_tokens=2), dict(exponential_decay_length_penalty=[2, 9.0])]
+    for habit in habits:
         model.generation_config = tf.GenerationConfig(**{**own.to_dict(), "do_sample": True, **habit})
         try:
             assert said() == usual, habit

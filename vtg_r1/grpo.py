@@ -27,6 +27,7 @@ from .core.spans import set_tiou
 from .data.model_inputs import VideoInputConfig, decode_frames, training_set
 from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
+from .models.generation import refuse_own_settings
 from .models.loading import lora_config
 from .models.templates import opening, with_opening
 from .rewards import own_rewards
@@ -292,6 +293,7 @@ def grpo_trainer(
     if len(samples) < params.prompts_per_step:
         raise UserError(f"{len(samples)} RL samples are fewer than prompts_per_step = {params.prompts_per_step}: give more samples or a smaller step")
     require_encoding(params.model or type(model).__name__, processor, view.time_encoding, view.pixels, model)
+    refuse_own_settings(model, params.model or type(model).__name__)
     trainer_class: Any = VideoGRPOTrainer
     if params.share_prefix:
         trainer_class = SharedPrefixNativeGRPOTrainer if view.time_encoding == "native" else SharedPrefixGRPOTrainer

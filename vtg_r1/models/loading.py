@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TINY', 'TINY_PATH', 'model_path', 'hub_problem', 'check_model_exists', 'batch_frames', 'whole_frames',
-           'load_processor', 'default_dtype', 'load_model', 'model_fingerprint', 'producing_run', 'record_policy',
-           'LinearLayers', 'linear_layers', 'outside_decoder', 'lora_config']
+           'load_processor', 'default_dtype', 'read_model', 'load_model', 'model_fingerprint', 'producing_run',
+           'record_policy', 'LinearLayers', 'linear_layers', 'outside_decoder', 'lora_config']
 
 # %% ../../nbs/parts/models/loading.ipynb #f17abe2a
 import hashlib
@@ -199,6 +199,26 @@ def default_dtype(device: str) -> str:  # "cuda", "cuda:1", "cpu", …
     return "bfloat16" if device.startswith("cuda") else "float32"
 
 # %% ../../nbs/parts/models/loading.ipynb #2c3a4642
+def read_model(
+    name: str,  # as `load_model`
+    **options: Any,  # of `from_pretrained`: precision, quantization, place
+) -> Any:  # of transformers
+    "A checkpoint's model. `UserError` where the files lack some of its weights, which transformers would fill with random numbers."
+    from transformers import AutoModelForImageTextToText
+
+    from vtg_r1.models.positions import use_checkpoint_positions
+
+    options |= dict(trust_remote_code=False, use_safetensors=True, output_loading_info=True)
+    model, info = AutoModelForImageTextToText.from_pretrained(model_path(name), **options)
+    missing, unknown = (sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys"))
+    if missing:
+        problem = f"{len(missing)} of its weights are not in its files, e.g. {', '.join(missing[:3])}"
+        if unknown:
+            problem += f"; {len(unknown)} in its files are not the model's, e.g. {', '.join(unknown[:3])}"
+        raise UserError(f"model {name}: {problem}. Save it again with the transformers version that wrote it, or rename the weights")
+    return use_checkpoint_positions(model)
+
+
 def load_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
     """A model by name or path: weights as safetensors only, and no code from its repository.
 
@@ -216,14 +236,10 @@ def load_model(name: str, device: str | None = None, dtype: str | None = None) -
         False
     """
     import torch
-    from transformers import AutoModelForImageTextToText
-
-    from vtg_r1.models.positions import use_checkpoint_positions
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or default_dtype(device)
-    model = AutoModelForImageTextToText.from_pretrained(model_path(name), dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True)
-    return use_checkpoint_positions(batch_frames(model.to(device).eval()))
+    return batch_frames(read_model(name, dtype=getattr(torch, dtype)).to(device).eval())
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c2e02
 def model_fingerprint(name: str) -> str:

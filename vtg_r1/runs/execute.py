@@ -325,9 +325,13 @@ def _run_echoed(command: list[str], env: Mapping[str, str] | None = None) -> str
     tail: deque[str] = deque(maxlen=20)
     with subprocess.Popen(command, cwd=project_root(), env=env, stderr=subprocess.STDOUT, stdout=subprocess.PIPE) as process:
         stream = io.TextIOWrapper(cast(IO[bytes], process.stdout), encoding="utf-8", errors="replace", newline="")  # newline "" keeps \\r as it is
-        for piece in stream:
-            print(piece, end="", flush=True, file=sys.stderr)
-            tail.append(piece)
+        try:
+            for piece in stream:
+                print(piece, end="", flush=True, file=sys.stderr)
+                tail.append(piece)
+        except BaseException:  # Ctrl-C, or a signal to end: the command ends too, instead of being waited for
+            process.terminate()
+            raise
     if process.returncode:
         return "".join(tail)
     return None

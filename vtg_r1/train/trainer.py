@@ -23,7 +23,7 @@ from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
 from ..models.abilities import record_abilities, require_encoding
 from ..models.clock import record_dense_clips
-from ..models.loading import load_model, load_processor, model_path, outside_decoder, record_policy
+from ..models.loading import load_model, load_processor, model_path, outside_decoder, read_model, record_policy
 from ..models.templates import behind_opening, opening
 from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
@@ -206,10 +206,8 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
     from importlib.util import find_spec
 
     import torch
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
     from transformers.utils.peft_utils import find_adapter_config_file
-
-    from vtg_r1.models.positions import use_checkpoint_positions
 
     adapter = find_adapter_config_file(model_path(name))
     if adapter:
@@ -232,7 +230,7 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
         llm_int8_skip_modules=kept_out_of_4bit(name),
     )
     kwargs = dict(quantization_config=quantization, dtype=torch.bfloat16, device_map={"": torch.cuda.current_device()})
-    return use_checkpoint_positions(AutoModelForImageTextToText.from_pretrained(model_path(name), use_safetensors=True, **kwargs))
+    return read_model(name, **kwargs)
 
 # %% ../../nbs/parts/train/trainer.ipynb #c7ae098d
 def to_float32(model: Any) -> Any:  # the same model
