@@ -359,6 +359,7 @@ OWN = "video,start,end,sentence,duration\n"
         (OWN + 'a.mp4,1,2,"she whisks,9\nb.mp4,1,2,he",9\nc.mp4,1,2,they,9\n', "line 2: a cell holds what looks like another row, 'b.mp4,1,2,he"),
         ('video,start,end,sentence\n\na.mp4,1,2,"x\nb.mp4,1,2,y\nc.mp4,1,2,z"\n', "line 3: a cell holds what looks like another row"),
         ("video,start,end,sentence,,\na.mp4,1,4,x,,\nb.mp4,1,4,a dog, running,\n", "line 3: 6 cells, 4 columns"),
+        ('video,sentence,start,end\na.mp4,"x,1,4\nb.mp4,y",2,5\n', "line 2: a cell holds what looks like another row, 'b.mp4,y"),
         ("", "the file is empty"),
         ((OWN + "a.mp4,1,2,caf\u00e9,9\n").encode("cp1252"), "save it as CSV UTF-8"),
         ((OWN + "a.mp4,1,2,caf\u00e9,9\n").encode("utf-16-le"), "no UTF-8 text"),
@@ -439,6 +440,15 @@ def test_spans_of_an_own_table_in_any_usual_form(tmp_path):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(SampleError, match="key 'start' is twice in one object"):
         read_dataset("jsonl", tmp_path / "a.jsonl")
+
+
+def test_a_sentence_of_several_lines_with_commas_is_no_row(tmp_path):
+    sentence = "she cracks an egg,\n1, 2, or 3\nwhisks, fries, eats, it\na, 1, b, c"
+    for names in (("video", "start", "end", "sentence", "duration"), ("video", "sentence", "start", "end", "duration")):
+        row = {"video": "a.mp4", "start": 1, "end": 4, "sentence": sentence, "duration": 9}
+        with open(tmp_path / "mine.csv", "w", newline="") as f:
+            csv.writer(f).writerows([names, [row[name] for name in names]])
+        assert [s.query for s in read_dataset("csv", tmp_path / "mine.csv")[0]] == [" ".join(sentence.split())]
 
 
 def test_a_short_row_of_a_table_says_what_it_lacks(tmp_path):

@@ -798,6 +798,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                      'vtg_r1.data.readers._reason': ('parts/data/readers.html#_reason', 'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers._rextime': ('parts/data/readers.html#_rextime', 'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers._rooted': ('parts/data/readers.html#_rooted', 'vtg_r1/data/readers.py'),
+                                     'vtg_r1.data.readers._row_check': ('parts/data/readers.html#_row_check', 'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers._samples': ('parts/data/readers.html#_samples', 'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers._scaled': ('parts/data/readers.html#_scaled', 'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers._segments': ('parts/data/readers.html#_segments', 'vtg_r1/data/readers.py'),

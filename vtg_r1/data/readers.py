@@ -356,18 +356,20 @@ def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
         yield line
 
 
-def _check_one_row(lines: Sequence[str], delimiter: str, n_delimiters: int, place: str) -> None:
-    "`SampleError` where a row of several lines looks like several rows: a quotation mark without its partner takes in the rows behind it."
-    others = [line for line in lines[1:] if line.count(delimiter) == n_delimiters > 0]
-    if others and lines[0].count(delimiter) >= n_delimiters:
-        advice = "look for a quotation mark without its partner, or write the cell on one line"
-        raise SampleError(f"{place}: a cell holds what looks like another row, {shorten(repr(others[0]), 80)}; {advice}", reason="wrong_file")
+def _check_one_row(lines: Sequence[str], delimiter: str, names: Sequence[str], is_row: Callable[[dict[str, str]], bool], place: str) -> None:
+    "`SampleError` where a later line of a row is a row itself: a quotation mark without its partner takes in the rows behind it."
+    for line in lines[1:]:
+        cells = line.split(delimiter)
+        if len(cells) == len(names) <= len(lines[0].split(delimiter)) and is_row(dict(zip(names, cells))):
+            advice = "look for a quotation mark without its partner, or write the cell on one line"
+            raise SampleError(f"{place}: a cell holds what looks like another row, {shorten(repr(line), 80)}; {advice}", reason="wrong_file")
 
 
 def _table(
     path: Path,
     delimiters: str = ",",  # the one that the header has most of separates columns
     check_header: Callable[[list[str]], list[str]] = list,  # the header's cells → column names
+    is_row: Callable[[dict[str, str]], bool] = lambda cells: False,  # whether the cells of a line inside a cell can only be a row
 ) -> Iterator[tuple[int, dict[str, str]]]:  # (line number, row by column)
     """The rows of a csv file with a header line; a cell may hold 131,072 characters. Columns without a name behind the last one that has a name are none: a
     text in them is a cell too many."""
@@ -379,13 +381,12 @@ def _table(
                 line += 1
                 head = f.readline(10**6)
             delimiter, header_line = max(delimiters, key=head.count), line
-            header = next(csv.reader([head], delimiter=delimiter, strict=True), [])
-            names = check_header(header) if head else []
-            names = names[: max((i for i, name in enumerate(names, 1) if name.strip()), default=0)]
+            header = check_header(next(csv.reader([head], delimiter=delimiter, strict=True), [])) if head else []
+            names = header[: max((i for i, name in enumerate(header, 1) if name.strip()), default=0)]
             rows = csv.reader(_noted(f, raw), delimiter=delimiter, strict=True)
             for values in rows:
                 line = header_line + rows.line_num
-                _check_one_row(raw, delimiter, len(header) - 1, f"{path}, line {line - len(raw) + 1}")
+                _check_one_row(raw, delimiter, header, is_row, f"{path}, line {line - len(raw) + 1}")
                 raw.clear()
                 if any(value.strip() for value in values[len(names) :]):  # the cells before may be in the wrong column
                     advice = f"a text that holds {delimiter!r} has to be in quotation marks"
@@ -1251,6 +1252,17 @@ def _columns(columns: dict[str, str] | None) -> dict[str, str | None]:
     return {**defaults, **{name: column or None for name, column in columns.items()}}
 
 
+def _row_check(columns: dict[str, str] | None) -> Callable[[dict[str, str]], bool]:
+    "A function that says of a line's cells whether those of the columns for times are times."
+    column_of = _columns(columns)
+
+    def is_row(cells: dict[str, str]) -> bool:
+        times = [cells[column].strip() for name, column in column_of.items() if name in ("start", "end", "duration") and column in cells]
+        return any(times) and all(_CELL_TIME.fullmatch(time) for time in times if time)
+
+    return is_row
+
+
 def _header_check(path: Path, columns: dict[str, str] | None) -> Callable[[list[str]], list[str]]:
     "A function from the cells of a table's first line to its column names; it checks that each needed column is there once."
     names, known = _columns(columns), set(COLUMNS).union(*ALIASES.values())
@@ -1365,7 +1377,7 @@ def dataset_rows(
     if path.is_file():
         check_is_text(path, utf16=name == "csv")
     if name == "csv":
-        return _each(_table(path, ",;\t|", _header_check(path, columns)), _table_parser(columns))
+        return _each(_table(path, ",;\t|", _header_check(path, columns), _row_check(columns)), _table_parser(columns))
     if name == "jsonl":
         return Reader("", lines=_table_parser(columns)).rows(path, split)
     if steps:
