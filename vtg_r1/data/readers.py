@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -779,12 +780,36 @@ def _timeit(r: dict) -> Iterator[Row]:
     return _each_query(r["QA"], parse)
 
 # %% ../../nbs/parts/data/readers.ipynb #57aff10d
+_ROLES = {"user": "question", "human": "question", "assistant": "answer", "gpt": "answer", "model": "answer"}
+
+
+def _role(turn: dict) -> Any:
+    return turn.get("role", turn.get("from"))
+
+
+def _out_of_turn(turn: dict) -> ValueError:
+    "The error of a turn that is neither a question with an answer, nor an answer to one."
+    role = _role(turn)
+    if role not in _ROLES:
+        return ValueError(f"a turn has the role {role!r}: give user and assistant, or human and gpt")
+    return ValueError("a question has no answer" if _ROLES[role] == "question" else "an answer has no question before it")
+
+
 def _turns(turns: list[dict]) -> list[Any]:
-    "(question, answer) of the turns of a conversation; a question without an answer is an error."
-    messages = [turn for turn in turns if turn.get("role", turn.get("from")) != "system"]
-    pairs: list[Any] = list(zip(messages[::2], messages[1::2]))
-    if len(messages) % 2:
-        pairs.append(ValueError("the last question has no answer"))
+    "(question, answer) of the turns of a conversation, by their roles; an error in the place of what is out of turn."
+    runs = [(kind, list(run)) for kind, run in groupby((t for t in turns if _role(t) != "system"), lambda t: _ROLES.get(_role(t)))]
+    pairs: list[Any] = []
+    while runs:
+        kind, run = runs.pop(0)
+        if kind != "question" or not runs or runs[0][0] != "answer":
+            pairs += map(_out_of_turn, run)
+            continue
+        _, answers = runs.pop(0)
+        if len(run) == len(answers) == 1:
+            pairs.append((run[0], answers[0]))
+        else:
+            error = ValueError(f"{len(run)} questions in a row and {len(answers)} answers: it is open which belong together")
+            pairs += [error] * max(len(run), len(answers))
     return pairs
 
 
