@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'DROPPED_BY_POLICY', 'Row', 'Parse', 'VIDEO_ENDINGS', 'COLUMNS', 'ALIASES', 'READERS', 'CleaningPolicy',
-           'video_id', 'annotation_row', 'Reader', 'normalise_query', 'dataset_rows', 'read_dataset', 'iter_rows',
-           'read_rows']
+           'video_id', 'annotation_row', 'Reader', 'table_rows', 'normalise_query', 'dataset_rows', 'read_dataset',
+           'iter_rows', 'read_rows']
 
 # %% ../../nbs/parts/data/readers.ipynb #bd614efa
 import codecs
@@ -362,6 +362,21 @@ def _table(
     except UnicodeDecodeError as e:
         advice = "save it as CSV UTF-8, or convert it: iconv -f cp1252 -t utf-8"
         raise SampleError(f"{path}: cannot be read as csv: {e}; {advice}", reason="wrong_file") from None
+
+# %% ../../nbs/parts/data/readers.ipynb #ab61105d
+def table_rows(
+    path: Path,  # csv with commas, semicolons, tabs or bars, or tsv
+) -> Iterator[tuple[int, dict[str, str]]]:  # (line number, row by column)
+    "The rows of a table whose columns are as they are named; a name that two columns have is a `SampleError`."
+
+    def check(header: list[str]) -> list[str]:
+        names = [name.strip() for name in header]
+        if len(set(names)) < len(names):
+            columns = shorten(", ".join(names), 150)
+            raise SampleError(f"{path}: the header names a column twice: {columns}; rename one", reason="wrong_file")
+        return names
+
+    return _table(path, "\t" if path.suffix == ".tsv" else ",;\t|", check)
 
 # %% ../../nbs/parts/data/readers.ipynb #b9789309
 def _nextgqa_folder(folder: Path, split: str) -> Iterator[Row]:
