@@ -79,12 +79,40 @@ def test_times_beside_other_numbers(answer, spans, descriptions, others):
         "- 5.0 - 19.0 seconds, cut\n- 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
         "* 1. 5.0 - 19.0 seconds, cut\n* 2. 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
         "Step 1: 5.0 - 19.0 seconds, cut. Step 2: 20.0 - 30.0 seconds, fry for 2 - 3 minutes.",
+        "The steps are: 5.0 - 19.0 seconds, cut. 20.0 - 30.0 seconds, fry for 2 - 3 minutes.",
         "1.[5.0 - 19.0], cut.\n2.[20.0 - 30.0], fry for 2 - 3 minutes.",
     ],
 )
 def test_the_number_of_an_item_is_no_time(answer):
     times = read_times(answer)
     assert times.spans == [[5, 19], [20, 30]] and times.descriptions == ["cut", "fry for 2 - 3 minutes"] and times.others == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "5.0 - 19.0 seconds and from 30.0 to 31.0 seconds",
+        "5.0 - 19.0 seconds, then again between 30.0 and 31.0 seconds",
+        "Time: 5.0 - 19.0 seconds, and also from 30.0 to 31.0 seconds",
+        "5.0 - 19.0 seconds and later at 30.0 - 31.0 seconds",
+        "5.0s to 19.0s and 30.0s to 31.0s",
+        "[5.0, 19.0] and [30.0, 31.0]",
+        "[5.0, 19.0], or [30.0, 31.0]",
+        "[5.0 - 19.0] [30.0 - 31.0]",
+        "[5.0, 19.0] where he cuts. Next, 30.0s to 31.0s, a dog runs.",
+        "5.0 - 19.0 seconds / 30.0 - 31.0 seconds",
+        "(5 - 19)\n(30 - 31)",
+        "(5 to 19) (30 to 31)",
+        "(between 5 and 19) (between 30 and 31)",
+        "Time: 5.0s to 19.0s\n30.0 - 31.0 in the video.",
+        "The event happens 5 - 19, 30 - 31 seconds",
+        "A dog runs 5.0 - 19.0, 30.0 - 31.0 seconds",
+        "Spans: [5.0, 19.0], [30.0, 31.0]",
+    ],
+)
+def test_a_second_span_behind_the_first_is_read(answer):
+    times = read_times(answer)
+    assert times.spans == [[5, 19], [30, 31]] and times.others == []
 
 
 @pytest.mark.parametrize(
