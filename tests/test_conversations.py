@@ -1,10 +1,12 @@
 "Times and queries in the answers and questions of conversations."
 
+import json
 import time
 
 import pytest
 
 from vtg_r1.data.conversations import quoted_query, read_times
+from vtg_r1.data.readers import read_dataset
 
 
 @pytest.mark.parametrize(
@@ -77,12 +79,40 @@ def test_times_beside_other_numbers(answer, spans, descriptions, others):
         "- 5.0 - 19.0 seconds, cut\n- 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
         "* 1. 5.0 - 19.0 seconds, cut\n* 2. 20.0 - 30.0 seconds, fry for 2 - 3 minutes",
         "Step 1: 5.0 - 19.0 seconds, cut. Step 2: 20.0 - 30.0 seconds, fry for 2 - 3 minutes.",
+        "The steps are: 5.0 - 19.0 seconds, cut. 20.0 - 30.0 seconds, fry for 2 - 3 minutes.",
         "1.[5.0 - 19.0], cut.\n2.[20.0 - 30.0], fry for 2 - 3 minutes.",
     ],
 )
 def test_the_number_of_an_item_is_no_time(answer):
     times = read_times(answer)
     assert times.spans == [[5, 19], [20, 30]] and times.descriptions == ["cut", "fry for 2 - 3 minutes"] and times.others == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "5.0 - 19.0 seconds and from 30.0 to 31.0 seconds",
+        "5.0 - 19.0 seconds, then again between 30.0 and 31.0 seconds",
+        "Time: 5.0 - 19.0 seconds, and also from 30.0 to 31.0 seconds",
+        "5.0 - 19.0 seconds and later at 30.0 - 31.0 seconds",
+        "5.0s to 19.0s and 30.0s to 31.0s",
+        "[5.0, 19.0] and [30.0, 31.0]",
+        "[5.0, 19.0], or [30.0, 31.0]",
+        "[5.0 - 19.0] [30.0 - 31.0]",
+        "[5.0, 19.0] where he cuts. Next, 30.0s to 31.0s, a dog runs.",
+        "5.0 - 19.0 seconds / 30.0 - 31.0 seconds",
+        "(5 - 19)\n(30 - 31)",
+        "(5 to 19) (30 to 31)",
+        "(between 5 and 19) (between 30 and 31)",
+        "Time: 5.0s to 19.0s\n30.0 - 31.0 in the video.",
+        "The event happens 5 - 19, 30 - 31 seconds",
+        "A dog runs 5.0 - 19.0, 30.0 - 31.0 seconds",
+        "Spans: [5.0, 19.0], [30.0, 31.0]",
+    ],
+)
+def test_a_second_span_behind_the_first_is_read(answer):
+    times = read_times(answer)
+    assert times.spans == [[5, 19], [30, 31]] and times.others == []
 
 
 @pytest.mark.parametrize(
@@ -107,3 +137,50 @@ def test_quotations_take_time_in_proportion_to_the_text():
         start = time.process_time()
         quoted_query(text, any_quotation=True)
         assert time.process_time() - start < 1
+
+
+# ---- turns ----
+
+Q1, A1, Q2, A2 = ("human", "When does a dog bark?"), ("gpt", "From <1.0> to <4.0>."), ("human", "When does it stop?"), ("gpt", "From <7.0> to <9.0>.")
+HI, SYSTEM, TOOL = ("gpt", "Hi"), ("system", "Be brief."), ("tool", "<3.0>")
+TURNS = {  # turns → queries with spans, and what is wrong with the others
+    (Q1, A1, Q2, A2): ([Q1[1], Q2[1]], []),
+    (SYSTEM, Q1, A1, SYSTEM, Q2, A2): ([Q1[1], Q2[1]], []),
+    (HI, Q1, A1): ([Q1[1]], ["an answer has no question before it"]),
+    (Q1, A1, Q2): ([Q1[1]], ["a question has no answer"]),
+    (Q1, A1, A2): ([], ["1 questions in a row and 2 answers: it is open which belong together"] * 2),
+    (Q1, Q2, A1, A2): ([], ["2 questions in a row and 2 answers"] * 2),
+    (Q1, Q2, A2, Q1, A1): ([Q1[1]], ["2 questions in a row and 1 answers"] * 2),
+    (TOOL, Q1, A1): ([Q1[1]], ["a turn has the role 'tool': give user and assistant, or human and gpt"]),
+    (Q1, TOOL, A1): ([], ["a question has no answer", "a turn has the role 'tool'", "an answer has no question before it"]),
+    ((None, "Hi"), Q1, A1): ([Q1[1]], ["a turn has the role None"]),
+}
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_turns_are_paired_by_their_roles(turns, tmp_path):
+    queries, problems = TURNS[turns]
+    conversation = [{"from": role, "value": text} for role, text in turns]
+    other = {
+        "question_id": "8",
+        "video_id": "o",
+        "video_file": "o.mp4",
+        "conversation": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "<1> <2>"}],
+    }
+    (tmp_path / "g.json").write_text(json.dumps([{**other, "question_id": "7", "video_id": "a", "conversation": conversation}, other]))
+    samples, report = read_dataset("grounded_videollm", tmp_path / "g.json", durations={"a": 30.0, "o": 9.0})
+    assert [s.query for s in samples] == [*queries, "q"]
+    assert [s.spans for s in samples[:-1]] == [{Q1[1]: [[1, 4]], Q2[1]: [[7, 9]]}[query] for query in queries]
+    assert len(report.excluded) == len(problems) and all(
+        finding.reason == "malformed" and problem in finding.detail for finding, problem in zip(report.excluded, problems)
+    )
+
+
+def test_turns_of_other_names_are_the_same(tmp_path):
+    messages = [("system", "Be brief."), ("user", "Find 'a dog'"), ("model", "From 5 to 9 seconds."), ("assistant", "And from 1 to 2 seconds.")]
+    for n, kept in ((3, ["Find 'a dog'"]), (4, [])):
+        row = {"id": "1", "video_id": "a", "duration": 30.0, "messages": [{"role": role, "content": text} for role, text in messages[:n]]}
+        other = {**row, "messages": [{"role": role, "content": text} for role, text in messages[1:3]]}
+        (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(other) + "\n")
+        samples, _ = read_dataset("timelens", tmp_path / "a.jsonl")
+        assert [s.query for s in samples] == [*kept, "Find 'a dog'"] and samples[-1].spans == [[5, 9]]

@@ -457,7 +457,7 @@ def test_readers_that_took_what_they_should_not(tmp_path):
         (
             "grounded_videollm",
             "b.json",
-            '[{"question_id": 1, "video_id": "v", "video_file": ["x"], "conversation": [{"value": "q"}, {"value": "<1> <2>"}]}]',
+            '[{"question_id": 1, "video_id": "v", "video_file": ["x"], "conversation": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "<1> <2>"}]}]',
             "is not a path",
         ),
         (

@@ -262,6 +262,7 @@ def test_the_released_rule(response, span):
         ('[{"start": 3, "end": 5, "unit": "s"}, {"start": 7, "end": 9, "unit": "frames"}]', "json", []),
         ("{'start': 3, 'end': 5, 'TimeUnit'   :   'ms'}", "json", []),
         ('{"start": 3, "end": 5, "time_units":"minutes"}', "json", []),
+        ('{"start": 3, "end": 5, "unit"\n\t\t  :\n\t\t  "number of the sampled picture, counted from zero"}', "json", []),
         ('{"start": 3.2, "end": 5.0, "unit": " Seconds "}', "json", [[3.2, 5]]),
         ('{"start": 3.2, "end": 5.0, "units": "s"}', "json", [[3.2, 5]]),
         ('{"start": 3.2, "end": 5.0, "unit": null}', "json", [[3.2, 5]]),

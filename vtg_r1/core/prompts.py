@@ -298,7 +298,7 @@ _SPAN_KEYS = frozenset(
     "span spans segment segments window windows interval intervals timestamp timestamps time times timespan relevantwindows moment moments answer".split()
 )
 
-_UNIT_FIELD = re.compile(r"[\"'](?:time[ _-]?)?units?[\"']\s{0,3}:\s{0,3}[\"']([^\"']{0,40})[\"']", re.I)
+_UNIT_FIELD = re.compile(r"[\"'](?:time[ _-]?)?units?[\"']\s*+:\s*+[\"']([^\"']*+)[\"']", re.I)
 
 
 def _json_time(value: Any) -> float | None:

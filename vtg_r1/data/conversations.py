@@ -168,28 +168,33 @@ class TimedAnswer:
     others: list[str]  # numbers that are no times
 
 # %% ../../nbs/parts/data/conversations.ipynb #566d4ebc
+_TO_SPAN = r"(?:(?:and|or|then|next|also|again|later|finally|it|from|between|at|in|start(?:s|ing)?|begin(?:s|ning)?)\b[\s,:=]*)"
+_NEXT_ITEM = re.compile(rf"(?:[.;:!?\n/|][\s,&]*{_TO_SPAN}*|[,&]\s*{_TO_SPAN}+)[\[({{<]*$", re.I)
+
+
 def _begins_item(text: str, times: Sequence[_Time], i: int) -> bool:
     "Whether the words in front of time i have ended: in a list of steps, `fry it for 2 - 3 minutes` is no time of the video."
     if i == 0:
         return True
-    words = text[times[i - 1].end : times[i].start].lstrip(" ])}>").rstrip(" [({<")
-    return bool(re.search(r"[.;:!?\n]\s*$", words[-_NEAR:]) or _BETWEEN_SPANS.fullmatch(words[:_NEAR]))
+    words = "\n" + text[times[i - 1].end : times[i].start].lstrip(" ])}>")  # the span in front of them ends an item too
+    return _NEXT_ITEM.search(words[-_NEAR:]) is not None
 
 
 _LAST_WORD = re.compile(r"([^\W\d_]+)[\s#]+$")
-_NO_NOUNS = frozenset("from between at in to and or is are then also second seconds time times about around".split())
+_NO_NOUNS = frozenset("from between at in to and or is are then also second seconds time times about around happens happened occurs occurred".split())
 
 
-def _follows_noun(text: str, time: _Time) -> bool:
-    "Whether a number stands behind a noun that it may count: `pages 3 - 5`."
-    word = _LAST_WORD.search(text[max(0, time.start - _NEAR) : time.start])
-    return word is not None and word[1].lower() not in _NO_NOUNS
+def _follows_noun(text: str, times: Sequence[_Time], i: int) -> bool:
+    "Whether whole numbers i and i + 1 stand behind a noun that they may count: `pages 3 - 5`."
+    start = times[i].start
+    word = _LAST_WORD.search(text[max(0, start - _NEAR, times[i - 1].end if i else 0) : start])
+    return word is not None and word[1].lower() not in _NO_NOUNS and "." not in text[start : times[i + 1].end]
 
 
 def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
     "Indices i of the times that begin a span, whose end is time i + 1."
     strength = [_strength(text, a, b) * (not counts) for a, b, counts in zip(times, times[1:], _counted(text, times))]
-    if strength and strength[0] > 1 and not text[: times[0].start].strip("[({<"):  # the answer is a list, each span before its words
+    if strength and strength[0] > 1 and re.search(r"(?:^|:\s*)[\s\[({<]*$", text[: times[0].start][-_NEAR:]):  # a list, each span before its words
         strength = [s * _begins_item(text, times, i) for i, s in enumerate(strength)]
     chosen: set[int] = set()
     for least in (3, 2):
@@ -199,7 +204,7 @@ def _chosen(text: str, times: Sequence[_Time]) -> list[int]:
     for i, s in enumerate(strength):  # a bare pair right after or before a span, as in "1 - 2, and 5 - 6 seconds"
         neighbours = {i - 2: (i - 1, i), i + 2: (i + 1, i + 2)}
         near = [text[times[a].end : times[b].start] for other, (a, b) in neighbours.items() if other in chosen]
-        if s == 1 and not {i - 1, i, i + 1} & chosen and any(map(_BETWEEN_SPANS.fullmatch, near)) and not _follows_noun(text, times[i]):
+        if s == 1 and not {i - 1, i, i + 1} & chosen and any(map(_BETWEEN_SPANS.fullmatch, near)) and not _follows_noun(text, times, i):
             chosen.add(i)
     if not chosen and len(times) == 2 and _is_whole_answer(text, times[0], times[1], strength[0]):
         chosen.add(0)
@@ -217,7 +222,8 @@ def _is_whole_answer(text: str, a: _Time, b: _Time, strength: int) -> bool:
 # %% ../../nbs/parts/data/conversations.ipynb #2cd129ca
 _LABEL = r"[(\[]?(?:(?:step|event|part|segment|scene|clip|moment|span|section|interval) ?)?#?\d{1,3}(?:[.):\]]\s+|[.)](?=\[))"
 _ITEM = re.compile(  # the number or mark of an item in a list, in front of a time
-    rf"(?:^[-*•]\s+(?:{_LABEL})?|(?:^|(?<=[.;!?])\s+){_LABEL}|\s\(?\d{{1,3}}\)\s+)(?=[\[(<{{]*\d|(?:from|between|start\w*|at|second)\b)", re.I | re.M
+    rf"(?:^[-*•]\s+(?:{_LABEL})?|(?:^|(?<=[.;!?])\s+){_LABEL}|(?<=[\w.,;!?])(?<!to)(?<!and)(?<!or)(?<!until)(?<!till)(?<!\d)\s\(?\d{{1,3}}\)\s+)(?=[\[(<{{]*\d|(?:from|between|start\w*|at|second)\b)",
+    re.I | re.M,
 )
 
 

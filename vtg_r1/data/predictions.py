@@ -24,7 +24,7 @@ from typing import Any
 from ..core.atomic_files import write_json
 from ..core.prompts import check_reading, count_readings, is_refusal, parse_answer, parse_spans
 from ..core.samples import Sample, SampleError, is_number, iter_jsonl, parse_json, shorten, write_jsonl
-from .readers import _table, normalise_query, video_id
+from .readers import normalise_query, table_rows, video_id
 
 # %% ../../nbs/parts/data/predictions.ipynb #a90f7d94
 class PredictionError(ValueError):
@@ -469,21 +469,10 @@ def _flat(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield place, row
 
 
-def _column_names(header: list[str]) -> list[str]:
-    "The cells of a header; a name that two columns have is an error."
-    names = [name.strip() for name in header]
-    if len(set(names)) < len(names):
-        raise PredictionError(f"the header names a column twice: {shorten(', '.join(names), 150)}; rename one")
-    return names
-
-
-def _table_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    "The rows of a csv or tsv file, under the rules for tables of annotations."
+def _table(path: Path) -> Iterator[tuple[str, dict]]:
     try:
-        for line, row in _table(path, "\t" if path.suffix == ".tsv" else ",;\t|", _column_names):
+        for line, row in table_rows(path):
             yield f"line {line}", row
-    except PredictionError as e:
-        raise PredictionError(f"{path}: {e}") from None
     except SampleError as e:
         raise PredictionError(str(e)) from None
 
@@ -491,7 +480,7 @@ def _table_rows(path: Path) -> Iterator[tuple[str, dict]]:
 def _records(path: Path) -> Iterator[tuple[str, Any]]:  # (place, row; or the exception that reading it raised)
     "The rows of a file as they stand."
     if path.suffix in (".csv", ".tsv"):
-        yield from _table_rows(path)
+        yield from _table(path)
         return
     with open(path, "rb") as f:
         first = f.readline(2**24)

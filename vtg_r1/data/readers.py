@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'DROPPED_BY_POLICY', 'Row', 'Parse', 'VIDEO_ENDINGS', 'COLUMNS', 'ALIASES', 'READERS', 'CleaningPolicy',
-           'video_id', 'annotation_row', 'Reader', 'normalise_query', 'dataset_rows', 'read_dataset', 'iter_rows',
-           'read_rows']
+           'video_id', 'annotation_row', 'Reader', 'table_rows', 'normalise_query', 'dataset_rows', 'read_dataset',
+           'iter_rows', 'read_rows']
 
 # %% ../../nbs/parts/data/readers.ipynb #bd614efa
 import codecs
@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -399,6 +400,21 @@ def _table(
     except UnicodeDecodeError as e:
         advice = "save it as CSV UTF-8, or convert it: iconv -f cp1252 -t utf-8"
         raise SampleError(f"{path}: cannot be read as csv: {e}; {advice}", reason="wrong_file") from None
+
+# %% ../../nbs/parts/data/readers.ipynb #ab61105d
+def table_rows(
+    path: Path,  # csv with commas, semicolons, tabs or bars, or tsv
+) -> Iterator[tuple[int, dict[str, str]]]:  # (line number, row by column)
+    "The rows of a table whose columns are as they are named; a name that two columns have is a `SampleError`."
+
+    def check(header: list[str]) -> list[str]:
+        names = [name.strip() for name in header]
+        if len(set(names)) < len(names):
+            columns = shorten(", ".join(names), 150)
+            raise SampleError(f"{path}: the header names a column twice: {columns}; rename one", reason="wrong_file")
+        return names
+
+    return _table(path, "\t" if path.suffix == ".tsv" else ",;\t|", check)
 
 # %% ../../nbs/parts/data/readers.ipynb #b9789309
 _LETTER = re.compile(r"\(?([A-Ea-e])(?:[).:]+\s*(.*))?", re.S)  # A, (A), A. or "(A) the option's text"
@@ -853,12 +869,36 @@ def _timeit(r: dict) -> Iterator[Row]:
     return _each_query(r["QA"], parse)
 
 # %% ../../nbs/parts/data/readers.ipynb #57aff10d
+_ROLES = {"user": "question", "human": "question", "assistant": "answer", "gpt": "answer", "model": "answer"}
+
+
+def _role(turn: dict) -> Any:
+    return turn.get("role", turn.get("from"))
+
+
+def _out_of_turn(turn: dict) -> ValueError:
+    "The error of a turn that is neither a question with an answer, nor an answer to one."
+    role = _role(turn)
+    if role not in _ROLES:
+        return ValueError(f"a turn has the role {role!r}: give user and assistant, or human and gpt")
+    return ValueError("a question has no answer" if _ROLES[role] == "question" else "an answer has no question before it")
+
+
 def _turns(turns: list[dict]) -> list[Any]:
-    "(question, answer) of the turns of a conversation; a question without an answer is an error."
-    messages = [turn for turn in turns if turn.get("role", turn.get("from")) != "system"]
-    pairs: list[Any] = list(zip(messages[::2], messages[1::2]))
-    if len(messages) % 2:
-        pairs.append(ValueError("the last question has no answer"))
+    "(question, answer) of the turns of a conversation, by their roles; an error in the place of what is out of turn."
+    runs = [(kind, list(run)) for kind, run in groupby((t for t in turns if _role(t) != "system"), lambda t: _ROLES.get(_role(t)))]
+    pairs: list[Any] = []
+    while runs:
+        kind, run = runs.pop(0)
+        if kind != "question" or not runs or runs[0][0] != "answer":
+            pairs += map(_out_of_turn, run)
+            continue
+        _, answers = runs.pop(0)
+        if len(run) == len(answers) == 1:
+            pairs.append((run[0], answers[0]))
+        else:
+            error = ValueError(f"{len(run)} questions in a row and {len(answers)} answers: it is open which belong together")
+            pairs += [error] * max(len(run), len(answers))
     return pairs
 
 
