@@ -230,17 +230,22 @@ def test_every_clip_of_a_video_is_decoded_before_training(world, toy_samples, tm
 
 
 def test_videos_that_do_not_fit_into_the_cache_push_nothing_out(world, toy_samples, tmp_path, capsys):
-    "A set larger than the cache: the first half stays in it, and the rest is decoded all the same."
-    samples = list({s.video: s for s in toy_samples}.values())
+    "A set twice as large as the cache: what was decoded first stays in it, and the rest is decoded all the same."
+    samples = sorted({s.video: s for s in toy_samples}.values(), key=lambda s: s.video)
     view = VideoInputConfig(
         str(world / "videos"), 3, 28 * 28, "short", cache=str(tmp_path / "cache"), cache_gb=1e-9 * len(samples) / 2 * 3 * 28 * 28 * 3
     )
-    run = start_run("grpo", "a", {}, tmp_path)
-    decode_videos(run, GRPOParams(), StageData(samples, view, []))
-    assert run.manifest["decode"]["frames"] == 3 * len(samples)
-    assert "the cache holds" in capsys.readouterr().out
-    kept = len(list((tmp_path / "cache").glob("*.frames")))
-    assert len(samples) / 2 - 1 <= kept <= len(samples) / 2
+
+    def entries(part):
+        run = start_run("grpo", str(len(part)), {}, tmp_path)
+        decode_videos(run, GRPOParams(), StageData(part, view, []))
+        assert run.manifest["decode"]["frames"] == 3 * len(part)
+        return {path.name for path in (tmp_path / "cache").glob("*.frames")}
+
+    first = entries(samples[:3])
+    assert len(first) == 3 and "the cache holds" not in capsys.readouterr().out
+    kept = entries(samples)
+    assert first < kept and len(kept) < len(samples) / 2 and "the cache holds" in capsys.readouterr().out
 
 
 def test_a_server_without_a_port_is_refused():
