@@ -804,6 +804,18 @@ def test_a_table_that_loses_a_row_is_refused(rows, message, tmp_path):
         read_prediction_file(tmp_path / "a.tsv", ASKED)
 
 
+def test_a_response_of_several_lines_is_no_row(tmp_path):
+    said = "<think>First, a dog.\nThen, a cat.\nFrom 1, to 4</think><time>1 to 4</time>"
+    (tmp_path / "a.csv").write_text(f'qid,response\nq_0,"{said}"\nq_1,"<time>2 to 5</time>"\n')
+    asked = [replace(ASKED[0], qid=qid) for qid in ("q_0", "q_1")]
+    assert {qid: p.spans for qid, p in read_prediction_file(tmp_path / "a.csv", asked).predictions().items()} == {"q_0": [[1, 4]], "q_1": [[2, 5]]}
+    (tmp_path / "a.csv").write_text('qid,response\nq_0,"<time>1 to 4</time>\nq_1,<time>2 to 5</time>"\n')
+    with pytest.raises(
+        PredictionError, match="a.csv, line 3: a cell holds what looks like another row, 'q_1,<time>2 to 5</time>'; look for a quotation"
+    ):
+        read_prediction_file(tmp_path / "a.csv", asked)
+
+
 def test_a_column_that_a_table_has_twice_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("qid,response,response\n0,<time>1 to 4</time>,<time>2 to 5</time>\n")
     with pytest.raises(PredictionError, match="a.csv: the header names a column twice: qid, response, response; rename one"):

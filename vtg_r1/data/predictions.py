@@ -469,9 +469,30 @@ def _flat(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             yield place, row
 
 
+def _shape(name: str) -> str:
+    return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", name.strip()))
+
+
+def _taken_in(row: dict[str, str]) -> str:
+    "A line inside a cell that is a row itself, by its number of cells and its id or number; '' if there is none."
+    names = list(row)
+    key = next((name for name in ("qid", "index") if name in row), None)
+    if key is None:
+        return ""
+    for line in (line for value in row.values() for line in value.splitlines()[1:]):
+        for cells in map(line.split, ",;\t|"):
+            if len(cells) == len(names) > 1 and _shape(cells[names.index(key)]) == _shape(row[key]):
+                return line
+    return ""
+
+
 def _table(path: Path) -> Iterator[tuple[str, dict]]:
     try:
         for line, row in table_rows(path):
+            other = _taken_in(row)
+            if other:
+                advice = "look for a quotation mark without its partner, or write JSON lines"
+                raise PredictionError(f"{path}, line {line}: a cell holds what looks like another row, {shorten(repr(other), 80)}; {advice}")
             yield f"line {line}", row
     except SampleError as e:
         raise PredictionError(str(e)) from None

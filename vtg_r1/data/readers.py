@@ -290,7 +290,8 @@ def _frame_rate(video: dict) -> float | None:
 
 def _maybe_frames(spans: list, video: dict) -> ValueError | None:
     "The error of a video one of whose spans cannot be seconds but could be frames: then all of them may be frames."
-    duration, n_frames = video.get("duration"), video.get("num_frames")
+    duration: Any = video.get("duration")
+    n_frames: Any = video.get("num_frames")
     if not is_number(duration) or not is_number(n_frames):
         return None
     pairs = [pair for span in spans if isinstance(span, (list, tuple)) for pair in (span, *span) if _is_pair(pair)]  # a query may have several
@@ -926,10 +927,10 @@ def _asked(question: str) -> str:
 
 def _length(video: dict, kind: str) -> float:
     "The seconds of a video of which frames and frames per second are given."
-    names = (f"{kind}_video_length", f"{kind}_fps")
-    n_frames, rate = (video.get(name) for name in names)
+    n_frames: Any = video.get(f"{kind}_video_length")
+    rate: Any = video.get(f"{kind}_fps")
     if not (is_number(n_frames) and is_number(rate) and n_frames > 0 and rate > 0):
-        raise ValueError(f"{names[0]} is {n_frames!r} and {names[1]} is {rate!r}: give two numbers above 0, or leave both out")
+        raise ValueError(f"{kind}_video_length is {n_frames!r} and {kind}_fps is {rate!r}: give two numbers above 0, or leave both out")
     return n_frames / rate
 
 
