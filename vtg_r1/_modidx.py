@@ -835,8 +835,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                      'vtg_r1.data.readers._with_aliases': ( 'parts/data/readers.html#_with_aliases',
                                                                             'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers._with_qids': ('parts/data/readers.html#_with_qids', 'vtg_r1/data/readers.py'),
-                                     'vtg_r1.data.readers._without_repeats': ( 'parts/data/readers.html#_without_repeats',
-                                                                               'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers.annotation_row': ( 'parts/data/readers.html#annotation_row',
                                                                              'vtg_r1/data/readers.py'),
                                      'vtg_r1.data.readers.dataset_rows': ('parts/data/readers.html#dataset_rows', 'vtg_r1/data/readers.py'),

@@ -10,7 +10,6 @@ __all__ = ['POLICIES', 'DROPPED_BY_POLICY', 'Row', 'Parse', 'VIDEO_ENDINGS', 'CO
 # %% ../../nbs/parts/data/readers.ipynb #bd614efa
 import codecs
 import csv
-import json
 import math
 import pickletools
 import re
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vtg_r1.core.samples import (
+    JSON_DECODER,
     MOST_BAD,
     Report,
     Sample,
@@ -141,22 +141,12 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as e:
         raise SampleError(f"{path}: is no UTF-8 text ({e})", reason="wrong_file") from None
 
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    "The dict of a JSON object; a key that it has twice would silently lose what stands under the first."
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {shorten(repr(repeated), 80)} is twice in one object; merge or rename the two")
-    return fields
-
 # %% ../../nbs/parts/data/readers.ipynb #a8c88d8a
 def _json(path: Path, kinds: tuple[type, ...]) -> Any:
     "A JSON file whose top level is one of `kinds`."
     text = _text(path)
     try:
-        data = json.loads(text, object_pairs_hook=_without_repeats)
+        data = JSON_DECODER.decode(text)
     except (ValueError, RecursionError) as e:
         raise SampleError(f"{path}: not JSON ({shorten(str(e))})", reason="wrong_file") from None
     if not isinstance(data, kinds):
@@ -1143,7 +1133,7 @@ def _cell_value(name: str, value: Any) -> Any:
     "A table cell; JSON in a csv cell is read."
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
-            return json.loads(value, object_pairs_hook=_without_repeats)
+            return JSON_DECODER.decode(value)
         except ValueError as e:
             raise ValueError(f"{name} is {shorten(repr(value), 80)}, which is not JSON ({e})") from None
     return value
