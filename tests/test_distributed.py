@@ -145,6 +145,7 @@ def take_policy(rank, port, folder):
     "05's policy in one of two processes, where it is missing; in place of a training, a folder is made."
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     from vtg_r1 import grpo
+    from vtg_r1.core.runtime import broadcast_object
 
     def make(notebook, seed, outputs, asked):
         if not (folder / "model").exists():
@@ -155,6 +156,7 @@ def take_policy(rank, port, folder):
         return folder
 
     grpo.toy_upstream = make
+    broadcast_object(None)  # both begin at the same time
     assert grpo.policy_path(grpo.GRPOParams(per_device_batch_size=32)) == str(folder / "model")
 
 
