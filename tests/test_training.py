@@ -233,7 +233,7 @@ def test_videos_that_do_not_fit_into_the_cache_push_nothing_out(world, toy_sampl
     "A set twice as large as the cache: what was decoded first stays in it, and the rest is decoded all the same."
     samples = sorted({s.video: s for s in toy_samples}.values(), key=lambda s: s.video)
     view = VideoInputConfig(
-        str(world / "videos"), 3, 28 * 28, "short", cache=str(tmp_path / "cache"), cache_gb=1e-9 * len(samples) / 2 * 3 * 28 * 28 * 3
+        str(world / "videos"), 3, 28 * 28, "short", cache=str(tmp_path / "cache"), cache_gb=1e-9 * len(samples) / 2 * (3 * 28 * 28 * 3 + 8192)
     )
 
     def entries(part):
@@ -245,7 +245,7 @@ def test_videos_that_do_not_fit_into_the_cache_push_nothing_out(world, toy_sampl
     first = entries(samples[:3])
     assert len(first) == 3 and "the cache holds" not in capsys.readouterr().out
     kept = entries(samples)
-    assert first < kept and len(kept) < len(samples) / 2 and "the cache holds" in capsys.readouterr().out
+    assert first < kept and len(kept) <= len(samples) / 2 and "the cache holds" in capsys.readouterr().out
 
 
 def test_a_server_without_a_port_is_refused():

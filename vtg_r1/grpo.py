@@ -355,10 +355,11 @@ def decode_videos(run: Run, params: GRPOParams, data: StageData) -> None:
     view, decoded, size, largest, start = data.view, 0, 0, 0, time.monotonic()
     samples = {(s.video, tuple(s.clip or ())): s for s in data.train}
     rank, processes = process_index_and_count()
-    room = 0.95e9 * view.cache_gb / processes  # bytes; an entry also holds its times
+    room = 1e9 * view.cache_gb / processes  # bytes
     for key in sorted(samples)[rank::processes]:
         fits = size + largest <= room  # the next one is taken to be as large as the largest before it
         n, n_bytes = decode_frames(samples[key], view if fits else replace(view, cache=""))
+        n_bytes += 8192  # times, the record of the video, and what a disk rounds up
         decoded, size, largest = decoded + n, size + n_bytes, max(largest, n_bytes)
     videos, frames, gigabytes = len({video for video, _ in samples}), sum(gather_object(decoded)), sum(gather_object(size)) / 1e9
     if view.cache and gigabytes > view.cache_gb:

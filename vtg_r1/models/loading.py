@@ -208,8 +208,9 @@ def read_model(
 
     from vtg_r1.models.positions import use_checkpoint_positions
 
-    options |= dict(trust_remote_code=False, use_safetensors=True, output_loading_info=True)
-    model, info = AutoModelForImageTextToText.from_pretrained(model_path(name), **options)
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        model_path(name), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
+    )
     missing, unknown = (sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys"))
     if missing:
         problem = f"{len(missing)} of its weights are not in its files, e.g. {', '.join(missing[:3])}"
