@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import model_zoo
 import numpy as np
 import pytest
 import torch
@@ -10,9 +11,9 @@ from test_prefix_cache import qwen2_vl, qwen3_vl
 from vtg_r1.core.runtime import UserError, set_seed
 from vtg_r1.core.samples import Sample
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
-from vtg_r1.data.toyworld import read_scripts, toy_teacher
+from vtg_r1.data.toyworld import read_scripts, toy_teacher, write_video
 from vtg_r1.grpo import GRPOParams, grpo_trainer
-from vtg_r1.models.generation import model_inputs
+from vtg_r1.models.generation import generate, model_inputs
 from vtg_r1.models.loading import load_model, load_processor
 from vtg_r1.models.templates import stop_ids
 from vtg_r1.models.tiny import build_tiny
@@ -168,3 +169,15 @@ def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, share
     del trainer.generation_config  # which TRL makes for the model's own rollouts only
     with pytest.raises(ValueError, match="interleaved encoding"):
         trainer._generate_and_score_completions([trainer.train_dataset[0]] * 4)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"])
+@pytest.mark.parametrize("rate", [1, 25])
+def test_a_clip_of_one_frame_is_a_video(family, rate, tmp_path):
+    "Families that merge frames in pairs take no single one, and one short clip ended a run at its batch."
+    write_video(tmp_path / "one.mp4", np.full((1, 56, 84, 3), 90, np.uint8), rate)
+    model, processor = model_zoo.build(family)
+    view = VideoInputConfig(str(tmp_path), 8, 56 * 84, time_encoding="native")
+    prompt = build_prompt(Sample("q", "one.mp4", 1.0 / rate, "the red circle", [[0.0, 1.0 / rate]]), view)
+    assert len(prompt["video"]) == 2 and prompt["video"][0] is prompt["video"][1] and prompt["fps"] == 1.0
+    assert len(generate(model, processor, [prompt], 4)) == 1

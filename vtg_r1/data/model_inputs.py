@@ -229,7 +229,10 @@ def _prompt_with(sample: Sample, view: VideoInputConfig, frames: int, images: li
 
 
 def _evenly_timed(times: list[float], n: int) -> tuple[list[int], float]:
-    "Indices of the frames visible at evenly spaced times from 0 to the last frame, and the number of these times per second: native video has an even clock."
+    """Indices of the frames visible at evenly spaced times from 0 to the last frame, and the number of these times per second: native video has an even
+    clock. A lone frame is shown twice, since many models merge frames in pairs and take no single one."""
+    if len(times) == 1:
+        return [0, 0], 1.0
     if times[-1] <= 0:
         return list(range(len(times))), 1.0
     even = np.linspace(0, times[-1], len(times))
