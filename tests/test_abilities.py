@@ -324,3 +324,40 @@ def test_an_argument_with_a_default_is_an_argument(idiom):
         + "{% if messages[0].role == 'system' %}{% set system_message = messages[0].content %}{% endif %}{{ enable_thinking }}{{ system_message }}"
     )
     assert template_arguments(text) == {"enable_thinking"}
+
+
+def test_a_template_that_leaves_the_system_message_out_is_refused():
+    "The model would never be told how to answer, and every reward would be zero."
+    _, processor = build("qwen3_vl")
+    assert not measure_encoding(processor, "interleaved").problem
+    kept = processor.chat_template
+    processor.chat_template = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}" + kept
+    assert "leaves out the system message" in measure_encoding(processor, "interleaved").problem
+
+
+def test_a_file_of_weights_that_is_cut_off_is_one_line(tmp_path, capsys):
+    "A download that stopped: the command, and the estimate of a dry run, name it."
+    from vtg_r1.train.estimate import billions
+
+    model, processor = build_tiny()
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    weights = tmp_path / "m/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    capsys.readouterr()
+    assert main(["check-model", str(tmp_path / "m")]) != 0
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and "cannot be loaded" in err and not out
+    with pytest.raises(UserError, match=r"model\.safetensors: is no whole file of weights"):
+        billions(str(tmp_path / "m"))
+
+
+def test_a_template_with_an_error_is_one_line(tmp_path, capsys):
+    model, processor = build_tiny()
+    processor.chat_template = "{% if %}"
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    capsys.readouterr()
+    assert main(["check-model", str(tmp_path / "m")]) != 0
+    out, err = capsys.readouterr()
+    assert err.strip().count("\n") == 0 and "template" in err and not out

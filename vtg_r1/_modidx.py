@@ -1381,6 +1381,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                     'vtg_r1/models/abilities.py'),
                                          'vtg_r1.models.abilities._frame_tokens': ( 'parts/models/abilities.html#_frame_tokens',
                                                                                     'vtg_r1/models/abilities.py'),
+                                         'vtg_r1.models.abilities._instructions_arrive': ( 'parts/models/abilities.html#_instructions_arrive',
+                                                                                           'vtg_r1/models/abilities.py'),
                                          'vtg_r1.models.abilities._placeholders': ( 'parts/models/abilities.html#_placeholders',
                                                                                     'vtg_r1/models/abilities.py'),
                                          'vtg_r1.models.abilities._same': ( 'parts/models/abilities.html#_same',

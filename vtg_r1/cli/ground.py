@@ -168,7 +168,9 @@ def load_model_and_processor(model: str, device: str | None, chat_template_kwarg
     logging.disable_progress_bar()
     try:
         return load_model(model, device), load_processor(model, chat_template_kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
+    except UserError:
+        raise
+    except Exception as e:  # whatever files, configurations and missing packages raise
         raise UserError(f"model {model!r} cannot be loaded: {first_line(e)}") from e
 
 

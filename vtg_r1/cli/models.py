@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from ..core.runtime import UserError
-from .common import AsJson, command, print_json, quiet_libraries
+from .common import AsJson, command, first_line, print_json, quiet_libraries
 from .ground import Device, load_model_and_processor, read_mapping
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ def check_model(
         path = model_path(model)
     except FileNotFoundError as e:
         raise UserError(e) from e
-    abilities = measure(*load_model_and_processor(path, device, arguments), pixels=pixels)
+    loaded = load_model_and_processor(path, device, arguments)
+    try:
+        abilities = measure(*loaded, pixels=pixels)
+    except Exception as e:  # whatever a template or a processor raises
+        raise UserError(f"model {model!r} cannot be measured, its chat template or its processor fails: {first_line(e)}") from e
     usable = [name for name, encoding in abilities.encodings.items() if not encoding.problem]
     if as_json:
         print_json({"model": model, "usable": usable, "remedy": remedy(abilities), **abilities.as_dict()})

@@ -17,7 +17,7 @@ from ..core.runtime import UserError, is_main_process
 from ..data.model_inputs import ENCODINGS, VideoInputConfig
 from .generation import first_axes, model_inputs, per_token
 from .loading import LinearLayers, linear_layers
-from .templates import end_of_turn, noise_frames, noise_prompt, opening, stop_ids, template_arguments
+from .templates import end_of_turn, noise_frames, noise_prompt, opening, prompt_text, stop_ids, template_arguments
 from ..runs.run import Run
 from ..video.reader import fit_size
 
@@ -84,6 +84,15 @@ def _times_torn(processor: Any, frames: list[Any]) -> bool:
     return pieces[0] > 0 or min(pieces[1:]) == 0
 
 
+def _instructions_arrive(processor: Any, prompt: dict[str, Any]) -> bool:
+    "Whether the system message and the query, which is the last text, stand in what the template makes of a prompt; blanks make no difference."
+    rendered = "".join(prompt_text(processor, prompt).split())
+    system, user = (message["content"] for message in prompt["prompt"])
+    texts = [system] if isinstance(system, str) else [part["text"] for part in system]
+    query = [part["text"] for part in user if part["type"] == "text"][-1]
+    return all("".join(text.split()) in rendered for text in (*texts, query))
+
+
 def _why_unusable(processor: Any, encoding: str, model: Any) -> str:
     "Why a time encoding does not work; empty if it does."
     size = (84, 56)
@@ -92,6 +101,8 @@ def _why_unusable(processor: Any, encoding: str, model: Any) -> str:
     inputs, other_clip = (model_inputs(processor, [p], "cpu") for p in (prompt, noise_prompt(encoding, others, 0.2)))
     if inputs["input_ids"].shape[1] <= len(_bare_ids(processor, prompt)):
         return "its chat template leaves the video out"
+    if not _instructions_arrive(processor, prompt):
+        return "its chat template leaves out the system message, which says how to answer, or the query"
     if _same_pixels(inputs, other_clip) or not _answers_differ(model, inputs, other_clip):
         return "it is blind: two different clips give the same inputs"
     slower = model_inputs(processor, [noise_prompt(encoding, frames, 2.0)], "cpu")

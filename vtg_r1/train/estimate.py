@@ -37,13 +37,16 @@ def measured_rows() -> list[dict[str, Any]]:
 
 def _parameters_in(model: str) -> int:
     "The parameters of the weights in a model or run folder, from the files' heads; 0 without such files."
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     total = 0
     for folder in (Path(model), Path(model) / "model"):
         for file in folder.glob("*.safetensors"):
-            with safe_open(file, "pt") as tensors:
-                total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+            try:
+                with safe_open(file, "pt") as tensors:
+                    total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+            except SafetensorError as e:
+                raise UserError(f"{file}: is no whole file of weights ({e}); download or copy it again") from None
     return total
 
 
