@@ -12,6 +12,7 @@ from vtg_r1.data.toyworld import read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.loading import load_model, load_processor, lora_config
 from vtg_r1.sft import SFTParams, sft_trainer
+from vtg_r1.train.preflight import preflight
 from vtg_r1.train.trainer import fit, load_policy, merged, save_trained
 
 SMALL = {
@@ -107,6 +108,9 @@ def test_a_folder_of_adapters_is_no_policy_to_train(quantize, tmp_path):
     assert not any(p.requires_grad for p in load_model(str(adapters), device="cpu").parameters())
     with pytest.raises(RunError, match="adapters' holds adapters, .*merge them into their base '.*tiny'"):
         load_policy(str(adapters), quantize)
+    assert load_processor(str(adapters)).chat_template == load_processor("tiny").chat_template  # they were saved without one
+    report = preflight(SFTParams(model=str(adapters), outputs_dir=str(tmp_path)))
+    assert any("holds adapters" in problem for problem in report.problems), "a dry run promises nothing that the run refuses"
 
 
 def test_four_bits_without_a_gpu_say_so():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TINY', 'TINY_PATH', 'model_path', 'hub_problem', 'check_model_exists', 'batch_frames', 'whole_frames',
-           'load_processor', 'default_dtype', 'read_model', 'load_model', 'model_fingerprint', 'producing_run',
-           'record_policy', 'LinearLayers', 'linear_layers', 'outside_decoder', 'lora_config']
+           'refuse_adapters', 'load_processor', 'default_dtype', 'read_model', 'load_model', 'model_fingerprint',
+           'producing_run', 'record_policy', 'LinearLayers', 'linear_layers', 'outside_decoder', 'lora_config']
 
 # %% ../../nbs/parts/models/loading.ipynb #f17abe2a
 import hashlib
@@ -162,6 +162,28 @@ def whole_frames(processor: Any) -> list[str]:  # what was switched off
     return off
 
 # %% ../../nbs/parts/models/loading.ipynb #2a797aeb
+def refuse_adapters(name: str) -> None:
+    "Raise `RunError` if a model to be trained is a folder of adapters: they would be loaded frozen on their base."
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    adapter = find_adapter_config_file(model_path(name))
+    if adapter:
+        base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        raise RunError(
+            f"model {name!r} holds adapters, and training would leave them as they are: merge them into their base {base!r} and give that folder "
+            "(peft: PeftModel.from_pretrained(base, adapters).merge_and_unload().save_pretrained(folder)), or give the base"
+        )
+
+
+def _processor_source(name: str) -> str:
+    "The folder or hub id that has a model's processor; for adapters that were saved without one that of their base."
+    folder = Path(model_path(name))
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file() and not any((folder / f"{kind}_config.json").is_file() for kind in ("processor", "preprocessor")):
+        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    return model_path(name)
+
+
 def load_processor(name: str, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
     """The transformers processor of a model: tokenizer, image processor and chat template.
 
@@ -179,7 +201,7 @@ def load_processor(name: str, chat_template_kwargs: Mapping[str, Any] | None = N
     """
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(model_path(name), trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(_processor_source(name), trust_remote_code=False)
     if getattr(processor, "image_processor", None) is None:
         raise ValueError(f"model {name!r} takes no images: give a vision-language model")
     if not isinstance(getattr(processor, "chat_template", None), str):

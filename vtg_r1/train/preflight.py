@@ -18,7 +18,7 @@ from ..core.runtime import UserError, resolve
 from ..core.samples import Sample, SampleError, load_samples, require_spans
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
 from ..models.abilities import require_encoding
-from ..models.loading import check_model_exists, load_processor
+from ..models.loading import check_model_exists, load_processor, refuse_adapters
 from ..runs.execute import launch_config
 from ..runs.parameters import to_mapping
 from ..runs.run import refuse_run, refuse_unfinished, run_folder, run_state
@@ -81,6 +81,8 @@ def _check_model(report: Preflight, params: Any) -> bool:
     with report.trying("model"):
         if params.model:
             check_model_exists(params.model)
+            if params.stage in ("sft", "grpo"):
+                refuse_adapters(params.model)
     if len(report.problems) == n_problems:
         with report.trying("model"):
             refuse_toy_values(params)

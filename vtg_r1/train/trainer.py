@@ -23,7 +23,7 @@ from ..core.samples import Sample
 from ..data.model_inputs import VideoInputConfig
 from ..models.abilities import record_abilities, require_encoding
 from ..models.clock import record_dense_clips
-from ..models.loading import load_model, load_processor, model_path, outside_decoder, read_model, record_policy
+from ..models.loading import load_model, load_processor, model_path, outside_decoder, read_model, record_policy, refuse_adapters
 from ..models.templates import behind_opening, opening
 from ..runs.run import Run
 from .checkpoints import is_complete, last_checkpoint
@@ -207,15 +207,8 @@ def load_policy(name: str, quantize: str = "") -> Any:  # a transformers image-t
 
     import torch
     from transformers import BitsAndBytesConfig
-    from transformers.utils.peft_utils import find_adapter_config_file
 
-    adapter = find_adapter_config_file(model_path(name))
-    if adapter:
-        base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        raise RunError(
-            f"model {name!r} holds adapters, and training would leave them as they are: merge them into their base {base!r} and give that folder "
-            "(peft: PeftModel.from_pretrained(base, adapters).merge_and_unload().save_pretrained(folder)), or give the base"
-        )
+    refuse_adapters(name)
     if not quantize:
         return load_model(name)
     if quantize != "4bit":
