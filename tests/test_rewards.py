@@ -477,3 +477,10 @@ def test_the_stage_saves_the_same_signals_from_its_program(tmp_path):
     signal = group_signal(giou_reward, rewards.EVENT, rewards.DURATION, -12.0, groups=3)
     assert metrics["n"] == 3 and metrics["far_miss/gIoU/upward"] == round(signal["upward"], 4) and len(metrics) == 3 * 6 * 3 + 2
     assert sorted(p.stem for p in (folder / "figs").glob("*.png")) == ["group_signal", "landscapes"]
+
+
+def test_own_rewards_are_named_as_their_functions():
+    names = [name for name in vars(rewards) if name.endswith("_reward") and name[0] != "_"]
+    own = rewards.own_rewards()
+    assert sorted(f"{name}_reward" for name in own) == sorted(names) and all(own[name] is getattr(rewards, f"{name}_reward") for name in own)
+    assert {"tiou", "format", "set_tiou"} <= own.keys()
