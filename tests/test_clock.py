@@ -50,7 +50,7 @@ def test_fps_limits_the_frames_of_a_second(videos, name, fps, encoding):  # noqa
         prompt, dry = build_prompt(s, view), dry_prompt(s, view)
         assert prompt["prompt"] == dry["prompt"] and prompt.get("fps") == dry.get("fps")
         if encoding == "native":
-            assert prompt["fps"] <= fps * 1.01 or len(prompt["video"]) == 1
+            assert prompt["fps"] <= fps * 1.01 or len({id(frame) for frame in prompt["video"]}) == 1  # a lone frame, shown twice
         else:
             seconds = [float(b["text"]) for b in prompt["prompt"][1]["content"][:-1] if b["type"] == "text"]
             assert (len(seconds) - 1) <= fps * (seconds[-1] - seconds[0]) + 0.3
