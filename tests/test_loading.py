@@ -100,6 +100,7 @@ def test_rollouts_are_not_drawn_by_a_checkpoint_s_own_settings(setting):
 
     model, _ = build_tiny()
     model.generation_config.update(temperature=0.7, top_k=20, top_p=0.8, repetition_penalty=1.05, do_sample=True)
+    model.generation_config.presence_penalty = 1.5  # for other engines: transformers does not know it
     refuse_own_settings(model, "mine")
     model.generation_config.update(**setting)
     with pytest.raises(UserError, match=f"model mine: its generation_config.json sets {next(iter(setting))}"):

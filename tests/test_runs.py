@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -230,3 +233,23 @@ def test_a_training_is_resumed_with_as_many_processes_as_it_began_with(tmp_path,
     start_run("benchmarks", "one", {"seed": 0}, str(tmp_path), resume=True).finish("failed")
     monkeypatch.setattr("vtg_r1.runs.run.process_index_and_count", lambda: (0, 4))
     assert start_run("sft", "one", {"seed": 0}, str(tmp_path), resume=True).manifest["processes"] == 4
+
+
+def test_a_signal_reaches_the_command_that_is_waited_for(tmp_path):
+    "SIGTERM while a launched command works: both end at once, and nothing is left behind."
+    code = (
+        "import os, pathlib, sys\nfrom vtg_r1.core.runtime import on_sigterm\nfrom vtg_r1.runs.execute import _run_echoed\n"
+        "def end(*_): raise SystemExit(3)\n"
+        "child = 'import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(120)'\n"
+        "with on_sigterm(end): _run_echoed([sys.executable, '-c', child, sys.argv[1]])"
+    )
+    pid = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", code, str(pid)]) as waiting:
+        until = time.monotonic() + 60
+        while not (pid.exists() and pid.read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        waiting.send_signal(signal.SIGTERM)
+        assert waiting.wait(20) == 3
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -97,30 +97,20 @@ def generation_kwargs(temperature: float = 0.0) -> dict[str, Any]:
     return dict(do_sample=False, temperature=None, top_k=None, top_p=None, **common)
 
 
-_KNOWN_SETTINGS = (  # of a generation_config: set by TRL for each run, or without influence on the tokens
-    *(
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "repetition_penalty",
-        "max_length",
-        "max_new_tokens",
-    ),
-    *("use_cache", "cache_implementation", "cache_config", "transformers_version", "output_scores", "output_logits", "output_attentions"),
-    *("output_hidden_states", "disable_compile", "compile_config"),
+_KNOWN_SETTINGS = frozenset(  # of a generation_config: set by TRL for each run, or without influence on the tokens
+    "bos_token_id eos_token_id pad_token_id do_sample temperature top_k top_p repetition_penalty max_length max_new_tokens use_cache cache_implementation "
+    "cache_config compile_config disable_compile transformers_version _from_model_config output_scores output_logits output_attentions output_hidden_states".split()
 )
 
 
 def refuse_own_settings(model: Any, name: str) -> None:
     "Raise `UserError` if rollouts would be drawn by settings of the checkpoint's generation_config.json that the update does not know."
+    from transformers import GenerationConfig
+
     from vtg_r1.models.prefix_cache import base_model
 
-    own = sorted(set(base_model(model).generation_config.to_diff_dict()) - set(_KNOWN_SETTINGS))
-    own = [setting for setting in own if not setting.startswith("_")]
+    in_use = GenerationConfig().to_dict().keys()  # what else a file holds, such as a setting of vLLM's, `generate` does not read
+    own = sorted((base_model(model).generation_config.to_diff_dict().keys() & in_use) - _KNOWN_SETTINGS)
     if own:
         problem = f"its generation_config.json sets {', '.join(own)}: rollouts would follow it, and the update would not know"
         raise UserError(f"model {name}: {problem}. Remove it from the file for training")

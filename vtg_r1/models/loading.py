@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TINY', 'TINY_PATH', 'model_path', 'hub_problem', 'check_model_exists', 'batch_frames', 'whole_frames',
-           'refuse_adapters', 'load_processor', 'default_dtype', 'read_model', 'load_model', 'model_fingerprint',
-           'producing_run', 'record_policy', 'LinearLayers', 'linear_layers', 'outside_decoder', 'lora_config']
+           'refuse_adapters', 'source_of', 'load_processor', 'default_dtype', 'read_model', 'load_model',
+           'model_fingerprint', 'producing_run', 'record_policy', 'LinearLayers', 'linear_layers', 'outside_decoder',
+           'lora_config']
 
 # %% ../../nbs/parts/models/loading.ipynb #f17abe2a
 import hashlib
@@ -175,11 +176,11 @@ def refuse_adapters(name: str) -> None:
         )
 
 
-def _processor_source(name: str) -> str:
-    "The folder or hub id that has a model's processor; for adapters that were saved without one that of their base."
+def source_of(name: str, *files: str) -> str:
+    "The folder or hub id that has one of these files of a model; for adapters that were saved without them that of their base."
     folder = Path(model_path(name))
     adapter = folder / "adapter_config.json"
-    if adapter.is_file() and not any((folder / f"{kind}_config.json").is_file() for kind in ("processor", "preprocessor")):
+    if adapter.is_file() and not any((folder / file).is_file() for file in files):
         return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
     return model_path(name)
 
@@ -201,7 +202,8 @@ def load_processor(name: str, chat_template_kwargs: Mapping[str, Any] | None = N
     """
     from transformers import AutoProcessor
 
-    processor = AutoProcessor.from_pretrained(_processor_source(name), trust_remote_code=False)
+    source = source_of(name, "processor_config.json", "preprocessor_config.json")
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if getattr(processor, "image_processor", None) is None:
         raise ValueError(f"model {name!r} takes no images: give a vision-language model")
     if not isinstance(getattr(processor, "chat_template", None), str):

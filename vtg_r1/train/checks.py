@@ -19,7 +19,7 @@ from ..core.samples import Sample, SampleError
 from ..data.model_inputs import VideoInputConfig, budget_for, build_messages, dry_prompt, frame_budget
 from ..models.abilities import RATIOS
 from ..models.generation import model_inputs
-from ..models.loading import model_path
+from ..models.loading import model_path, source_of
 from ..models.templates import noise_frames, noise_prompt, prompt_text
 from ..runs.parameters import RunParams, parameter_fields
 from ..runs.run import Run
@@ -27,15 +27,6 @@ from ..video.decoders import VideoError
 from ..video.reader import fit_size
 
 # %% ../../nbs/parts/train/checks.ipynb #fefc0a20
-def _config_source(model: str) -> str:
-    "The folder or hub id that has a model's config.json; for adapters that of their base."
-    path = model_path(model)
-    adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file() and not adapter.with_name("config.json").is_file():
-        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    return path
-
-
 def _architecture(folder: str) -> list[Any]:
     "The sizes that tell the embedded model from others; empty for a hub id."
     config = Path(folder) / "config.json"
@@ -48,7 +39,7 @@ def _architecture(folder: str) -> list[Any]:
 
 def is_embedded(model: str) -> bool:
     "Whether a model, given as a folder, a hub id or `tiny`, has the architecture of the embedded one; an empty name is the policy of the toy run."
-    return not model or _architecture(_config_source(model)) == _architecture(model_path("tiny"))
+    return not model or _architecture(source_of(model, "config.json")) == _architecture(model_path("tiny"))
 
 
 def refuse_toy_values(params: RunParams) -> None:
@@ -94,7 +85,7 @@ def context_size(model: str) -> int:  # tokens; 0 if its configuration does not 
     "How many tokens a model's context holds, from its configuration alone."
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(_config_source(model), trust_remote_code=False).get_text_config()
+    config = AutoConfig.from_pretrained(source_of(model, "config.json"), trust_remote_code=False).get_text_config()
     return getattr(config, "max_position_embeddings", None) or 0
 
 
