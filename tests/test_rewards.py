@@ -479,6 +479,42 @@ def test_the_stage_saves_the_same_signals_from_its_program(tmp_path):
     assert sorted(p.stem for p in (folder / "figs").glob("*.png")) == ["group_signal", "landscapes"]
 
 
+def test_signals_are_those_of_every_design_at_every_offset():
+    params = rewards.RewardsParams(run_name="r", groups=3, num_generations=4, spread=2.5, seed=7)
+    rows = rewards.measure_signals(params, [0.0, 8.0])
+    assert [(row["design"], row["offset"]) for row in rows] == [(design, offset) for design in rewards.DESIGNS for offset in (0.0, 8.0)]
+    for row in rows:
+        signal = group_signal(rewards.DESIGNS[row["design"]], (12, 18), 30, row["offset"], 2.5, 4, 3, 7)
+        assert {name: row[name] for name in signal} == signal
+    offsets = [row["offset"] for row in rewards.measure_signals(params) if row["design"] == "Time-R1"]
+    assert offsets == pytest.approx(list(range(-12, 13)), abs=1e-12)
+
+
+def test_the_plot_of_signals_shows_each_part_of_each_design():
+    rows = [
+        {"design": design, "offset": x, "deviation": x + k, "frac_reward_zero_std": 2 * x + k, "upward": 3 * x + k}
+        for k, design in enumerate(("tIoU", "gIoU"))
+        for x in (0.0, 1.0, 3.0)
+    ]
+    fig = rewards.plot_signals(rows)
+    fig.draw_without_rendering()
+    *others, last = fig.axes
+    assert len(others) == 2 and [ax.get_legend() for ax in others] == [None, None] and fig.get_size_inches().tolist() == [11, 3.2]
+    assert {ax.get_xlabel() for ax in fig.axes} == {"offset of the policy's guess (s)"}
+    assert [ax.get_ylabel() for ax in fig.axes] == ["deviation within a group", "share of zero-std groups", "correlation with nearness"]
+    for slope, ax in enumerate(fig.axes, 1):
+        drawn = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata())]
+        assert drawn == [[[x, slope * x + k] for x in (0, 1, 3)] for k in (0, 1)]
+        assert [line.is_dashed() for line in ax.lines if len(line.get_xdata())] == [False, True]
+    legend = last.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["tIoU", "gIoU"] and not legend.get_title().get_text()
+    assert legend.get_window_extent().x0 >= last.get_window_extent().x1 and legend.get_window_extent().y1 == pytest.approx(
+        last.get_window_extent().y1, abs=10
+    )
+    colors = [{line.get_color() for line in ax.lines if len(line.get_xdata())} for ax in fig.axes]
+    assert colors[0] == colors[1] == colors[2] and len(colors[0]) == 2
+
+
 def test_own_rewards_are_named_as_their_functions():
     names = [name for name in vars(rewards) if name.endswith("_reward") and name[0] != "_"]
     own = rewards.own_rewards()

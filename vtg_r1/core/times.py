@@ -95,12 +95,12 @@ _WHOLE_UNIT = rf"(?:{_UNIT})(?![{_LETTER}])|[时時分秒초](?:钟|鐘)?"  # a 
 class _Time:
     "A number in a text."
 
-    value: float | None  # in its unit; None if it is no time
-    unit: float  # seconds; 0 where none is written
-    clock: bool  # m:ss or h:mm:ss: `value` is in seconds
     start: int  # in the text
     number_end: int
     end: int  # its unit included
+    value: float | None = None  # in its unit; None if it is no time
+    unit: float = 0.0  # seconds; 0 where none is written
+    clock: bool = False  # m:ss or h:mm:ss: `value` is in seconds
     compound: bool = False  # of several numbers, `1 min 3 s`
 
 
@@ -129,19 +129,18 @@ def _time(text: str, match: re.Match[str], earlier: int, by_thousands: bool) -> 
     if tail:
         end = match.start(3)
     if read is None or read[0] > LARGEST_TIME or tail or _BAD_BEFORE.search(before):
-        return _Time(None, 0.0, False, start, match.end(1), end)
+        return _Time(start, match.end(1), end)
     value, fields = read
     if "," in lexeme and not fields and before[-1:] in ("[", "(") and after in ("]", ")"):
-        return _Time(None, 0.0, False, start, end, end)  # a list of two numbers
+        return _Time(start, end, end)  # a list of two numbers
     seconds = _SECONDS.get(unit or "", 0.0)
     if after in _PRIMES and not unit and before[-1:] != after:  # no quote was opened
         seconds, end = _PRIMES[after], end + 1
     if not fields:
-        return _Time(value, seconds, False, start, match.end(1), end)
-    time = _Time(value, 0.0, True, start, match.end(1), end)
+        return _Time(start, match.end(1), end, value, seconds)
     if (seconds, fields) in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2)):
-        time.value = None  # `1:30 h` is open
-    return time
+        return _Time(start, match.end(1), end)  # `1:30 h` is open
+    return _Time(start, match.end(1), end, value, clock=True)
 
 
 def _together(a: _Time, b: _Time, gap: str, written: str) -> _Time | None:
@@ -155,7 +154,7 @@ def _together(a: _Time, b: _Time, gap: str, written: str) -> _Time | None:
         unit = a.unit / 60  # `1h30`
     if gap not in ("", " ", ", ", " and ") or not 0 < unit < a.unit or b.value * unit >= a.unit:
         return None
-    return _Time((a.value * a.unit + b.value * unit) / unit, unit, False, a.start, a.number_end, b.end, True)
+    return _Time(a.start, a.number_end, b.end, (a.value * a.unit + b.value * unit) / unit, unit, compound=True)
 
 # %% ../../nbs/parts/core/times.ipynb #4e9072c7
 def _groups_thousands(number: tuple[str, ...]) -> bool:
@@ -166,7 +165,7 @@ def _groups_thousands(number: tuple[str, ...]) -> bool:
 def _times(text: str, pattern: re.Pattern[str]) -> list[_Time]:
     "Every number of a text; `1 min 3 s` is one."
     times: list[_Time] = []
-    last = _Time(None, 0.0, False, 0, 0, 0)
+    last = _Time(0, 0, 0)
     by_thousands = "," in text and any(map(_groups_thousands, pattern.findall(text)))
     for match in pattern.finditer(text):
         time = _time(text, match, last.end, by_thousands)
