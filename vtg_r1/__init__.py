@@ -7,7 +7,7 @@ Everything else is imported from its module: `from vtg_r1.models.ground import g
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULE_OF = {
     "tiou": "core.spans",
