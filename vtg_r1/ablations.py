@@ -178,8 +178,10 @@ def spread(values: Sequence[float], digits: int = 1, sign: str = "") -> str:
 
 def row_label(arm: str, scored: Scores, arms: Arms) -> str:
     "The label of an arm in a table; one that was run once says so."
-    once = len(scored.get(arm, ())) == 1
-    return arms[arm]["label"] + ", n = 1 seed" * once
+    label = arms[arm]["label"]
+    if len(scored.get(arm, ())) == 1:
+        label += ", n = 1 seed"
+    return label
 
 
 def _by_seed(arm: str, scored: Scores, arms: Arms) -> dict[int, dict[str, float]]:
@@ -230,7 +232,10 @@ def draw_effects(claims: Sequence[Mapping[str, Any]], about: str = "") -> "Figur
         ax.plot(100 * effect["mean"], y, "o", color=colour, mfc="white" if effect["verdict"] == UNDECIDED else colour, ms=6)
     ax.axvline(0, color="black", lw=0.8)
     ax.set(yticks=range(len(rows)), yticklabels=[f"{claim}  {effect['name']}" for claim, effect, _ in rows], ylim=(len(rows) - 0.4, -0.6))
-    ax.set_xlabel("difference in held-out mIoU, points" + f" ({about})" * bool(about))
+    label = "difference in held-out mIoU, points"
+    if about:
+        label += f" ({about})"
+    ax.set_xlabel(label)
     ax.tick_params(axis="y", labelsize=8)
     for y, (above, below) in enumerate(zip(rows, rows[1:]), 1):
         if above[0] != below[0]:
@@ -298,7 +303,8 @@ def _measured(arm: str, first: str, scored: Scores, arms: Arms) -> dict[str, str
         "here, out of domain": [scores["ood"] for scores in own.values() if "ood" in scores],
         "here, from first": [own[seed]["mIoU"] - reference[seed]["mIoU"] for seed in own if seed in reference and arm != first],
     }
-    return {name: spread(values, sign="+" * ("from" in name)) if values else "" for name, values in columns.items()}
+    signs = {"here, from first": "+"}
+    return {name: spread(values, sign=signs.get(name, "")) if values else "" for name, values in columns.items()}
 
 
 def save_published(run: Run, experiment: Experiment, outcome: Outcome) -> "dict[str, pd.DataFrame]":

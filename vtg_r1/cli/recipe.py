@@ -71,7 +71,8 @@ def read_recipe(path: str) -> Recipe:
         raise UserError(f"recipe {path}: {' '.join(str(e).split())}") from e
     unknown = set(content) - {"name", "shared", "steps", "measure"} if isinstance(content, dict) else {"?"}
     if unknown or not isinstance(content.get("steps"), dict) or not content.get("name"):
-        raise UserError(f"recipe {path}: give name, steps, and if needed shared and measure" + f"; {sorted(unknown)} is none of them" * bool(unknown))
+        excess = f"; {sorted(unknown)} is none of them" if unknown else ""
+        raise UserError(f"recipe {path}: give name, steps, and if needed shared and measure{excess}")
     shared: dict[str, Any] = content.get("shared") or {}
     recipe = Recipe(str(content["name"]), str(shared.get("outputs_dir", "outputs")), [], {}, "")
     folders: dict[str, str] = {}

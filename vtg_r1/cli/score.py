@@ -142,8 +142,10 @@ def _write_submission(path: str, benchmark: str, samples: Sequence[Sample], rows
 
 
 def _of_labels(annotations: str, report: Report, truths: str) -> str:
-    past_end = report.before["past_end"]
-    return f"{annotations}: {report.kept} queries, spans {truths}" + f" ({past_end} end past their video)" * bool(past_end)
+    text, past_end = f"{annotations}: {report.kept} queries, spans {truths}", report.before["past_end"]
+    if past_end:
+        text += f" ({past_end} end past their video)"
+    return text
 
 
 def _worst(samples: Sequence[Sample], rows: Predictions, count: int) -> list[str]:
@@ -268,8 +270,9 @@ def _print_explanation(result: dict[str, Any]) -> None:
     print(f"\n{'from ' + first + ' to ' + second:44s}" + "".join(f"{metric:>11s}" for metric in metrics))
     show(first, result["first"])
     for part, values in result["parts"].items():
-        settings = " → ".join(result["differs"].get(part, []))
-        show(f"  {part}" + f" ({settings})" * bool(settings), values, "+")
+        settings = result["differs"].get(part)
+        title = f"  {part} ({' → '.join(settings)})" if settings else f"  {part}"
+        show(title, values, "+")
     show(second, result["second"])
     show("difference", result["difference"], "+")
     print("Each part is its mean effect over all orders of exchanging the conventions (Shapley values); the parts add up to the difference.\n")

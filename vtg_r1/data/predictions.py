@@ -615,7 +615,7 @@ class _Queries:
                 sentence = shorten(repr(row.query or row.prompt), 120)
                 raise _Problem("unknown", f"video {row.video!r} with {sentence} is not in the annotations")
         if row.index is not None:
-            self.ways["number" + ", checked by the true span" * bool(row.truths)] += 1
+            self.ways["number, checked by the true span" if row.truths else "number"] += 1
             return self._by_index(row)
         example = min(self.positions, default="")
         raise _Problem("unknown", f"qid {row.qid!r} is not in the annotations; their ids look like {example!r}")
@@ -734,8 +734,9 @@ class _Collector:
             self.problems[getattr(e, "kind", "unreadable")] += 1
             if not known and isinstance(record, dict) and str(record.get("qid")) in self.queries.positions:
                 known = record["qid"]
-            name = f" (qid {known!r})" * bool(known)
-            self.first_problem = self.first_problem or f"{path}, {place}{name}: {shorten(str(e), 600)}"
+            if known:
+                place = f"{place} (qid {known!r})"
+            self.first_problem = self.first_problem or f"{path}, {place}: {shorten(str(e), 600)}"
 
     def _keep(self, i: int, path: str, place: str, row: PredictionRow) -> None:
         sample = self.samples[i]
@@ -746,7 +747,9 @@ class _Collector:
                 joined = _joined(self.file.rows[sample.qid], row)
             if joined is None:
                 other, earlier = self.queries.taken[i]
-                raise _Problem("repeated", f"is already in {f'{other}, ' * (other != path)}{earlier}; give each query one row")
+                if other != path:
+                    earlier = f"{other}, {earlier}"
+                raise _Problem("repeated", f"is already in {earlier}; give each query one row")
             row = joined
         self.queries.taken[i] = path, place
         self.file.rows[sample.qid] = row
@@ -757,7 +760,9 @@ class _Collector:
         "Raise the first problem, with the number of all."
         if self.first_problem:
             counts = ", ".join(f"{n} {_KINDS[kind]}" for kind, n in self.problems.items())
-            raise PredictionError(self.first_problem + f" (rows in all: {counts})" * (self.problems.total() > 1))
+            if self.problems.total() > 1:
+                raise PredictionError(f"{self.first_problem} (rows in all: {counts})")
+            raise PredictionError(self.first_problem)
         if not self.file.rows:
             raise PredictionError(f"{name}: holds no predictions; write one JSON object per line")
         if self.file.form == "nextgqa":

@@ -74,7 +74,9 @@ def describe_parsing(file: PredictionFile, reading: str | None) -> str:
     stated = [row.spans is not None and (reading is None or row.response is None) for row in file.rows.values()]
     if all(stated):
         return "stated spans"
-    return "stated spans, else " * any(stated) + convention
+    if any(stated):
+        return f"stated spans, else {convention}"
+    return convention
 
 
 def protocol_of(

@@ -337,8 +337,10 @@ def _say_hours(report: Preflight, params: Any, processes: int, train: int, held_
             answers += (1 + params.steps // params.eval_steps) * min(params.eval_subset or held_out, held_out)
         seconds += answer_seconds(params, answers / batch, card) / processes
         where = card if size else "two CPU cores"
-        text = f"{seconds / 3600:.2f} hours on {where}"
-        report.say("hours", f"{text}, an estimate from the nearest measured step" + f", divided by {processes} processes" * (processes > 1))
+        text = f"{seconds / 3600:.2f} hours on {where}, an estimate from the nearest measured step"
+        if processes > 1:
+            text += f", divided by {processes} processes"
+        report.say("hours", text)
         report.say("memory", _memory(params, card, size, processes))
 
 
