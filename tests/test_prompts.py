@@ -33,6 +33,7 @@ from vtg_r1.core.prompts import (
     tag_text,
     think_text,
     with_system_prompt,
+    without_thinking,
 )
 
 seconds = st.integers(0, 36_000_0).map(lambda tenths: tenths / 10)
@@ -248,6 +249,7 @@ def test_the_released_rule(response, span):
         ('so {x}: [1, 2] and {"start": 3, "end": 9}', "json", [[1, 2]]),
         ('I saw [them]: {"start": 3, "end": 9}', "json", [[3, 9]]),
         ("not [1, 2]: ```json [3, 4]``` nor [5, 6]", "json", [[3, 4]]),
+        ("not [1, 2]: ```so: [3, 4]``` nor ```[5, 6]```", "json", [[3, 4]]),
         ("```[3, 4]``` and ```[5, 6]```", "json", [[3, 4]]),
         ("[1e12, 1e12]", "json", [[1e12, 1e12]]),
         ("[1, 1.1e12]", "json", []),
@@ -326,7 +328,7 @@ def test_unknown_readings_are_errors():
         with pytest.raises(ValueError, match="^reading 'lenient' is now called 'tvg_r1'$"):
             parse(None, reading="lenient")
     for duration in (None, 0.0):
-        with pytest.raises(ValueError, match="hundredths of the video: give its duration"):
+        with pytest.raises(ValueError, match="^reading 'vtimellm' is in hundredths of the video: give its duration$"):
             parse_spans("from 23 to 64", "vtimellm", duration)
 
 
@@ -481,7 +483,7 @@ def test_prompts_ask_in_their_own_format():
     for messages in (grounding_prompt("a dog", [0, 0.5, 1]), qa_prompt("why?", ["x", "y"], [0, 0.5, 1])):
         content = messages[-1]["content"]
         assert [b["text"] for b in content if b["type"] == "text"][:3] == ["0", "0.5", "1"] and sum(b["type"] == "image" for b in content) == 3
-    with pytest.raises(ValueError, match="style"):
+    with pytest.raises(ValueError, match="^style must be one of full, direct, short, short_direct, got 'long'$"):
         grounding_prompt("a dog", [0], style="long")
     assert format_span([3, 9.25]) == "[3, 9.25]"
 
@@ -569,6 +571,10 @@ def test_what_is_left_out_is_the_default():
     assert parse_span("From 23 to 64", "vtimellm", 200.0) == [46, 128]
     asked = qa_prompt("What?", ["a", "b"], [0.0], answers="set")
     assert asked[0]["content"][0]["text"] == system_prompt("full", "set", options=True)
+
+
+def test_what_stands_behind_the_thinking():
+    assert without_thinking("<think>so: [1, 2]</think>\n <time>[3, 9]</time> ") == "<time>[3, 9]</time>" and without_thinking("<think>so") == ""
 
 
 def test_a_letter_is_one_letter_and_a_block_may_have_lines():

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -459,14 +460,23 @@ def test_truths_that_are_no_lists_of_spans_are_refused(reward, spans, error):
 
 @pytest.mark.parametrize("duration", [10, [10], [10, 0], [10, None]])
 def test_lengths_that_are_none_are_refused(duration):
-    with pytest.raises(ValueError, match="one length in seconds > 0 for each of 2"):
+    with pytest.raises(ValueError, match=f"^duration is {re.escape(str(duration))}; give one length in seconds > 0 for each of 2 completions$"):
         tiou_timestamp_reward(["<time>[3, 9]</time>"] * 2, spans=[[[3, 9]]] * 2, duration=duration)
+
+
+def test_a_length_below_a_second_is_one():
+    assert tiou_timestamp_reward(["<time>[0.1, 0.5]</time>"], spans=[[[0.1, 0.5]]], duration=[0.5]) == [1.0]
+
+
+def test_a_truth_without_length_pays_nothing():
+    texts, spans = [answer([5, 5]), answer([4, 6])], [[[5, 5]]] * 2
+    assert tiou_reward(texts, spans, multi_gt="union") == segment_f1_reward(texts, spans) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("reward", [*GROUNDING, format_reward, answer_reward])
 def test_one_text_is_not_a_list_of_letters(reward):
     text = "<time>[3, 9]</time>"
-    with pytest.raises(TypeError, match="completions is one text"):
+    with pytest.raises(TypeError, match="^completions is one text; give a list of them$"):
         reward(text, spans=[[[3, 9]]] * len(text), duration=[10] * len(text), answer=["A"] * len(text))
 
 
@@ -475,13 +485,16 @@ def test_the_stage_saves_the_same_signals_from_its_program(tmp_path):
     folder = rewards.main(params)
     metrics = json.loads((folder / "metrics.json").read_text())
     signal = group_signal(giou_reward, rewards.EVENT, rewards.DURATION, -12.0, groups=3)
-    assert metrics["n"] == 3 and metrics["far_miss/gIoU/upward"] == round(signal["upward"], 4) and len(metrics) == 3 * 6 * 3 + 2
+    assert (
+        (metrics["n"], metrics["seed"]) == (3, 0) and metrics["far_miss/gIoU/upward"] == round(signal["upward"], 4) and len(metrics) == 3 * 6 * 3 + 2
+    )
     assert sorted(p.stem for p in (folder / "figs").glob("*.png")) == ["group_signal", "landscapes"]
 
 
-def test_signals_are_those_of_every_design_at_every_offset():
+def test_signals_are_those_of_every_design_at_every_offset(capsys):
     params = rewards.RewardsParams(run_name="r", groups=3, num_generations=4, spread=2.5, seed=7)
     rows = rewards.measure_signals(params, [0.0, 8.0])
+    assert capsys.readouterr().err.lstrip("\r").startswith("reward designs:")
     assert [(row["design"], row["offset"]) for row in rows] == [(design, offset) for design in rewards.DESIGNS for offset in (0.0, 8.0)]
     for row in rows:
         signal = group_signal(rewards.DESIGNS[row["design"]], (12, 18), 30, row["offset"], 2.5, 4, 3, 7)
@@ -508,9 +521,9 @@ def test_the_plot_of_signals_shows_each_part_of_each_design():
         assert [line.is_dashed() for line in ax.lines if len(line.get_xdata())] == [False, True]
     legend = last.get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["tIoU", "gIoU"] and not legend.get_title().get_text()
-    assert legend.get_window_extent().x0 >= last.get_window_extent().x1 and legend.get_window_extent().y1 == pytest.approx(
-        last.get_window_extent().y1, abs=10
-    )
+    box, beside = legend.get_window_extent(), last.get_window_extent()
+    assert 0 <= box.x0 - beside.x1 < 20 and box.y1 == pytest.approx(beside.y1, abs=10)
+    assert others[0].get_position().x1 < others[1].get_position().x0 and others[1].get_position().x1 < last.get_position().x0
     colors = [{line.get_color() for line in ax.lines if len(line.get_xdata())} for ax in fig.axes]
     assert colors[0] == colors[1] == colors[2] and len(colors[0]) == 2
 

@@ -98,6 +98,9 @@ def test_a_prompt_asks_for_what_is_paid(style, answers):
     assert "<answer>B</answer>" in with_options and "answers the question" in with_options
     for messages in (grounding_prompt("a dog", [0, 1], style, answers), qa_prompt("why?", ["x", "y"], [0, 1], style, answers)):
         assert (messages[0]["role"] == "system") == STYLES[style].system
+    grounding = grounding_prompt("a dog", [0, 1], style, answers)
+    asked = "".join(block["text"] for message in grounding for block in message["content"] if block["type"] == "text")
+    assert STYLES[style].system <= (text in asked)
     assert parse_set(f"<time>{STYLES[style].refusal}</time>") == []
 
 

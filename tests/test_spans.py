@@ -1,9 +1,11 @@
 "Span arithmetic by hand: borders, degenerate spans, shapes, and what is an error."
 
+import re
+
 import numpy as np
 import pytest
 
-from vtg_r1.core.spans import best_over_gts, clip, giou, intersection, iop, length, merge, tiou, union_tiou
+from vtg_r1.core.spans import best_over_gts, clip, giou, intersection, iop, length, merge, plain_rows, tiou, union_tiou
 
 NAN, INF = float("nan"), float("inf")
 NOTHING = [[5, 5], [9, 3], [NAN, NAN], [NAN, 5], [3, NAN], [INF, INF]]  # zero-length, inverted, unreadable, at infinity
@@ -165,6 +167,19 @@ def test_best_scores_every_pair_once_as_float64():
     assert [a.tolist() for a in seen] == [[[0, 1], [0, 1], [2, 3]], [[4, 5], [6, 7], [8, 9]]] and {a.dtype for a in seen} == {np.dtype(np.float64)}
     with pytest.raises(ValueError, match="^1 predictions, 2 rows of true spans: give one row per prediction$"):
         best_over_gts([[0, 1]], [[[0, 1]], [[0, 1]]])
+
+
+def test_rows_without_true_spans_have_no_best():
+    best = best_over_gts([[3, 9], [1, 2], [4, 8]], [[[3, 9]], None, [[0, 1], [4, 6]]])
+    assert best.tolist() == [1.0, pytest.approx(np.nan, nan_ok=True), 0.5]
+
+
+@pytest.mark.parametrize(
+    "row, text, fix", [([3, 9], "[3, 9]", ": [[3, 9]]"), ("soon", "'soon'", ", such as [[3, 9]]"), ([[3, 9, 1]], "[[3, 9, 1]]", ", such as [[3, 9]]")]
+)
+def test_a_row_that_is_no_list_of_spans_is_named(row, text, fix):
+    with pytest.raises(ValueError, match=f"^true spans of row 1 are {re.escape(text)}; give a list of \\[start, end\\] in seconds{re.escape(fix)}$"):
+        plain_rows([[[3, 9]], row])
 
 
 @pytest.mark.parametrize(

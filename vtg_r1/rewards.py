@@ -360,7 +360,7 @@ paper_qa_reward = composite({answer_reward: 0.7, format_reward: 0.1, tiou_reward
 
 def own_rewards() -> dict[str, Callable[..., Any]]:
     "The rewards of this notebook by the names that the parameter `rewards` of 05_grpo takes: `tiou` is `tiou_reward`."
-    return {name.removesuffix("_reward"): value for name, value in globals().items() if name.endswith("_reward") and not name.startswith("_")}
+    return {name.removesuffix("_reward"): value for name, value in globals().items() if name.endswith("_reward")}
 
 # %% ../nbs/02_rewards.ipynb #eb5c693a
 @dataclass(kw_only=True)

@@ -394,9 +394,11 @@ def _pair(layout: _Layout, i: int) -> list[float] | None:
             return None
         a, b = b, a
     span = _in_seconds(a, b, front, middle_front)
-    if span is not None and join != "start":
-        span = [_signed(span[0], before, i == 0), _signed(span[1], between, False)]
-    return span
+    if span is None:
+        return None
+    if join == "start":
+        return [_signed(span[0], between, False), _signed(span[1], before, i == 0)]
+    return [_signed(span[0], before, i == 0), _signed(span[1], between, False)]
 
 # %% ../../nbs/parts/core/times.ipynb #9272b153
 def _all_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list[float]]:
