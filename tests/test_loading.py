@@ -13,10 +13,12 @@ import torch
 from vtg_r1.cli import main
 from vtg_r1.core.atomic_files import write_json
 from vtg_r1.core.runtime import RunError, UserError
+from vtg_r1.models.abilities import measure
 from vtg_r1.models.loading import (
     TINY,
     TINY_PATH,
     check_model_exists,
+    linear_layers,
     load_model,
     load_processor,
     lora_config,
@@ -277,3 +279,19 @@ def test_of_several_chat_templates_the_default_is_taken(folder):
     assert load_processor(str(folder)).chat_template == own, "the list of older files"
     (folder / "chat_template.jinja").write_text(own)
     assert load_processor(str(folder)).chat_template == own
+
+
+@pytest.mark.parametrize("settings", [{}, dict(modules_to_save=["up_proj"])], ids=str)
+def test_a_model_s_linear_layers_are_the_same_with_adapters_on_them(settings, tmp_path):
+    from peft import get_peft_model
+
+    whole = load_model(TINY, "cpu")
+    config = lora_config(whole, 4)
+    config.target_modules = {name for name in config.target_modules if not settings or not name.endswith("up_proj")}
+    config.modules_to_save = settings.get("modules_to_save")
+    before = linear_layers(whole)
+    get_peft_model(whole, config).save_pretrained(tmp_path)
+    assert linear_layers(whole) == before
+    loaded = load_model(str(tmp_path), "cpu")
+    assert linear_layers(loaded) == before and len(before.names) == 28
+    assert measure(loaded, load_processor(str(tmp_path)), ()).as_dict()["linear"]["layers"] == 28

@@ -1533,6 +1533,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                 'vtg_r1/models/loading.py'),
                                        'vtg_r1.models.loading._other_shapes': ( 'parts/models/loading.html#_other_shapes',
                                                                                 'vtg_r1/models/loading.py'),
+                                       'vtg_r1.models.loading._own_modules': ( 'parts/models/loading.html#_own_modules',
+                                                                               'vtg_r1/models/loading.py'),
                                        'vtg_r1.models.loading._refuse_files': ( 'parts/models/loading.html#_refuse_files',
                                                                                 'vtg_r1/models/loading.py'),
                                        'vtg_r1.models.loading._refuse_missing': ( 'parts/models/loading.html#_refuse_missing',

@@ -509,20 +509,32 @@ class LinearLayers:
         return f"{line}; it does not reach {missing}" if missing else line
 
 
+def _own_modules(module: Any, name: str) -> Iterator[tuple[str, Any]]:
+    "A module and all in it, by name, as if no adapters were on them."
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    while isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)):
+        module = module.base_layer if isinstance(module, BaseTunerLayer) else module.original_module
+    yield name, module
+    for child, inner in module.named_children():
+        yield from _own_modules(inner, f"{name}.{child}")
+
+
 def linear_layers(model: Any) -> LinearLayers:  # of a transformers model, on any device, also without weights
-    "Walk the decoder for its linear layers."
+    "Walk the decoder for its linear layers; adapters that are on them do not count."
     import torch
 
     decoder = model.get_decoder()
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     names, reached, total, others = [], 0, 0, dict[str, int]()
-    for name, module in decoder.named_modules():
+    for name, module in _own_modules(decoder, prefix):
         own = sum(p.numel() for p in module.parameters(recurse=False))
         if isinstance(module, torch.nn.Embedding):
             continue
         total += own
         if isinstance(module, torch.nn.Linear):
-            names.append(f"{prefix}.{name}")
+            names.append(name)
             reached += own
             continue
         for key, p in module.named_parameters(recurse=False):
