@@ -333,6 +333,33 @@ def test_a_template_that_leaves_the_system_message_out_is_refused():
     kept = processor.chat_template
     processor.chat_template = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}" + kept
     assert "leaves out the system message" in measure_encoding(processor, "interleaved").problem
+    both = r"or the query; time_encoding 'native' does not work either \(for the same reason\): use a chat template that writes the system message and the query$"
+    with pytest.raises(UserError, match=both):
+        require_encoding("mine", processor, "interleaved")
+
+
+def test_the_remedy_is_that_of_the_problem(capsys):
+    "It was always a chat template that keeps each image behind its time."
+    _, processor = build("qwen3_vl")
+    kept = processor.chat_template
+    for template, remedies in {
+        re.sub(r"<\|vision_start\|><\|(image|video)_pad\|><\|vision_end\|>", "", kept): ["use a chat template that writes images and videos"] * 2,
+        "{{ raise_exception('no') }}" + kept: ["mend its chat template, which fails, or use another model"] * 2,
+        kept: ["", ""],
+    }.items():
+        processor.chat_template = template
+        assert [measure_encoding(processor, encoding).remedy for encoding in ("interleaved", "native")] == remedies
+    model, blind = build_tiny(0)
+    with pytest.raises(
+        UserError, match=r"two different clips give the same inputs; time_encoding 'interleaved' does not work either .*: use another model$"
+    ):
+        require_encoding("mine", StandIn(blind, grey), "native", PIXELS, model)
+    both = "for interleaved use a chat template that keeps each image behind its time; or for native use another model"
+    assert main(["check-model", str(folder("llava_onevision")), "--pixels", "784"]) == 1
+    assert both in capsys.readouterr().out
+    assert main(["check-model", str(folder("internvl")), "--pixels", "784", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["remedy"] == "use time_encoding 'interleaved'" and record["encodings"]["native"]["remedy"] == "use another model"
 
 
 def test_a_file_of_weights_that_is_cut_off_is_one_line(tmp_path, capsys):
