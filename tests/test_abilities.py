@@ -22,6 +22,7 @@ from vtg_r1.models.loading import linear_layers, load_model, load_processor, lor
 from vtg_r1.models.templates import (
     behind_opening,
     end_of_turn,
+    foreign_opening,
     noise_frames,
     noise_prompt,
     opening,
@@ -176,6 +177,52 @@ def test_a_perfect_response_is_perfect_behind_any_prompt(name, opens, ends):
     completion = [[{"role": "assistant", "content": written}]]
     assert with_prompt_opening(format_reward, opened)(completions=completion) == [1.0]
     assert with_prompt_opening(tiou_reward, opened)(completions=completion, spans=[[[3.0, 8.0]]]) == [1.0]
+
+
+OTHER_TAGS = {  # what a generation prompt opens → how it is closed
+    "<thinking>\n": "</thinking>",
+    "[THINK]": "[/THINK]",
+    "<|channel|>analysis<|message|>": "<|end|>",
+    "◁think▷": "◁/think▷",
+    "<unused94>thought\n": "<unused95>",
+    "Answer: ": "",
+}
+
+
+def opens_with(text, folder):
+    "A model whose generation prompt ends in a text, saved."
+    model, processor = build("qwen3_vl")
+    processor.chat_template += "{%- if add_generation_prompt -%}{{ '" + text.replace("\n", "\\n") + "' }}{%- endif -%}"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return processor
+
+
+def prompt_opens(folder, capsys):
+    "What `vtg-r1 check-model` says about it."
+    capsys.readouterr()
+    assert main(["check-model", str(folder), "--pixels", "784"]) == 0
+    return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("prompt opens"))
+
+
+@pytest.mark.parametrize("opens", OTHER_TAGS)
+def test_an_opening_that_is_not_think_is_named(opens, tmp_path, capsys):
+    "Its responses earn no format reward, and nothing said so."
+    processor = opens_with(opens, tmp_path)
+    assert foreign_opening(processor) == opens and opening(processor) == ""
+    assert f"{opens!r}, which is not <think>: the format reward is 0 for a response that goes on in it" in prompt_opens(tmp_path, capsys)
+    assert format_reward([f"it is gone at 8{OTHER_TAGS[opens]}<time>[3, 8]</time>", f"so{OTHER_TAGS[opens]}{RESPONSE}", RESPONSE]) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("opens", ["<thinking>\n\n</thinking>\n\n", "[THINK][/THINK]", "◁think▷◁/think▷", "<|channel>thought\n<channel|>"])
+def test_a_thought_that_is_closed_in_other_tags_is_named(opens, tmp_path, capsys):
+    assert foreign_opening(opens_with(opens, tmp_path)) == opens
+    assert f"{opens!r}, a closed thought, but not in <think>: responses are judged without it" in prompt_opens(tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_s_opening_is_taken_for_another(name):
+    assert foreign_opening(build(name)[1]) == ("<|channel>thought\n<channel|>" if name.startswith("gemma4") else "")
 
 
 def test_a_response_that_never_closes_the_opened_thought_has_no_answer():

@@ -1786,6 +1786,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                      'vtg_r1/models/templates.py'),
                                          'vtg_r1.models.templates.end_of_turn': ( 'parts/models/templates.html#end_of_turn',
                                                                                   'vtg_r1/models/templates.py'),
+                                         'vtg_r1.models.templates.foreign_opening': ( 'parts/models/templates.html#foreign_opening',
+                                                                                      'vtg_r1/models/templates.py'),
                                          'vtg_r1.models.templates.noise_frames': ( 'parts/models/templates.html#noise_frames',
                                                                                    'vtg_r1/models/templates.py'),
                                          'vtg_r1.models.templates.noise_prompt': ( 'parts/models/templates.html#noise_prompt',

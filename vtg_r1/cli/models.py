@@ -1,5 +1,6 @@
 "`vtg-r1 check-model MODEL`: what a model can really do here, measured."
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -63,14 +64,32 @@ def _one_encoding(encoding: "EncodingAbilities") -> str:
     return f"works, {clock}; tokens per frame: {tokens}"
 
 
+_CLOSING_TAG = re.compile(r"[<\[◁]\|?/|<\w+\|>")  # </thinking>, [/THINK], ◁/think▷, <channel|>
+
+
+def _opening(abilities: "Abilities") -> str:
+    "What the generation prompt writes of a response, and what follows."
+    other = abilities.foreign_opening
+    if _CLOSING_TAG.search(other):
+        return (
+            f"{other!r}, a closed thought, but not in <think>: responses are judged without it, and the format reward asks for a <think> of their own"
+        )
+    if other:
+        return (
+            f"{other!r}, which is not <think>: the format reward is 0 for a response that goes on in it, since it pays only for tags that the response "
+            "writes itself; give a chat template, or --chat-template-kwargs, that opens <think> or nothing"
+        )
+    if "</think>" in abilities.opening:
+        return f"{abilities.opening!r}, a closed thought: reasoning cannot be taught behind it (03_sft, sft_target response)"
+    return repr(abilities.opening) if abilities.opening else "nothing of the response"
+
+
 def table(abilities: "Abilities") -> dict[str, Any]:
     "Line by line for a person."
     from ..models.abilities import remedy
 
     lines: dict[str, Any] = {name: _one_encoding(encoding) for name, encoding in abilities.encodings.items()}
-    lines["prompt opens"] = repr(abilities.opening) if abilities.opening else "nothing of the response"
-    if "</think>" in abilities.opening:
-        lines["prompt opens"] += ", a closed thought: reasoning cannot be taught behind it (03_sft, sft_target response)"
+    lines["prompt opens"] = _opening(abilities)
     lines["turn ends with"] = abilities.end_of_turn
     lines["template takes"] = ", ".join(abilities.template_arguments) or "no arguments"
     lines["LoRA"] = abilities.linear.describe()

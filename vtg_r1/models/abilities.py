@@ -18,7 +18,7 @@ from ..core.runtime import UserError, is_main_process
 from ..data.model_inputs import ENCODINGS, VideoInputConfig
 from .generation import first_axes, model_inputs, per_token
 from .loading import LinearLayers, linear_layers
-from .templates import end_of_turn, noise_frames, noise_prompt, opening, prompt_text, stop_ids, template_arguments
+from .templates import end_of_turn, foreign_opening, noise_frames, noise_prompt, opening, prompt_text, stop_ids, template_arguments
 from ..runs.run import Run
 from ..video.reader import fit_size
 
@@ -250,7 +250,8 @@ class Abilities:
     "What a model and its processor can do."
 
     encodings: dict[str, EncodingAbilities]
-    opening: str  # what the generation prompt writes of a response
+    opening: str  # what the generation prompt writes of a response, from its <think> on
+    foreign_opening: str  # what it writes of a response that is no <think>
     end_of_turn: str  # the token that ends a response
     template_arguments: list[str]  # of the chat template, for chat_template_kwargs
     linear: LinearLayers  # of the decoder
@@ -277,7 +278,7 @@ def measure(
     end = processor.tokenizer.convert_ids_to_tokens(end_of_turn(processor, stop_ids(base, processor)))
     arguments = sorted(template_arguments(processor.chat_template))
     sharing = {name: try_sharing(model, processor, name) for name, encoding in measured.items() if not encoding.problem}
-    return Abilities(measured, opening(processor), end, arguments, linear_layers(base), sharing)
+    return Abilities(measured, opening(processor), foreign_opening(processor), end, arguments, linear_layers(base), sharing)
 
 # %% ../../nbs/parts/models/abilities.ipynb #b21ae8ad
 def remedy(
