@@ -22,6 +22,7 @@ from vtg_r1.models.loading import linear_layers, load_model, load_processor, lor
 from vtg_r1.models.templates import (
     behind_opening,
     end_of_turn,
+    foreign_opening,
     noise_frames,
     noise_prompt,
     opening,
@@ -176,6 +177,52 @@ def test_a_perfect_response_is_perfect_behind_any_prompt(name, opens, ends):
     completion = [[{"role": "assistant", "content": written}]]
     assert with_prompt_opening(format_reward, opened)(completions=completion) == [1.0]
     assert with_prompt_opening(tiou_reward, opened)(completions=completion, spans=[[[3.0, 8.0]]]) == [1.0]
+
+
+OTHER_TAGS = {  # what a generation prompt opens → how it is closed
+    "<thinking>\n": "</thinking>",
+    "[THINK]": "[/THINK]",
+    "<|channel|>analysis<|message|>": "<|end|>",
+    "◁think▷": "◁/think▷",
+    "<unused94>thought\n": "<unused95>",
+    "Answer: ": "",
+}
+
+
+def opens_with(text, folder):
+    "A model whose generation prompt ends in a text, saved."
+    model, processor = build("qwen3_vl")
+    processor.chat_template += "{%- if add_generation_prompt -%}{{ '" + text.replace("\n", "\\n") + "' }}{%- endif -%}"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return processor
+
+
+def prompt_opens(folder, capsys):
+    "What `vtg-r1 check-model` says about it."
+    capsys.readouterr()
+    assert main(["check-model", str(folder), "--pixels", "784"]) == 0
+    return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("prompt opens"))
+
+
+@pytest.mark.parametrize("opens", OTHER_TAGS)
+def test_an_opening_that_is_not_think_is_named(opens, tmp_path, capsys):
+    "Its responses earn no format reward, and nothing said so."
+    processor = opens_with(opens, tmp_path)
+    assert foreign_opening(processor) == opens and opening(processor) == ""
+    assert f"{opens!r}, which is not <think>: the format reward is 0 for a response that goes on in it" in prompt_opens(tmp_path, capsys)
+    assert format_reward([f"it is gone at 8{OTHER_TAGS[opens]}<time>[3, 8]</time>", f"so{OTHER_TAGS[opens]}{RESPONSE}", RESPONSE]) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("opens", ["<thinking>\n\n</thinking>\n\n", "[THINK][/THINK]", "◁think▷◁/think▷", "<|channel>thought\n<channel|>"])
+def test_a_thought_that_is_closed_in_other_tags_is_named(opens, tmp_path, capsys):
+    assert foreign_opening(opens_with(opens, tmp_path)) == opens
+    assert f"{opens!r}, a closed thought, but not in <think>: responses are judged without it" in prompt_opens(tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_s_opening_is_taken_for_another(name):
+    assert foreign_opening(build(name)[1]) == ("<|channel>thought\n<channel|>" if name.startswith("gemma4") else "")
 
 
 def test_a_response_that_never_closes_the_opened_thought_has_no_answer():
@@ -333,6 +380,33 @@ def test_a_template_that_leaves_the_system_message_out_is_refused():
     kept = processor.chat_template
     processor.chat_template = "{%- set messages = messages | rejectattr('role', 'equalto', 'system') | list -%}" + kept
     assert "leaves out the system message" in measure_encoding(processor, "interleaved").problem
+    both = r"or the query; time_encoding 'native' does not work either \(for the same reason\): use a chat template that writes the system message and the query$"
+    with pytest.raises(UserError, match=both):
+        require_encoding("mine", processor, "interleaved")
+
+
+def test_the_remedy_is_that_of_the_problem(capsys):
+    "It was always a chat template that keeps each image behind its time."
+    _, processor = build("qwen3_vl")
+    kept = processor.chat_template
+    for template, remedies in {
+        re.sub(r"<\|vision_start\|><\|(image|video)_pad\|><\|vision_end\|>", "", kept): ["use a chat template that writes images and videos"] * 2,
+        "{{ raise_exception('no') }}" + kept: ["mend its chat template, which fails, or use another model"] * 2,
+        kept: ["", ""],
+    }.items():
+        processor.chat_template = template
+        assert [measure_encoding(processor, encoding).remedy for encoding in ("interleaved", "native")] == remedies
+    model, blind = build_tiny(0)
+    with pytest.raises(
+        UserError, match=r"two different clips give the same inputs; time_encoding 'interleaved' does not work either .*: use another model$"
+    ):
+        require_encoding("mine", StandIn(blind, grey), "native", PIXELS, model)
+    both = "for interleaved use a chat template that keeps each image behind its time; or for native use another model"
+    assert main(["check-model", str(folder("llava_onevision")), "--pixels", "784"]) == 1
+    assert both in capsys.readouterr().out
+    assert main(["check-model", str(folder("internvl")), "--pixels", "784", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["remedy"] == "use time_encoding 'interleaved'" and record["encodings"]["native"]["remedy"] == "use another model"
 
 
 def test_a_file_of_weights_that_is_cut_off_is_one_line(tmp_path, capsys):

@@ -1,5 +1,6 @@
 "`vtg-r1 check-model MODEL`: what a model can really do here, measured."
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -29,7 +30,7 @@ def check_model(
     its chat template opens and ends with, which layers LoRA reaches. It is loaded and asked about frames of noise; no video is needed."""
     quiet_libraries()
     arguments = read_mapping(chat_template_kwargs, "--chat-template-kwargs")
-    from ..models.abilities import measure
+    from ..models.abilities import measure, remedy
     from ..models.loading import model_path
 
     try:
@@ -43,23 +44,13 @@ def check_model(
         raise UserError(f"model {model!r} cannot be measured, its chat template or its processor fails: {first_line(e)}") from e
     usable = [name for name, encoding in abilities.encodings.items() if not encoding.problem]
     if as_json:
-        print_json({"model": model, "usable": usable, "remedy": remedy(abilities), **abilities.as_dict()})
+        print_json({"model": model, "usable": usable, "remedy": remedy(abilities.encodings), **abilities.as_dict()})
     else:
         lines = table(abilities)
         width = max(map(len, lines)) + 2
         for name, value in lines.items():
             print(f"{name:<{width}}{value}")
     return int(not usable)
-
-
-def remedy(abilities: "Abilities") -> str:
-    "What to do about what does not work; empty if everything does."
-    usable = [name for name, encoding in abilities.encodings.items() if not encoding.problem]
-    if not usable:
-        return "use another model, or give this one a chat template that keeps each image behind its time"
-    if len(usable) < len(abilities.encodings):
-        return f"use time_encoding {usable[0]!r}"
-    return ""
 
 
 def _one_encoding(encoding: "EncodingAbilities") -> str:
@@ -73,18 +64,38 @@ def _one_encoding(encoding: "EncodingAbilities") -> str:
     return f"works, {clock}; tokens per frame: {tokens}"
 
 
+_CLOSING_TAG = re.compile(r"[<\[◁]\|?/|<\w+\|>")  # </thinking>, [/THINK], ◁/think▷, <channel|>
+
+
+def _opening(abilities: "Abilities") -> str:
+    "What the generation prompt writes of a response, and what follows."
+    other = abilities.foreign_opening
+    if _CLOSING_TAG.search(other):
+        return (
+            f"{other!r}, a closed thought, but not in <think>: responses are judged without it, and the format reward asks for a <think> of their own"
+        )
+    if other:
+        return (
+            f"{other!r}, which is not <think>: the format reward is 0 for a response that goes on in it, since it pays only for tags that the response "
+            "writes itself; give a chat template, or --chat-template-kwargs, that opens <think> or nothing"
+        )
+    if "</think>" in abilities.opening:
+        return f"{abilities.opening!r}, a closed thought: reasoning cannot be taught behind it (03_sft, sft_target response)"
+    return repr(abilities.opening) if abilities.opening else "nothing of the response"
+
+
 def table(abilities: "Abilities") -> dict[str, Any]:
     "Line by line for a person."
+    from ..models.abilities import remedy
+
     lines: dict[str, Any] = {name: _one_encoding(encoding) for name, encoding in abilities.encodings.items()}
-    lines["prompt opens"] = repr(abilities.opening) if abilities.opening else "nothing of the response"
-    if "</think>" in abilities.opening:
-        lines["prompt opens"] += ", a closed thought: reasoning cannot be taught behind it (03_sft, sft_target response)"
+    lines["prompt opens"] = _opening(abilities)
     lines["turn ends with"] = abilities.end_of_turn
     lines["template takes"] = ", ".join(abilities.template_arguments) or "no arguments"
     lines["LoRA"] = abilities.linear.describe()
     for name, test in abilities.sharing.items():
         lines[f"shared prefix, {name}"] = test.reason or "yes"
-    fix = remedy(abilities)
+    fix = remedy(abilities.encodings)
     if fix:
         lines["remedy"] = fix
     return lines

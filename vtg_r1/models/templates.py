@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['prompt_text', 'processor_frames', 'noise_frames', 'noise_prompt', 'template_arguments', 'with_template_arguments',
-           'opening', 'with_opening', 'behind_opening', 'stop_ids', 'end_of_turn', 'target_ids']
+           'opening', 'foreign_opening', 'with_opening', 'behind_opening', 'stop_ids', 'end_of_turn', 'target_ids']
 
 # %% ../../nbs/parts/models/templates.ipynb #624f0a7f
+import re
 from collections.abc import Collection, Mapping
 from os.path import commonprefix
 from typing import Any
@@ -58,8 +59,6 @@ def _asks_if_undefined(test: Any) -> bool:
 
 def template_arguments(template: str) -> set[str]:
     "The names that a chat template takes from its caller beside the conversation, such as `enable_thinking`."
-    import re
-
     from jinja2 import Environment, meta, nodes
 
     text = re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template)  # a tag of transformers' own
@@ -102,6 +101,25 @@ def opening(processor: Any) -> str:  # "", "<think>\\n", or a closed thought suc
     if start < 0:
         return ""
     return header[start:]
+
+
+_REASONING_TAG = re.compile(r"[<\[◁][^<>\[\]◁▷\s]*(?:think|thought|reason|analysis|channel)", re.IGNORECASE)  # the beginning of one
+
+
+def foreign_opening(processor: Any) -> str:  # "", "<thinking>\\n", "[THINK]", or "<|channel|>analysis"
+    "What the generation prompt writes of a response that is no `<think>`: another tag of reasoning, or whatever does not stand before an answer in a conversation."
+    turns = [("user", "?")]
+    asked, plain = _render(processor, turns, generation=True), _render(processor, turns)
+    start = len(commonprefix([asked, plain]))
+    header = asked[start:]
+    if not header.strip() or "<think>" in header:
+        return ""
+    tag = _REASONING_TAG.search(header)
+    if tag:
+        return header[tag.start() :]
+    answered = _render(processor, [*turns, ("assistant", "answer")])[start:]
+    rest = header[len(commonprefix([header, answered])) :]
+    return rest if rest.strip() else ""
 
 
 def with_opening(
