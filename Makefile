@@ -62,7 +62,7 @@ coverage: install  ## which lines of vtg_r1 `make test` runs, kernels and comman
 	coverage combine -q
 	coverage report
 
-mutation: install  ## change the exact core at one place at a time: do its tests notice? about three minutes
+mutation: install  ## change the exact core at one place at a time: do its tests notice? ten minutes
 	rm -rf mutants
 	OMP_NUM_THREADS=1 timeout 3600 mutmut run --max-children 2
 	python .ci/mutation
