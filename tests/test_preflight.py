@@ -16,8 +16,6 @@ from vtg_r1.sft import main as sft
 from vtg_r1.train.preflight import _known_card, preflight
 from vtg_r1.train.stage_data import toy_run
 
-BIG = dict(frames=64, pixels=100352, learning_rate=1e-5, max_completion_length=1024, prompts_per_step=2, num_generations=4, per_device_batch_size=8)
-
 
 @pytest.fixture
 def split(world, toy_samples, tmp_path):
@@ -41,10 +39,8 @@ def test_all_problems_come_at_once(split, tmp_path, capsys):
     write_jsonl(tmp_path / "heldout.jsonl", [{**row, "qid": f"again_{row['qid']}"} for row in shared])
     rows = [{**json.loads(line), "video": "gone.mp4", "qid": "gone"} for line in open(split["annotations"])][:1]
     write_jsonl(tmp_path / "train.jsonl", [*(json.loads(line) for line in open(split["annotations"])), *rows])
-    start_run("sft", "half", {"seed": 0}, tmp_path).record(status="failed")
     given = {
         **split,
-        **BIG,
         "model": str(tmp_path / "nowhere"),
         "accelerate_config": "nowhere.yaml",
         "match_size_to": "gone.jsonl",
@@ -70,8 +66,8 @@ def hours(**given) -> float:
     return next(float(text.split()[0]) for what, text, _ in preflight(GRPOParams(**given)).lines if what == "hours")
 
 
-def test_a_dry_run_draws_the_samples_that_the_stage_draws(split, tmp_path):
-    "Too few samples stop the stage only once it has drawn its part of them."
+def test_too_few_samples_after_the_draw_are_a_problem(split, tmp_path):
+    "The size of the set is checked after `max_train_samples` or `match_size_to`."
     given = dict(model="tiny", prompts_per_step=4, num_generations=4, per_device_batch_size=8, outputs_dir=str(tmp_path), **split)
     write_jsonl(tmp_path / "three.jsonl", [json.loads(line) for line in open(split["annotations"])][:3])
     for draw, problem in (
@@ -85,16 +81,16 @@ def test_a_dry_run_draws_the_samples_that_the_stage_draws(split, tmp_path):
 
 
 def test_the_hours_are_those_of_the_answers_that_are_made(split, tmp_path):
-    "A batch of one answer of up to 3000 tokens takes 39 s by the measured step (0.52 s for 40 tokens); the one step takes an eighth of that."
-    given = dict(model="tiny", prompts_per_step=2, num_generations=4, per_device_batch_size=8, steps=1, max_completion_length=3000)
+    "A batch of one answer of up to 3000 tokens takes 39 s by the measured step (0.52 s for 40 tokens); a training step has 8 answers where the measured one has 64."
+    given = dict(model="tiny", prompts_per_step=2, num_generations=4, per_device_batch_size=8, steps=100, max_completion_length=3000)
     given |= dict(eval_batch_size=1, outputs_dir=str(tmp_path), **split)
     held_out = len(open(split["eval_annotations"]).readlines())
-    for more, answers in (({}, 2 * held_out), ({"eval_limit": 3}, 6), ({"eval_limit": 3, "eval_steps": 1, "eval_subset": 2}, 6 + 2 * 2)):
-        assert hours(**given, **more) == pytest.approx((39 * answers + 39 / 8) / 3600, abs=0.0051)
+    for more, answers in (({}, 2 * held_out), ({"eval_limit": 3}, 6), ({"eval_limit": 3, "eval_steps": 100, "eval_subset": 2}, 6 + 2 * 2)):
+        assert hours(**given, **more) == pytest.approx((39 * answers + 100 * 39 / 8) / 3600, abs=0.0051)
 
 
 def test_two_folders_of_videos_are_a_problem_as_in_the_stage(split, tmp_path):
-    "Curation recorded a folder of videos beside each of two files, and not the same."
+    "Two annotation files whose manifests record different video folders."
     rows = [json.loads(line) for line in open(split["annotations"])]
     for name, part in (("one", rows[:6]), ("two", rows[6:])):
         write_jsonl(tmp_path / name / "rl.jsonl", part)
@@ -103,6 +99,9 @@ def test_two_folders_of_videos_are_a_problem_as_in_the_stage(split, tmp_path):
     given = dict(model="tiny", annotations=files, outputs_dir=str(tmp_path), prompts_per_step=2, num_generations=4, per_device_batch_size=8)
     (problem,) = preflight(GRPOParams(**given)).problems
     assert problem.startswith("video_root is empty")
+    for name in ("one", "two"):
+        write_json(tmp_path / name / "manifest.json", {"config": {"video_root": split["video_root"]}})
+    assert preflight(GRPOParams(**given)).problems == []
 
 
 def test_a_context_that_is_too_short(split, tmp_path):
@@ -123,7 +122,7 @@ def test_a_context_that_is_too_short(split, tmp_path):
 
 @pytest.mark.parametrize("status,state", [("running", "interrupted"), ("failed", "failed")])
 def test_what_an_unfinished_run_left_is_refused_by_name(split, tmp_path, status, state):
-    "The newest run, by time, is the unfinished one: its half of a cold start and its policy are refused, and newest_run passes over it."
+    "The newest run, by time, is the unfinished one: its half of a cold start is refused, and newest_run passes over it."
     done, half = (start_run("curation", name, {"seed": 0}, tmp_path) for name in ("done", "half"))
     done.finish()
     write_jsonl(half.path / "coldstart.jsonl", [json.loads(line) for line in open(split["annotations"])])
@@ -155,7 +154,7 @@ def test_the_policy_and_the_scores_of_an_unfinished_run_are_refused(split, tmp_p
 
 
 def test_queries_of_a_benchmark_are_read_as_the_run_reads_them(split, tmp_path):
-    "With absolute paths below the video root."
+    "Absolute paths below `video_root` are read as relative ones."
     samples = load_samples(split["eval_annotations"])
     write_jsonl(tmp_path / "absolute.jsonl", [{**s.to_dict(), "video": f"{split['video_root']}/{s.video}"} for s in samples])
     given = dict(benchmark="samples", annotations=str(tmp_path / "absolute.jsonl"), video_root=split["video_root"], outputs_dir=str(tmp_path))
@@ -166,13 +165,13 @@ def test_queries_of_a_benchmark_are_read_as_the_run_reads_them(split, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["01_curation", "02_rewards", "03_sft", "04_difficulty", "06_ablations", "07_benchmarks"])
-def test_every_stage_has_a_dry_run(stage, tmp_path, capsys):
+def test_the_other_stages_have_a_dry_run(stage, tmp_path, capsys):
     assert main(["run", f"nbs/{stage}.ipynb", "-p", "outputs_dir", str(tmp_path), "--dry-run"]) == 0
     assert "0 problems; nothing was decoded or trained" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("asked, name", [({}, "toy-s3"), ({"answers": "set"}, "toy-sets-s3"), ({"options": True}, "toy-questions-s3")], ids=str)
-def test_the_toy_run_that_is_looked_for_is_the_one_that_is_taken(asked, name, tmp_path):
+def test_a_dry_run_names_the_toy_run_of_what_is_asked(asked, name, tmp_path):
     given = {"rewards": [{"name": "set_tiou", "weight": 1.0}]} if asked.get("answers") else {}
     text = preflight(GRPOParams(seed=3, outputs_dir=str(tmp_path), **asked, **given)).text()
     assert f"run {name} of 01_curation, made now" in text
@@ -190,7 +189,7 @@ def test_each_style_without_thinking_has_a_toy_run_of_its_own():
         ("NVIDIA A100-SXM4-80GB", 85.0, "A100 80 GB"),
         ("NVIDIA H100 80GB HBM3", 85.0, "H100"),
         ("NVIDIA GeForce RTX 4090", 25.3, "RTX 4090"),
-        ("NVIDIA GeForce RTX 3090", 25.3, ""),  # RTX is no name of a card
+        ("NVIDIA GeForce RTX 3090", 25.3, ""),  # not in CARDS; the 4090's row must not match
         ("NVIDIA RTX A6000", 51.0, ""),
         ("NVIDIA L40S", 47.7, "L40S"),
     ],

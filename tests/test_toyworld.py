@@ -17,6 +17,7 @@ from vtg_r1.data.toyworld import (
     make_world,
     queries,
     read_scripts,
+    reasoning,
     script,
     toy_teacher,
 )
@@ -136,6 +137,12 @@ def test_reasoning_changes_the_words_and_not_the_answer(world, toy_samples):
         assert all(f"{t['span'][0]:g}-{t['span'][1]:g}" in t["response"] for t in given[2:])
     with pytest.raises(ValueError, match="reasoning length"):
         toy_teacher(toy_samples[0], scripts, 0, "huge")
+
+
+def test_long_reasoning_about_an_absent_thing_names_no_time():
+    never = dict(level="absent", query="the white cross", spans=[], named=[dict(name="white cross", spans=[])])
+    assert reasoning(never, [], "long") == reasoning(never, [], "medium") == "white cross: none"
+    assert reasoning(never, [[2, 4]], "long") == "white cross at 2, 3: first 2-4"
 
 
 def test_teacher_of_another_world_says_what_is_missing(tmp_path):

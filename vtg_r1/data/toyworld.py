@@ -38,7 +38,7 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-LEVELS = ("direct", "ordinal", "relation", "overlap")  # with one answer
+LEVELS = ("direct", "ordinal", "relation", "overlap")  # default kinds with one answer; also: between, question
 SET_LEVELS = ("repeated", "absent")  # with several, and with none
 NEW_PAIRINGS = {(colour, SHAPES[i % 4]) for i, colour in enumerate(COLOURS)}  # one per colour, not in the training world
 
@@ -50,7 +50,7 @@ class ToyWorldConfig:
     objects: tuple[int, int] = (2, 3)  # fewest and most objects in a video, at most 4
     p_reappear: float = 0.5  # chance that an object leaves and comes back
     event: tuple[int, int] = (2, 6)  # shortest and longest appearance, steps
-    p_distractor: float = 0.5  # chance that an object shares colour or shape with an earlier one
+    p_distractor: float = 0.5  # chance that a later object is made to share colour or shape with an earlier one; otherwise it may by accident
     noise: float = 4.0  # standard deviation of the pixel noise, grey levels of 255
     lengths: tuple[int, ...] = (9, 12, 15)  # steps a video can have; a last frame shows the end
     spacing: tuple[int, ...] = (1,)  # seconds a step can take
@@ -69,7 +69,7 @@ PAIRINGS: dict[str, Callable[[tuple[str, str]], bool]] = {
 
 
 def _kind(rng: np.random.Generator, taken: list[tuple[str, str]], world: ToyWorldConfig) -> tuple[str, str]:
-    "A (colour, shape) not in `taken`; with chance `p_distractor` it shares one of the two with an earlier object."
+    "A (colour, shape) not in `taken`; with chance `p_distractor` it is made to share one of the two with an earlier object; otherwise it may by accident."
     pool = [(c, s) for c in COLOURS for s in SHAPES if PAIRINGS[world.pairings]((c, s)) and (c, s) not in taken]
     alike = [(c, s) for c, s in pool if any((c == colour) != (s == shape) for colour, shape in taken)]
     if alike and rng.random() < world.p_distractor:
@@ -94,7 +94,7 @@ def script(
     world: ToyWorldConfig = ToyWorldConfig(),
 ) -> dict[
     str, Any
-]:  # {"seconds": length, "step": seconds between frames, "events": one {name, spans, quarter} per object, "absent": names to ask for in vain}; spans in whole seconds
+]:  # {"seconds": end of the last step; the file lasts one step longer, "step": seconds between frames, "events": one {name, spans, quarter} per object, "absent": names to ask for in vain}; spans in whole seconds
     "The events of one video."
     steps, step = int(rng.choice(world.lengths)), int(rng.choice(world.spacing))
     kinds: list[tuple[str, str]] = []
@@ -206,7 +206,7 @@ def _of_two(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_three(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> list[dict[str, Any]]:
-    "The appearance of `a`, which comes twice, that begins between the starts of `b` and `c`, which come once, if the other does not."
+    "The query for the one appearance of `a` (comes twice) that begins after `b` begins and before `c` begins (each comes once); none if both do or neither does."
     if [len(event["spans"]) for event in (a, b, c)] != [2, 1, 1]:
         return []
     inside = [span for span in a["spans"] if b["spans"][0][0] < span[0] < c["spans"][0][0]]
@@ -301,7 +301,7 @@ def _write_one(folder: Path, i: int, seed: int, split: str, world: ToyWorldConfi
 
 
 def _labels(rng: np.random.Generator, query: dict[str, Any], play: dict[str, Any], world: ToyWorldConfig) -> list[list[int]]:
-    "The annotation of a query. A wrong one of a set sees what is absent, or misses one of two appearances; it is one moment or the whole video, where `label_errors` says so."
+    "The annotation. A wrong label of a set is one span: with `random` any span for an absent thing and only one of two appearances; else another moment or the whole video."
     if "span" in query:
         return [_label(rng, query["span"], play, world)]
     if rng.random() >= world.label_noise:
@@ -345,7 +345,7 @@ def wrong_span(
 
 # %% ../../nbs/parts/data/toyworld.ipynb #83fe21ba
 TEACHER_MIX = {"exact": 0.20, "edge": 0.34, "loose": 0.16, "coarse": 0.14, "wrong": 0.16}  # share of each kind of answer
-TEACHER_ERRORS = ("mix", "random", "swap", "near_miss")  # TEACHER_MIX; any stretch and letter; the first appearance for the second; one step late
+TEACHER_ERRORS = ("mix", "random", "swap", "near_miss")  # TEACHER_MIX; any stretch, random letter; the first appearance for the second; one step late
 REASONING_LENGTHS = ("none", "short", "medium", "long")
 
 
@@ -354,7 +354,7 @@ def teacher_span(
     query: dict[str, Any],  # of `queries`
     play: dict[str, Any],  # its script
     errors: str = "mix",  # a name of TEACHER_ERRORS
-    share: float = 0.5,  # of answers with an error, where `errors` is not "mix"
+    share: float = 0.5,  # chance that the error is applied, where `errors` is not "mix"; swap changes only second appearances
 ) -> list[int]:  # the teacher's span, whole seconds
     "A teacher's answer; `TEACHER_MIX` names the kinds of errors and their shares."
     if errors != "mix":
@@ -399,8 +399,8 @@ def teacher_spans(
     errors: str = "mix",  # as in `teacher_span`
     share: float = 0.5,  # as in `teacher_span`
 ) -> list[list[int]]:  # ascending, whole seconds
-    """A teacher's answer to a query for a set. One appearance has the errors of `teacher_span`, and what is absent may be seen (of one kind of error, by
-    "random" alone); the mix may miss an appearance too."""
+    """The teacher's set. One appearance gets the errors of `teacher_span`. With "mix" an appearance may also be left out. Only "mix" and "random" give a
+    span to an absent thing."""
     spans = list(true_spans(query))
     if errors != "mix" and not spans:
         is_wrong = errors == "random" and rng.random() < share
@@ -440,7 +440,7 @@ def reasoning(
     accounts = []
     for name, spans in _named_appearances(query, answer):
         times = ""
-        if length == "long":
+        if length == "long" and spans:
             times = " at " + ", ".join(str(t) for start, end in spans for t in range(start, end, step))
         accounts.append(f"{name}{times}: {appearances(spans)}")
     return "; ".join(accounts)
@@ -449,7 +449,7 @@ def reasoning(
 def appearances(
     spans: list[list[int]],  # [[start, end], …], at most two, whole seconds
 ) -> str:
-    "`first 2-4, second 8-12`: the form of an object's appearances in chains, and in the base model's lists."
+    "`first 2-4, second 8-12`: the form of an object's appearances in chains, and in the lists that the embedded base is trained to write (experiments/tiny_base)."
     return ", ".join(f"{nth} {a}-{b}" for nth, (a, b) in zip(("first", "second"), spans)) or "none"
 
 # %% ../../nbs/parts/data/toyworld.ipynb #9b3227c3
@@ -464,7 +464,7 @@ def read_scripts(
 
 
 def _any_letter(rng: np.random.Generator, errors: str, span_is_wrong: bool) -> bool:
-    "Whether a teacher gives any letter: by chance in the mix; with any stretch of a random error; never where it only takes the time wrong."
+    "Whether a teacher gives a random letter (it may be right): by chance in the mix; with any stretch of a random error; never for swap and near_miss, which change only the span."
     if errors == "mix":
         return rng.random() < TEACHER_MIX["wrong"]
     return errors == "random" and span_is_wrong
