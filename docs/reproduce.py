@@ -34,7 +34,7 @@ def hours(recipe: Recipe) -> list[tuple[str, ...]]:
             answers = TRAINED[step.name] / params.batch_size
         else:
             answers = QUERIES[params.benchmark] / params.batch_size
-            name = f"07, {TITLES[params.benchmark]}, one policy"
+            name = f"07, {TITLES[params.benchmark]}, one of three policies"
         seconds += answer_seconds(params, answers, CARD) / processes
         rows.append((name, f"{processes}", f"{seconds / 3600:.1f}"))
     return rows
@@ -70,7 +70,7 @@ def page() -> str:
 **Nobody has run this here.** Eight GPUs, a teacher's key and the videos were not at hand. What was run is the same recipe on the toy world, with the same commands:
 
 ```bash
-vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in the same table
+vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in a table of the same form
 ```
 
 ## Three ways
@@ -78,10 +78,10 @@ vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in the
 | command | what it needs |
 | --- | --- |
 | `vtg-r1 recipe configs/recipe_toy.yaml` | two CPU cores, minutes |
-| `vtg-r1 recipe configs/recipe_7b_released.yaml` | the authors' RL set and cold start, 8 GPUs of 80 GB; no teacher |
-| `vtg-r1 recipe configs/recipe_7b.yaml` | all sources below, a teacher (56,000 requests), 8 GPUs of 80 GB |
+| `vtg-r1 recipe configs/recipe_7b_released.yaml` | the authors' RL set (row tvg_r1) and its videos, their cold start (RuizheChen/TVG_Coldstart), the base model ({BASE}), the three test sets with videos, 8 GPUs of 80 GB; no teacher |
+| `vtg-r1 recipe configs/recipe_7b.yaml` | all sources below except tvg_r1, the base model ({BASE}), a teacher (56,000 requests), 8 GPUs of 80 GB |
 
-`--dry-run` names everything that is missing, all at once, and begins nothing. A recipe that was stopped goes on with the same command; finished stages are kept. `vtg-r1 runs` lists them.
+`--dry-run` names everything that is missing, all at once, and begins nothing. A recipe that was stopped goes on with the same command; finished stages are kept. `vtg-r1 runs` lists all runs.
 
 ## Where annotations and videos come from
 
@@ -99,18 +99,18 @@ The authors' README says which folders its scripts fetch (`Download_raw_videos.s
 
 ```
 data/
-  videos/            all videos; a stage looks for a file by its name, with any usual ending, in the folder of its name or in this one
+  videos/            all videos; a stage looks for a file by its name, with any usual ending, in the subfolder that its name gives, or directly here
   <data set>/        its annotation files, as in the column "place here"
 outputs/             runs
 ```
 
 ## Hours
 
-Estimates, none measured: extrapolated from measured steps of random weights on one H200 ([perf](../perf/README.md)), for {CARD} cards and responses of the greatest length. `vtg-r1 estimate` says over what they are extrapolated. Shorter responses take less.
+Estimates, none measured. Extrapolated from LoRA steps of one query and 1024 tokens, with random weights, on one H200 ([perf](../perf/README.md)), to {CARD} cards, all weights and responses of 2048 tokens. Shorter responses take less. `vtg-r1 estimate` shows this for GRPO on one card; here the processes share the work, but in RL each decodes as long as one alone. [07](../nbs/07_benchmarks.ipynb) measures base, cold start and RL, each takes the same time.
 
 {markdown_table(("step", "processes", "hours (estimate)"), hours(recipe))}
 
-All weights of 7B in training take 16 bytes each, 133 GB over the processes (FSDP2), and activations beside them; that memory was not measured.
+Training all weights of 7B takes 16 bytes per parameter: 133 GB, divided among the processes (FSDP2). Activations come on top; their memory was not measured.
 
 ## Commands, in order
 
@@ -128,11 +128,11 @@ vtg-r1 runs                                              # state, scores and age
 
 - `curation`: `coldstart.jsonl` about 13,000 samples, `rl.jsonl` about 18,000 (paper, Table 1). `table1.json` in the run has the counts by source.
 - `difficulty`: no number of the paper. `vtg-r1 difficulty` says what it means.
-- `cold_start` and `rl`: the tables of 07, which end in the recipe's own:
+- `cold_start` and `rl`: the tables of 07, then the recipe's own table; compare with the paper:
 
 {markdown_table(columns, [row for benchmark in QUERIES for row in numbers(benchmark)])}
 
-The paper gives two numbers for the same model, by table; for the cold start Table 3 has mIoU 42.19, 26.14 and 26.26 (Charades-STA, NExT-GQA, ReXTime). `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, its centre third, a random span and, in `recipe_7b`, the prior of the training spans. Others have measured the released model again, on corrected labels (Video-OPD on TimeLens-Bench): it is below its base on Charades (`R1@0.5` 23.6 against 35.1) and ActivityNet (31.0 against 32.5), about level on QVHighlights (41.2 against 41.7). The gain on clean labels is open.
+The paper gives two numbers for the same model, by table; for the cold start Table 3 has mIoU 42.19, 26.14 and 26.26 (Charades-STA, NExT-GQA, ReXTime). `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, its centre third, a random span and, in `recipe_7b`, the prior of the training spans. Video-OPD ([arXiv 2602.02994](https://arxiv.org/abs/2602.02994)) has measured the released model again, on the corrected labels of TimeLens-Bench: it is below its base on Charades (`R1@0.5` 23.6 against 35.1) and ActivityNet (31.0 against 32.5), about level on QVHighlights (41.2 against 41.7). The gain on clean labels is open.
 """
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from matrix import RATE, X264, Maker, clock_error, in_order, number_of, picture, table, wrong_pictures
+from video_kinds import RATE, X264, Maker, clock_error, in_order, number_of, picture, table, wrong_pictures
 
 from vtg_r1.core.runtime import PROCESS_FACTS, project_root
 from vtg_r1.runs.run import read_manifest, start_run
@@ -38,6 +38,7 @@ TOLD_APART = (
     "pictures lost",
     "rotated",
     "variable rate",
+    "fast clock",
 )  # their numbers do not tell their seconds
 FEW = (
     "h264 mp4",
@@ -54,12 +55,13 @@ FEW = (
     "picture after the sound ts",
     "cover first mp4",
     "begins within a group ts",
+    "fast clock",
 )
 
 
 @pytest.fixture(scope="module")
 def maker(tmp_path_factory) -> Maker:
-    return Maker(tmp_path_factory.mktemp("matrix"))
+    return Maker(tmp_path_factory.mktemp("video_kinds"))
 
 
 def judged(name: str, path: Path) -> tuple[str, str, int, int, float]:
@@ -169,7 +171,7 @@ def test_the_size_is_the_one_on_display(maker, name, size):
 
 
 def test_facts_do_not_depend_on_the_backend(maker):
-    names = ["h264 mp4", "variable rate mp4", "three frames in 20 s", "anamorphic mp4", "two streams mkv", "cut at 1.3 mp4"]
+    names = ["h264 mp4", "variable rate mp4", "three frames in 19 s", "anamorphic mp4", "two streams mkv", "cut at 1.3 mp4"]
     for path in (maker.kinds()[name]() for name in names):
         infos = [probe(path, backend) for backend in ("pyav", "decord")]
         assert infos[0].duration == infos[1].duration and np.array_equal(infos[0].times, infos[1].times)
@@ -181,12 +183,16 @@ def test_facts_do_not_depend_on_the_backend(maker):
 
 def test_a_last_picture_ends_with_its_file(maker):
     "Pictures at 0, 0.1 and 19 s: the packet of the last one tells 18.9 s, the distance in the order of decoding. The stream ends at 19.1 s."
-    path = maker.encoded("screen.mp4", "-vf", "select='lt(n,3)',setpts='(N+gt(N,1)*188)/TB/10'", "-vsync", "vfr", *X264)
+    path = maker.encoded("last.mp4", "-vf", "select='lt(n,3)',setpts='(N+gt(N,1)*188)/TB/10'", "-vsync", "vfr", *X264)
     with av.open(str(path)) as f:
         stream = f.streams.video[0]
         assert max(float((p.pts + p.duration) * p.time_base) for p in f.demux(stream) if p.pts is not None) > 30
     info = probe(path)
     assert info.times.tolist() == pytest.approx([0, 0.1, 19.0], abs=2e-3) and info.duration == pytest.approx(19.1, abs=2e-3)
+
+
+def test_a_fast_clock_keeps_each_picture(maker):
+    assert probe(maker.kinds()["fast clock"]()).times.tolist() == pytest.approx([n / 1000 for n in range(100)], abs=1e-6)
 
 
 # ---- which backend read what ----

@@ -1,4 +1,4 @@
-"The look of all figures: light to import, the same bytes, readable in grey, and drawn from the right numbers."
+"The look of all figures: the same bytes, readable in grey, and drawn from the right numbers."
 
 import os
 import subprocess
@@ -83,7 +83,7 @@ def test_roles_differ_in_grey():
     [
         (["truth"], {"truth": "truth"}),
         (["Before RL", "after, steps 81–100"], {"Before RL": "before", "after, steps 81–100": "after"}),
-        (["aftermath", ""], {}),
+        (["aftermath", "after RL", ""], {"after RL": "after"}),
     ],
 )
 def test_a_role_keeps_its_look(names, roles):
@@ -106,7 +106,7 @@ def test_style_leaves_everything_as_it_was():
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=40), st.integers(1, 12))
-def test_moving_mean_is_the_mean_of_what_was(values, window):
+def test_moving_mean_is_over_the_last_values(values, window):
     naive = [np.mean(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
     assert np.allclose(moving_mean(values, window), naive, atol=1e-6)
 
@@ -118,7 +118,9 @@ def test_timelines_draw_what_they_are_given():
         {"query": "c", "duration": 20.0, "spans": {"truth": [], "model": None}},
     ]
     first, second, absent = draw_timelines(rows).axes
-    assert [t.get_text().strip() for t in absent.texts] == ["not in the video", "no span"], "a refusal is an answer, nothing readable is none"
+    assert [t.get_text().strip() for t in absent.texts] == ["not in the video", "no span"], (
+        "[] says that the event is absent; None: no span could be read"
+    )
     bars = [[(v.min(), v.max()) for v in (p.vertices[:, 0] for p in c.get_paths())] for c in first.collections]
     assert bars == [[(2, 5), (7, 8)], []] and [t.get_text().strip() for t in first.texts] == ["no span"]
     assert [t.get_text().strip() for t in second.texts] == ["no span"], "a span that ends before it begins is no span"
@@ -149,7 +151,7 @@ def test_recall_is_the_published_metric_and_its_area_is_miou():
 
 
 @pytest.mark.parametrize(("seeds", "t"), [(2, None), (3, 4.3027), (5, 2.7764)])
-def test_band_is_students(seeds, t):
+def test_the_band_is_the_t_interval(seeds, t):
     values = [0.1 * s for s in range(seeds)]
     rows = [{"arm": "r1", "seed": s, "step": i, "curve": "reward", "value": v} for s, v in enumerate(values) for i in range(3)]
     bands = draw_curves(rows, {"reward": "reward"}).axes[0].collections
@@ -175,6 +177,7 @@ def test_log_shows_the_panels_it_has_values_for():
     assert [ax.get_title() for ax in fig.axes] == ["reward", "within groups"]
     raw, mean = fig.axes[0].lines
     assert list(raw.get_ydata()) == pytest.approx([0, 0.1, 0.2]) and list(mean.get_ydata()) == pytest.approx([0, 0.05, 0.15])
+    assert list(fig.axes[1].lines[0].get_xdata()) == [0, 2]
     assert [ax.get_title() for ax in draw_log([{"step": 1, "loss": 2.0}]).axes] == ["loss"]
 
 
@@ -185,7 +188,7 @@ def test_stacked_parts_add_up():
 
 
 def test_landscape_is_highest_at_the_truth():
-    pay = lambda starts, ends: tiou(np.stack([starts, ends], -1), [12, 18])
-    mesh = draw_landscapes({"tIoU": pay}, [12, 18], 30, step=1.0).axes[0].collections[0]
-    paid = mesh.get_array().reshape(31, 31)
-    assert np.unravel_index(paid.argmax(), paid.shape) == (18, 12) and paid.max() == 1 and paid.mask[5, 9]
+    reward = lambda starts, ends: tiou(np.stack([starts, ends], -1), [12, 18])
+    mesh = draw_landscapes({"tIoU": reward}, [12, 18], 30, step=1.0).axes[0].collections[0]
+    rewards = mesh.get_array().reshape(31, 31)  # rows are ends, columns starts
+    assert np.unravel_index(rewards.argmax(), rewards.shape) == (18, 12) and rewards.max() == 1 and rewards.mask[5, 9]

@@ -1,6 +1,6 @@
-"""Videos of every kind that people hold, made with ffmpeg, and a judge that reads them in order.
+"""Videos in the formats and damaged states that people have, made with ffmpeg, and a judge that reads them in order.
 
-Every picture tells its number: ten bars across its upper half, black or white, are the bits. The lower half moves, so that codecs predict."""
+Every picture tells its number: ten bars across its upper half, black or white, are the bits. The lower half moves, so that codecs use inter-frame prediction."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -44,11 +44,12 @@ def source(path: Path, frames: int = FRAMES, first: int = 0) -> Path:
 
 
 class Maker:
-    "Makes the files of the matrix in a folder, each once."
+    "Makes the files in a folder; encoded and copied ones are kept and not made again."
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.src = source(folder / "src.y4m")
+        self.recipes: dict[str, tuple[object, ...]] = {}  # file name → arguments of ffmpeg
 
     def ff(self, *args: object) -> None:
         done = subprocess.run(
@@ -57,26 +58,26 @@ class Maker:
         if done.returncode:
             raise RuntimeError(f"ffmpeg {' '.join(map(str, args))}: {done.stderr[-600:]}")
 
-    def encoded(self, name: str, *args: str) -> Path:
-        "The source through an encoder."
+    def kept(self, name: str, *args: object) -> Path:
+        "A file of ffmpeg's, made by the first call; a call of other arguments for the same name is an error."
         out = self.folder / name
+        if self.recipes.setdefault(name, args) != args:
+            raise ValueError(f"{name} is asked for with {args}, and before with {self.recipes[name]}: give one of them another name")
         if not out.exists():
-            self.ff("-i", self.src, *args, out)
+            self.ff(*args, out)
         return out
 
+    def encoded(self, name: str, *args: str) -> Path:
+        "The source through an encoder."
+        return self.kept(name, "-i", self.src, *args)
+
     def with_sound(self, name: str, *args: str) -> Path:
-        out = self.folder / name
-        if not out.exists():
-            self.ff("-i", self.src, *SOUND, *args, out)
-        return out
+        return self.kept(name, "-i", self.src, *SOUND, *args)
 
     def copied(self, name: str, of: Path, start: float | None = None, *args: str) -> Path:
         "A file's packets from `start` on, not encoded again."
-        out = self.folder / name
-        if not out.exists():
-            seek = () if start is None else ("-ss", start)
-            self.ff(*seek, "-i", of, "-c", "copy", *args, out)
-        return out
+        seek = () if start is None else ("-ss", start)
+        return self.kept(name, *seek, "-i", of, "-c", "copy", *args)
 
     def joined(self, name: str, *parts: Path) -> Path:
         out = self.folder / name
@@ -113,6 +114,7 @@ class Maker:
         av1 = ("-c:v", "libsvtav1", "-preset", "12", "-g", "25")
         open_gop = ("-x264-params", "open-gop=1:keyint=20:bframes=3:b-pyramid=normal")
         ts = lambda: e("h264.ts", *X)
+        avi = lambda: e("mpeg4.avi", "-c:v", "mpeg4", "-b:v", "800k")
         mts = ("-f", "mpegts", "-mpegts_m2ts_mode", "1")
         kinds: dict[str, Callable[[], Path]] = {
             # containers and codecs
@@ -139,12 +141,12 @@ class Maker:
             "av1 mkv": lambda: e("av1.mkv", *av1),
             "av1 ivf": lambda: e("av1.ivf", *av1),
             "vp8 webm": lambda: e("vp8.webm", "-c:v", "libvpx", "-g", "25", "-deadline", "realtime"),
-            "vp8 webm hidden pictures": lambda: e(
+            "vp8 webm hidden pictures": lambda: e(  # alt-ref frames: decoded, never shown
                 "vp8_arf.webm", "-c:v", "libvpx", "-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-deadline", "good", "-cpu-used", "4"
             ),
             "vp9 webm": lambda: e("vp9.webm", *vp9),
             "vp9 mp4": lambda: e("vp9.mp4", *vp9),
-            "vp9 hidden pictures": lambda: e(
+            "vp9 hidden pictures": lambda: e(  # the same
                 "vp9_arf.webm", "-c:v", "libvpx-vp9", "-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-cpu-used", "6"
             ),
             "mpeg1 mpg": lambda: e("mpeg1.mpg", "-r", "25", "-c:v", "mpeg1video", "-b:v", "800k", "-bf", "2"),
@@ -156,7 +158,7 @@ class Maker:
             "mpeg2 mxf": lambda: e("mpeg2.mxf", "-r", "25", *mpeg2),
             "mpeg2 bare": lambda: e("bare.m2v", *mpeg2, "-bf", "2"),
             "mpeg4 mp4": lambda: e("mpeg4.mp4", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
-            "mpeg4 avi": lambda: e("mpeg4.avi", "-c:v", "mpeg4", "-b:v", "800k"),
+            "mpeg4 avi": avi,
             "mpeg4 avi B-frames": lambda: e("mpeg4_b.avi", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
             "mpeg4 avi packed": lambda: e("packed.avi", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2", "-vtag", "DIVX"),
             "mpeg4 bare": lambda: e("bare.m4v", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
@@ -206,7 +208,7 @@ class Maker:
             "variable rate mkv": lambda: e("vfr.mkv", "-vf", "select='lt(mod(n,11),4)'", "-vsync", "vfr", *X),
             "variable rate ts": lambda: e("vfr.ts", "-vf", "select='lt(mod(n,11),4)'", "-vsync", "vfr", *X),
             "variable rate wmv": lambda: e("vfr.wmv", "-vf", "select='lt(mod(n,11),4)'", "-vsync", "vfr", "-c:v", "wmv2", "-b:v", "800k"),
-            "three frames in 20 s": lambda: e("screen.mp4", "-vf", "select='lt(n,3)',setpts='(N+gt(N,1)*198)/TB/10.5'", "-vsync", "vfr", *X),
+            "three frames in 19 s": lambda: e("screen.mp4", "-vf", "select='lt(n,3)',setpts='(N+gt(N,1)*198)/TB/10.5'", "-vsync", "vfr", *X),
             "starts at 100 s mkv": lambda: c("offset.mkv", self.base(), None, "-output_ts_offset", "100"),
             "starts at 100 s ts": lambda: c("offset.ts", self.base(), None, "-output_ts_offset", "100"),
             "starts at 100 s mp4": lambda: c("offset.mp4", self.base(), None, "-output_ts_offset", "100"),
@@ -270,7 +272,7 @@ class Maker:
             "truncated faststart mp4": lambda: self.shortened("trunc.mp4", c("fast.mp4", self.base(), None, "-movflags", "faststart"), 0, 0.7),
             "truncated ts": lambda: self.shortened("trunc.ts", ts(), 0, 0.71),
             "truncated mkv": lambda: self.shortened("trunc.mkv", e("h264.mkv", *X), 0, 0.7),
-            "truncated avi": lambda: self.shortened("trunc.avi", e("mpeg4.avi", "-c:v", "mpeg4", "-b:v", "800k"), 0, 0.7),
+            "truncated avi": lambda: self.shortened("trunc.avi", avi(), 0, 0.7),
             "begins within a group ts": lambda: self.shortened("head.ts", ts(), 0.31, 1),
             "begins within a group mpg": lambda: self.shortened("head.mpg", e("mpeg2.mpg", *mpeg2, "-bf", "2"), 0.31, 1),
             "begins within a group hevc ts": lambda: self.shortened("head_hevc.ts", self.x265("ts"), 0.31, 1),
@@ -285,9 +287,9 @@ class Maker:
             "cover first mp4": lambda: self.cover("cover_first.mp4", True),
             "cover first mkv": lambda: self.cover("cover_first.mkv", True),
             "cover last mp4": lambda: self.cover("cover_last.mp4", False),
-            # others that people hold
+            # others
             "mpeg4 mkv B-frames": lambda: e("mpeg4_b.mkv", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
-            "avi copied to mkv": lambda: c("from_avi.mkv", e("mpeg4.avi", "-c:v", "mpeg4", "-b:v", "800k")),
+            "avi copied to mkv": lambda: c("from_avi.mkv", avi()),
             "msmpeg4 avi copied to mkv": lambda: c("from_ms.mkv", e("msmpeg4.avi", "-c:v", "msmpeg4", "-b:v", "800k")),
             "hevc mov": lambda: self.x265("mov", "-tag:v", "hvc1"),
             "h263 3gp": lambda: e("h263.3gp", "-vf", "scale=176:144", "-c:v", "h263", "-b:v", "800k"),
@@ -325,9 +327,9 @@ class Maker:
             "joined flv": lambda: self.joined("joined.flv", e("h264.flv", *X), self.other_size("flv", *X)),
             "joined hevc ts": lambda: self.joined("joined_hevc.ts", self.x265("ts"), self.x265("ts")),
             "joined with a late clock ts": lambda: self.joined("joined_late.ts", c("offset.ts", self.base(), None, "-output_ts_offset", "100"), ts()),
-            "fast clock": lambda: e("fps1000.mkv", "-vf", "setpts=N/1000/TB", "-vsync", "vfr", *X),
-            "subtitles and data first": lambda: self.subtitled("subtitled.mkv"),
-            "gop of hevc closed cut": lambda: c(
+            "fast clock": lambda: e("fps1000.mkv", "-vf", "settb=1/1000,setpts=N", "-r", "1000", *X),
+            "subtitles first": lambda: self.subtitled("subtitled.mkv"),
+            "cut hevc closed mp4": lambda: c(
                 "cut_closed_hevc.mp4", e("closed_hevc.mp4", "-c:v", "libx265", "-x265-params", "log-level=none:keyint=25:no-open-gop=1:pools=1"), 4.4
             ),
             "pictures lost ts": lambda: self.with_a_hole("hole.ts", ts()),
@@ -335,7 +337,7 @@ class Maker:
         return kinds
 
     def late_picture(self, name: str, by: float = 1.4) -> Path:
-        "Sound and picture of which one begins later."
+        "Sound and picture; the picture begins `by` seconds later, with a negative `by` the sound."
         out = self.folder / name
         offsets = (("-itsoffset", by), ()) if by > 0 else ((), ("-itsoffset", -by))
         self.ff(*offsets[0], "-i", self.base(), *offsets[1], *SOUND, "-c:v", "copy", out)
@@ -347,7 +349,7 @@ class Maker:
         return self.folder / f"segment1.{suffix}"
 
     def cut_after(self, name: str, *args: str) -> Path:
-        "ffmpeg reads from the start and copies what comes after a second, with the option also from between key frames."
+        "ffmpeg reads from the start and copies from 3.3 s on; with `-copyinkf` also packets before the next key frame."
         out = self.folder / name
         self.ff("-i", self.base(), "-ss", "3.3", "-c", "copy", *args, out)
         return out
@@ -394,8 +396,8 @@ class Maker:
 # ---- the judge: it decodes every picture in order and knows nothing of the package ----
 
 
-def in_order(path: Path, width: int, height: int) -> tuple[list[float | None], np.ndarray]:
-    "(seconds on the player's clock, pictures `(N, height, width, 3)`) of a file as players show them, of the film, not of its cover."
+def in_order(path: Path, width: int, height: int) -> tuple[list[float], np.ndarray]:
+    "Seconds on the player's clock and pictures `(N, height, width, 3)`, as players show them; a cover picture is not the film."
     seconds: list[float | None] = []
     images = []
     with av.open(str(path)) as f:
@@ -414,7 +416,7 @@ def in_order(path: Path, width: int, height: int) -> tuple[list[float | None], n
                 size = (width, height) if turns % 2 == 0 else (height, width)
                 images.append(np.rot90(frame.to_ndarray(format="rgb24", width=size[0], height=size[1]), turns))
                 seconds.append(None if frame.pts is None else float(frame.pts * stream.time_base) - origin)
-        step = float(np.median(steps) * stream.time_base)  # here: a stream of a closed file is freed memory
+        step = float(np.median(steps) * stream.time_base)  # read before the file closes, which frees the stream
         frame_by_frame = f.format.name in ("avi", "mpegvideo", "m4v", "h264", "hevc")
     known = next((n for n, t in enumerate(seconds) if t is not None), 0)
     seconds[known] = seconds[known] or 0.0
@@ -428,7 +430,8 @@ def in_order(path: Path, width: int, height: int) -> tuple[list[float | None], n
 
 
 def continued(seconds: list[float]) -> list[float]:
-    "A clock that starts again goes on: one that goes back, or ahead by hours, as ffmpeg reads one that goes back by minutes."
+    """Removes jumps: where the clock goes back by over 0.5 s, or ahead by over an hour (ffmpeg takes a restart for a wrap of the 33-bit clock), seconds
+    continue after the last picture."""
     shift, out = 0.0, []
     steps = [b - a for a, b in zip(seconds, seconds[1:]) if b > a]
     for t, following in zip(seconds, [*seconds[1:], seconds[-1]]):
@@ -444,8 +447,8 @@ def continued(seconds: list[float]) -> list[float]:
 def wrong_pictures(
     path: Path, frames: np.ndarray, times: np.ndarray, margin: float = 1.0, truth: tuple[list[float], np.ndarray] | None = None
 ) -> list[tuple[float, float]]:
-    """(stated second, seconds to the picture that fits best) of every picture that another one of the file fits better than the one on display. `truth` is what
-    `in_order` gives for pictures of this size."""
+    """For each wrong picture: its stated second, and the distance in seconds to the picture that fits better. Wrong: another picture's mean absolute
+    difference (0–255) is lower by more than `margin`. `truth`: the result of `in_order` at this size."""
     seconds, images = truth or in_order(path, frames.shape[2], frames.shape[1])
     clock = np.array(seconds)
     wrong = []
