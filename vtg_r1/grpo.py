@@ -25,7 +25,7 @@ from .core.runtime import UserError, gather_object, is_main_process, main_proces
 from .core.samples import Sample
 from .core.spans import set_tiou
 from .data.model_inputs import VideoInputConfig, decode_frames, training_set
-from .difficulty import STRATEGIES, CurriculumSampler, build_curriculum
+from .difficulty import RENAMED_STRATEGIES, STRATEGIES, CurriculumSampler, build_curriculum
 from .models.abilities import require_encoding
 from .models.generation import refuse_own_settings
 from .models.loading import lora_config
@@ -129,6 +129,8 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
         if any(entry.name == "answer" for entry in self.reward_entries()) and not self.options:
             raise UserError("reward 'answer' pays for an option, and none is asked for: set options")
         if self.strategy and self.strategy not in STRATEGIES:
+            if self.strategy in RENAMED_STRATEGIES:
+                raise UserError(f"parameter 'strategy': {self.strategy!r} is now called {RENAMED_STRATEGIES[self.strategy]!r}")
             raise UserError(f"parameter 'strategy' is {self.strategy!r}: give one of {', '.join(STRATEGIES)}")
         if not re.fullmatch(r".+:[0-9]+", self.vllm_server):
             raise UserError(f"parameter 'vllm_server' is {self.vllm_server!r}: give HOST:PORT, such as 127.0.0.1:8000")

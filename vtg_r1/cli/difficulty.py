@@ -64,7 +64,7 @@ def _print(result: "Advice", n: int, advice: bool) -> None:
         noise, low, high = result.label_noise
         print(f"{noise:6.1f} %  labels that are wrong, estimated from label, teacher and policy [{low:.1f}, {high:.1f}]")
     else:
-        print("     ?    labels that are wrong: needs the teacher's answers and the rollouts' consensus in the file")
+        print("     ?    labels that are wrong: needs the teacher's answers and the rollouts' consensus in the file; 04_difficulty writes both")
     print(f"n = {n} samples")
     if not advice:
         return

@@ -315,8 +315,8 @@ def _scores(folder: Path) -> dict[str, float]:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    names = {"initial": "initial/mIoU", "final": "final/mIoU"}
-    scores = {when: metrics[name] for when, name in names.items() if name in metrics}
+    names = {"before/mIoU": "initial", "after/mIoU": "final", "initial/mIoU": "initial", "final/mIoU": "final"}  # the first two in 0.1
+    scores = {when: metrics[name] for name, when in names.items() if name in metrics}
     return scores or ({"final": metrics["mIoU"]} if "mIoU" in metrics else {})
 
 

@@ -263,11 +263,15 @@ def make_world(
     return folder
 
 # %% ../../nbs/parts/data/toyworld.ipynb #c5518998
+_RENAMED_SETTINGS = {"twice": "p_reappear", "lookalikes": "p_distractor", "mislabelled": "label_noise"}  # name in 0.1 → name now
+
+
 def _same_world(folder: Path, settings: dict[str, Any]) -> Path:
     "The folder, if its world was made with these settings."
     card = folder / "world.json"
     existing = json.loads(card.read_text()) if card.exists() else None
     defaults = json.loads(json.dumps(asdict(ToyWorldConfig())))  # of settings that an older version did not have
+    existing = existing and {_RENAMED_SETTINGS.get(name, name): value for name, value in existing.items()}
     if existing is None or {**defaults, **existing} != settings:
         raise FileExistsError(f"{folder} holds another world ({existing}); remove it or name another folder")
     return folder

@@ -36,7 +36,19 @@ from vtg_r1.core.runtime import (
     shown_path,
 )
 from .parameters import ComputeParams, LaunchParams, RunParams, from_mapping, to_mapping
-from .run import Run, make_folder, now, read_manifest, refuse_run, refuse_secrets, run_folder, run_state, running, start_run
+from vtg_r1.runs.run import (
+    Run,
+    make_folder,
+    now,
+    of_earlier_version,
+    read_manifest,
+    refuse_run,
+    refuse_secrets,
+    run_folder,
+    run_state,
+    running,
+    start_run,
+)
 
 # %% ../../nbs/parts/runs/execute.ipynb #e6000adc
 def start_stage(params: RunParams) -> Run:  # of the stage
@@ -347,6 +359,9 @@ def ensure_run(
     folder = run_folder(stage, parameters["run_name"], parameters.get("outputs_dir", "outputs"))
     status = run_state(folder)
     if status == "finished":
+        old = of_earlier_version(read_manifest(folder))
+        if old:
+            raise RunError(f"{folder} {old}: remove or rename that folder to have it made again, or name what is to be taken from it")
         return folder
     holder = running(folder)
     if holder:

@@ -28,6 +28,7 @@ from .run import read_manifest, run_folder, running
 
 # %% ../../nbs/parts/runs/experiment_grid.ipynb #60bbb771
 _ROW_KEYS = {"stage", "shared_across_seeds", "depends_on", "label", "not_runnable"}  # the rest of a row are parameters of its stage
+_RENAMED_KEYS = {"quick": "smoke", "once": "shared_across_seeds", "after": "depends_on"}  # name in 0.1 → name now, of a grid or a row
 
 
 def read_grid(
@@ -41,6 +42,10 @@ def read_grid(
         grid = load_yaml(resolve(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise RunError(f"{path}: {e}") from e
+    for part, where in [(grid, ""), *((row, f"row {name!r}: ") for name, row in grid.get("rows", {}).items())]:
+        renamed = [f"{old!r} is now called {new!r}" for old, new in _RENAMED_KEYS.items() if old in part]
+        if renamed:
+            raise RunError(f"{path}: {where}{', '.join(renamed)}")
     short = grid.pop("smoke", {})
     if smoke:
         for part in ("stages", "rows"):

@@ -237,12 +237,18 @@ RENAMED: dict[str, str | tuple[str, ...]] = {  # name in 0.1 → name now, or on
 }
 
 
-def _name_problem(name: str, known: Iterable[str]) -> str:
-    "What is wrong with a name that is not known."
+def _new_name(name: str, known: Iterable[str]) -> str:
+    "What a parameter of an earlier version is called now; empty if it is none."
     renamed = RENAMED.get(name, ())
-    for new in (renamed,) if isinstance(renamed, str) else renamed:
-        if new in known:
-            return f"parameter {name!r} is now called {new!r}"
+    return next((new for new in ((renamed,) if isinstance(renamed, str) else renamed) if new in known), "")
+
+
+def _name_problem(name: str, known: Mapping[str, Field[Any]]) -> str:
+    "What is wrong with a name that is not known."
+    new = _new_name(name, known)
+    if new:
+        default = default_of(known[new])
+        return f"parameter {name!r} is now called {new!r}" + (f", such as {_source(default)}" if isinstance(default, list) and default else "")
     near = get_close_matches(name, known, 1)
     if near:
         return f"unknown parameter {name!r}, did you mean {near[0]!r}?"
@@ -256,9 +262,15 @@ def check_names(
 ) -> None:
     "Raise `UserError` if a name is not a parameter of the stage."
     known = parameter_fields(cls)
-    for name in names:
-        if name not in known:
-            raise UserError((f"{source}: " if source else "") + _name_problem(str(name), known))
+    unknown = [str(name) for name in names if name not in known]
+    if not unknown:
+        return
+    renamed = {name: new for name in unknown if (new := _new_name(name, known))}
+    if len(renamed) > 1 and unknown[0] in renamed:
+        problem = "parameters have new names: " + ", ".join(f"{name!r} is {new!r}" for name, new in renamed.items())
+    else:
+        problem = _name_problem(unknown[0], known)
+    raise UserError((f"{source}: " if source else "") + problem)
 
 
 def from_mapping(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'ENGINES', 'TABLES', 'package_version', 'git_state', 'device_name', 'refuse_secrets', 'now', 'Run',
-           'run_folder', 'make_folder', 'start_run', 'refuse_run', 'running', 'read_manifest', 'run_state',
-           'refuse_unfinished', 'newest_run', 'record_files']
+           'run_folder', 'make_folder', 'start_run', 'refuse_run', 'of_earlier_version', 'running', 'read_manifest',
+           'run_state', 'refuse_unfinished', 'newest_run', 'record_files']
 
 # %% ../../nbs/parts/runs/run.ipynb #1aeb9dbc
 import atexit
@@ -41,6 +41,7 @@ from vtg_r1.core.runtime import (
     sha256,
 )
 from ..core.samples import write_jsonl
+from .parameters import RENAMED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -286,9 +287,9 @@ def refuse_run(
         if (path / "manifest.json").exists():
             raise RunError(f"{path / 'manifest.json'} is not JSON: repair it, or remove the folder if nothing in it matters")
         return {}
-    ways = "remove that folder" if resume else "remove that folder, or continue an unfinished run with resume"
+    ways = " or remove that folder" if resume else ", remove that folder, or continue an unfinished run with resume"
     if not resume or manifest.get("status") == "finished":
-        raise RunError(f"{path} holds a run already (status {manifest.get('status')}): give another run_name, {ways}")
+        raise RunError(f"{path} holds a run already (status {manifest.get('status')}): give another run_name{ways}")
     _compare_parameters(path, manifest["parameters"], parameters or {})
     if parameters is not None:
         _compare_processes(path, manifest)
@@ -302,8 +303,19 @@ def _compare_processes(path: Path, manifest: Mapping[str, Any]) -> None:
         raise RunError(f"{path} was begun with {earlier} processes, now there are {processes}: resume it with {earlier}, or give another run_name")
 
 
+def of_earlier_version(
+    manifest: Mapping[str, Any],  # of a run
+) -> str:  # such as "was begun by an earlier version of VTG-R1 (its parameters are …)"; empty for a run of this one
+    "Whether a run's parameters have names of an earlier version, whose runs are read and not continued."
+    old = [name for name in manifest.get("parameters", {}) if name in RENAMED]
+    return f"was begun by an earlier version of VTG-R1, which called parameters otherwise ({', '.join(old[:3])})" if old else ""
+
+
 def _compare_parameters(path: Path, earlier: dict[str, Any], parameters: Mapping[str, Any]) -> None:
     "Raise `RunError` if a resumed run was begun with other parameters."
+    old = of_earlier_version({"parameters": earlier})
+    if parameters and old:
+        raise RunError(f"{path} {old}: finish it with that version, or give another run_name")
     as_json = json.loads(json.dumps(dict(parameters)))
     changes = [
         f"{name} was {earlier.get(name)!r}, now {value!r}"
