@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vtg_r1 import cli
 from vtg_r1.cli.recipe import list_runs
 from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample
@@ -92,3 +93,12 @@ def test_old_rollouts_have_no_consensus():
     assert any("are of version 0.1, which kept no consensus; run 04_difficulty again" in sentence for sentence in advise(old).sentences)
     new = [Sample("q", "v.mp4", 9.0, "a dog", [[1.0, 3.0]], teacher=teacher, difficulty={**record, "consensus": None})]
     assert not any("version 0.1" in sentence for sentence in advise(new).sentences)
+
+
+def test_a_run_folder_to_review_is_answered_with_its_files(tmp_path, capsys):
+    folder = old_run(tmp_path, "grpo", "finished", {})
+    for files, names in [((), "of which none ends in .jsonl"), (("predictions.jsonl", "eval.jsonl"), "eval.jsonl, predictions.jsonl")]:
+        for name in files:
+            (folder / name).write_text("")
+        assert cli.main(["review", str(folder)]) == 2
+        assert capsys.readouterr().err.strip() == f"vtg-r1 review: {folder} is a folder: give files of it, {names}"

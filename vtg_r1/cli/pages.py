@@ -133,6 +133,9 @@ def review(
 
     if videos and not Path(videos).is_dir():
         raise UserError(f"--videos {videos}: no such folder")
+    for folder in filter(Path.is_dir, map(Path, files)):
+        inside = sorted(file.name for file in folder.glob("*.jsonl"))
+        raise UserError(f"{folder} is a folder: give files of it, {', '.join(inside) or 'of which none ends in .jsonl'}")
     server = None
     try:
         lines, predictions = read_review(files)
