@@ -266,7 +266,7 @@ class TreeLevel:
         row: torch.Tensor | None,  # (1, 1, T, T) bool, what the model's own mask of the packed row says; None is plain causal
         window: int | None,  # tokens that a token sees, itself included; None is all of them
     ) -> torch.Tensor | None:  # as `mask`
-        "The mask of a layer with a sliding window, or whose images see themselves whole. Within a node the model's own mask holds; above it only the window does."
+        "The mask of a layer with a sliding window, or in which the tokens of one image see each other in both directions. Inside a node it is the model's own mask. Every token of the ancestors is visible, unless it is outside the window."
         if row is None:
             return self.mask
         if window not in self.special:
@@ -666,7 +666,7 @@ def prefill(
     model: Any,  # of transformers or PEFT, with `use_shared_prefix`
     prompts: Prompts,  # of `read_prompts`
     of: list[int],  # prompt of each row that will be generated
-    encode_once: bool = False,  # run the vision tower once per video, outside the model's forward pass, whatever wraps that
+    encode_once: bool = False,  # run the vision tower once per video, before the model's forward pass; not for sharded weights (FSDP, ZeRO-3), which need that pass
 ) -> Cache:
     "A cache in which every prompt, but for its last token, is once for all its rows; recurrent states are by row."
     device, n = prompts.ids[0].device, len(prompts.ids)
@@ -711,7 +711,7 @@ def suffixes(
     of: list[int],  # prompt of each row
     ids: torch.Tensor,  # (B, C) responses, padded behind
     mask: torch.Tensor,  # (B, C), 1 where there is a token
-    whole: bool = False,  # let the last tokens of the responses pass too, and weigh each token by the rows that hold it: a router's loss counts them
+    whole: bool = False,  # for a router's loss: also pass each response's last token, and set the attention mask to the number of responses that share a token
 ) -> tuple[dict[str, Any], torch.Tensor]:  # (model inputs; labels (1, T), −100 on prefixes)
     "One packed row: the prefixes, each once, then a suffix for each response."
     packed, real = pack_prompts(prompts, sorted(set(of))), mask.bool()

@@ -118,7 +118,7 @@ def plain_error(error: PageError | VideoError) -> str:
     if isinstance(error, PageError):
         return str(error)
     name = Path(error.path).name
-    reason = re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'|; backend '.*", "", error.reason).replace(str(error.path), name)
+    reason = re.sub(r"\[Errno -?\d+\] ?|:? '[^']*/[^']*'", "", error.reason).replace(str(error.path), name)
     return f"This video cannot be read: {name} {reason}."
 
 
