@@ -5,11 +5,17 @@ import json
 import pytest
 
 from vtg_r1.benchmarks import BenchmarksParams, prepare_data
+from vtg_r1.benchmarks import main as benchmarks
 from vtg_r1.cli import main
 from vtg_r1.core.atomic_files import write_json
+from vtg_r1.core.runtime import UserError
 from vtg_r1.core.samples import load_samples, write_jsonl
+from vtg_r1.curation import CurationParams
+from vtg_r1.curation import main as curation
 from vtg_r1.difficulty import DifficultyParams
+from vtg_r1.difficulty import main as difficulty
 from vtg_r1.grpo import GRPOParams
+from vtg_r1.grpo import main as grpo
 from vtg_r1.runs.run import newest_run, run_state, start_run
 from vtg_r1.sft import SFTParams
 from vtg_r1.sft import main as sft
@@ -175,6 +181,29 @@ def test_a_dry_run_names_the_toy_run_of_what_is_asked(asked, name, tmp_path):
     given = {"rewards": [{"name": "set_tiou", "weight": 1.0}]} if asked.get("answers") else {}
     text = preflight(GRPOParams(seed=3, outputs_dir=str(tmp_path), **asked, **given)).text()
     assert f"run {name} of 01_curation, made now" in text
+
+
+@pytest.mark.parametrize(
+    "cls, run",
+    [(CurationParams, curation), (SFTParams, sft), (DifficultyParams, difficulty), (GRPOParams, grpo), (BenchmarksParams, benchmarks)],
+    ids=["01", "03", "04", "05", "07"],
+)
+def test_a_training_world_with_held_out_videos_is_refused(cls, run, tmp_path):
+    "Its videos are those of the held-out sets, byte for byte, if its seed is theirs."
+    params = cls(run_name="r", seed=10_000, outputs_dir=str(tmp_path))
+    message = "seed is 10000: the toy world's held-out videos are made from seeds of 10,000 or more; give a seed below 10,000"
+    assert preflight(params).problems == [message] and not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"^{message}$"):
+        run(params)
+    assert not (tmp_path / "toyworld").exists()
+    assert preflight(cls(run_name="r", seed=9_999, outputs_dir=str(tmp_path / "other"))).problems == []
+
+
+def test_own_annotations_take_any_seed(split, tmp_path):
+    given = dict(model="tiny", prompts_per_step=2, num_generations=4, per_device_batch_size=8, outputs_dir=str(tmp_path))
+    assert preflight(GRPOParams(seed=10_000, **given, **split)).problems == []
+    sources = [{"path": split["annotations"], "dataset": "samples"}]
+    assert preflight(CurationParams(seed=10_000, sources=sources, video_root=split["video_root"], outputs_dir=str(tmp_path))).problems == []
 
 
 def test_each_style_without_thinking_has_a_toy_run_of_its_own():

@@ -1,4 +1,4 @@
-"Rewards by parameter: what is refused before the first step, what is taken, and the walk of CONTRIBUTING as it is written."
+"""Rewards by parameter: what is refused before the first step, what is taken, and the example of "Add a reward" in CONTRIBUTING.md, run as written."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from vtg_r1.core.prompts import parse_set
@@ -27,7 +26,7 @@ def batch(world, toy_samples):
 
 
 def loaded(folder: Path, source: str, name: str = "mine", **entry):
-    "The function of a file with this text."
+    "The loaded reward of a file with this text."
     (folder / "mine.py").write_text(source)
     rows = [{"name": f"{folder}/mine.py:{name}", "weight": 1.0, **entry}]
     return load_rewards(read_entries(rows, own_rewards()), own_rewards(), {"reading": "time"})[0]
@@ -49,13 +48,13 @@ def loaded(folder: Path, source: str, name: str = "mine", **entry):
         ([{"name": "tiou", "weight": 1, "options": ["union"]}], "entry 1, options is ['union']"),
     ],
 )
-def test_entries_that_cannot_be_are_one_line(rows, said):
+def test_each_wrong_entry_is_refused_in_one_line(rows, said):
     with pytest.raises(UserError) as e:
         GRPOParams(rewards=rows)
     assert said in str(e.value) and "\n" not in str(e.value)
 
 
-def test_without_parameters_the_paper_is_paid():
+def test_the_default_rewards_are_the_papers():
     "The functions, their order and their weights are those of 0.9 · tIoU + 0.1 · format."
     params = GRPOParams(reading="answer")
     assert grpo_arguments(params, "folder", 1)["reward_weights"] == [0.9, 0.1]
@@ -104,7 +103,7 @@ def test_files_that_give_no_function_are_named(tmp_path, name, source, said):
 
 
 TEXTS = "texts = [c if isinstance(c, str) else c[-1]['content'] for c in completions]"
-WRONG = {  # what a file gives → the error
+WRONG = {  # body of `mine` → words of the error
     "return [0.5]": "gives 1 values for 64 completions",
     "return [0.5] * (len(completions) + 1)": "gives 65 values for 64 completions",
     "return 0.5": "gives '0.5' for 64 completions: return a list",
@@ -133,14 +132,14 @@ WRONG = {  # what a file gives → the error
     "prompts.clear(); return [0.5] * len(completions)": "changes its arguments",
     "return [x['gone'] for x in spans]": "fails on 64 made-up answers in line 6",
     "return [float('<time>' in c) for c in [c.strip() for c in completions]]": "completions (message lists: the text is completion[-1]['content'])",
-    "import numpy as np; return np.atleast_1d(np.squeeze(np.array([len(t) / 1000 for t in texts]))) if len(texts) > 1 else [None]": "it reads another row",
+    "return [len(t) / 1000 for t in texts] if len(texts) > 1 else [None]": "it reads another row",
 }
 
 
 @pytest.mark.parametrize("body", WRONG)
 def test_what_is_no_reward_of_its_own_row_is_refused(tmp_path, world, toy_samples, body):
     batch = trial_batch(toy_samples, VideoInputConfig(str(world / "videos"), 4, 784, "short", cache=""))  # anew: some of these change it
-    source = f"calls = []\n\n\ndef mine(completions, prompts, spans, duration, qid, **columns):\n    {TEXTS if 'c.strip' not in body else 'pass'}\n    {body}\n"
+    source = f"calls = []\n\n\ndef mine(completions, prompts, spans, duration, qid, **columns):\n    {TEXTS}\n    {body}\n"
     with pytest.raises(UserError) as e:
         try_reward(loaded(tmp_path, source), batch)
     assert WRONG[body] in str(e.value) and "mine" in str(e.value) and "\n" not in str(e.value)
@@ -174,7 +173,11 @@ def test_whatever_trl_takes_is_taken(tmp_path, batch, kind):
     assert len(values) == len(batch.kinds) and reward.file == tmp_path / "mine.py"
     if kind in ("list", "array", "tensor", "generator", "async", "object", "dataclass"):
         assert values == pytest.approx([spans[0][0] / 100 for spans in batch.columns["spans"]])
-    assert "exact" in try_rewards([reward], batch)
+
+
+def test_the_trial_says_what_each_kind_of_answer_is_paid(tmp_path, batch):
+    reward = loaded(tmp_path, f"def mine(completions, **columns):\n    {TEXTS}\n    return [0.25 if text else None for text in texts]")
+    assert try_rewards([reward], batch) == "reward mine, weight 1, on 64 made-up answers: exact 0.25, late 0.25, whole video 0.25, nothing none"
 
 
 def test_a_range_is_what_the_entry_says(tmp_path, batch):
@@ -195,7 +198,7 @@ def test_a_package_is_found_and_an_edited_file_is_read_again(tmp_path, monkeypat
         assert loaded(tmp_path, f"def mine(completions, **columns):\n    return [{value}] * len(completions)").function(completions=["a"]) == [value]
 
 
-def test_the_batch_is_what_trl_hands_over(batch, toy_samples):
+def test_the_trial_batch_mixes_samples_and_keeps_their_truths(batch, toy_samples):
     truths = {s.qid: s.spans for s in toy_samples}
     assert all(truths[q] == spans for q, spans in zip(batch.columns["qid"], batch.columns["spans"])) and len(set(batch.columns["qid"])) == 8
     assert sum(a != b for a, b in zip(batch.columns["qid"], batch.columns["qid"][1:])) > 40  # neighbours are of different samples
@@ -208,7 +211,6 @@ def test_the_batch_is_what_trl_hands_over(batch, toy_samples):
 def test_made_up_answers_are_read(reading):
     answers = made_up_answers([[3, 9]], 16.0, "B" if reading == "time" else None, reading)
     assert tiou_reward([answers["exact"], answers["whole video"]], [[[3, 9]]] * 2, reading=reading) == [1.0, 6 / 16]
-    assert made_up_answers([], 16.0)["whole video"] == "<think>It begins at 5.33333.</think><time>[0, 16]</time>"
 
 
 def test_made_up_answers_of_a_style_without_thinking_are_in_its_format():
@@ -225,6 +227,7 @@ def test_made_up_answers_in_hundredths_are_read():
 
 def test_the_exact_answer_to_what_is_absent_is_a_refusal():
     absent, present = made_up_answers([], 16.0), made_up_answers([[3, 9]], 16.0)
+    assert absent["whole video"] == "<think>It begins at 5.33333.</think><time>[0, 16]</time>"
     answers, truths = [absent["exact"], absent["late"], absent["exact"], present["exact"]], [[], [], [[3, 9]], [[3, 9]]]
     assert set_tiou_reward(answers, truths) == [1.0, 0.0, -0.5, 1.0]  # the third refuses what is there
 
@@ -254,7 +257,7 @@ def train(world, outputs, **parameters):
 
 @pytest.mark.long
 def test_a_reward_that_becomes_nan_ends_the_run(world, tmp_path):
-    "TRL takes NaN for a reward that does not apply, and would train on."
+    "TRL takes NaN for a reward that does not apply, and would continue training."
     (tmp_path / "late.py").write_text(
         "def late(completions, trainer_state, **columns):\n    return [0.5 if trainer_state.global_step == 0 else float('nan')] * len(completions)"
     )
@@ -273,25 +276,25 @@ def test_a_wrong_reward_is_refused_before_a_model_is_loaded(world, tmp_path, mon
         train(world, tmp_path, run_name="wrong", rewards=[{"name": f"{tmp_path}/wrong.py:wrong", "weight": 1}])
 
 
-# ---- the walk of CONTRIBUTING ----
+# ---- the example of "Add a reward" in CONTRIBUTING.md ----
 
-WALK = (project_root() / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add a reward\n")[1].split("\n## ")[0]
+EXAMPLE = (project_root() / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add a reward\n")[1].split("\n## ")[0]
 FEW = "-p annotations {world}/samples.jsonl -p video_root {world}/videos -p outputs_dir {folder}/outputs -p eval_limit 4 -p prompts_per_step 2 -p num_generations 4 -p per_device_batch_size 8 -p figures false -p threads 1"
 
 
 @pytest.fixture(scope="module")
-def walked(world, tmp_path_factory):
-    "A copy of the project in which the walk was followed: its file written, its command run on few samples."
-    folder = tmp_path_factory.mktemp("walk")
+def example(world, tmp_path_factory):
+    "A copy of the project in which the example was followed: its file written, its command run on few samples."
+    folder = tmp_path_factory.mktemp("example")
     for name in ("settings.ini", "nbs"):
         source = project_root() / name
         if source.is_dir():
             shutil.copytree(source, folder / name)
         else:
             shutil.copy(source, folder / name)
-    file, trainer = re.findall(r"```python\n(.*?)```", WALK, re.DOTALL)
+    file, trainer = re.findall(r"```python\n(.*?)```", EXAMPLE, re.DOTALL)
     (folder / file.splitlines()[0].removeprefix("# ")).write_text(file)
-    (command,) = re.findall(r"```bash\n(.*?)```", WALK, re.DOTALL)
+    (command,) = re.findall(r"```bash\n(.*?)```", EXAMPLE, re.DOTALL)
     words = command.replace("nbs/05_grpo.ipynb ", f"nbs/05_grpo.ipynb {FEW.format(world=world, folder=folder)} ")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(project_root())}
     done = subprocess.run(["bash", "-euc", words], cwd=folder, env=env, capture_output=True, text=True, check=False)
@@ -300,8 +303,8 @@ def walked(world, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_walk_trains_with_the_file_and_records_its_hash(walked):
-    folder, _ = walked
+def test_the_example_trains_with_the_file_and_records_its_hash(example):
+    folder, _ = example
     run = folder / "outputs/grpo/boundary"
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert len(log) == 2 and all(0 <= row["rewards/boundary/mean"] <= 1 for row in log)
@@ -312,10 +315,10 @@ def test_the_walk_trains_with_the_file_and_records_its_hash(walked):
 
 
 @pytest.mark.slow
-def test_the_same_file_trains_in_trls_own_trainer(walked, tiny_text_model, tmp_path, monkeypatch):
+def test_the_same_file_trains_in_trls_own_trainer(example, tiny_text_model, tmp_path, monkeypatch):
     from datasets import Dataset
 
-    folder, trainer = walked
+    folder, trainer = example
     monkeypatch.syspath_prepend(folder)
     row = {"prompt": [{"role": "user", "content": "When?"}], "spans": [[3.0, 9.0]], "duration": 30.0}
     config = dict(
@@ -336,30 +339,7 @@ def test_the_same_file_trains_in_trls_own_trainer(walked, tiny_text_model, tmp_p
     assert names["trainer"].state.log_history[0]["rewards/boundary/mean"] == 0  # random letters hold no span
 
 
-@pytest.mark.slow
-def test_a_run_is_not_resumed_with_another_reward(walked, world):
-    "The file of a reward is an input of the run."
-    from vtg_r1.runs.run import start_run
-
-    folder, _ = walked
-    run = start_run("grpo", "changed", {}, str(folder / "outputs"))
-    run.add_input(folder / "my_rewards.py", "reward my_rewards.py:boundary")
-    run.finish("failed")
-    text = (folder / "my_rewards.py").read_text()
-    (folder / "my_rewards.py").write_text(text + "\n")
-    again = start_run("grpo", "changed", {}, str(folder / "outputs"), resume=True)
-    with pytest.raises(RunError, match="has changed since this run began"):
-        again.add_input(folder / "my_rewards.py", "reward my_rewards.py:boundary")
-    (folder / "my_rewards.py").write_text(text)
-
-
-def test_the_walk_of_02_is_the_walk_of_contributing():
-    "Both show the same function."
-    (file, _) = re.findall(r"```python\n(.*?)```", WALK, re.DOTALL)
+def test_02_shows_the_function_of_contributing():
+    (file, _) = re.findall(r"```python\n(.*?)```", EXAMPLE, re.DOTALL)
     cells = json.loads((project_root() / "nbs/02_rewards.ipynb").read_text(encoding="utf-8"))["cells"]
     assert any(file.split("\n", 1)[1] in "".join(cell["source"]) for cell in cells)
-
-
-def test_names_are_those_of_the_functions():
-    assert own_rewards()["tiou"] is tiou_reward and {"format", "answer", "giou", "wasserstein", "segment_f1", "paper"} <= own_rewards().keys()
-    assert np.allclose(GRPOParams(rewards=[{"name": "paper", "weight": 1}]).reward_entries()[1].weight, 1)

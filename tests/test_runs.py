@@ -47,6 +47,19 @@ def test_a_run_describes_itself(tmp_path):
     assert m["inputs"]["annotations"]["sha256"] == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
 
 
+def test_a_run_is_not_resumed_with_a_changed_input(tmp_path):
+    source = tmp_path / "my_rewards.py"
+    source.write_text("# before")
+    run = start_run("grpo", "changed", {}, tmp_path)
+    run.add_input(source, "reward my_rewards.py:boundary")
+    run.finish("failed")
+    start_run("grpo", "changed", {}, tmp_path, resume=True).add_input(source, "reward my_rewards.py:boundary")
+    source.write_text("# after")
+    again = start_run("grpo", "changed", {}, tmp_path, resume=True)
+    with pytest.raises(RunError, match=r"my_rewards\.py has changed since this run began: give another run_name, or put the file back"):
+        again.add_input(source, "reward my_rewards.py:boundary")
+
+
 def test_each_table_of_a_folder_is_an_input_of_its_own(tmp_path):
     (tmp_path / "annotations" / "more").mkdir(parents=True)
     for name in ("test.csv", "more/gsub.json", "video.mp4"):

@@ -947,6 +947,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                              'vtg_r1/data/toyworld.py'),
                                       'vtg_r1.data.toyworld.reasoning': ('parts/data/toyworld.html#reasoning', 'vtg_r1/data/toyworld.py'),
                                       'vtg_r1.data.toyworld.render': ('parts/data/toyworld.html#render', 'vtg_r1/data/toyworld.py'),
+                                      'vtg_r1.data.toyworld.require_training_seed': ( 'parts/data/toyworld.html#require_training_seed',
+                                                                                      'vtg_r1/data/toyworld.py'),
                                       'vtg_r1.data.toyworld.script': ('parts/data/toyworld.html#script', 'vtg_r1/data/toyworld.py'),
                                       'vtg_r1.data.toyworld.teacher_span': ( 'parts/data/toyworld.html#teacher_span',
                                                                              'vtg_r1/data/toyworld.py'),

@@ -33,7 +33,7 @@ from .data.official_benchmarks import COUNTS_ABOVE, compare, load_benchmark, per
 from .data.predictions import Prediction, read_prediction_file, read_predictions
 from .data.protocol import Protocol, protocol_of
 from .data.sources import find_videos
-from .data.toyworld import queries, script
+from .data.toyworld import queries, require_training_seed, script
 from .models.abilities import record_abilities, require_encoding
 from .models.clock import model_without_weights, record_dense_clips
 from .models.generation import generate, generation_kwargs, resumable_predict
@@ -174,6 +174,8 @@ def prepare_data(run: Run, params: BenchmarksParams) -> BenchmarkData:
 def _read_queries(run: Run, params: BenchmarksParams) -> tuple[list[Sample], Path, str, Sequence[Sample] | None]:
     "The queries, their annotation file, the folder of their videos, and training samples if there are any."
     train: Sequence[Sample] | None = None
+    if not params.benchmark:
+        require_training_seed(params.seed)
     samples, report, root = benchmark_queries(params)
     if params.benchmark:
         labels = resolve(params.annotations)

@@ -48,7 +48,7 @@ from .data.model_inputs import VideoInputConfig
 from .data.readers import iter_rows, read_dataset
 from .data.sources import explain_empty_split, refuse_options
 from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
-from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, toy_teacher
+from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, require_training_seed, toy_teacher
 from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_files
 from .runs.execute import stage_run
 from .runs.parameters import ParameterGroup, RunParams, param, stage_program, to_mapping
@@ -665,6 +665,7 @@ def find_sources(run: Run, params: CurationParams) -> SourceFiles:
         raise SampleError("video_root is empty: name the folder that the sources' videos lie in", "video", "no_video_root")
     entries, video_root = [_resolved(e) for e in params.sources], resolve(params.video_root)
     if not params.sources:
+        require_training_seed(params.seed)
         levels, kinds = _toy_levels(params)
         name = f"train-s{params.seed}-{params.toy_videos}-{params.toy_label_noise:g}{kinds}"
         if params.toy_label_errors != "random":

@@ -17,6 +17,7 @@ from typing import Any
 from ..core.runtime import UserError, resolve
 from ..core.samples import Sample, SampleError, load_samples, require_spans
 from ..data.sources import annotation_entries, find_videos, hold_out_videos, read_all_annotations
+from ..data.toyworld import require_training_seed
 from ..models.abilities import require_encoding
 from ..models.loading import check_model_exists, load_processor, refuse_adapters
 from ..runs.execute import launch_config
@@ -152,6 +153,8 @@ def _with_videos(report: Preflight, samples: list[Sample], root: str, what: str,
 
 def _check_toy(report: Preflight, params: Any) -> None:
     "The toy world's upstream runs, which a stage makes itself."
+    with report.trying("data"):
+        require_training_seed(params.seed)
     name = toy_run("nbs/01_curation.ipynb", params.seed, params)["run_name"]
     state = run_state(run_folder("curation", name, params.outputs_dir))
     with report.trying("data"):
@@ -239,6 +242,8 @@ def _training_data(report: Preflight, params: Any) -> tuple[list[Sample] | None,
 def _benchmark_data(report: Preflight, params: Any) -> list[Sample] | None:
     "The queries of 07; missing videos are misses there, so only a set without any video is a problem."
     if not params.benchmark:
+        with report.trying("data"):
+            require_training_seed(params.seed)  # of its training samples
         report.say("data", "the toy world's held-out set")
         return None
     samples = None
@@ -256,6 +261,8 @@ def _benchmark_data(report: Preflight, params: Any) -> list[Sample] | None:
 def _curation_data(report: Preflight, params: Any) -> None:
     "Sources, benchmarks and videos of 01, and the teacher's key."
     if not params.sources:
+        with report.trying("data"):
+            require_training_seed(params.seed)
         report.say("data", "the toy world, made now if it is missing")
     for kind, entries in (("source", params.sources), ("benchmark", params.benchmarks)):
         for entry in entries:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.prompts import style_of, think_text
-from ..core.runtime import RunError, UserError, broadcast_object, is_main_process, resolve
+from ..core.runtime import RunError, UserError, main_process_first, resolve
 from ..core.samples import Report, Sample, SampleError, load_samples, require_spans, target_span
 from ..core.spans import length
 from ..data.model_inputs import VideoInputConfig, VideoParams
@@ -38,14 +38,14 @@ TOY_EVAL_SETS: dict[str, tuple[int, dict[str, Any]]] = {  # name → (videos, se
     "relation": (120, dict(levels=("relation",))),
     "overlap": (48, dict(levels=("overlap",))),
 }
-_EVAL_SETS = tuple(TOY_EVAL_SETS)  # that experiments evaluate on
-TOY_EVAL_SETS |= {  # in place of the in-domain set, if sets or options are asked for
+_EVAL_SETS = tuple(TOY_EVAL_SETS)  # for `eval_annotations: toy`
+TOY_EVAL_SETS |= {  # in place of the in-domain set, if answers may be sets of spans (`answers: set`) or options are asked for
     "sets": (96, dict(levels=("direct", "ordinal", "repeated", "absent"))),
     "questions": (160, dict(levels=("question",))),
 }
 
 # stage → its values where options are asked for. The embedded base was trained on no option letters:
-# after three epochs of cold start it writes one in the right place, and seldom the right one
+# after three epochs of cold start it writes one in the right place, for 32 to 40 % of the questions the right one (chance: 25 %)
 TOY_QUESTIONS: dict[str, dict[str, Any]] = {"curation": dict(toy_videos=1600), "sft": dict(epochs=3.0)}
 
 
@@ -85,16 +85,19 @@ def toy_upstream(
     asked: VideoParams = VideoParams(),  # as in `toy_run`
 ) -> Path:  # folder of the finished run
     "The folder of the toy run of an earlier stage; the run is made now if it is missing."
+    from vtg_r1.data.toyworld import require_training_seed
+
+    require_training_seed(seed)
     own = toy_run(notebook, seed, asked) | dict(outputs_dir=outputs)
-    return ensure_run(notebook, own, imports=("vtg_r1.models.tiny", "vtg_r1.train.shared_prefix"))  # seconds each
+    return ensure_run(notebook, own, imports=("vtg_r1.models.tiny", "vtg_r1.train.shared_prefix"))  # each import takes seconds
 
 
 def toy_eval_set(outputs: str, name: str = "in-domain") -> tuple[list[Sample], str]:  # (samples, video root)
-    "A held-out set of the toy world, made now if it is missing. It is the same for every run, and its seed keeps it apart from all training videos."
-    from vtg_r1.data.toyworld import ToyWorldConfig, make_world
+    "A held-out set of the toy world, made now if it is missing. It is the same for every run. No training world may have its seed, so none of its videos is trained on."
+    from vtg_r1.data.toyworld import HELD_OUT_SEED, ToyWorldConfig, make_world
 
     videos, settings = TOY_EVAL_SETS[name]
-    folder, seed = resolve(outputs) / "toyworld" / f"held-out-{name}", 10_000 + list(TOY_EVAL_SETS).index(name)
+    folder, seed = resolve(outputs) / "toyworld" / f"held-out-{name}", HELD_OUT_SEED + list(TOY_EVAL_SETS).index(name)
     make_world(folder, videos, seed, name, ToyWorldConfig(**settings), progress=True)
     return load_samples(folder / "samples.jsonl"), str(folder / "videos")
 
@@ -106,7 +109,7 @@ def toy_eval_sets(outputs: str) -> list[EvalSet]:  # the in-domain set first
 # %% ../../nbs/parts/train/stage_data.ipynb #205e24c2
 def benchmark_queries(
     params: Any,  # of 07_benchmarks
-) -> tuple[list[Sample], Report | None, str]:  # (queries, what was read of a file, folder of their videos)
+) -> tuple[list[Sample], Report | None, str]:  # (queries; report on the annotation file, None for the toy world; folder of their videos)
     "All queries of a run of 07, before `eval_limit`."
     if params.benchmark:
         root = resolve(params.video_root)
@@ -141,7 +144,8 @@ def subsample(
     max_samples = max_samples or len(like or samples)
     if max_samples > len(samples):
         raise SampleError(
-            f"{len(samples)} samples are fewer than the {max_samples} asked for: curate more, or lower max_train_samples", reason="too_few_samples"
+            f"{len(samples)} samples are fewer than the {max_samples} asked for: curate more, or set max_train_samples to at most {len(samples)}",
+            reason="too_few_samples",
         )
     wanted: Counter[tuple[Any, ...]] = Counter({(): max_samples})
     if by:
@@ -234,7 +238,7 @@ class StageData:
     "The samples that a stage trains on and those that it is evaluated on."
 
     train: list[Sample]
-    view: VideoInputConfig  # of the training videos
+    view: VideoInputConfig  # how the training videos and prompt are shown
     eval_sets: list[EvalSet]  # the in-domain set first
 
     @property
@@ -255,26 +259,23 @@ def stage_data(run: Run, params: TrainingParams, toy_file: str, dataset: str = "
     outputs, missing = params.outputs_dir, params.missing_videos
     if params.model:
         check_model_exists(params.model)
-    if not is_main_process():
-        broadcast_object(None)
-    train, root = stage_samples(run, params.annotations, toy_file, dataset, params.video_root, missing, params.seed, outputs, asked=params)
-    refuse_unnamed_model(params.model, train)
-    if params.eval_annotations == "toy":
-        sets = _toy_sets(run, toy_eval_sets(outputs))
-    elif params.eval_annotations:
-        sets = [EvalSet("", *stage_samples(run, params.eval_annotations, "", dataset, root, missing, role="eval_annotations", asked=params))]
-        refuse_shared_videos(train, sets[0].samples)
-    elif params.annotations:
-        train, held_out = hold_out_videos(train)
-        record_excluded(run, "eval_annotations '' (every fourth video)", len(held_out))
-        sets = [EvalSet("", held_out, root)]
-    else:
-        sets = _toy_sets(run, [EvalSet("", *toy_eval_set(outputs, toy_set(params.answers, params.options)))])
-    if is_main_process():
-        broadcast_object(None)
+    with main_process_first():
+        train, root = stage_samples(run, params.annotations, toy_file, dataset, params.video_root, missing, params.seed, outputs, asked=params)
+        refuse_unnamed_model(params.model, train)
+        if params.eval_annotations == "toy":
+            sets = _toy_sets(run, toy_eval_sets(outputs))
+        elif params.eval_annotations:
+            sets = [EvalSet("", *stage_samples(run, params.eval_annotations, "", dataset, root, missing, role="eval_annotations", asked=params))]
+            refuse_shared_videos(train, sets[0].samples)
+        elif params.annotations:
+            train, held_out = hold_out_videos(train)
+            record_excluded(run, "eval_annotations '' (every fourth video)", len(held_out))
+            sets = [EvalSet("", held_out, root)]
+        else:
+            sets = _toy_sets(run, [EvalSet("", *toy_eval_set(outputs, toy_set(params.answers, params.options)))])
     sets = [replace(s, samples=evenly_spaced(s.samples, params.eval_limit)) for s in sets]
     counts = ", ".join(f"{len(s.samples)} {s.name}".strip() for s in sets)
-    print(f"{len(train)} samples of {len({s.video for s in train})} videos to train on; held out: {counts}")
+    print(f"{len(train)} samples of {len({s.video for s in train})} videos; held out: {counts}")
     return StageData(pick_samples(run, params, train), params.view(root), sets)
 
 
