@@ -222,6 +222,7 @@ def test_every_query_is_kept_or_counted(form, spans, policy, tmp_path):
     videos = [(f"v{i}", [(f"a dog barks at {next(words)}", span) for span in found]) for i, found in enumerate(spans)]
     n = sum(map(len, spans))
     options = {**policy, "steps": form == "hirest steps", "durations": {vid: 100.0 for vid, _ in videos}}  # files of TimeIT have none
+    # in HiREST's sentences " of v…" is added to the query
     whole = {query for _, found in videos for query, span in found if span not in BROKEN}
     try:
         samples, report = read(tmp_path, reader, name, make(videos), **options)
@@ -234,7 +235,7 @@ def test_every_query_is_kept_or_counted(form, spans, policy, tmp_path):
     spans_of = {query: [span] for _, found in videos for query, span in found if query in whole}
     for s in samples:
         query = s.query.partition(" of v")[0]
-        assert reader == "didemo" or query not in whole or s.spans == spans_of[query]  # DiDeMo's are whole segments
+        assert reader == "didemo" or query not in whole or s.spans == spans_of[query]  # DiDeMo's spans are made of whole segments
 
 
 def test_a_folder_of_several_files_counts_per_query(tmp_path):
@@ -408,7 +409,7 @@ def test_steps_are_queries_of_their_own(tmp_path):
     st.text(max_size=60)
     | st.lists(st.sampled_from(["5", "19.0", " - ", " to ", "s", ":", ",", "[", "]", "'", "from ", "<TIME_ONE>", "é"]), max_size=14).map("".join)
 )
-def test_any_answer_and_any_question_are_read_or_refused(text):
+def test_any_question_is_read_and_any_answer_is_read_or_refused(text):
     quoted_query(text, True)
     try:
         times = read_times(text)
@@ -489,6 +490,7 @@ def test_the_answer_of_the_other_formats_is_read_as_a_letter(answer, letter, tmp
     for dataset, more in files:
         samples, report = read(tmp_path, dataset, "a.json", [{**event, **more}])
         assert [s.answer for s in samples] == [letter] * bool(letter), dataset
+        # the number 2 has no quotation marks in the message
         assert letter or (report.excluded[0].reason == "bad_answer" and f"is {str(answer)!r}" in report.excluded[0].detail.replace("is 2", "is '2'"))
 
 
@@ -523,11 +525,11 @@ def test_an_answer_may_be_a_letter_or_the_text_of_an_option():
     ],
 )
 def test_a_field_of_another_kind_is_named(dataset, content, said, tmp_path):
-    if dataset == "activitynet":
-        good: Any = {**content, "a": {"duration": 9, "timestamps": [[1, 4]], "sentences": ["x"]}}
+    if dataset == "activitynet":  # the bad content and beside it a good record
+        mixed: Any = {**content, "a": {"duration": 9, "timestamps": [[1, 4]], "sentences": ["x"]}}
     else:
-        good = [*content, {**content[0], "answer": [1, 4], "difficulty": None}]
-    samples, report = read(tmp_path, dataset, "a.json", good)
+        mixed = [*content, {**content[0], "answer": [1, 4], "difficulty": None}]
+    samples, report = read(tmp_path, dataset, "a.json", mixed)
     assert [s.spans for s in samples] == [[[1, 4]]] and any(said in f.detail for f in report.excluded)
 
 

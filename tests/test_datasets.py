@@ -114,7 +114,7 @@ def test_nextgqa_forms_agree():
 
 @shared
 @pytest.mark.shared
-def test_details_of_the_less_regular_formats():
+def test_published_files_of_the_less_regular_formats_have_these_details():
     didemo = {s.qid: s for s in read_dataset("didemo", FILES / "didemo/val_data.json")[0]}
     assert didemo["49152"].spans == [[0.0, 5.0], [5.0, 10.0], [5.0, 10.0], [5.0, 10.0]] and didemo["49152"].duration == 30.0
     tvgbench = read_dataset("tvgbench", FILES / "tvgbench/tvgbench.json")[0]
@@ -314,7 +314,7 @@ def test_columns_are_named_as_the_table_writes_them(tmp_path, capsys):
     )
 
 
-def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
+def test_own_columns_of_a_csv_and_of_a_hugging_face_dataset_give_the_same_sample(tmp_path):
     datasets = pytest.importorskip("datasets")
     table = [{"clip": "a/b.mp4", "text": "a dog barks", "from": 1.0, "to": 4.0, "len": 10.0}]
     names = dict(video="clip", query="text", start="from", end="to", duration="len")
@@ -435,7 +435,7 @@ def test_rows_as_pandas_gives_them_are_read(tmp_path):
     assert read_rows(table)[0] == samples
 
 
-def test_spans_of_an_own_table_in_any_usual_form(tmp_path):
+def test_spans_of_an_own_table_are_read_in_any_usual_form(tmp_path):
     forms = [[["0:05", "0:10"]], ["5", "10,0"], [{"start": 5, "end": "0:10"}], {"start": 5, "end": 10}, '[["0:05", 10]]', " [5, 10] "]
     samples, report = read_rows([{"video": "a.mp4", "query": f"q{i}", "spans": spans, "duration": 30} for i, spans in enumerate(forms)])
     assert [s.spans for s in samples] == [[[5, 10]]] * len(forms) and not report.findings
@@ -464,7 +464,7 @@ def test_a_short_row_of_a_table_says_what_it_lacks(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_table_as_spreadsheets_write_it(encoding, tmp_path):
+def test_a_table_is_read_as_spreadsheets_write_it(encoding, tmp_path):
     "Excel's first line, decimal commas, empty rows and a last empty column, in the encodings that say what they are."
     text = "sep=;\r\n\r\nvideo;start;end;sentence;duration;\r\na.mp4;3,5;0:01:02,5;caf\u00e9, then tea;70;\r\n;;;;;\r\n"
     (tmp_path / "mine.csv").write_bytes(text.encode(encoding))
@@ -628,7 +628,7 @@ def test_training_measures_or_guesses_durations_that_a_format_never_has(tmp_path
     assert [s.duration for s in samples] == [10.4, 10.4, 3.0, 10.4] and report.counts()["missing_duration/guessed"] == 1
 
 
-def test_a_file_of_durations_may_lack_some(tmp_path):
+def test_durations_that_a_file_of_durations_lacks_are_measured(tmp_path):
     (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,one\nb.mp4,3,4,two\n")
     (tmp_path / "d.json").write_text('{"a.mp4": 5.5}')
     for name in ("a", "b"):
@@ -747,7 +747,7 @@ class _Bomb:
         return os.mkdir, (self.folder,)
 
 
-def test_queryd_folder_and_its_pickles(tmp_path):
+def test_a_folder_of_queryd_is_read_and_a_pickle_that_runs_code_is_refused(tmp_path):
     (tmp_path / "train_list.txt").write_text("video-abc\n")
     (tmp_path / "durations.json").write_text('{"abc": 30.0}')
     (tmp_path / "raw_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [["a", "dog", "barks"]]}))

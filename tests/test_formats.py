@@ -462,7 +462,7 @@ def test_every_form_has_a_case():
 
 
 def document(folder: Path) -> str:
-    "docs/formats.md."
+    "The text of docs/formats.md."
     rows = []
     for name, make in CASES.items():
         case = make()
@@ -494,20 +494,18 @@ def document(folder: Path) -> str:
     )
 
 
-def test_the_table_is_what_the_tests_find(tmp_path):
+def test_the_page_of_formats_has_what_the_cases_give(tmp_path):
     assert DOCUMENT.read_text(encoding="utf-8") == document(tmp_path), "run `python tests/test_formats.py`"
-    assert "| NO" not in DOCUMENT.read_text(encoding="utf-8")
 
 
 # ---- one row, one query ----
 
 
-def charades(folder: Path, **files: str) -> list[Path]:
+def charades(folder: Path, **files: str) -> None:
     "Writes the annotations and these files; `__` in a file's name stands for the dot."
     (folder / "charades_test.json").write_text(json.dumps(CHARADES))
     for name, content in files.items():
         (folder / name.replace("__", ".")).write_text(content)
-    return [folder / name.replace("__", ".") for name in files]
 
 
 def refusal(folder: Path, capsys, *names: str, options: tuple[str, ...] = ()) -> str:
@@ -561,7 +559,7 @@ def test_rows_that_are_not_one_to_one_with_queries_are_refused_and_counted(name,
     assert message in refusal(tmp_path, capsys, "log.jsonl")
 
 
-def test_files_that_are_no_text_are_named(tmp_path, capsys):
+def test_a_file_that_is_no_text_is_refused_with_its_kind(tmp_path, capsys):
     charades(tmp_path)
     for head, said in (
         (b"PK\x03\x04", "a workbook (xlsx) or zip file; save the table as tsv"),
@@ -572,7 +570,7 @@ def test_files_that_are_no_text_are_named(tmp_path, capsys):
         assert said in refusal(tmp_path, capsys, "table.xlsx")
 
 
-def test_lists_lines_and_packed_files_are_the_same(tmp_path):
+def test_a_list_lines_and_a_packed_file_of_the_same_rows_are_read_the_same(tmp_path):
     rows = [
         {"qid": "AAAAA_0", "pred": [23.5, 30.0]},
         {"qid": "AAAAA_1", "pred": [None, None]},
@@ -870,7 +868,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "tsv" not in name])
-def test_hostile_rows_are_refused_with_one_error(name, tmp_path):
+def test_rows_with_a_strange_value_are_read_or_refused_with_one_error(name, tmp_path):
     "One value of a good file is replaced by something strange. Then the file is read and every row counted, or it is a `PredictionError` of one line."
     case, rng = CASES[name](), random.Random(name)
     annotations, files = write(case, tmp_path)
