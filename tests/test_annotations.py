@@ -368,16 +368,16 @@ def test_the_quoted_query_is_read_whole_and_no_further(question, query, tmp_path
         ("<TIME_ZERO><TIME_ZERO><TIME_FIVE><TIME_DOT><TIME_ZERO> - <TIME_ONE><TIME_NINE><TIME_DOT><TIME_ZERO> seconds, 2 men", ["2"]),
     ],
 )
-@pytest.mark.parametrize("form", ["timeit", "timelens"])
-def test_numbers_that_are_no_times_are_reported_and_no_spans(answer, others, form, tmp_path):
-    if form == "timeit":
+@pytest.mark.parametrize("reader", ["timeit", "hirest", "timelens"])  # the reader hirest reads TimeIT's file of HiREST too
+def test_numbers_that_are_no_times_are_reported_and_no_spans(answer, others, reader, tmp_path):
+    if reader != "timelens":
         samples, report = read(
-            tmp_path, "timeit", "a.json", [{"video": "v/ab.mp4", "QA": [{"q": "Locate 'two men enter'", "a": answer}]}], durations={"ab": 30}
+            tmp_path, reader, "a.json", [{"video": "v/ab.mp4", "QA": [{"q": "Locate 'two men enter'", "a": answer}]}], durations={"ab": 30}
         )
     else:
         record = turns("ab", [("two men enter", [1.0, 2.0])])
         record["messages"][1]["content"] = answer
-        samples, report = read(tmp_path, "timelens", "a.jsonl", [record])
+        samples, report = read(tmp_path, reader, "a.jsonl", [record])
     assert [(s.query, s.spans) for s in samples] == [("two men enter", [[5, 19]])]
     (finding,) = [f for f in report.findings if f.reason == "other_numbers"]
     assert finding.detail.startswith(", ".join(others) + " in ")
