@@ -1,4 +1,4 @@
-"Annotations as people hold them: what is read is read right, what is lost is counted per query, and a row that cannot be trained on is named."
+"Annotation files of every format, whole and broken: spans are read right, lost queries are counted, and a row that cannot be trained on is named."
 
 import csv
 import gzip
@@ -47,7 +47,11 @@ BROKEN: list[Any] = [[], [3.0], [None, 4.0], ["a", 4.0], [4.0, 1.0], [4.0, 4.0],
 TOKENS = dict(zip("0123456789.", "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE DOT".split()))
 
 
+# Each function down to `plain` writes one format. `videos` is [(video, events)], `events` is [(query, span)]; a span may be broken.
+
+
 def in_words(span: Any, form: str = "{} - {} seconds") -> str:
+    "A span as a text; for what is not two floats, a text that holds a number and no span."
     if isinstance(span, list) and len(span) == 2 and all(isinstance(t, float) for t in span):
         return form.format(*span)
     return f"I saw it {len(str(span))} times"
@@ -212,12 +216,13 @@ policies = st.fixed_dictionaries({"past_end": st.sampled_from(["keep", "clip", "
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spans=st.lists(events, min_size=1, max_size=3), policy=policies)
 def test_every_query_is_kept_or_counted(form, spans, policy, tmp_path):
-    "kept + excluded (+ joined) = read, per query; what is whole is kept, whatever stands beside it."
+    "kept + excluded + joined = read, counted in queries. A query with a good span is kept with that span, whatever is beside it."
     reader, name, make = FORMS[form]
     words = iter("abcdefghijklmnopqrstuvwxyz")
     videos = [(f"v{i}", [(f"a dog barks at {next(words)}", span) for span in found]) for i, found in enumerate(spans)]
     n = sum(map(len, spans))
-    options = {**policy, "steps": form == "hirest steps", "durations": {vid: 100.0 for vid, _ in videos}}  # TimeIT has none
+    options = {**policy, "steps": form == "hirest steps", "durations": {vid: 100.0 for vid, _ in videos}}  # files of TimeIT have none
+    # in HiREST's sentences " of v…" is added to the query
     whole = {query for _, found in videos for query, span in found if span not in BROKEN}
     try:
         samples, report = read(tmp_path, reader, name, make(videos), **options)
@@ -230,7 +235,7 @@ def test_every_query_is_kept_or_counted(form, spans, policy, tmp_path):
     spans_of = {query: [span] for _, found in videos for query, span in found if query in whole}
     for s in samples:
         query = s.query.partition(" of v")[0]
-        assert reader == "didemo" or query not in whole or s.spans == spans_of[query]  # DiDeMo's are whole segments
+        assert reader == "didemo" or query not in whole or s.spans == spans_of[query]  # DiDeMo's spans are made of whole segments
 
 
 def test_a_folder_of_several_files_counts_per_query(tmp_path):
@@ -245,7 +250,7 @@ def test_a_folder_of_several_files_counts_per_query(tmp_path):
     assert "1 spans and 2 sentences: it is open which belong together" in report.excluded[-1].detail
 
 
-def test_neighbours_of_a_broken_event_stay(tmp_path):
+def test_a_broken_event_costs_no_other_event_of_its_video(tmp_path):
     found = [{"query": "q1", "span": [[1, 4]]}, {"query": "q2", "span": []}, {"query": "q3", "span": [[7, 9]]}]
     record = {"source": "c", "video_path": "c/a.mp4", "duration": 60, "events": found}
     samples, report = read(tmp_path, "timelens", "a.jsonl", [record])
@@ -257,9 +262,9 @@ def test_neighbours_of_a_broken_event_stay(tmp_path):
     assert [s.query for s in samples] == ["q1", "q3", "q4"] and (report.read, len(report.excluded)) == (6, 3)
 
 
-def test_a_lost_span_is_not_a_lost_query(tmp_path):
+def test_a_query_that_loses_a_span_keeps_the_others(tmp_path):
     samples, report = read(tmp_path, "qvhighlights", "a.jsonl", [windows("v", "q", [[1, 4], [9, 7], [3]])])
-    assert samples[0].spans == [[1, 4]] and not report.excluded
+    assert [s.spans for s in samples] == [[[1, 4]]] and not report.excluded
     assert report.counts() == {"malformed_span/span_dropped": 1, "inverted/span_dropped": 1} and len(report.dropped) == 2
 
 
@@ -286,7 +291,7 @@ TEXT = {"type": "text", "text": "Given the query 'a dog'"}
         ([{"type": "video_url", "video_url": "c/a.mp4"}, "and", TEXT], {"duration": 30}),
     ],
 )
-def test_the_video_of_a_conversation(content, more, tmp_path):
+def test_a_conversation_may_name_its_video_in_any_of_these_shapes(content, more, tmp_path):
     (sample,), _ = read(tmp_path, "timelens", "a.jsonl", [conversation(content, **more)])
     assert (sample.video, sample.duration, sample.query, sample.spans) == ("c/a.mp4", 30, "a dog", [[5, 9]])
     after_system = conversation(content, **more)
@@ -308,13 +313,13 @@ def test_the_video_of_a_conversation(content, more, tmp_path):
         (None, "no video is named"),
     ],
 )
-def test_a_conversation_that_lacks_something_costs_no_other(content, said, tmp_path):
+def test_a_conversation_that_lacks_something_is_excluded_with_its_reason(content, said, tmp_path):
     good = conversation([{"type": "video", "video": "b.mp4"}, TEXT], duration=30)
     samples, report = read(tmp_path, "timelens", "a.jsonl", [conversation(content), good])
     assert [s.video for s in samples] == ["b.mp4"] and said in report.excluded[0].detail and (report.read, len(report.excluded)) == (2, 1)
 
 
-def test_times_of_grounded_videollm(tmp_path):
+def test_grounded_videollm_writes_seconds_or_clock_times(tmp_path):
     records = [grounded("v", f"q{i}", [0, 1]) for i in range(3)]
     for record, answer in zip(records, ["From <0:01> to <0:04>.", "<1.0s> to < 4 s>, as <image> has it", "<1.0> to <1:99>"]):
         record["conversation"][1]["value"] = answer
@@ -322,7 +327,7 @@ def test_times_of_grounded_videollm(tmp_path):
     assert [s.spans for s in samples] == [[[1, 4]]] * 2 and "a time is '1:99': write seconds" in report.excluded[0].detail
 
 
-def test_blank_lines_and_other_separators_of_a_text_file(tmp_path):
+def test_only_newlines_end_the_lines_of_a_text_file_and_blank_ones_count_as_nothing(tmp_path):
     text = "\ufeffAO8RW 0.0 6.9##a person\u2028puts a book\x85away.\r\n\n \t\nY6R7T 20.8 30.0##person plays\n\n\n"
     samples, report = read(tmp_path, "charades_sta", "a.txt", text)
     assert [s.query for s in samples] == ["a person puts a book away.", "person plays"] and report.read == 2 and not report.excluded
@@ -363,16 +368,16 @@ def test_the_quoted_query_is_read_whole_and_no_further(question, query, tmp_path
         ("<TIME_ZERO><TIME_ZERO><TIME_FIVE><TIME_DOT><TIME_ZERO> - <TIME_ONE><TIME_NINE><TIME_DOT><TIME_ZERO> seconds, 2 men", ["2"]),
     ],
 )
-@pytest.mark.parametrize("form", ["timeit", "timelens"])
-def test_numbers_that_are_no_times_are_reported_and_no_spans(answer, others, form, tmp_path):
-    if form == "timeit":
+@pytest.mark.parametrize("reader", ["timeit", "hirest", "timelens"])  # the reader hirest reads TimeIT's file of HiREST too
+def test_numbers_that_are_no_times_are_reported_and_no_spans(answer, others, reader, tmp_path):
+    if reader != "timelens":
         samples, report = read(
-            tmp_path, "hirest", "a.json", [{"video": "v/ab.mp4", "QA": [{"q": "Locate 'two men enter'", "a": answer}]}], durations={"ab": 30}
+            tmp_path, reader, "a.json", [{"video": "v/ab.mp4", "QA": [{"q": "Locate 'two men enter'", "a": answer}]}], durations={"ab": 30}
         )
     else:
         record = turns("ab", [("two men enter", [1.0, 2.0])])
         record["messages"][1]["content"] = answer
-        samples, report = read(tmp_path, "timelens", "a.jsonl", [record])
+        samples, report = read(tmp_path, reader, "a.jsonl", [record])
     assert [(s.query, s.spans) for s in samples] == [("two men enter", [[5, 19]])]
     (finding,) = [f for f in report.findings if f.reason == "other_numbers"]
     assert finding.detail.startswith(", ".join(others) + " in ")
@@ -404,7 +409,7 @@ def test_steps_are_queries_of_their_own(tmp_path):
     st.text(max_size=60)
     | st.lists(st.sampled_from(["5", "19.0", " - ", " to ", "s", ":", ",", "[", "]", "'", "from ", "<TIME_ONE>", "é"]), max_size=14).map("".join)
 )
-def test_any_answer_and_any_question_are_read_or_refused(text):
+def test_any_question_is_read_and_any_answer_is_read_or_refused(text):
     quoted_query(text, True)
     try:
         times = read_times(text)
@@ -416,7 +421,7 @@ def test_any_answer_and_any_question_are_read_or_refused(text):
 # ---- truths, units, names, shapes ----
 
 
-def test_the_truth_of_several_annotators(tmp_path):
+def test_the_target_of_several_annotators_is_the_span_that_most_gave(tmp_path):
     record = {
         "num_segments": 6,
         "description": "x",
@@ -434,7 +439,7 @@ def test_the_truth_of_several_annotators(tmp_path):
     assert target_span([[9, 12], [1, 3]]) == [1, 3]  # no agreement: the earliest
 
 
-def test_segments_of_didemo(tmp_path):
+def test_didemos_segments_become_seconds_and_inverted_ones_follow_the_policy(tmp_path):
     record = {"num_segments": 6, "description": "x", "video": "a.mov"}
     records = [{**record, "times": t, "annotation_id": i} for i, t in enumerate(([0, 1], [[4, 2]], [[3, 2]], [[1, 1], [2, 4]]))]
     samples, report = read(tmp_path, "didemo", "a.json", records, inverted="swap")
@@ -458,8 +463,8 @@ LETTERS = [
 
 
 @pytest.mark.parametrize("answer, letter", [*LETTERS, ("2", "C"), ("5", None), ("", None)])
-def test_the_answer_of_nextgqa(answer, letter, tmp_path):
-    "Its cell is the text of an option; its number and its letter are read too, and what is none of them is reported."
+def test_the_answer_of_nextgqa_is_read_as_a_letter(answer, letter, tmp_path):
+    "Its table holds the text of an option. The number and the letter of an option are read too; any other answer is reported."
     with open(tmp_path / "test.csv", "w", newline="") as f:
         csv.writer(f).writerows(
             [["video_id", "question", "answer", "qid", *(f"a{i}" for i in range(5))], ["1", "why", answer, "0", *"ab", "c ", "d", "e"]]
@@ -469,11 +474,11 @@ def test_the_answer_of_nextgqa(answer, letter, tmp_path):
     assert sample.answer == letter and report.counts() == ({} if letter else {"unknown_answer/kept": 1})
     assert all(repr(answer) in f.detail for f in report.findings)
     (tmp_path / "test.csv").write_text("video_id,question,answer,qid,a0,a1,a2,a3,a4\n1,how many,2,0,0,1,3,2,C\n")
-    assert read_dataset("nextgqa", tmp_path)[0][0].answer == "D", "an option has that text"
+    assert read_dataset("nextgqa", tmp_path)[0][0].answer == "D"  # the text of option D, although 2 is also the number of option C
 
 
 @pytest.mark.parametrize("answer, letter", [*LETTERS[:-1], ("b", "B"), ("2", None), (2, None), ("E", None)])
-def test_the_answer_of_the_others(answer, letter, tmp_path):
+def test_the_answer_of_the_other_formats_is_read_as_a_letter(answer, letter, tmp_path):
     options = ["x", "y", "c", "d"]
     event = {"vid": "a", "video": "a.mp4", "duration": 30, "question": "why", "query": "why"}
     files = [
@@ -485,14 +490,16 @@ def test_the_answer_of_the_others(answer, letter, tmp_path):
     for dataset, more in files:
         samples, report = read(tmp_path, dataset, "a.json", [{**event, **more}])
         assert [s.answer for s in samples] == [letter] * bool(letter), dataset
+        # the number 2 has no quotation marks in the message
         assert letter or (report.excluded[0].reason == "bad_answer" and f"is {str(answer)!r}" in report.excluded[0].detail.replace("is 2", "is '2'"))
 
 
-def test_an_answer_is_first_of_all_a_letter():
+def test_an_answer_may_be_a_letter_or_the_text_of_an_option():
+    "A capital letter is the letter. A small one is an option's text first, and refused if two options have that text."
     row = {"video": "a.mp4", "query": "q", "spans": [[1, 4]], "duration": 9}
     given = [("A", ["B", "A"]), ("a", ["b", "a"]), ("a", ["a ", "a"]), ("b", ["x", "y"])]
     samples, report = read_rows([{**row, "query": f"q{i}", "answer": a, "options": o} for i, (a, o) in enumerate(given)])
-    assert [s.answer for s in samples] == ["A", "B", "B"] and report.excluded[0].reason == "bad_answer"
+    assert [(s.query, s.answer) for s in samples] == [("q0", "A"), ("q1", "B"), ("q3", "B")] and report.excluded[0].reason == "bad_answer"
 
 
 @pytest.mark.parametrize(
@@ -518,22 +525,22 @@ def test_an_answer_is_first_of_all_a_letter():
     ],
 )
 def test_a_field_of_another_kind_is_named(dataset, content, said, tmp_path):
-    if dataset == "activitynet":
-        good: Any = {**content, "a": {"duration": 9, "timestamps": [[1, 4]], "sentences": ["x"]}}
+    if dataset == "activitynet":  # the bad content and beside it a good record
+        mixed: Any = {**content, "a": {"duration": 9, "timestamps": [[1, 4]], "sentences": ["x"]}}
     else:
-        good = [*content, {**content[0], "answer": [1, 4], "difficulty": None}]
-    samples, report = read(tmp_path, dataset, "a.json", good)
+        mixed = [*content, {**content[0], "answer": [1, 4], "difficulty": None}]
+    samples, report = read(tmp_path, dataset, "a.json", mixed)
     assert [s.spans for s in samples] == [[[1, 4]]] and any(said in f.detail for f in report.excluded)
 
 
 @pytest.mark.shared
-def test_how_often_the_earliest_is_not_the_agreed_one(shared):
+def test_in_28_percent_of_didemo_the_agreed_span_is_not_the_earliest(shared):
     samples, _ = read_dataset("didemo", shared / "data/annotations/didemo/val_data.json")
     differ = sum(target_span(s.spans) != s.spans[0] for s in samples)
     assert round(100 * differ / len(samples)) == 28
 
 
-def test_spans_in_frames(tmp_path):
+def test_spans_in_frames_become_seconds_or_are_excluded(tmp_path):
     video = {"timestamps": [[252, 686]], "sentences": ["x"], "num_frames": 5000, "fps": 29.4}
     (sample,), _ = read(tmp_path, "tacos", "a.json", {"s13-d21.avi": video})
     assert sample.video == "s13-d21.avi" and sample.duration == pytest.approx(170.07, abs=0.01)
@@ -544,7 +551,7 @@ def test_spans_in_frames(tmp_path):
     assert [s.spans for s in samples] == [[[2, 6]]] and "within 5000 frames" in report.excluded[0].detail
     both = {**video, "timestamps": [[25, 68], [252, 686]], "sentences": ["x", "y"], "duration": 170.0}
     samples, report = read(tmp_path, "tacos", "d.json", {"a": both, "b": {**video, "timestamps": [[2, 6]], "duration": 170.0}})
-    assert [s.video for s in samples] == ["b.mp4"] and len(report.excluded) == 2, "the other spans of that video are frames too"
+    assert [s.video for s in samples] == ["b.mp4"] and len(report.excluded) == 2, "if one span of a video is in frames, so are its others"
     bench = {"spans": [[[294, 588], [882, 1176]]], "queries": ["x"], "num_frames": 5000, "fps": 29.4}
     assert read(tmp_path, "timelens", "e.json", {"a": bench})[0][0].spans == [pytest.approx([10, 20]), pytest.approx([30, 40])]
     assert "within 5000 frames" in read(tmp_path, "timelens", "f.json", {"a": {**bench, "duration": 170.0}, "b": {**bench}})[1].excluded[0].detail
@@ -578,8 +585,8 @@ def test_a_video_is_found_under_any_usual_name(named, file, tmp_path):
     assert video_file(tmp_path, named) is None
 
 
-def test_many_videos_are_found_as_one_by_one(tmp_path, monkeypatch):
-    "Under every kind of name, and without hundreds of looks for each that is absent."
+def test_many_videos_are_found_at_once_as_they_are_one_by_one(tmp_path, monkeypatch):
+    "`video_files` gives what `video_file` gives for each name, with one look at the disk for each absent video."
     for file in (
         "a.avi.mp4",
         "b.webm",
@@ -602,17 +609,17 @@ def test_many_videos_are_found_as_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "isfile", lambda path: looks.append(path) or isfile(path))
     absent = [f"absent{i}.mp4" for i in range(100)]
     assert set(video_files(tmp_path, absent).values()) == {None} and len(looks) == 100
-    assert video_file(tmp_path, absent[0]) is None and len(looks) > 150  # the control: one by one
+    assert video_file(tmp_path, absent[0]) is None and len(looks) > 150  # one by one, a single absent video costs more than 50 looks
 
 
-def test_the_exact_name_goes_first(tmp_path):
+def test_a_file_of_exactly_that_name_goes_before_one_of_another_ending(tmp_path):
     for name in ("a.avi", "a.mp4"):
         (tmp_path / name).touch()
     assert (video_file(tmp_path, "a.avi"), video_file(tmp_path, "a.mp4")) == ("a.avi", "a.mp4")
 
 
-def test_every_ending_of_a_video_that_the_reader_opens(tmp_path):
-    "The reader goes by a file's content; a name is taken for a file's by its ending."
+def test_a_video_of_any_usual_ending_is_found_and_opened(tmp_path):
+    "The decoder goes by a file's content, whatever its ending. A name without an ending, or with another one, finds each of these files."
     write_video(tmp_path / "film.mp4", np.zeros((3, 28, 28, 3), np.uint8), 1)
     usual = "3gp asf avi f4v flv gif m2ts m4v mkv mov mp4 mpe mpeg mpg mts mxf ogg ogv qt ts vob webm wmv".split()
     assert set(usual) <= set(VIDEO_ENDINGS) and len(set(VIDEO_ENDINGS)) == len(VIDEO_ENDINGS)
@@ -637,7 +644,7 @@ def test_an_ending_in_the_id_is_not_doubled(form, tmp_path):
     assert [s.video for s in samples] == ["abc.mp4"]
 
 
-def test_shapes_of_own_rows(tmp_path):
+def test_rows_of_usual_shapes_are_read(tmp_path):
     row = {"video": "a.mp4", "duration": 30, "sentence": "x", "timestamp": [1, 4]}
     assert read(tmp_path, "jsonl", "a.jsonl", [row], columns={"spans": "timestamp"})[0][0].spans == [[1, 4]]
     assert read(tmp_path, "jsonl", "a.json", [row, row], columns={"spans": "timestamp"})[1].kept == 2  # an array where lines are usual
@@ -653,7 +660,7 @@ def test_shapes_of_own_rows(tmp_path):
     assert (sample.video, sample.duration, sample.spans) == ("a.mp4", 30, [[1, 4], [6, 9]])
 
 
-def test_a_claimed_name_is_not_ours(tmp_path, capsys):
+def test_a_column_that_has_a_name_of_ours_and_another_content_is_ignored_or_refused(tmp_path, capsys):
     text = "video,start,end,sentence,answer,duration\na.mp4,1,4,x,the dog barks,30\n"
     samples, report = read(tmp_path, "csv", "a.csv", text)
     assert [(s.query, s.answer) for s in samples] == [("x", None)] and report.counts() == {"foreign_column/ignored": 1}
@@ -664,7 +671,7 @@ def test_a_claimed_name_is_not_ours(tmp_path, capsys):
     assert main([*given, "--columns", "query="]) == 2 and "needs a column for query" in capsys.readouterr().err
 
 
-def test_one_query_in_several_rows(tmp_path, capsys):
+def test_one_query_in_several_rows_is_reported_and_joined_on_request(tmp_path, capsys):
     text = "video,start,end,sentence,duration\na.mp4,1,4,a dog barks,60\na.mp4,30,34, A dog  barks.,60\nb.mp4,1,4,a dog barks,60\na.mp4,1,4,a dog barks,60\n"
     samples, report = read(tmp_path, "csv", "a.csv", text)
     assert len(samples) == 4 and report.before["repeated_query"] == report.before["duplicates"] == 1
@@ -689,13 +696,13 @@ def test_a_video_of_no_length_is_dropped_with_its_reason(tmp_path):
 
 
 @pytest.mark.parametrize("past_end", ["clip", "drop"])
-def test_a_span_behind_the_end_goes_as_it_was_asked_for(past_end, tmp_path):
+def test_a_query_whose_span_is_behind_the_end_is_excluded_when_spans_are_cut_or_dropped(past_end, tmp_path):
     (tmp_path / "a.csv").write_text("video,start,end,sentence,duration\na.mp4,12,14,a dog barks,10\nb.mp4,1,4,a cat sleeps,9\n")
     assert [s.video for s in load_benchmark("csv", tmp_path / "a.csv", policies={"past_end": past_end})[0]] == ["b.mp4"]
 
 
 def test_joining_keeps_the_votes_of_annotators(tmp_path):
-    "Equal spans of one row are votes. A span that two rows name is one event."
+    "Equal spans within one row are votes of annotators, and all stay. A span that two rows have is kept once."
     votes = {"a": [[2, 2], [2, 2], [0, 0], [2, 2]], "b": [[1, 1], [1, 1]], "c": [[1, 1], [3, 3]]}
     queries = {"a": "a dog barks", "b": "a cat sleeps", "c": "A cat sleeps."}
     records = [{"video": "v.mp4", "description": queries[i], "times": times, "num_segments": 6, "annotation_id": i} for i, times in votes.items()]
@@ -729,7 +736,7 @@ def test_a_file_of_another_kind_is_named(dataset, name, content, said, tmp_path)
         assert said in str(e.value) and str(tmp_path / name) in str(e.value)
 
 
-# ---- own paths, and rows that no one can train on ----
+# ---- own paths, and rows that cannot be trained on ----
 
 
 @pytest.fixture
@@ -757,7 +764,7 @@ def root(tmp_path, world) -> Path:
 @pytest.mark.parametrize("with_duration", [True, False])
 def test_training_stops_at_a_row_it_cannot_use_and_names_it(bad, said, with_duration, root):
     lines = ["video,duration,start,end,sentence,difficulty", "a.mp4,30,1,4,x,", bad]
-    if not with_duration:  # then the videos are opened, and the row must not be taken for one without a video
+    if not with_duration:  # then durations come from the videos; the bad row must not count as one whose video is missing
         lines = [",".join(cell for i, cell in enumerate(line.split(",")) if i != 1) for line in lines]
     (root.parent / "mine.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(SampleError) as e:
@@ -765,7 +772,7 @@ def test_training_stops_at_a_row_it_cannot_use_and_names_it(bad, said, with_dura
     assert "1 of 2 rows cannot be used (row 3)" in str(e.value) and said in str(e.value) and len(str(e.value).splitlines()) == 1
 
 
-def test_absolute_paths_below_the_root_are_relative(root, tmp_path):
+def test_absolute_paths_below_the_video_root_become_relative(root, tmp_path):
     (tmp_path / "alias").symlink_to(root)
     table = "\n".join(["video,start,end,sentence", f"{root}/a.mp4,1,4,x", f"{tmp_path}/alias/sub/b.mp4,2,5,y", f"{root}/sub/../a.mp4,2,5,z"])
     (tmp_path / "mine.csv").write_text(table + "\n")
@@ -844,7 +851,7 @@ def precomputed(folder: Path, **teacher: Any) -> list[Sample]:
     return list(answered(folder / "pool.jsonl", CurationParams(teacher="precomputed")))
 
 
-def test_precomputed_answers_are_judged(tmp_path):
+def test_the_span_and_iou_of_a_precomputed_answer_come_from_its_response(tmp_path):
     (sample,) = precomputed(tmp_path, response="<think>w</think><time>2 to 8</time>")
     assert sample.teacher == {"model": "", "response": "<think>w</think><time>2 to 8</time>", "span": [2.0, 8.0], "iou": 1.0, "usage": None}
     (sample,) = precomputed(tmp_path, model="x", response="<think>w</think><time>[2, 6]</time>", span=[2, 6], iou=0.67, usage=None)
@@ -871,7 +878,7 @@ def test_a_stored_value_that_disagrees_is_an_error_that_names_the_row(teacher, s
     assert "sample 'row 7' of mine, field 'teacher'" in str(e.value) and said in str(e.value)
 
 
-# ---- the overlap guard on every published name ----
+# ---- the overlap guard: training videos that are also test videos, under any name ----
 
 
 def test_the_guard_catches_a_cut_a_prefix_and_a_camera(tmp_path):

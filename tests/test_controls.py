@@ -1,4 +1,4 @@
-"Prompts that show less, and what is said of a model that does not look."
+"Prompts that show less than the video, and the report on a model that scores no better with the video than with them."
 
 import numpy as np
 import pytest
@@ -61,11 +61,11 @@ def test_text_alone_is_answered_as_transformers_does(tiny, world, toy_samples):
             tokens = model.generate(**inputs, max_new_tokens=40, **generation_kwargs())[0, inputs["input_ids"].shape[1] :]
         one_by_one.append(processor.tokenizer.decode(tokens, skip_special_tokens=True))
     assert generate(model, processor, prompts, 40) == one_by_one
-    assert len(set(one_by_one)) > 1  # the text is read
+    assert len(set(one_by_one)) > 1  # the answers depend on the text
 
 
 def stage(world, toy_samples, tmp_path, answer, count=0):
-    "Controls, table and prediction scores of a function from prompts to completions."
+    "Runs the controls on `answer`, a function from prompts to completions; returns the parameters, the data, the controls' predictions and their table."
     params = BenchmarksParams(model="tiny", control_limit=count or len(toy_samples), outputs_dir=str(tmp_path))
     data = BenchmarkData("toyworld", world / "samples.jsonl", list(toy_samples), None, view_of(world))
     run = start_run("benchmarks", "controls", {}, str(tmp_path))
@@ -79,7 +79,7 @@ def stage(world, toy_samples, tmp_path, answer, count=0):
     return params, data, controls, control_table(params, data, Scoring("tiny", predictions, scores, {}, None), controls)
 
 
-def test_a_model_that_looks_is_above_all(tiny, world, toy_samples, tmp_path, capsys):
+def test_a_model_that_looks_is_above_every_control(tiny, world, toy_samples, tmp_path, capsys):
     from functools import partial
 
     params, data, controls, table = stage(world, toy_samples, tmp_path, partial(generate, *tiny, max_completion_length=40))
@@ -92,19 +92,20 @@ def test_a_model_that_looks_is_above_all(tiny, world, toy_samples, tmp_path, cap
 
 
 def test_a_model_that_does_not_look_is_named(world, toy_samples, tmp_path, capsys):
-    "Its answers depend on the words alone, so that the controls have them too."
+    "Its answers depend on the words of the prompt alone, so it gives the same ones under every control."
 
     def blind(prompts):
-        starts = [len(str([b for m in p["prompt"] for b in m["content"] if b.get("text", "x")[0].isalpha()])) % 9 for p in prompts]
+        starts = [len(str([b for m in p["prompt"] for b in m["content"] if b.get("text", "0")[0].isalpha()])) % 9 for p in prompts]
         return [response_text("", [start, start + 4]) for start in starts]
 
-    params, data, _, table = stage(world, toy_samples, tmp_path, blind)
+    params, data, controls, table = stage(world, toy_samples, tmp_path, blind)
+    assert controls["black frames"] == controls["shuffled frames"] == controls["text only"]
     assert {"black frames", "shuffled frames", "text only"} <= set(no_better_than(table))
     print_controls(params, data, table)
     assert "is not surely above: black frames, shuffled frames, text only" in capsys.readouterr().out
 
 
-def test_controls_are_asked_of_some_queries_and_of_none(world, toy_samples, tmp_path):
+def test_control_limit_bounds_the_queries_and_zero_asks_none(world, toy_samples, tmp_path):
     params, data, controls, table = stage(world, toy_samples, tmp_path, lambda prompts: [response_text("", [1, 5])] * len(prompts), 5)
     assert {len(rows) for rows in controls.values()} == {5}
     nothing = BenchmarksParams(control_limit=0, outputs_dir=str(tmp_path))

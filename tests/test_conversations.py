@@ -36,7 +36,7 @@ from vtg_r1.data.readers import read_dataset
         "3m - 5m",
     ],
 )
-def test_what_is_counted_is_no_time(answer):
+def test_numbers_of_other_units_are_no_times(answer):
     with pytest.raises(ValueError, match="no span of seconds"):
         read_times(answer)
 
@@ -64,7 +64,7 @@ def test_what_is_counted_is_no_time(answer):
         ("2 min - 3 min", [[120, 180]], [""], []),
     ],
 )
-def test_times_beside_other_numbers(answer, spans, descriptions, others):
+def test_spans_are_separated_from_descriptions_and_other_numbers(answer, spans, descriptions, others):
     times = read_times(answer)
     assert (times.spans, times.descriptions, times.others) == (spans, descriptions, others)
 
@@ -83,7 +83,7 @@ def test_times_beside_other_numbers(answer, spans, descriptions, others):
         "1.[5.0 - 19.0], cut.\n2.[20.0 - 30.0], fry for 2 - 3 minutes.",
     ],
 )
-def test_the_number_of_an_item_is_no_time(answer):
+def test_the_number_of_a_list_item_is_no_time(answer):
     times = read_times(answer)
     assert times.spans == [[5, 19], [20, 30]] and times.descriptions == ["cut", "fry for 2 - 3 minutes"] and times.others == ["2", "3"]
 
@@ -110,7 +110,7 @@ def test_the_number_of_an_item_is_no_time(answer):
         "Spans: [5.0, 19.0], [30.0, 31.0]",
     ],
 )
-def test_a_second_span_behind_the_first_is_read(answer):
+def test_a_second_span_after_the_first_is_read(answer):
     times = read_times(answer)
     assert times.spans == [[5, 19], [30, 31]] and times.others == []
 
@@ -128,7 +128,7 @@ def test_a_second_span_behind_the_first_is_read(answer):
         ("Find “a dog", ""),
     ],
 )
-def test_a_quotation_in_a_quotation(question, query):
+def test_nested_escaped_and_unclosed_quotations_are_read(question, query):
     assert quoted_query(question, any_quotation=True) == query
 
 
@@ -176,9 +176,9 @@ def test_turns_are_paired_by_their_roles(turns, tmp_path):
     )
 
 
-def test_turns_of_other_names_are_the_same(tmp_path):
+def test_turns_are_paired_under_other_names_of_the_roles(tmp_path):
     messages = [("system", "Be brief."), ("user", "Find 'a dog'"), ("model", "From 5 to 9 seconds."), ("assistant", "And from 1 to 2 seconds.")]
-    for n, kept in ((3, ["Find 'a dog'"]), (4, [])):
+    for n, kept in ((3, ["Find 'a dog'"]), (4, [])):  # with the fourth turn one question has two answers
         row = {"id": "1", "video_id": "a", "duration": 30.0, "messages": [{"role": role, "content": text} for role, text in messages[:n]]}
         other = {**row, "messages": [{"role": role, "content": text} for role, text in messages[1:3]]}
         (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(other) + "\n")

@@ -1,4 +1,4 @@
-"Curation: thresholds, quotas, what is refused, and files that survive kills."
+"Curation: thresholds, quotas, bad input, and the same files after a run was killed and resumed."
 
 import json
 import statistics
@@ -69,20 +69,20 @@ def sample(qid="q", iou=0.9, span=(2.0, 8.0), response=RESPONSE, **more):
         (replace(sample(), teacher=None), False, False, "no_teacher"),
     ],
 )
-def test_assign_split(s, cold, rl, reason):
+def test_the_sets_of_a_sample_follow_from_its_answer(s, cold, rl, reason):
     assert assign_split(s, CurationParams()) == (cold, rl, reason)
 
 
-def test_thresholds():
+def test_parameters_keep_the_sets_apart_or_turn_the_filters_off():
     apart = CurationParams(keep_coldstart_in_rl=False)
     assert assign_split(sample(iou=0.9), apart) == (True, False, "") and assign_split(sample(iou=0.5), apart)[1]
-    unfiltered = CurationParams(sft_min_iou=-1, rl_min_iou=0)  # the arms R1-U, and RL without a filter
+    unfiltered = CurationParams(sft_min_iou=-1, rl_min_iou=0)  # without filters, as in the arms R1-U and "RL without a filter"
     assert assign_split(sample(iou=0.0), unfiltered)[:2] == (True, True)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=20), st.floats(0, 1), st.floats(0, 1), st.booleans())
-def test_every_sample_goes_somewhere(ious, sft_min_iou, rl_min_iou, keep):
+def test_every_sample_is_in_a_set_or_filtered_with_a_reason(ious, sft_min_iou, rl_min_iou, keep):
     samples = [sample(str(i), iou, (2.0, 8.0) if ok else None, RESPONSE if ok else "no") for i, (iou, ok) in enumerate(ious)]
     params = CurationParams(sft_min_iou=sft_min_iou, rl_min_iou=rl_min_iou, keep_coldstart_in_rl=keep)
     rows = list(destinations(samples, params))
@@ -94,7 +94,7 @@ def test_every_sample_goes_somewhere(ious, sft_min_iou, rl_min_iou, keep):
         assert not {s.qid for s in cold} & {s.qid for s in rl}
 
 
-def test_supervised_targets():
+def test_the_target_of_sft_is_the_teachers_response_or_the_agreed_true_span():
     s = sample(spans=[[1.0, 5.0], [2.0, 8.5], [2.0, 8.5]])
     assert to_sft_sample(s) is s and parse_span(to_sft_sample(s, "ground_truth").teacher["response"]) == [2.0, 8.5]
     with pytest.raises(UserError, match="label_source"):
@@ -103,11 +103,11 @@ def test_supervised_targets():
 
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.text("abcdef", min_size=1), st.integers(0, 1000), min_size=1, max_size=8), st.integers(0, 5000))
-def test_allocate(sizes, total):
+def test_sources_give_equal_shares_and_make_up_for_small_ones(sizes, total):
     take = allocate(sizes, total)
     assert sum(take.values()) == min(total, sum(sizes.values())) and all(take[k] <= sizes[k] for k in sizes)
     short = [k for k in sizes if take[k] < sizes[k]]
-    assert all(take[k] + 1 >= max(take.values()) for k in short)  # whoever could give more gives as much as anybody
+    assert all(take[k] + 1 >= max(take.values()) for k in short)  # a source with samples left over gives as many as any other, or one less
 
 
 def make(folder: Path, **sources):
@@ -121,7 +121,7 @@ def make(folder: Path, **sources):
     return [{"path": folder / f"{name}.jsonl"} for name in sources]
 
 
-def test_pipeline_counts_and_card(tmp_path):
+def test_the_counts_of_all_steps_add_up_and_are_on_the_card(tmp_path):
     entries = make(tmp_path, a=40, b=10)
     with open(tmp_path / "a.jsonl", "a") as f:
         f.write("{broken\n")
@@ -141,14 +141,15 @@ def test_pipeline_counts_and_card(tmp_path):
     assert total["filtered"] + total["RL"] == 20 and counts["filtered.jsonl"] == total["filtered"] + 17
     assert {r["reason"] for _, r in iter_jsonl(out / "filtered.jsonl")} == {"overlap", "video", "low_iou"}
     assert load_samples(out / "rl.jsonl") and load_samples(out / "coldstart.jsonl")
-    gone = [row for row in table1(out, {"a": sources["a"]}) if row["source"] == "b"]  # as where every sample of b was excluded
+    # with no b among the sources, as if all its samples had been excluded
+    gone = [row for row in table1(out, {"a": sources["a"]}) if row["source"] == "b"]
     assert [(row["excluded"], row["candidates"]) for row in gone] == [(4, 0)]
     card = dataset_card(out, sources, reports, {"seed": 0})
     assert "malformed_line/dropped" in card and str(tmp_path) not in card
-    assert collect(entries, work) == reports  # done before: nothing is read again
+    assert collect(entries, work) == reports  # the second call gives the stored reports
 
 
-def test_draw_is_stable_and_seeded(tmp_path):
+def test_the_draw_follows_its_seed_and_keeps_most_samples_when_the_source_grows(tmp_path):
     drawn = []
     for name, n, seed in (("a", 60, 0), ("b", 60, 1), ("c", 66, 0)):
         (folder := tmp_path / name).mkdir()
@@ -160,7 +161,7 @@ def test_draw_is_stable_and_seeded(tmp_path):
     assert first - grown and len(first & grown) >= 24 and grown - first <= {str(i) for i in range(60, 66)}  # only new samples displace old ones
 
 
-def test_a_hugging_face_source_is_streamed(tmp_path):
+def test_a_hugging_face_dataset_can_be_a_source(tmp_path):
     datasets = pytest.importorskip("datasets")
     rows = [{"file": f"{i}.mp4", "caption": f"event {i}", "from": 1.0, "to": 30.0 if i == 3 else 4.0, "length": 20.0} for i in range(5)] + [
         {"file": "x.mp4", "caption": "", "from": 1.0, "to": 2.0, "length": 9.0}
@@ -180,15 +181,21 @@ def test_a_hugging_face_source_is_streamed(tmp_path):
     "entry, word",
     [({"path": "a.csv", "dataset": "csv", "columns": {"query": "caption"}}, "may not have 'columns'"), ({"path": "a.csv"}, "lacks 'dataset'")],
 )
-def test_a_benchmark_that_would_be_guarded_otherwise_than_it_reads(entry, word, tmp_path):
+def test_a_benchmark_entry_with_columns_or_without_a_dataset_is_an_error(entry, word, tmp_path):
     with pytest.raises(SampleError, match=word):
         main(CurationParams(outputs_dir=str(tmp_path), benchmarks=[entry]))
 
 
-@pytest.mark.parametrize("quotas", [[{"sources": ["nobody"], "total": 3}], [{"sources": ["a"], "total": 1}, {"sources": ["a"], "total": 2}]])
-def test_bad_quotas(quotas, tmp_path):
+@pytest.mark.parametrize(
+    "quotas, problem",
+    [
+        ([{"sources": ["nobody"], "total": 3}], "quotas name the source 'nobody'"),
+        ([{"sources": ["a"], "total": 1}, {"sources": ["a"], "total": 2}], "a source is in two quotas"),
+    ],
+)
+def test_quotas_of_an_unknown_source_or_of_one_source_twice_are_errors(quotas, problem, tmp_path):
     collect(make(tmp_path, a=4), tmp_path)
-    with pytest.raises(SampleError):
+    with pytest.raises(SampleError, match=problem):
         sample_pool(tmp_path, quotas)
 
 
@@ -231,20 +238,23 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyError):
         write_jsonl_files(tmp_path, ["a.jsonl", "b.jsonl"], rows())
     assert not (tmp_path / "a.jsonl").exists() and not (tmp_path / "b.jsonl").exists()
+
+
+def test_a_second_curation_in_the_same_folder_is_refused(tmp_path):
     with folder_lock(tmp_path), pytest.raises(SampleError, match="is curating in this folder"):
         with folder_lock(tmp_path):
             pass
 
 
 def test_killed_and_resumed_files_are_identical():
-    "The benchmark of the full 56K, small: three kills, byte equality, nothing asked twice."
+    "perf/curation.py with a small pool: after three kills each file has the same bytes as without one, and no answer was asked for twice."
     done = subprocess.run([sys.executable, str(Path(__file__).parents[1] / "perf" / "curation.py"), "--pool", "1400"], capture_output=True, text=True)
-    found = json.loads(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
     assert found["identical"] and found["asked_twice"] == 0 and found["pool"] == 1400 and len(found["kills"]) == 3
 
 
-def test_videos_missing_and_unreadable(tmp_path):
+def test_missing_and_unreadable_videos_are_named_and_readable_ones_are_opened_once(tmp_path):
     from vtg_r1.data.toyworld import make_world
 
     world = make_world(tmp_path / "w", videos=3, seed=0)
@@ -255,10 +265,11 @@ def test_videos_missing_and_unreadable(tmp_path):
     assert (found["named"], found["readable"], found["missing"], list(found["unreadable"])) == (3, 1, ["train_00002.mp4"], ["train_00001.mp4"])
     (tmp_path / "videos.jsonl").write_text(
         '{"video": "train_00000.mp4", "seconds": 1, "reason": ""}\n{"vid'
-    )  # killed here; the first is not opened again
+    )  # killed in the middle of the second line
     seen = check_videos([{"path": world / "samples.jsonl"}], world / "videos", tmp_path, progress=False)
     bad = {v: r["reason"] for v, r in seen.items() if r["reason"]}
     assert set(bad) == {"train_00001.mp4", "train_00002.mp4"} and "no such file" in bad["train_00002.mp4"]
+    assert seen["train_00000.mp4"]["seconds"] == 1  # the stored value: this video was not opened again
     assert sum(isinstance(r, dict) for _, r in iter_jsonl(tmp_path / "videos.jsonl")) == 3
 
 
@@ -278,12 +289,12 @@ def test_durations_measured_in_the_videos_fill_the_gaps_of_a_format(tmp_path):
         and report["kept"] == 1
         and not report.get("missing_duration")
     )
-    strict = [{**entries[0], "missing_duration": "drop"}]  # its own choice does not keep the videos from being named
+    strict = [{**entries[0], "missing_duration": "drop"}]  # the entry's own choice for queries without a duration; its video is checked all the same
     assert list(check_videos(strict, world / "videos", tmp_path / "work", progress=False)) == ["train_00000.mp4"]
 
 
 def test_a_query_without_spans_or_from_the_hub_is_measured_too(tmp_path):
-    "Neither has a last end to guess a duration from, and the file is there."
+    "Neither can have its duration guessed from a last published end, but the video is there."
     from vtg_r1.data.toyworld import ToyWorldConfig, make_world
 
     datasets = pytest.importorskip("datasets")
@@ -329,11 +340,11 @@ def test_a_query_without_spans_or_from_the_hub_is_measured_too(tmp_path):
         ("6060447507_6060447508.mp4", "6060447507_6060447508"),
     ],
 )
-def test_source_id(video, source):
+def test_the_source_id_is_the_same_for_all_names_of_one_video(video, source):
     assert source_id(video) == source
 
 
-def test_overlap_kinds(tmp_path):
+def test_the_guard_tells_the_same_video_source_and_query_apart(tmp_path):
     (tmp_path / "b_test.jsonl").write_text(
         json.dumps(dict(qid=1, query="A person  opens the door.", duration=150, vid="NUsG9BgSes0_210.0_360.0")) + "\n"
     )
@@ -353,7 +364,7 @@ def test_overlap_kinds(tmp_path):
 
 
 def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
-    "Both thresholds and all three fates are in the one, frames and both spans in the other."
+    "The first shows both thresholds and the three sets, the second frames, the true span and the teacher's."
     import matplotlib.pyplot as plt
 
     from vtg_r1.data.model_inputs import VideoInputConfig
@@ -369,6 +380,7 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
         "event length (s)",
         "words in the teacher's response",
     ]
+    assert {round(line.get_xdata()[0], 2) for line in fig.axes[0].lines} == {CurationParams().sft_min_iou, CurationParams().rl_min_iou}
     assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "filtered"}
     shown = next(s for s in annotated if s.teacher["span"])
     strip, line = plot_sample(shown, VideoInputConfig(str(world / "videos"), frames=4)).axes
@@ -396,7 +408,7 @@ def test_the_notebook_does_what_main_does(tmp_path):
     assert all((notebook / name).read_bytes() == (module / name).read_bytes() for name in names)
 
 
-def test_stage_on_the_toy_world(tmp_path):
+def test_the_stage_on_the_toy_world_writes_its_sets_metrics_and_figures(tmp_path):
     run = run_stage(tmp_path, run_name="a")
     manifest, metrics = (json.loads((run / f"{n}.json").read_text()) for n in ("manifest", "metrics"))
     assert manifest["status"] == "finished" and resolve(manifest["config"]["video_root"]).is_dir()
@@ -407,7 +419,7 @@ def test_stage_on_the_toy_world(tmp_path):
     )
     assert {p.name for p in (run / "figs").glob("*.png")} >= {"quality.png", "filter.png", "coldstart_sample.png", "filtered_sample.png"}
     again = run_stage(tmp_path, run_name="b", keep_coldstart_in_rl=False)
-    assert len(list((tmp_path / "curation-work").iterdir())) == 2  # of the videos and of the samples: other thresholds, the same work
+    assert len(list((tmp_path / "curation-work").iterdir())) == 2  # one for the videos and one for the samples; other thresholds need no other ones
     assert (again / "coldstart.jsonl").read_bytes() == (run / "coldstart.jsonl").read_bytes()
     assert not {s.qid for s in load_samples(again / "rl.jsonl")} & {s.qid for s in load_samples(again / "coldstart.jsonl")}
 
@@ -432,8 +444,8 @@ def test_a_video_that_is_found_later_is_used_later(tmp_path):
         (dict(quotas=[{"sources": ["nobody"], "total": 1}]), "quotas name the source 'nobody'"),
     ],
 )
-def test_stage_refuses_bad_parameters(parameters, problem, tmp_path):
-    with pytest.raises(Exception, match=problem):
+def test_the_stage_refuses_bad_parameters(parameters, problem, tmp_path):
+    with pytest.raises(SampleError, match=problem):
         run_stage(tmp_path, run_name="a", **parameters)
 
 

@@ -58,17 +58,18 @@ REAL = [
     ("tvgbench", "tvgbench/tvgbench.json", None, 800, 789, dict(zero_length=11, past_end=27)),
     ("timelens", "timelens_100k/timelens-100k_over180_1137_format2.jsonl", None, 5679, 5679, dict(multi_span=0)),
 ]
-FIRST = {name: (file, split) for name, file, split, *_ in reversed(REAL)}  # of each format; the same proofs on its other files are `long`
+FIRST = {name: (file, split) for name, file, split, *_ in reversed(REAL)}  # the first file of each format
 
 
 def marked(row: tuple) -> tuple:
+    "The row; a format's files after the first are tested only in the `long` run."
     return row if FIRST[row[0]] == row[1:3] else pytest.param(*row, marks=pytest.mark.long)
 
 
 @shared
 @pytest.mark.shared
 @pytest.mark.parametrize("name, file, split, read, kept, before", REAL, ids=[f"{n}-{f}-{s or ''}" for n, f, s, *_ in REAL])
-def test_published_file(name, file, split, read, kept, before):
+def test_a_published_file_has_its_known_counts(name, file, split, read, kept, before):
     samples, report = read_dataset(name, FILES / file, split)
     assert (report.read, report.kept, len(samples)) == (read, kept, kept)
     assert {k: report.before[k] for k in before} == before
@@ -113,11 +114,11 @@ def test_nextgqa_forms_agree():
 
 @shared
 @pytest.mark.shared
-def test_details_of_the_less_regular_formats():
+def test_published_files_of_the_less_regular_formats_have_these_details():
     didemo = {s.qid: s for s in read_dataset("didemo", FILES / "didemo/val_data.json")[0]}
     assert didemo["49152"].spans == [[0.0, 5.0], [5.0, 10.0], [5.0, 10.0], [5.0, 10.0]] and didemo["49152"].duration == 30.0
     tvgbench = read_dataset("tvgbench", FILES / "tvgbench/tvgbench.json")[0]
-    assert sum(s.clip is not None for s in tvgbench) == 252 - 11
+    assert sum(s.clip is not None for s in tvgbench) == 252 - 11  # 11 of the queries on clips have no length and are dropped
     steps = read_dataset("hirest", FILES / "hirest/all_data_train.json", steps=True)[1]
     assert steps.read == 4145
     timer1 = read_dataset("timer1", FILES / "timer1/train_2k5.json")[0]
@@ -137,8 +138,8 @@ def test_details_of_the_less_regular_formats():
 
 @shared
 @pytest.mark.shared
-@pytest.mark.parametrize("name, file, split, read, kept, before", map(marked, REAL), ids=[f"{n}-{f}-{s or ''}" for n, f, s, *_ in REAL])
-def test_cli_json(name, file, split, read, kept, before, capsys):
+@pytest.mark.parametrize("name, file, split, read, kept, before", [marked(row) for row in REAL], ids=[f"{n}-{f}-{s or ''}" for n, f, s, *_ in REAL])
+def test_data_check_prints_these_counts_as_json(name, file, split, read, kept, before, capsys):
     assert main(["data", "check", "--dataset", name, "--annotations", str(FILES / file), "--json", *(["--split", split] if split else [])]) == 0
     found = json.loads(capsys.readouterr().out)
     keys = ("read", "kept", "past_end", "inverted", "zero_length", "multi_span", "empty_query", "duplicates")
@@ -159,7 +160,7 @@ def test_cli_json(name, file, split, read, kept, before, capsys):
 
 @shared
 @pytest.mark.shared
-def test_cli_opens_real_videos(capsys):
+def test_data_check_opens_the_videos(capsys):
     assert (
         main(
             [
@@ -184,27 +185,31 @@ def test_cli_opens_real_videos(capsys):
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe\x00rubbish", b"{}", b"[]", b"[1, 2]", b'{"a": 3}', b"hello\nworld\n", b'{"a": {"duration": "long"}}\n', b"[" * 20000]
 )
-def test_wrong_file_is_one_clear_error(name, content, tmp_path, capsys):
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(content)
-    for file in (path, path.rename(tmp_path / "x.json"), (tmp_path / "x.json").rename(tmp_path / "x.txt")):
-        file = tmp_path / file.name
-        if not file.exists():
-            file.write_bytes(content)
+def test_a_wrong_file_is_one_clear_error(name, content, tmp_path, capsys):
+    for ending in ("jsonl", "json", "txt"):
+        file = tmp_path / f"x.{ending}"
+        file.write_bytes(content)
         assert main(["data", "check", "--dataset", name, "--annotations", str(file)]) == 2
         err = capsys.readouterr().err
         assert str(file) in err and len(err.splitlines()) == 1
 
 
-def test_missing_file_folder_and_columns(tmp_path, capsys):
-    assert main(["data", "check", "--dataset", "tacos", "--annotations", str(tmp_path / "none.jsonl")]) == 2
-    assert main(["data", "check", "--dataset", "tacos", "--annotations", str(tmp_path)]) == 2
-    assert main(["data", "check", "--dataset", "nextgqa", "--annotations", str(tmp_path)]) == 2
+@pytest.mark.parametrize(
+    "dataset, name, options, problem",
+    [
+        ("tacos", "none.jsonl", (), "none.jsonl: no such file"),
+        ("tacos", ".", (), "is a folder, tacos is read from a file"),
+        ("nextgqa", ".", (), "has no test.csv; give the folder"),
+        ("csv", "a.csv", ("--columns", "queri=q"), "'queri' is no column of a sample"),
+        ("csv", "a.csv", ("--columns", "query"), "--columns 'query': write FIELD=COLUMN"),
+        ("csv", "a.csv", ("--columns", "query=caption"), "no column 'caption' for query"),
+    ],
+)
+def test_a_missing_file_a_wrong_folder_or_a_wrong_column_is_one_clear_error(dataset, name, options, problem, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("video,query,start,end,duration\na.mp4,q,1,2,9\n")
-    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "a.csv"), "--columns", "queri=q"]) == 2
-    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "a.csv"), "--columns", "query"]) == 2
-    assert main(["data", "check", "--dataset", "csv", "--annotations", str(tmp_path / "a.csv"), "--columns", "query=caption"]) == 2
-    assert "caption" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["data", "check", "--dataset", dataset, "--annotations", str(tmp_path / name), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
 
 
 def rows(**changes):
@@ -240,7 +245,7 @@ def rows(**changes):
         (dict(query="a dog \ud83d"), {}, None, "bad_text/dropped"),
     ],
 )
-def test_policies(change, policy, spans, finding):
+def test_a_policy_keeps_changes_or_drops_a_row_and_is_counted(change, policy, spans, finding):
     samples, report = read_rows(rows(**change), **policy)
     assert [s.spans for s in samples] == ([spans] if spans else [])
     assert finding in report.counts()
@@ -248,7 +253,7 @@ def test_policies(change, policy, spans, finding):
     assert {f.qid for f in report.findings} == {"a"}
 
 
-def test_lists_in_csv_cells_marks_at_the_start_and_odd_durations(tmp_path):
+def test_lists_in_csv_cells_byte_order_marks_and_durations_as_text_are_read(tmp_path):
     (tmp_path / "a.csv").write_text(
         '\ufeffvideo,query,spans,duration,options,answer\na.mp4,q,"[[1, 2], [3, 4]]",9,"[""x"", ""y""]",B\n', encoding="utf-8"
     )
@@ -260,7 +265,7 @@ def test_lists_in_csv_cells_marks_at_the_start_and_odd_durations(tmp_path):
     assert sample.video == "AO8RW.mp4" and sample.duration == 33.67
 
 
-def test_half_characters_are_reported_not_written(tmp_path):
+def test_a_row_with_a_lone_surrogate_is_excluded_and_reported(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"qid": "\\ud800", "video": "a.mp4", "duration": 9, "query": "q", "spans": [[1, 2]]}\n')
     samples, report = read_samples(tmp_path / "a.jsonl")
     assert samples == [] and report.dropped[0].reason == "bad_text"
@@ -268,7 +273,7 @@ def test_half_characters_are_reported_not_written(tmp_path):
 
 
 def test_own_rows_have_paths_below_the_video_root(tmp_path):
-    "As `iter_rows` takes them, which names this function for what needs all rows at once."
+    "`read_rows` also takes repeated_query='join', which needs all rows at once; `iter_rows`, which gives one after the other, refuses it and names `read_rows`."
     given = dict(columns=None, video_root=tmp_path, repeated_query="join")
     absolute = rows(video=str(tmp_path / "kitchen/a.mp4"))
     assert [s.video for s in read_rows(absolute, **given)[0]] == ["kitchen/a.mp4"]
@@ -281,7 +286,7 @@ def test_policy_names_are_checked():
         read_rows(rows(), past_end="crop")
 
 
-def test_a_bad_record_leaves_its_neighbours(tmp_path, capsys):
+def test_a_bad_record_costs_no_other_record(tmp_path, capsys):
     (tmp_path / "tacos_test.jsonl").write_text(
         '{"qid": "a", "query": "q", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n{"qid": "b", broken\n\n{"qid": "c", "query": "q"}\n'
         '{"qid": "a", "query": "r", "duration": 9, "vid": "v", "relevant_windows": [[1, 2]]}\n'
@@ -295,7 +300,7 @@ def test_a_bad_record_leaves_its_neighbours(tmp_path, capsys):
 
 
 def test_columns_are_named_as_the_table_writes_them(tmp_path, capsys):
-    "Also where a name is, but for its case, that of a field of ours (clip, query); a heading that nobody named is found in any case."
+    "A heading may differ from a field of ours only in its case (Clip, Query). A heading that no option names is found in any case."
     table = tmp_path / "mine.csv"
     table.write_text("Clip;From;To;Query;Duration\na.mp4;22,3;33,0;she eats;40\n", encoding="utf-8-sig")
     sample = read_dataset("csv", table, columns={"video": "Clip", "start": "From", "end": "To"})[0][0]
@@ -305,11 +310,11 @@ def test_columns_are_named_as_the_table_writes_them(tmp_path, capsys):
     assert main(["data", "validate", "--dataset", "csv", "--annotations", str(table)]) == 2
     error = capsys.readouterr().err
     assert "['Clip', 'From', 'To', 'Query', 'Duration']" in error and "--columns video=" in error, (
-        "the message shows the table's own headings and the option"
+        "the message must show the table's own headings and the option"
     )
 
 
-def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
+def test_own_columns_of_a_csv_and_of_a_hugging_face_dataset_give_the_same_sample(tmp_path):
     datasets = pytest.importorskip("datasets")
     table = [{"clip": "a/b.mp4", "text": "a dog barks", "from": 1.0, "to": 4.0, "len": 10.0}]
     names = dict(video="clip", query="text", start="from", end="to", duration="len")
@@ -333,7 +338,7 @@ def test_own_columns_from_csv_and_a_hugging_face_dataset(tmp_path):
         ',video,start,end,sentence\n0,kitchen/a.mp4,3.5,65,"she cracks\nan egg"\n',
     ],
 )
-def test_a_practitioners_table(text, tmp_path):
+def test_a_table_is_read_with_any_separator_heading_and_time_format(text, tmp_path):
     (tmp_path / "mine.csv").write_text(text, newline="")
     assert read_dataset("csv", tmp_path / "mine.csv", durations={"kitchen/a.mp4": 70.0})[0] == [
         Sample("a_0", "kitchen/a.mp4", 70.0, "she cracks an egg", [[3.5, 65.0]], "csv")
@@ -392,7 +397,7 @@ def test_the_name_of_a_column_may_give_the_unit(columns, cells, seconds, tmp_pat
     spans = {"video": "a.mp4", "sentence": "x", "fps": 30, columns[0].replace("tart", "pans"): [list(cells[:2])], columns[2]: cells[2]}
     of_spans = {"spans": columns[0].replace("tart", "pans"), "duration": columns[2]}
     found = [read_dataset("csv", tmp_path / "mine.csv", columns=given), read_rows([row], given)]
-    if "max" not in columns[1]:  # which says that min is no minute
+    if "max" not in columns[1]:  # beside t_max, t_min is no unit; a column t_min alone would be in minutes
         found.append(read_rows([spans], of_spans))
     for (sample,), _ in found:
         assert [*sample.spans[0], sample.duration] == list(seconds)
@@ -412,8 +417,8 @@ def test_a_unit_that_cannot_be_read_costs_the_row(name, cell, said):
     assert said in report.dropped[0].detail
 
 
-def test_rows_of_pandas(tmp_path):
-    "A value that is missing is NaN there, and numbers are NumPy's."
+def test_rows_as_pandas_gives_them_are_read(tmp_path):
+    "In them a missing value is NaN, and numbers are NumPy's."
     nan = float("nan")
     rows = [
         {"qid": nan, "video": "a.mp4", "duration": np.float32(30), "query": "x", "spans": np.array([[1.0, 4.0]]), "source": nan, "answer": nan},
@@ -430,7 +435,7 @@ def test_rows_of_pandas(tmp_path):
     assert read_rows(table)[0] == samples
 
 
-def test_spans_of_an_own_table_in_any_usual_form(tmp_path):
+def test_spans_of_an_own_table_are_read_in_any_usual_form(tmp_path):
     forms = [[["0:05", "0:10"]], ["5", "10,0"], [{"start": 5, "end": "0:10"}], {"start": 5, "end": 10}, '[["0:05", 10]]', " [5, 10] "]
     samples, report = read_rows([{"video": "a.mp4", "query": f"q{i}", "spans": spans, "duration": 30} for i, spans in enumerate(forms)])
     assert [s.spans for s in samples] == [[[5, 10]]] * len(forms) and not report.findings
@@ -442,7 +447,7 @@ def test_spans_of_an_own_table_in_any_usual_form(tmp_path):
         read_dataset("jsonl", tmp_path / "a.jsonl")
 
 
-def test_a_sentence_of_several_lines_with_commas_is_no_row(tmp_path):
+def test_a_sentence_of_several_lines_with_commas_is_not_taken_for_rows(tmp_path):
     sentence = "she cracks an egg,\n1, 2, or 3\nwhisks, fries, eats, it\na, 1, b, c"
     for names in (("video", "start", "end", "sentence", "duration"), ("video", "sentence", "start", "end", "duration")):
         row = {"video": "a.mp4", "start": 1, "end": 4, "sentence": sentence, "duration": 9}
@@ -459,7 +464,7 @@ def test_a_short_row_of_a_table_says_what_it_lacks(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_table_as_spreadsheets_write_it(encoding, tmp_path):
+def test_a_table_is_read_as_spreadsheets_write_it(encoding, tmp_path):
     "Excel's first line, decimal commas, empty rows and a last empty column, in the encodings that say what they are."
     text = "sep=;\r\n\r\nvideo;start;end;sentence;duration;\r\na.mp4;3,5;0:01:02,5;caf\u00e9, then tea;70;\r\n;;;;;\r\n"
     (tmp_path / "mine.csv").write_bytes(text.encode(encoding))
@@ -468,13 +473,13 @@ def test_a_table_as_spreadsheets_write_it(encoding, tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["1,234", "0:99", "00:00:01:15", "4 s", "4.500,0", "noon"])
-def test_a_cell_that_is_no_time_costs_its_row_and_says_so(cell, tmp_path, capsys):
+def test_a_cell_that_is_no_time_costs_its_row_and_says_so(cell, tmp_path):
     (tmp_path / "mine.csv").write_text(f'{OWN}a.mp4,1,"{cell}",she,2000\na.mp4,1,2,he,2000\n')
     samples, report = read_dataset("csv", tmp_path / "mine.csv")
     assert [s.query for s in samples] == ["he"] and f"record 2: ValueError: end is {cell!r}: write seconds" in report.dropped[0].detail
 
 
-def test_a_column_that_was_named_is_not_replaced(tmp_path):
+def test_an_option_that_names_a_missing_column_is_an_error(tmp_path):
     (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,she whisks it\n")
     with pytest.raises(SampleError, match="no column 'what' for query"):
         read_dataset("csv", tmp_path / "mine.csv", columns={"query": "what"})
@@ -523,7 +528,7 @@ def test_a_video_is_found_however_its_accents_are_written(tmp_path):
         assert found == unicodedata.normalize(form, "\u00e9t\u00e9.mp4") and (root / found).is_file()
 
 
-def test_a_stage_measures_what_a_table_lacks(two_kitchens):
+def test_a_stage_measures_the_durations_that_a_table_lacks(two_kitchens):
     found = find_videos(read_annotations(str(two_kitchens / "mine.csv"), "csv", two_kitchens / "videos"), two_kitchens / "videos")
     assert [(s.video, s.duration) for s in found] == [("a/v.mp4", 5.0), ("b/v.mp4", 9.0)]
     with pytest.raises(SampleError, match="none of its 2 records"):
@@ -536,11 +541,12 @@ def test_a_row_of_an_own_table_that_cannot_be_read_stops_training(start, said, t
     with pytest.raises(SampleError, match=rf"1 of 3 rows cannot be used \(row 3\), e.g. record 3: .*{said}"):
         read_annotations(str(tmp_path / "mine.csv"), "csv")
     (tmp_path / "mine.csv").write_text(f"{OWN}a.mp4,1,2,she,9\nc.mp4,3,2,backwards,9\n")
-    assert [s.query for s in read_annotations(str(tmp_path / "mine.csv"), "csv")] == ["she"]  # what a policy drops is the report's
+    # an inverted span can be read: a policy drops the row, and training does not stop
+    assert [s.query for s in read_annotations(str(tmp_path / "mine.csv"), "csv")] == ["she"]
 
 
 def test_a_row_that_cannot_be_measured_is_an_error_or_is_counted(two_kitchens, capsys):
-    "No duration, and no video to measure it in: such a row does not leave the training set in silence."
+    "A row has no duration, and no video in which to measure it. It must not leave the training set without a word."
     (two_kitchens / "videos/broken.mp4").write_bytes(b"no video")
     with open(two_kitchens / "mine.csv", "a") as f:
         f.write("c/gone.mp4,1,2,three\nbroken.mp4,1,2,four\n")
@@ -564,7 +570,7 @@ def video(path, n):
     write_video(path, np.zeros((n, 28, 28, 3), np.uint8), 1)
 
 
-def test_a_query_that_the_video_does_not_show_is_measured_like_any_other(tmp_path):
+def test_the_video_of_a_query_without_spans_is_measured_too(tmp_path):
     "HiREST's negatives: no spans, so no last end to guess from, and no duration in the file."
     (tmp_path / "all_data_test.json").write_text(json.dumps({"Make Soup": {}}))
     negatives = tmp_path / "all_data_test_negative_samples.json"
@@ -578,8 +584,8 @@ def test_a_query_that_the_video_does_not_show_is_measured_like_any_other(tmp_pat
     assert read_with_videos("hirest", negatives, tmp_path / "videos", workers=1)[2]["named"] == 0, "a query that is dropped anyway opens no video"
 
 
-def test_a_clip_is_as_long_as_itself(two_kitchens):
-    "Its times count from its start, so the length of the whole file is no duration of it. What the file lacks at the clip's end is cut."
+def test_the_duration_of_a_query_on_a_clip_is_the_clips(two_kitchens):
+    "Times of a clip count from its start, so its duration is end minus start, not the file's length. A clip that ends after its file is cut to the file."
     rows = [
         {"video": "b/v.mp4", "query": "inside", "spans": [[1, 2]], "clip": [2, 6]},
         {"video": "b/v.mp4", "query": "to the end", "spans": [[1, 9]], "clip": [5, 20]},
@@ -603,8 +609,8 @@ def test_a_clip_is_as_long_as_itself(two_kitchens):
         read_annotations(str(table), "jsonl", two_kitchens / "videos")
 
 
-def test_training_measures_what_a_format_never_has(tmp_path, capsys):
-    "Charades-STA's text: its durations are measured where the videos are, and a guess in place of one is stated."
+def test_training_measures_or_guesses_durations_that_a_format_never_has(tmp_path, capsys):
+    "Charades-STA's text has no durations. They are measured in the videos that are there; the others are guessed, and the output says how many."
     text = tmp_path / "charades_sta_train.txt"
     text.write_text(
         "AAAAA 1.0 2.0##a person eats.\nAAAAA 2.0 4.0##a person drinks.\nGONE1 1.0 3.0##a person leaves.\nAAAAA 9.0 12.0##a person sits.\n"
@@ -622,7 +628,7 @@ def test_training_measures_what_a_format_never_has(tmp_path, capsys):
     assert [s.duration for s in samples] == [10.4, 10.4, 3.0, 10.4] and report.counts()["missing_duration/guessed"] == 1
 
 
-def test_a_file_of_durations_may_lack_some(tmp_path):
+def test_durations_that_a_file_of_durations_lacks_are_measured(tmp_path):
     (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,one\nb.mp4,3,4,two\n")
     (tmp_path / "d.json").write_text('{"a.mp4": 5.5}')
     for name in ("a", "b"):
@@ -640,7 +646,7 @@ def test_a_file_of_durations_may_lack_some(tmp_path):
         ("d.jsonl", '{"video": "a.mp4", "duration": "30,5"}\n{"vid": "b", "duration": 30}\n'),
     ],
 )
-def test_durations_as_texts(name, content, tmp_path):
+def test_a_file_of_durations_may_write_them_as_text(name, content, tmp_path):
     (tmp_path / "mine.csv").write_text("video,start,end,sentence\na.mp4,1,2,one\nb.mp4,3,4,two\n")
     (tmp_path / name).write_text(content)
     assert [s.duration for s in read_dataset("csv", tmp_path / "mine.csv", durations=tmp_path / name)[0]] == [30.5, 30]
@@ -667,7 +673,8 @@ def test_a_file_of_durations_may_name_two_videos_of_one_name(two_kitchens):
     (two_kitchens / "d.json").write_text('{"a/v.mp4": 5, "b/v.mp4": 9}')
     (two_kitchens / "full.csv").write_text("video,start,end,sentence\na/v.mp4,1,2,one\nb/v.mp4,3,4,two\nc/v.mp4,3,4,three\n")
     samples, report = read_dataset("csv", two_kitchens / "full.csv", durations=two_kitchens / "d.json")
-    assert [(s.video, s.duration) for s in samples] == [("a/v.mp4", 5), ("b/v.mp4", 9)], "whose length c/v.mp4 has is open"
+    # the length of c/v.mp4 is unknown: the file has two videos named v.mp4
+    assert [(s.video, s.duration) for s in samples] == [("a/v.mp4", 5), ("b/v.mp4", 9)]
     assert [f.reason for f in report.excluded] == ["missing_duration"]
 
 
@@ -679,12 +686,12 @@ def test_an_option_that_our_own_samples_have_no_use_for_is_refused(tmp_path):
             read()
 
 
-def test_rows_of_a_stream_have_no_last_end():
+def test_a_stream_of_rows_cannot_guess_a_duration_from_the_last_end():
     with pytest.raises(SampleError, match="missing_duration='last_end' needs all rows at once"):
         iter_rows([], Report("rows"), missing_duration="last_end")
 
 
-def test_formats_known_by_description_only(tmp_path):
+def test_formats_of_which_no_published_file_is_at_hand_are_read_as_described(tmp_path):
     (tmp_path / "iv.jsonl").write_text('{"vid": "abc", "duration": 30.0, "query": "a dog barks", "span": [1.0, 4.0]}\n')
     assert read_dataset("internvid_vtime", tmp_path / "iv.jsonl")[0][0].spans == [[1.0, 4.0]]
     turns = [
@@ -698,7 +705,8 @@ def test_formats_known_by_description_only(tmp_path):
     )
     samples, report = read_dataset("grounded_videollm", tmp_path / "g.json", durations={"abc": 30.0})
     assert (samples[0].query, samples[0].spans, samples[0].video, report.read) == ("When does the dog bark?", [[1.0, 4.0]], "x/abc.mp4", 2)
-    assert [(f.reason, f.action) for f in report.excluded] == [("no_span", "dropped")]  # "Why?" asks for no time: counted, not passed over
+    # the answer to "Why?" has no time: the query is counted as dropped
+    assert [(f.reason, f.action) for f in report.excluded] == [("no_span", "dropped")]
     (tmp_path / "t.json").write_text(
         json.dumps(
             [
@@ -739,7 +747,7 @@ class _Bomb:
         return os.mkdir, (self.folder,)
 
 
-def test_queryd_folder_and_its_pickles(tmp_path):
+def test_a_folder_of_queryd_is_read_and_a_pickle_that_runs_code_is_refused(tmp_path):
     (tmp_path / "train_list.txt").write_text("video-abc\n")
     (tmp_path / "durations.json").write_text('{"abc": 30.0}')
     (tmp_path / "raw_captions_combined_filtered-v2.pkl").write_bytes(pickle.dumps({"video-abc": [["a", "dog", "barks"]]}))
@@ -785,7 +793,7 @@ def any_sample(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(any_sample(), min_size=1, max_size=4, unique_by=lambda s: s.qid))
-def test_round_trip_is_identity(tmp_path_factory, samples):
+def test_samples_are_read_as_they_were_written(tmp_path_factory, samples):
     path = tmp_path_factory.mktemp("rt") / "s.jsonl"
     write_jsonl(path, samples)
     assert read_samples(path)[0] == samples and [from_dict(s.to_dict()) for s in samples] == samples

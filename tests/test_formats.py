@@ -1,7 +1,7 @@
 """Prediction files of other projects: recognised, mapped to the benchmark's queries, and scored as their owners score them.
 
-Each file is written by hand in the shape that its owner's repository writes. Each owner's rule is written here once more, from its evaluator, and reads the
-raw file itself. docs/formats.md is the table of what these tests find; `python tests/test_formats.py` writes it anew.
+Each file is written by hand in the shape that its owner's repository writes. For each owner, a function `owner_…` repeats the rule of its evaluator on the
+raw file, without this project's code. docs/formats.md is the table of what these tests find; `python tests/test_formats.py` writes it anew.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vtg_r1.core.samples import Sample
 from vtg_r1.core.tables import markdown_table
 from vtg_r1.data.official_benchmarks import load_benchmark
 from vtg_r1.data.predictions import FORMS, PredictionError, read_prediction_file, read_predictions, recognise
-from vtg_r1.data.protocol import CAUSES, CONVENTIONS, explain, file_digest
+from vtg_r1.data.protocol import CAUSES, CONVENTIONS, Protocol, explain, file_digest
 
 DOCUMENT = project_root() / "docs" / "formats.md"
 HERE = Path(__file__).parent / "score"
@@ -41,12 +41,13 @@ CHARADES = {
 }
 QUERIES = [(vid, sentence, span) for vid, video in CHARADES.items() for span, sentence in zip(video["timestamps"], video["sentences"])]
 QIDS = ["AAAAA_0", "AAAAA_1", "AAAAA_2", "BBBBB_3", "BBBBB_4"]
-# IoU: exactly 1/2; 1; a miss; 3/4; 10/13
+# The predicted spans. Their IoU: exactly 1/2; 1; a miss; 3/4; 10/13
 SPANS = [[0, 5], [5, 15], None, [2, 5], [20, 30]]
 ORDER = [3, 0, 4, 2, 1]  # of the rows in a file
 
 
 def texts(form: str) -> list[str]:
+    "A response for each of SPANS."
     return [form.format(*span) if span else "I cannot see this in the video." for span in SPANS]
 
 
@@ -55,12 +56,12 @@ def lines(rows: list[Any]) -> str:
 
 
 def iou(a: list[float], b: list[float]) -> float:
-    "As most evaluators compute it: the hull in place of the union."
+    "As most evaluators compute it: divided by the length from the earliest start to the latest end, in place of the union."
     return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / (max(a[1], b[1]) - min(a[0], b[0]))
 
 
 def summary(values: list[float], above: bool = False) -> dict[str, float]:
-    "R1@m and mIoU in percent."
+    "R1@m and mIoU in percent; `above` counts IoU > m in place of IoU ≥ m."
     hits = {m: sum(v > m or (v == m and not above) for v in values) for m in (0.3, 0.5, 0.7)}
     return {**{f"R1@{m}": 100 * n / len(values) for m, n in hits.items()}, "mIoU": 100 * sum(values) / len(values)}
 
@@ -178,10 +179,9 @@ def owner_nextgqa(files: dict[str, str]) -> dict[str, float]:
             best_iou.append(max(ious))
             best_iop.append(max(iops))
             right.append(answers[key]["prediction"] == answers[key]["answer"])
-    found = {name: value for name, value in summary(best_iou).items()}
     iop = summary(best_iop)
     grounded = sum(r and p >= 0.5 for r, p in zip(right, best_iop))
-    return {**found, "mIoP": iop["mIoU"], "IoP@0.3": iop["R1@0.3"], "IoP@0.5": iop["R1@0.5"], "Acc@GQA": 100 * grounded / len(right)}
+    return {**summary(best_iou), "mIoP": iop["mIoU"], "IoP@0.3": iop["R1@0.3"], "IoP@0.5": iop["R1@0.5"], "Acc@GQA": 100 * grounded / len(right)}
 
 
 @dataclass
@@ -194,18 +194,18 @@ class Case:
     owner: Callable[[dict[str, str]], dict[str, float]]  # its rule, on the raw files
     benchmark: str = "charades_sta"
     annotations: str | Path = "charades_test.json"
-    options: list[str] = field(default_factory=lambda: ["--explain"])  # under which the score is the owner's
+    options: list[str] = field(default_factory=lambda: ["--explain"])  # of `vtg-r1 score`; with them its score must equal the owner's
 
 
 BY_QID = dict(zip(QIDS, SPANS))
 WITHOUT_ONE = {qid: span for qid, span in BY_QID.items() if qid != "AAAAA_1"}
-SEEN = [(i, *QUERIES[i], SPANS[i]) for i in ORDER]
+SHUFFLED = [(i, *QUERIES[i], SPANS[i]) for i in ORDER]  # number, video, sentence, truth, predicted span
 
 
 def case_timer1() -> Case:
     rows = [
         {"qid": f"charades_{i}", "pred": span or [None, None], "target": truth, "duration": 20.0, "output_text": f"<answer>{span}</answer>"}
-        for i, _, _, truth, span in SEEN
+        for i, _, _, truth, span in SHUFFLED
         if i != 1
     ]
     return Case("timer1", {"tg_0_2.jsonl": lines(rows[:2]), "tg_1_2.jsonl": lines(rows[2:])}, WITHOUT_ONE, owner_time_r1)
@@ -221,7 +221,7 @@ def case_videochat_r1() -> Case:
             "iou": 0,
             "ans": truth,
         }
-        for i, vid, sentence, truth, span in SEEN
+        for i, vid, sentence, truth, span in SHUFFLED
         if i != 1
     ]
     return Case("videochat_r1", {"cuda:0.jsonl": lines(rows)}, WITHOUT_ONE, owner_videochat_r1)
@@ -229,9 +229,9 @@ def case_videochat_r1() -> Case:
 
 def case_videochat_r1_gqa() -> Case:
     answers = {
-        "111_0": ("Select why she laughed", "(A)", [[2.0, 6.0]], "<answer>A</answer><glue>[(2.0, 5.0)]</glue>"),
-        "111_3": ("", "(C)", [[10.0, 20.0]], "<answer>B</answer><glue>[(10.0, 20.0)]</glue>"),
-        "333_1": ("", "(A)", [[5.0, 10.0]], "<think>a bed</think><answer>A</answer>"),
+        "111_0": ("(A)", [[2.0, 6.0]], "<answer>A</answer><glue>[(2.0, 5.0)]</glue>"),
+        "111_3": ("(C)", [[10.0, 20.0]], "<answer>B</answer><glue>[(10.0, 20.0)]</glue>"),
+        "333_1": ("(A)", [[5.0, 10.0]], "<think>a bed</think><answer>A</answer>"),
     }
     questions = {"111_0": "why did she laugh", "111_3": "what did he do after", "333_1": "where is the cat"}
     rows = [
@@ -243,7 +243,7 @@ def case_videochat_r1_gqa() -> Case:
             "acc": 0.0,
             "iou": 0.0,
         }
-        for qid, (_, answer, glue, text) in answers.items()
+        for qid, (answer, glue, text) in answers.items()
     ]
     spans = {"111_0": [2, 5], "111_3": [10, 20], "333_1": None}
     return Case("videochat_r1_gqa", {"cuda:0.jsonl": lines(rows)}, spans, owner_videochat_r1_gqa, "nextgqa", HERE / "nextgqa", ["--missing", "skip"])
@@ -269,7 +269,7 @@ def case_videomind() -> Case:
             "pred": [span or [19, 20], [0, 1]],
             "conf": [0.9, 0.1],
         }
-        for i, vid, sentence, truth, span in SEEN
+        for i, vid, sentence, truth, span in SHUFFLED
         if i != 1
     ]
     spans = {qid: span or [19, 20] for qid, span in WITHOUT_ONE.items()}
@@ -278,13 +278,15 @@ def case_videomind() -> Case:
 
 def case_tvg_r1() -> Case:
     said = texts("<think>he moves</think><time>{}, {}</time>")
-    said[3] = "<think>From 2 to 5 he drinks</think>"  # its evaluator takes numbers out of the thinking
-    rows = [{**videomind_row(vid, sentence, truth), "response": said[i]} for i, vid, sentence, truth, _ in SEEN if i != 1]
+    said[3] = (
+        "<think>From 2 to 5 he drinks</think>"  # its evaluator reads these two numbers, and so does the owner's rule; our own reading (`spans` below) does not
+    )
+    rows = [{**videomind_row(vid, sentence, truth), "response": said[i]} for i, vid, sentence, truth, _ in SHUFFLED if i != 1]
     return Case("tvg_r1", {"output.json": json.dumps(rows)}, {**WITHOUT_ONE, "BBBBB_3": None}, owner_tvg_r1)
 
 
 def case_timechat() -> Case:
-    entries = {str(i): {"timestamp": [span] if span else [], "query": sentence, "vid": f"{vid}.mp4"} for i, vid, sentence, _, span in SEEN}
+    entries = {str(i): {"timestamp": [span] if span else [], "query": sentence, "vid": f"{vid}.mp4"} for i, vid, sentence, _, span in SHUFFLED}
     return Case("timechat", {"fmt_charades_test_f8_result.json": json.dumps(entries)}, BY_QID, owner_timechat)
 
 
@@ -292,7 +294,7 @@ def case_timechat_log() -> Case:
     said = texts("The given query happens in {} - {} seconds.")
     rows = [
         {"vname": f"{vid}.mp4", "generated_cap": said[i], "query": sentence, "id": i, "prompt": "Localize", "url": ""}
-        for i, vid, sentence, _, _ in SEEN
+        for i, vid, sentence, _, _ in SHUFFLED
     ]
     return Case("timechat_log", {"charades_test_f8_result.json": json.dumps(rows)}, BY_QID, owner_timechat_log)
 
@@ -310,7 +312,7 @@ def case_nextgqa() -> Case:
 
 def case_lmms_eval() -> Case:
     said, rows = texts("The event happens in the {} - {}."), []
-    for i, vid, sentence, truth, _ in SEEN:
+    for i, vid, sentence, truth, _ in SHUFFLED:
         entry = {f"{vid}.mp4>>>{sentence}>>>{truth}": said[i]}
         metrics = {f"charades_sta_{name}": entry for name in ("IOU@3", "IOU@5", "IOU@7", "mIOU")}
         rows.append({"doc_id": i, "target": str(truth), "filtered_resps": said[i], "doc_hash": "0" * 64, "input": "Please find", **metrics})
@@ -319,7 +321,7 @@ def case_lmms_eval() -> Case:
 
 def case_lmms_eval_submission() -> Case:
     said = texts("{} to {}")
-    entries = {f"{vid}.mp4>>>{sentence}>>>{truth}": said[i] for i, vid, sentence, truth, _ in SEEN if i != 1}
+    entries = {f"{vid}.mp4>>>{sentence}>>>{truth}": said[i] for i, vid, sentence, truth, _ in SHUFFLED if i != 1}
     name = "inference_results_temporal_grounding_charades.json"
     return Case("lmms_eval_submission", {name: json.dumps(entries, indent=4)}, WITHOUT_ONE, owner_lmms_eval)
 
@@ -328,7 +330,7 @@ def case_timelens() -> Case:
     said = texts("The event happens in {} - {} seconds.")
     rows = [
         {f"{vid}.mp4>>>{sentence.strip('.')}>>>{truth}": {"timestamps": [span or [40, 50]], "answers": said[i], "duration": 20.0}}
-        for i, vid, sentence, truth, span in SEEN
+        for i, vid, sentence, truth, span in SHUFFLED
         if i != 1
     ]
     spans = {qid: span or [40, 50] for qid, span in WITHOUT_ONE.items()}
@@ -337,15 +339,15 @@ def case_timelens() -> Case:
 
 def case_vlmevalkit() -> Case:
     said = texts("From {} - {} seconds")
-    rows = [f"{i}\t{vid}\t{sentence.strip('.')}\t{[truth]}\t{said[i]}\n" for i, vid, sentence, truth, _ in SEEN]
+    rows = [f"{i}\t{vid}\t{sentence.strip('.')}\t{[truth]}\t{said[i]}\n" for i, vid, sentence, truth, _ in SHUFFLED]
     return Case("vlmevalkit", {"Qwen_Charades.tsv": "index\tvideo\tquestion\tanswer\tprediction\n" + "".join(rows)}, BY_QID, owner_vlmevalkit)
 
 
 def case_moment_detr() -> Case:
     rows = [
-        # R1 is of the first, which misses; by score the exact one comes first: AP 1/2 for two truths
+        # R1 takes the first window, which misses. AP sorts by score: the exact window comes first, and hits one of two truths, so AP is 1/2
         {"qid": 10, "query": "a girl cooks", "vid": "a_0.0_150.0", "pred_relevant_windows": [[79.3, 150, 0.9], [0, 20, 0.95]]},
-        {"qid": 11, "pred_relevant_windows": [[30, 48, 0.5], [30, 60, 0.4]], "pred_saliency_scores": [0.1]},  # 0.6, then exact
+        {"qid": 11, "pred_relevant_windows": [[30, 48, 0.5], [30, 60, 0.4]], "pred_saliency_scores": [0.1]},  # IoU 0.6, then 1
         {"qid": 12, "pred_relevant_windows": [[40, 60, 0.1]]},
         {"qid": 13, "pred_relevant_windows": [[0, 10, 0.2]]},
     ]
@@ -376,7 +378,7 @@ def case_rextime() -> Case:
 
 
 def case_own() -> Case:
-    rows = [{"qid": QIDS[i], "pred": [span] if span else None, "scores": [0.5] if span else None} for i, _, _, _, span in SEEN]
+    rows = [{"qid": QIDS[i], "pred": [span] if span else None, "scores": [0.5] if span else None} for i, _, _, _, span in SHUFFLED]
 
     def by_hand(_: dict[str, str]) -> dict[str, float]:
         return summary([0.5, 1, 0, 0.75, 10 / 13])
@@ -425,7 +427,7 @@ def command(case: Case, annotations: Path, files: list[Path], *options: str) -> 
 
 @dataclass
 class Finding:
-    "What a case gave."
+    "What this project reads in a case's files, and the two scores."
 
     form: str
     spans: dict[str, list | None]
@@ -435,6 +437,7 @@ class Finding:
 
 
 def find(case: Case, folder: Path) -> Finding:
+    "Writes a case's files, reads and scores them."
     annotations, files = write(case, folder)
     samples, _ = load_benchmark(case.benchmark, annotations)
     read = read_prediction_file(files, samples)
@@ -446,7 +449,7 @@ def find(case: Case, folder: Path) -> Finding:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_recognised_mapped_and_scored_as_its_owner_does(name, tmp_path):
+def test_a_file_is_recognised_mapped_and_scored_as_its_owner_scores_it(name, tmp_path):
     case = CASES[name]()
     found = find(case, tmp_path)
     assert found.form == case.form
@@ -459,7 +462,7 @@ def test_every_form_has_a_case():
 
 
 def document(folder: Path) -> str:
-    "docs/formats.md."
+    "The text of docs/formats.md."
     rows = []
     for name, make in CASES.items():
         case = make()
@@ -481,8 +484,9 @@ def document(folder: Path) -> str:
     head = ["file of", "rows", "recognised", "mapped", "score equal to the owner's rule", "the owner's numbers"]
     return (
         "# Prediction files that `vtg-r1 score` reads\n\n"
-        "Made by `python tests/test_formats.py`, and compared by its test. Each row is a file written by hand in the owner's shape, with a miss, an IoU of\n"
-        "exactly 0.5, a sentence that stands twice on its video, and, where the owner allows it, a query without a row. *Mapped*: every row found its query and span.\n"
+        "Made by `python tests/test_formats.py`, and compared by its test. Each row is a file written by hand in the owner's shape. The files for Charades-STA have\n"
+        "a miss, an IoU of exactly 0.5, a sentence that stands twice on its video, and, where the owner allows it, a query without a row. *Mapped*: every row was\n"
+        "assigned to its query, and its span was read.\n"
         "*Score equal*: `vtg-r1 score` gives what the owner's rule, written independently in the test, computes from the raw file. Where the owner's convention\n"
         "is another than ours, that is the second number of `--explain`. Any of the files may be packed by gzip.\n\n"
         + markdown_table(head, rows)
@@ -490,23 +494,22 @@ def document(folder: Path) -> str:
     )
 
 
-def test_the_table_is_what_the_tests_find(tmp_path):
+def test_the_page_of_formats_has_what_the_cases_give(tmp_path):
     assert DOCUMENT.read_text(encoding="utf-8") == document(tmp_path), "run `python tests/test_formats.py`"
-    assert "| NO" not in DOCUMENT.read_text(encoding="utf-8")
 
 
 # ---- one row, one query ----
 
 
-def charades(folder: Path, **files: str) -> list[Path]:
+def charades(folder: Path, **files: str) -> None:
+    "Writes the annotations and these files; `__` in a file's name stands for the dot."
     (folder / "charades_test.json").write_text(json.dumps(CHARADES))
     for name, content in files.items():
         (folder / name.replace("__", ".")).write_text(content)
-    return [folder / name.replace("__", ".") for name in files]
 
 
 def refusal(folder: Path, capsys, *names: str, options: tuple[str, ...] = ()) -> str:
-    "The one line of an error."
+    "The one line of error with which `vtg-r1 score` refuses these files."
     words = ["score", "--benchmark", "charades_sta", "--annotations", str(folder / "charades_test.json"), *options]
     for name in names:
         words += ["--predictions", str(folder / name)]
@@ -517,6 +520,7 @@ def refusal(folder: Path, capsys, *names: str, options: tuple[str, ...] = ()) ->
 
 
 def time_r1(index: int, target: list[float], pred: list = [0, 5]) -> dict[str, Any]:
+    "A row in Time-R1's form."
     return {"qid": f"charades_{index}", "pred": pred, "target": target, "output_text": ""}
 
 
@@ -549,13 +553,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_one_to_one_is_refused_and_counted(name, tmp_path, capsys):
+def test_rows_that_are_not_one_to_one_with_queries_are_refused_and_counted(name, tmp_path, capsys):
     rows, message = REFUSED[name]
     charades(tmp_path, log__jsonl=lines(rows))
     assert message in refusal(tmp_path, capsys, "log.jsonl")
 
 
-def test_files_that_are_no_text_are_named(tmp_path, capsys):
+def test_a_file_that_is_no_text_is_refused_with_its_kind(tmp_path, capsys):
     charades(tmp_path)
     for head, said in (
         (b"PK\x03\x04", "a workbook (xlsx) or zip file; save the table as tsv"),
@@ -566,7 +570,7 @@ def test_files_that_are_no_text_are_named(tmp_path, capsys):
         assert said in refusal(tmp_path, capsys, "table.xlsx")
 
 
-def test_lists_lines_and_packed_files_are_the_same(tmp_path):
+def test_a_list_lines_and_a_packed_file_of_the_same_rows_are_read_the_same(tmp_path):
     rows = [
         {"qid": "AAAAA_0", "pred": [23.5, 30.0]},
         {"qid": "AAAAA_1", "pred": [None, None]},
@@ -585,7 +589,7 @@ def test_lists_lines_and_packed_files_are_the_same(tmp_path):
 
 
 def test_rows_without_id_find_their_query(tmp_path):
-    "By video and sentence, and by number where every query has a row."
+    "By video and sentence; by number alone, if every query has a row."
     named = [{"vid": vid, "sentence": sentence, "pred": span} for vid, sentence, span in QUERIES if sentence != "a person sits down."]
     numbered = [{"index": i, "pred": QUERIES[i][2]} for i in ORDER]
     charades(tmp_path, named__jsonl=lines(named), numbered__jsonl=lines(numbered))
@@ -608,8 +612,8 @@ def test_queries_that_are_alike_share_their_rows(tmp_path):
         read_prediction_file(tmp_path / "three.jsonl", samples)
 
 
-def test_the_option_of_videomind_is_the_answerers(tmp_path):
-    "Its response begins with the option; spans are the grounder's, whatever numbers the response holds."
+def test_videomind_takes_the_option_from_the_response_and_no_span(tmp_path):
+    "VideoMind's grounder writes the spans into `pred`; its answerer writes the response, which begins with the option and may hold other numbers."
     row = {"source": "nextgqa", "video_path": "a/111.mp4", "question": "why did she laugh", "options": ["a", "b", "c", "d", "e"], "span": [[2, 6]]}
     rows = [{**row, "pred": [[2.0, 5.0]], "response": "(B) he fell at 7 to 9"}]
     (tmp_path / "output.json").write_text(json.dumps(rows))
@@ -620,7 +624,7 @@ def test_the_option_of_videomind_is_the_answerers(tmp_path):
 
 
 def test_responses_are_read_by_the_convention_that_is_asked_for(tmp_path):
-    "TVG-R1's rule takes the first two numbers of the answer, in their order, and counts where the file states a span too; without it the span counts."
+    "TVG-R1's reading takes the first two numbers of the answer, in their order. It counts even where the row states a span. Without a reading, the span counts."
     samples = [Sample("q1", "v.mp4", 30.0, "a goal", [[3.0, 9.0]]), Sample("q2", "v.mp4", 30.0, "a foul", [[3.0, 9.0]])]
     rows = [
         {"qid": "q1", "pred": [[1.0, 2.0]], "response": "<think>at 1</think><time>from 9 to 3, or 20</time>"},
@@ -633,8 +637,8 @@ def test_responses_are_read_by_the_convention_that_is_asked_for(tmp_path):
         read_predictions(tmp_path / "p.jsonl", samples, reading="lenient")
 
 
-def test_options_alone_are_no_grounding(tmp_path, capsys):
-    "NExT-GQA's second file by itself: accuracy counts, and there is nothing to score where questions without a span are left out."
+def test_a_file_of_options_alone_has_an_accuracy_and_no_grounding(tmp_path, capsys):
+    "NExT-GQA's second file by itself has Acc@QA. A rule that leaves out questions without a span has nothing to score."
     (tmp_path / "test-res.json").write_text('{"111_0": {"prediction": 0, "answer": 0}, "222_0": {"prediction": 4, "answer": 4}}')
     words = ["score", "--benchmark", "nextgqa", "--annotations", str(HERE / "nextgqa"), "--predictions", str(tmp_path / "test-res.json")]
     assert main([*words, "--json"]) == 0
@@ -645,7 +649,7 @@ def test_options_alone_are_no_grounding(tmp_path, capsys):
         assert "no row gives a span" in capsys.readouterr().err
 
 
-def test_tables_of_vlmevalkit_are_the_same_in_every_format(tmp_path):
+def test_vlmevalkit_is_read_the_same_from_every_file_format(tmp_path):
     case = case_vlmevalkit()
     annotations, (tsv,) = write(case, tmp_path)
     header, *rows = [line.split("\t") for line in tsv.read_text().splitlines()]
@@ -661,7 +665,7 @@ def test_tables_of_vlmevalkit_are_the_same_in_every_format(tmp_path):
 
 
 def test_a_revised_label_file_is_noticed(tmp_path, capsys):
-    "The last span ends at second 30 in the log and at 33 in the annotations: a clipped file was used."
+    "One true span ends at second 30 in the log and at 33 in the annotations: the log was made with labels cut to the video."
     charades(tmp_path, log__jsonl=lines([time_r1(4, [20, 30]), time_r1(0, [0, 10])]))
     words = ["--annotations", str(tmp_path / "charades_test.json"), "--predictions", str(tmp_path / "log.jsonl")]
     assert main(["score", "--benchmark", "charades_sta", *words]) == 0
@@ -672,7 +676,7 @@ def test_a_revised_label_file_is_noticed(tmp_path, capsys):
 
 
 def test_gaussian_spans_are_shares_of_the_video(tmp_path, capsys):
-    "NExT-GQA's script multiplies the spans of *_gs.json by the duration and rounds to tenths."
+    "NExT-GQA's script multiplies the spans of *_gs.json (by Gaussian masks) by the duration and rounds to tenths. The same shares in another file give a warning."
     (tmp_path / "test_ground_gs.json").write_text('{"111_3": [0.3333, 0.5], "222_5": [0.4, 0.6]}')
     samples, _ = load_benchmark("nextgqa", HERE / "nextgqa")
     assert {q: p.spans for q, p in read_prediction_file(tmp_path / "test_ground_gs.json", samples).predictions().items()} == {
@@ -687,7 +691,7 @@ def test_gaussian_spans_are_shares_of_the_video(tmp_path, capsys):
 
 # ---- nothing is lost, and a refusal names the field ----
 
-ASKED = [
+ASKED = [  # the queries of the tests below
     Sample("0", "a.mp4", 30.0, "a dog runs", [[1.0, 4.0]]),
     Sample("1", "a.mp4", 30.0, "a cat sits", [[10.0, 14.0]]),
     Sample("2", "b.mp4", 20.0, "a dog runs", [[2.0, 8.0]]),
@@ -745,23 +749,24 @@ def test_a_refusal_names_row_field_and_fix(name, content, message, tmp_path):
     assert str(tmp_path / name) in str(error.value)
 
 
-@pytest.mark.parametrize("value", [None, [], [1, 4], [[1, 4]], [[1, 4], [6, 7]], [[None, None]]])
-def test_nextgqa_is_known_by_any_first_value(value, tmp_path):
+@pytest.mark.parametrize(
+    "value, first", [(None, []), ([], []), ([[None, None]], []), ([1, 4], [[1, 4]]), ([[1, 4]], [[1, 4]]), ([[1, 4], [6, 7]], [[1, 4], [6, 7]])]
+)
+def test_nextgqa_is_recognised_whatever_its_first_value_is(value, first, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"123_0": value, "123_1": [2, 5]}))
     file = read_prediction_file(tmp_path / "a.json", ASKED)
     spans = {qid: prediction.spans for qid, prediction in file.predictions().items()}
-    first = [] if value in (None, []) or value == [[None, None]] else [[1, 4], [6, 7]] if value == [[1, 4], [6, 7]] else [[1, 4]]
     assert file.form == "nextgqa" and spans == {"123_0": first, "123_1": [[2, 5]]} and not file.ungrounded
 
 
 @pytest.mark.parametrize("prediction", [2, 2.0, "2"])
-def test_the_option_of_nextgqa_is_a_number(prediction, tmp_path):
+def test_the_option_number_of_nextgqa_may_be_written_as_a_float_or_a_text(prediction, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"123_0": {"prediction": prediction, "answer": 2}}))
     assert read_prediction_file(tmp_path / "a.json", ASKED).predictions()["123_0"].answer == "C"
 
 
-def test_where_no_span_is_stated_the_response_counts(tmp_path):
-    "A null is no empty list; VideoMind's grounder has no response of its own."
+def test_null_means_the_response_in_one_form_and_a_miss_in_another(tmp_path):
+    "VideoChat-R1: null states no span, so the response is read. VideoMind: null is a miss, since the response is not the grounder's."
     videomind = {"source": "s", "video_path": "a.mp4", "query": "a cat sits", "span": [[10, 14]], "pred": None, "response": "<time>[1, 4]</time>"}
     for row, qid, spans in (({**VIDEOCHAT, "timestamp": None}, "0", [[1, 4]]), (videomind, "1", [])):
         (tmp_path / "a.jsonl").write_text(lines([row]))
@@ -780,7 +785,7 @@ def test_where_no_span_is_stated_the_response_counts(tmp_path):
         ("a.tsv", TABLE.replace(";", "\t").replace("\n", "\r\n").encode("utf-8-sig")),
     ],
 )
-def test_tables_are_read_as_those_of_annotations(name, content, tmp_path):
+def test_tables_are_read_with_any_separator_and_encoding(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     read = read_prediction_file(tmp_path / name, ASKED).predictions()
     assert {qid: p.spans for qid, p in read.items()} == {"0": [[1, 4]], "1": []}
@@ -804,7 +809,7 @@ def test_a_table_that_loses_a_row_is_refused(rows, message, tmp_path):
         read_prediction_file(tmp_path / "a.tsv", ASKED)
 
 
-def test_a_response_of_several_lines_is_no_row(tmp_path):
+def test_a_response_of_several_lines_is_not_taken_for_rows(tmp_path):
     said = "<think>First, a dog.\nThen, a cat.\nFrom 1, to 4</think><time>1 to 4</time>"
     (tmp_path / "a.csv").write_text(f'qid,response\nq_0,"{said}"\nq_1,"<time>2 to 5</time>"\n')
     asked = [replace(ASKED[0], qid=qid) for qid in ("q_0", "q_1")]
@@ -822,8 +827,8 @@ def test_a_column_that_a_table_has_twice_is_an_error(tmp_path):
         read_prediction_file(tmp_path / "a.csv", ASKED)
 
 
-def test_no_form_takes_a_row_of_another():
-    "Of the forms that a row fits, the first is its own; a dict of entries is no row."
+def test_a_row_is_recognised_as_its_own_form():
+    "A row may fit several forms; the first of them in FORMS must be its own. Files that are one dict of entries have no rows to try."
     checked = set()
     for make in CASES.values():
         case = make()
@@ -863,8 +868,8 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "tsv" not in name])
-def test_hostile_rows_are_refused_with_one_error(name, tmp_path):
-    "One value or key of a good file is replaced by something strange: the file is read, every row counted, or it is a `PredictionError`."
+def test_rows_with_a_strange_value_are_read_or_refused_with_one_error(name, tmp_path):
+    "One value of a good file is replaced by something strange. Then the file is read and every row counted, or it is a `PredictionError` of one line."
     case, rng = CASES[name](), random.Random(name)
     annotations, files = write(case, tmp_path)
     samples, _ = load_benchmark(case.benchmark, annotations)
@@ -899,8 +904,8 @@ def test_hostile_rows_are_refused_with_one_error(name, tmp_path):
 # ---- files to upload ----
 
 
-def test_qvhighlights_upload(tmp_path, capsys):
-    "The shape of moment_detr's standalone_eval/README.md; a miss has a window that overlaps nothing, since its script reads the first window of every query."
+def test_the_qvhighlights_upload_has_the_owners_shape_and_scores_the_same(tmp_path, capsys):
+    "The shape is that of moment_detr's standalone_eval/README.md. Its script needs a window of every query, so a miss has one of no length."
     words = ["score", "--benchmark", "qvhighlights", "--annotations", str(HERE / "qvhighlights.val.jsonl")]
     upload = tmp_path / "hl_val_submission.jsonl"
     assert main([*words, "--predictions", str(HERE / "qvhighlights.jsonl"), "--submission", str(upload), "--json"]) == 0
@@ -918,7 +923,7 @@ def test_qvhighlights_upload(tmp_path, capsys):
     assert {k: v for k, v in first.items() if k != "protocol"} == {k: v for k, v in second.items() if k != "protocol"}
 
 
-def test_upload_for_hidden_labels(tmp_path, capsys):
+def test_hidden_labels_give_an_upload_file_and_no_score(tmp_path, capsys):
     "The test files give no labels: the file to upload is written, and nothing is scored."
     hidden = [
         {k: v for k, v in json.loads(line).items() if k != "relevant_windows"} for line in (HERE / "qvhighlights.val.jsonl").read_text().splitlines()
@@ -939,8 +944,8 @@ def test_upload_for_hidden_labels(tmp_path, capsys):
     assert rows[0] == {"qid": "q0", "pred_relevant_windows": [[15.0, 20.0]], "ans": "A"} and len(rows) == 4
 
 
-def test_lmms_eval_upload(tmp_path, capsys):
-    "Scored by lmms-eval's rule as by ours, and read again as what it was."
+def test_the_lmms_eval_upload_scores_and_reads_the_same(tmp_path):
+    "lmms-eval's rule gives it the same score, and reading it gives the same spans."
     case = case_own()
     annotations, files = write(case, tmp_path)
     upload = tmp_path / "inference_results.json"
@@ -955,13 +960,13 @@ def test_lmms_eval_upload(tmp_path, capsys):
     assert {q: p.spans[0] if p.spans else None for q, p in read_prediction_file(upload, samples).predictions().items()} == BY_QID
 
 
-def test_no_upload_file_is_known(tmp_path, capsys):
+def test_a_benchmark_without_an_upload_file_refuses_to_write_one(tmp_path, capsys):
     words = ["score", "--benchmark", "tacos", "--annotations", str(HERE / "tacos_test.jsonl"), "--predictions", str(HERE / "tacos.jsonl")]
     assert main([*words, "--submission", str(tmp_path / "x")]) == 2
     assert "no upload file is known for tacos; there are qvhighlights, rextime" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
-# ---- why your number is not theirs ----
+# ---- --explain: why two conventions score the same predictions differently ----
 
 
 def explained(folder: Path, capsys, *options: str, benchmark: str = "charades_sta", annotations: str = "charades_test.json") -> dict[str, Any]:
@@ -981,14 +986,14 @@ def explained(folder: Path, capsys, *options: str, benchmark: str = "charades_st
 
 
 def assert_adds_up(result: dict[str, Any]) -> None:
-    "In the decimals as they are written, without a tolerance."
+    "The parts of each metric add up to its difference, in the four decimals that are written, without a tolerance."
     for metric, whole in result["difference"].items():
         hundredths = [round(10**4 * part[metric]) for part in result["parts"].values()]
         assert sum(hundredths) == round(10**4 * whole) == round(10**4 * result["second"][metric]) - round(10**4 * result["first"][metric])
 
 
-def test_each_cause_has_its_part(tmp_path, capsys):
-    "One log in which every cause but parsing makes a difference; each alone is as large as the change that it is."
+def test_each_cause_has_its_part(tmp_path):
+    "In this log every cause but parsing and the label file changes a score. If two conventions differ in one cause alone, its part is the whole difference."
     rows = [
         {"qid": "AAAAA_0", "pred": [0, 5]},  # IoU exactly 1/2: the rule
         {"qid": "AAAAA_1", "pred": [5, 25]},  # 10/20, clipped to the video 10/15: clipping
@@ -1019,7 +1024,7 @@ def test_each_cause_has_its_part(tmp_path, capsys):
 
 
 def test_parts_are_the_mean_over_all_orders(tmp_path):
-    "Against a slow computation that walks through every order."
+    "Compared with a slow computation: the causes are exchanged one by one, in every order."
     rows = [{"qid": "AAAAA_0", "pred": [0, 5]}, {"qid": "AAAAA_1", "pred": [5, 25]}, {"qid": "BBBBB_4", "pred": [20, 30]}]
     charades(tmp_path, log__jsonl=lines(rows))
     samples, _ = load_benchmark("charades_sta", tmp_path / "charades_test.json")
@@ -1065,7 +1070,7 @@ def test_parsing_and_label_file_have_their_parts(tmp_path, capsys):
     assert result["parts"]["parsing"]["mIoU"] > 20 and result["parts"]["label file"]["mIoU"] > 20 * 3 / 13
 
 
-def test_a_second_label_file(tmp_path, capsys):
+def test_a_second_label_file_has_its_part_and_must_hold_the_same_queries(tmp_path, capsys):
     charades(tmp_path, log__jsonl=lines([{"qid": "BBBBB_4", "pred": [20, 30]}]))
     clipped = json.loads(json.dumps(CHARADES))
     clipped["BBBBB"]["timestamps"][1][1] = 30
@@ -1078,8 +1083,8 @@ def test_a_second_label_file(tmp_path, capsys):
     assert "the label files differ in 1 queries; the first is number 4" in message
 
 
-def test_explain_leaves_out_what_the_video_does_not_show(tmp_path, capsys):
-    "As the score does, which has no IoU of such a query; nor is there one of a query for which the second label file has no span."
+def test_explain_leaves_out_queries_without_a_true_span(tmp_path, capsys):
+    "A query without a true span has no IoU, and is left out as `score` leaves it out. So is a query for which the second label file has no span."
     spans = {"a": [[0, 10]], "b": [], "c": [[5, 10]]}
     samples = [Sample(qid, "v.mp4", 10.0, f"query {qid}", truth) for qid, truth in spans.items()]
     rows = [{"qid": "a", "pred": [0, 5]}, {"qid": "b", "pred": [0, 5]}, {"qid": "c", "pred": [5, 30]}]
@@ -1097,7 +1102,7 @@ def test_explain_leaves_out_what_the_video_does_not_show(tmp_path, capsys):
     assert result["first"]["mIoU"] == result["second"]["mIoU"] == 50
 
 
-def test_explain_as_text(tmp_path, capsys):
+def test_explain_prints_its_causes_and_refuses_wrong_options(tmp_path, capsys):
     charades(tmp_path, log__jsonl=lines([time_r1(0, [0, 10])]))
     words = ["--annotations", str(tmp_path / "charades_test.json"), "--predictions", str(tmp_path / "log.jsonl")]
     assert main(["score", "--benchmark", "charades_sta", *words, "--explain"]) == 0
@@ -1111,7 +1116,7 @@ def test_explain_as_text(tmp_path, capsys):
 
 @pytest.mark.shared
 def test_the_threshold_rule_of_time_r1_is_worth_four_points(shared, tmp_path, capsys):
-    "On Time-R1's own 2,500 training predictions: 531 have IoU ≥ 0.5, 423 have more; all of the difference is the rule's."
+    "Of Time-R1's own 2,500 training predictions 531 have IoU ≥ 0.5, and 423 have IoU > 0.5. The rule makes all of that difference."
     file = shared / "data" / "annotations" / "timer1" / "train_2k5.json"
     words = ["score", "--benchmark", "timer1", "--annotations", str(file), "--predictions", str(file), "--explain", "--json"]
     assert main(words) == 0
@@ -1129,18 +1134,18 @@ def test_the_threshold_rule_of_time_r1_is_worth_four_points(shared, tmp_path, ca
 
 
 def test_the_protocol_changes_with_everything_a_score_depends_on(tmp_path):
-    "Equal hashes for the same way of scoring, another one for another rule, label file, number of queries, parsing, treatment of missing rows or change of the truths."
+    "The same way of scoring has the same hash, whatever the predictions. Another value of any field of `Protocol` gives another hash."
     case = case_own()
     annotations, files = write(case, tmp_path)
     said = [{"qid": qid, "response": f"<time>{span}</time>"} for qid, span in BY_QID.items()]
     (tmp_path / "responses.jsonl").write_text(lines(said))
-    (tmp_path / "copy.jsonl").write_text(files[0].read_text())
+    (tmp_path / "others.jsonl").write_text(files[0].read_text().replace("[0, 5]", "[0, 6]"))
 
     def hash_of(*options: str, file: Path = files[0], benchmark: str = "charades_sta", labels: Path = annotations) -> str:
         return command(replace(case, benchmark=benchmark), labels, [file], *options)["protocol"]["hash"]
 
     one = hash_of()
-    assert hash_of(file=tmp_path / "copy.jsonl") == one
+    assert hash_of(file=tmp_path / "others.jsonl") == one
     (tmp_path / "other.json").write_text(json.dumps(CHARADES, indent=1))
     others = [
         hash_of("--missing", "skip"),
@@ -1150,6 +1155,9 @@ def test_the_protocol_changes_with_everything_a_score_depends_on(tmp_path):
         hash_of("--past-end", "clip"),
     ]
     assert len({one, *others}) == 6
+    protocol = Protocol("charades_sta", "0" * 12, 5, "IoU ≥ m", "stated spans", "zero")
+    changed = [replace(protocol, **{f.name: 6 if f.name == "queries" else "another"}) for f in fields(Protocol)]
+    assert len({p.hash for p in (protocol, *changed)}) == 1 + len(fields(Protocol))
 
 
 def test_a_folder_of_labels_has_a_digest(tmp_path):

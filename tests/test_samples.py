@@ -1,4 +1,4 @@
-"The record: what is refused, by which name, and that nothing beside it is lost."
+"The record `Sample`: a bad one is refused with its field and a reason, and costs no other record of its file."
 
 import dataclasses
 import json
@@ -50,10 +50,10 @@ BAD = [
 def test_a_bad_record_names_sample_field_and_reason(change, field, reason):
     with pytest.raises(SampleError) as e:
         validate(dataclasses.replace(GOOD, **change))
-    assert (e.value.field, e.value.reason) == (field, reason) and f"field '{field}'" in str(e.value)
+    assert (e.value.field, e.value.reason) == (field, reason) and f"sample {change.get('qid', 'q1')!r}, field '{field}'" in str(e.value)
 
 
-def test_difficulty_as_the_stage_writes_it():
+def test_difficulty_as_the_stage_writes_it_is_valid():
     ious = [1 / 3, 2 / 3, 1.0, 0.12345678]
     stored = {"policy": "p", "ious": [round(t, 4) for t in ious], "mean_iou": sum(ious) / 4, "pass_rate": 0.5, "consensus": None}
     assert validate(dataclasses.replace(GOOD, difficulty=stored)).difficulty == stored
@@ -73,19 +73,20 @@ def test_missing_keys_are_errors(key):
         from_dict({k: v for k, v in GOOD.to_dict().items() if k != key})
 
 
-def test_bad_lines_leave_their_neighbours(tmp_path):
+def test_bad_lines_cost_no_other_line(tmp_path):
     path = tmp_path / "s.jsonl"
-    bad = [b"{", b"[1]", b"\xff\xfe", json.dumps({**GOOD.to_dict(), "qid": "x", "spans": [[3, 1]]}).encode(), json.dumps(GOOD.to_dict()).encode()]
-    lines = [json.dumps({**GOOD.to_dict(), "qid": f"g{i}"}).encode() for i in range(len(bad) + 1)]
-    path.write_bytes(b"\n".join(x for pair in zip(lines, [*bad[:-1], json.dumps({**GOOD.to_dict(), "qid": "g0"}).encode(), b""]) for x in pair))
+    good = [json.dumps({**GOOD.to_dict(), "qid": f"g{i}"}).encode() for i in range(6)]
+    inverted = json.dumps({**GOOD.to_dict(), "qid": "x", "spans": [[3, 1]]}).encode()
+    bad = [b"{", b"[1]", b"\xff\xfe", inverted, good[0]]  # the last one repeats a qid
+    path.write_bytes(b"\n".join(line for pair in zip(good, [*bad, b""]) for line in pair))
     samples, report = read_samples(path)
-    assert [s.qid for s in samples] == [f"g{i}" for i in range(len(lines))]
+    assert [s.qid for s in samples] == [f"g{i}" for i in range(6)]
     assert [f.line for f in report.dropped] == [2, 4, 6, 8, 10] and all(str(path) in f.detail for f in report.dropped)
     with pytest.raises(SampleError, match="5 of 11 samples are not valid"):
         load_samples(path)
 
 
-def test_a_key_that_an_object_has_twice_costs_its_line_alone(tmp_path):
+def test_a_key_that_an_object_has_twice_costs_only_its_line(tmp_path):
     path = tmp_path / "a.jsonl"
     row = '{"qid": "QID", "video": "v.mp4", "duration": 9.0, "query": "q", "spans": [[1.0, 2.0]]}'
     inner = row.replace('"q",', '"q", "difficulty": {"mean_iou": 0.5, "mean_iou": 0.1},')
@@ -97,14 +98,14 @@ def test_a_key_that_an_object_has_twice_costs_its_line_alone(tmp_path):
     assert [type(value) for _, value in iter_jsonl(path)] == [dict, RepeatedKey, RepeatedKey, dict]
 
 
-def test_json_is_read_in_every_encoding_of_it():
+def test_json_is_read_in_every_unicode_encoding_and_broken_json_is_an_error():
     text = '{"a": ["é", {"b": 1e3}], "c": null}'
     assert all(parse_json(text.encode(encoding)) == json.loads(text) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"))
     for broken in (b"", b"{", b'{"a": 1} 2', b"\xff\xfe\x00"):
         with pytest.raises(ValueError):
             parse_json(broken)
-    keys = ", ".join(f'"{i}": 0' for i in range(50_000))
-    with pytest.raises(RepeatedKey, match="key '7' is twice"):  # in time proportional to the object
+    keys = ", ".join(f'"{i}": 0' for i in range(50_000))  # comparing each key with all others would take minutes
+    with pytest.raises(RepeatedKey, match="key '7' is twice"):
         parse_json(f'{{{keys}, "7": 1}}'.encode())
 
 

@@ -1,4 +1,4 @@
-"The teacher against a real server on loopback, through a proxy that injects the faults a paid endpoint shows."
+"The teacher asks a real server on this machine, through a proxy that injects the faults of a paid endpoint."
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def server():
 
 
 class Proxy:
-    "Between client and server: `faults` says what happens to the n-th request; `paid` counts what the server answered, by prompt."
+    "Stands between client and server. `faults` says what happens to the n-th request. `paid` has a hash of each request that the server answered."
 
     def __init__(self, upstream: str):
         self.faults, self.paid, self.seen, self.keys, self.held, self.lock = {}, [], 0, set(), threading.Event(), threading.Lock()
@@ -91,7 +91,7 @@ class Proxy:
             self.keys.add(h.headers.get("authorization"))
         if fault in ("429", "500", "401", "400"):
             return self.send(h, int(fault), b'{"error": {"message": "injected for ' + KEY.encode() + b'"}}', {"retry-after": "0"})
-        if fault == "hold":  # never reaches the server
+        if fault == "hold":  # as with "time-out", the request does not reach the server
             self.held.set()
             return time.sleep(8)
         if fault == "time-out":
@@ -126,12 +126,13 @@ def teacher(server, proxy, monkeypatch):
     return Teacher(server[1], proxy.url, key_env="TEST_TEACHER_KEY", max_length=8, temperature=0.0, timeout=2.0, concurrency=1)
 
 
-def test_faults_are_survived_and_no_answer_is_paid_twice(world, teacher, proxy, tmp_path):
+def test_faults_are_survived_and_only_a_cut_off_answer_is_paid_twice(world, teacher, proxy, tmp_path):
     samples, view = world[0][:6], world[1]
     proxy.faults = {1: "429", 3: "500", 4: "time-out", 6: "truncated"}
     tally = annotate(samples, teacher, view, tmp_path / "log.jsonl", progress=False)
     assert (tally.sent, tally.known, tally.failed, tally.stopped) == (6, 0, 0, "")
-    assert proxy.seen == 6 + 4 and len(proxy.paid) == 6 + 1 and len(set(proxy.paid)) == 6  # only the torn body had to be bought again
+    # the answer whose body was cut off is asked for, and paid, a second time
+    assert proxy.seen == 6 + 4 and len(proxy.paid) == 6 + 1 and len(set(proxy.paid)) == 6
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     lost = [r for r in rows if "lost" in r]
     assert len(lost) == 2 and all(r["usage"]["completion_tokens"] == 8 for r in lost)
@@ -144,9 +145,7 @@ def test_faults_are_survived_and_no_answer_is_paid_twice(world, teacher, proxy, 
 
 RUN = """
 import sys, json
-from vtg_r1.data.readers import read_dataset
 from vtg_r1.data.model_inputs import VideoInputConfig
-from vtg_r1.models.loading import model_path
 from vtg_r1.core.samples import load_samples
 from vtg_r1.data.teacher import Teacher, annotate
 a = json.loads(sys.argv[1])
@@ -171,9 +170,8 @@ def test_a_killed_run_goes_on_without_paying_again(how, world, teacher, proxy, t
 
 
 @pytest.mark.shared
-@pytest.mark.skipif("VTG_R1_SHARED" not in os.environ, reason="set VTG_R1_SHARED to the folder that holds data/annotations and data/videos")
-def test_real_clips(teacher, proxy, tmp_path):
-    data = Path(os.environ["VTG_R1_SHARED"]) / "data"
+def test_real_videos_are_annotated_in_spite_of_faults(shared, teacher, proxy, tmp_path):
+    data = shared / "data"
     published = [("charades_sta", "charades_sta/charades_sta_test.txt"), ("activitynet", "activitynet_captions/val_2.json")]
     samples = [
         s
@@ -185,12 +183,13 @@ def test_real_clips(teacher, proxy, tmp_path):
     proxy.faults = {2: "429", 5: "truncated"}
     view = VideoInputConfig(str(data / "videos"), frames=4, pixels=56 * 56, style="short")
     tally = annotate(samples, replace(teacher, concurrency=2, timeout=30.0), view, tmp_path / "log.jsonl", progress=False)
-    assert tally.sent + tally.known == 11 and not tally.failed  # a sentence that stands twice for one video is asked once
+    assert tally.sent + tally.known == 11 and not tally.failed
+    assert tally.sent == len(set(proxy.paid)) == len({(s.video, s.query) for s in samples})  # equal sentences on one video are asked for once
     found = list(with_teacher(samples, teacher, view, tmp_path / "log.jsonl"))
     assert all(s.teacher["usage"]["prompt_tokens"] > 16 and isinstance(s.teacher["response"], str) for s in found)
 
 
-def test_concurrent_requests_and_duplicates(world, teacher, proxy, tmp_path):
+def test_concurrent_requests_ask_once_for_equal_samples(world, teacher, proxy, tmp_path):
     samples, view = world
     twice = samples[:5] + [replace(s, qid=s.qid + "_again") for s in samples[:5]]
     tally = annotate(iter(twice), replace(teacher, concurrency=3), view, tmp_path / "log.jsonl", progress=False)
@@ -198,7 +197,7 @@ def test_concurrent_requests_and_duplicates(world, teacher, proxy, tmp_path):
     assert all(s.teacher for s in with_teacher(twice, teacher, view, tmp_path / "log.jsonl"))
 
 
-def test_budgets_stop_the_run_before_they_are_broken(world, teacher, proxy, tmp_path):
+def test_budgets_stop_the_run_before_they_are_exceeded(world, teacher, proxy, tmp_path):
     samples, view = world[0][:6], world[1]
     annotate(samples[:1], teacher, view, tmp_path / "log.jsonl", progress=False)
     with Log(tmp_path / "log.jsonl") as log:
@@ -212,7 +211,7 @@ def test_budgets_stop_the_run_before_they_are_broken(world, teacher, proxy, tmp_
     assert "budget" in annotate(samples, priced, view, tmp_path / "other.jsonl", progress=False).stopped and not (tmp_path / "other.jsonl").exists()
 
 
-def test_errors_that_trying_again_cannot_mend(world, teacher, proxy, tmp_path, monkeypatch):
+def test_a_refused_sample_is_not_asked_again_and_a_wrong_or_missing_key_ends_the_run(world, teacher, proxy, tmp_path, monkeypatch):
     samples, view = world[0][:3], world[1]
     proxy.faults = {1: "401"}
     with pytest.raises(TeacherError, match="check base_url") as e:
@@ -238,14 +237,14 @@ def test_a_dead_server_costs_nothing(world, teacher, tmp_path):
     assert not (tmp_path / "log.jsonl").exists()
 
 
-def test_one_stubborn_sample_does_not_stop_the_others(world, teacher, proxy, tmp_path):
+def test_a_sample_without_an_answer_does_not_stop_the_others(world, teacher, proxy, tmp_path):
     proxy.faults = {2: "500", 3: "500"}
     tally = annotate(world[0][:4], replace(teacher, attempts=2), world[1], tmp_path / "log.jsonl", progress=False)
     assert (tally.sent, tally.failed, len(tally.reasons)) == (3, 1, 1) and "no answer in 2 attempts" in tally.reasons[world[0][1].qid]
     assert annotate(world[0][:4], teacher, world[1], tmp_path / "log.jsonl", progress=False).sent == 1
 
 
-def test_one_writer_at_a_time(tmp_path):
+def test_a_log_has_one_writer_and_another_file_is_refused(tmp_path):
     with Log(tmp_path / "log.jsonl"), pytest.raises(TeacherError, match="is writing to this log"):
         Log(tmp_path / "log.jsonl")
     (tmp_path / "other.jsonl").write_text('{"qid": "a"}\n')
@@ -253,7 +252,7 @@ def test_one_writer_at_a_time(tmp_path):
         Log(tmp_path / "other.jsonl")
 
 
-def test_video_url_requests(world, teacher):
+def test_a_request_has_the_address_of_the_video_or_its_frames(world, teacher):
     sample, view = world[0][0], world[1]
     by_url = replace(teacher, video_url="https://videos.example/set one/")
     content = request(replace(sample, video="a b.mp4"), by_url, view)["messages"][-1]["content"]
@@ -265,7 +264,7 @@ def test_video_url_requests(world, teacher):
 
 
 def test_a_video_of_the_same_name_in_another_folder_is_another_request(world, teacher, tmp_path):
-    "A log serves both folders; an answer of 0.1.0, whose key knows the name alone, is not paid for again."
+    "One log serves both folders. An answer in a log of 0.1.0, whose keys have only the video's name, is not paid for again."
     samples, view = world
     first, second = samples[0], next(s for s in samples if s.video != samples[0].video)
     other = replace(view, video_root=str(tmp_path / "other"))
@@ -299,8 +298,8 @@ def test_requests_of_other_frames_have_other_keys(world, teacher):
         request(sample, teacher, replace(view, time_encoding="native"))
 
 
-def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
-    "01_curation against the real server; a second run asks nothing, and the key is nowhere on disk."
+def test_the_stage_asks_an_endpoint_once_and_stores_no_key(server, proxy, tmp_path, monkeypatch):
+    "01_curation with the real server. A second run asks for nothing, and the key is in no file."
     from vtg_r1.curation import main
 
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
@@ -328,8 +327,8 @@ def test_stage_with_an_endpoint(server, proxy, tmp_path, monkeypatch):
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
 
 
-def test_the_key_is_a_canary(server, proxy, tmp_path, monkeypatch, capfd):
-    "The server repeats the key in every refusal. It is in nothing that the command prints or that a failed run leaves: teacher's log, manifest, executed notebook."
+def test_the_key_is_in_no_output_and_no_file(server, proxy, tmp_path, monkeypatch, capfd):
+    "The server repeats the key in every refusal. What the command prints and what the failed run leaves (log, manifest, executed notebook) must not hold it."
     from vtg_r1.cli import main
 
     monkeypatch.setenv("TEST_TEACHER_KEY", KEY)
