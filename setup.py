@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=["="], interpolation=None)
@@ -29,7 +29,9 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=find_packages(include=["vtg_r1", "vtg_r1.*"], exclude=["vtg_r1.experiments"]),  # experiments are notebooks
+    packages=find_namespace_packages(
+        include=["vtg_r1", "vtg_r1.*"], exclude=["vtg_r1.experiments"]
+    ),  # folders of assets too; experiments are notebooks
     package_data={"vtg_r1": ["py.typed", "assets/**/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split() + ["decord>=0.6; platform_machine == 'x86_64' or platform_machine == 'AMD64'"],

@@ -394,6 +394,7 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
             ["score", "--benchmark", "csv", "--annotations", "a.csv", "--predictions", "nbs"],
             "is a folder; a run's answers are in nbs/predictions.jsonl",
         ),
+        (["score", "--benchmark", "csv", "--annotations", "a.csv", "--predictions", "none.jsonl"], "--predictions none.jsonl: no such file"),
         (["data", "convert", "--dataset", "csv", "--annotations", "a.csv", "--out", "nbs"], "--out nbs: is a folder; name a file in it"),
     ],
 )

@@ -76,6 +76,9 @@ def score_command(
     depend on: compare numbers of equal hash only. The last line has the score beside the best answer that sees no frame, with a paired test."""
     if (between or other_annotations) and not explain:
         raise UserError("--between and --other-annotations are for --explain")
+    for file in predictions:
+        if not os.path.exists(file):
+            raise UserError(f"--predictions {file}: no such file")
     for file in filter(os.path.isdir, predictions):
         raise UserError(f"--predictions {file}: is a folder; a run's answers are in {os.path.join(file, 'predictions.jsonl')}")
     policies = {"inverted": inverted, "past_end": past_end, "repeated_query": repeated_query, "absent": absent}
