@@ -161,7 +161,7 @@ def test_ground_refuses_bad_input_in_one_line(toy, tmp_path, capsys):
     bad = [
         ((tmp_path / "gone.mp4", query), "gone.mp4: no such file"),
         ((text, query), "text.mp4: is no readable video"),
-        ((empty, query), "empty.mp4"),
+        ((empty, query), "empty.mp4: is no readable video"),
         ((tmp_path, query), "is not a file"),
         ((video, ""), "query 1 is empty"),
         ((video, query, "  "), "query 2 is empty"),

@@ -1,7 +1,7 @@
 """A second reader of answers, independent of `vtg_r1.core.times`: it goes character by character and uses no regular expression.
 
 It does not look for spans. It decides what each number of a text may mean, and then whether spans that another reader took from the text are sound:
-each time is a whole number of the text in its unit, and only joining words stand between the two numbers of a span."""
+each time is a complete number of the text in its unit, and only joining words stand between the two numbers of a span."""
 
 import unicodedata
 from fractions import Fraction
