@@ -330,7 +330,7 @@ class Pretend:
         if (job.row, job.seed) in self.broken:
             return subprocess.Popen(["false"])
         write_json(job.folder / "made.json", {"status": "finished", "seconds": 1.0})
-        return subprocess.Popen(["mv", job.folder / "made.json", job.folder / "manifest.json"])
+        return subprocess.Popen(["sh", "-c", "sleep 0.1; mv made.json manifest.json"], cwd=job.folder)
 
 
 @pytest.mark.parametrize("processes", [1, 3])
