@@ -33,6 +33,7 @@ from vtg_r1.pages.review import read_review, review_rows
 from vtg_r1.rewards import set_tiou_reward
 from vtg_r1.runs.parameters import from_mapping, parameter_fields, read_parameters
 from vtg_r1.sft import TARGETS
+from vtg_r1.train.callbacks import CompletionLogger
 from vtg_r1.train.checks import check_token_budget, refuse_toy_values
 from vtg_r1.train.evaluation import scores
 from vtg_r1.video.reader import read_frames
@@ -452,11 +453,17 @@ def test_a_step_of_grpo_pays_sets_and_options(sets_world, sets_samples, tmp_path
     chosen = [next(s for s in sets_samples if s.source == f"toyworld-{level}") for level in ("absent", "repeated", "question", "direct")]
     params = GRPOParams(answers="set", options=True, rewards=QA_REWARDS, num_generations=4, prompts_per_step=4, per_device_batch_size=16, steps=1)
     trainer = grpo_trainer(load_model("tiny"), load_processor("tiny"), chosen, params.view(str(sets_world / "videos")), tmp_path, params)
+    next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, CompletionLogger)).keep = 16  # all of the step
     trainer.train()
     rows = [json.loads(line) for line in open(tmp_path / "completions.jsonl")]
     log, by_qid = trainer.state.log_history[0], {s.qid: s for s in chosen}
     paid = set_tiou_reward([row["response"] for row in rows], [by_qid[row["qid"]].spans for row in rows])
-    assert [row["tiou"] for row in rows] == paid and {len(by_qid[row["qid"]].spans) for row in rows} == {0, 1, 2}
+    assert (
+        [row["tiou"] for row in rows] == paid
+        and len(rows) == 16
+        and len(set(paid)) > 1
+        and {len(by_qid[row["qid"]].spans) for row in rows} == {0, 1, 2}
+    )
     assert log["rewards/set_tiou_reward/mean"] == pytest.approx(np.mean(paid)) and {
         "rewards/format_reward/mean",
         "rewards/answer_reward/mean",
