@@ -1,4 +1,4 @@
-"The experiment machinery: a tiny grid run for real, grids of pretended runs, statistics with known answers, difficulty strategies, equal sets."
+"The experiments of the claims: a tiny grid of real runs, grids of pretended runs, statistics with known answers, training sets of equal size and mix, and strategies of difficulty."
 
 import dataclasses
 import importlib
@@ -53,7 +53,7 @@ GRID = "configs/claims.yaml"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    "Base, cold start, R1 and R1-Zero: one seed, two steps, eight held-out queries of each set."
+    "Outputs folder and parameters of a grid that was run: base, cold start, R1 and R1-Zero, with one seed, two steps and eight held-out queries per set."
     outputs = tmp_path_factory.mktemp("outputs")
     sft = {"steps": 2, "batch_size": 4, "per_device_batch_size": 4, "eval_limit": 8, "max_completion_length": 16}
     grpo = {
@@ -79,7 +79,7 @@ def tiny(tmp_path_factory):
 
 
 class Child:
-    "A run in a child that has the libraries loaded: the function of its stage, not the command that executes its notebook."
+    "A process that calls the function of a job's stage. It has the libraries loaded already, which the command that executes a notebook has not."
 
     def __init__(self, job, logs):
         self.process = CLEAN.Process(target=run_stage, args=(job.stage, job.parameters, str(logs / f"{job.name}.log")))
@@ -100,7 +100,7 @@ class Child:
 
 
 def run_stage(stage, parameters, log):
-    "In the child."
+    "What the process of `Child` does."
     with open(log, "w") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
@@ -109,7 +109,7 @@ def run_stage(stage, parameters, log):
 
 
 def start_warm(job, logs, lock):
-    "The first run is made as in `make claims`, by its notebook's command; the four behind it by their stage's function."
+    "Start the first job as `make claims` does, by the command for its notebook, and the other four by the function of their stage."
     if job.stage == "curation":
         return inspect.signature(run_jobs).parameters["start"].default(job, logs, lock)
     return Child(job, logs)
@@ -117,7 +117,7 @@ def start_warm(job, logs, lock):
 
 @pytest.fixture(scope="module")
 def shown(tiny):
-    "The same grid by its notebook, which finds all runs finished; with the time at which each of them was written."
+    "The same grid run by its notebook, which finds all runs finished: the outputs folder, and when each run was written."
     outputs, given = tiny
     before = {p: p.stat().st_mtime_ns for p in outputs.glob("*/*/manifest.json")}
     pairs = [x for name, value in given.items() for x in ("-p", name, json.dumps(value))]
@@ -126,7 +126,7 @@ def shown(tiny):
 
 
 @pytest.mark.slow
-def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(shown, tmp_path):
+def test_a_tiny_grid_writes_verdicts_tables_figures_and_a_reference(shown, tmp_path):
     folder = shown[0] / "ablations/one"
     claims = json.loads((folder / "claims.json").read_text())
     assert [c["claim"][:2] for c in claims] == ["C1", "C5"]
@@ -134,7 +134,7 @@ def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(shown, tmp_path):
         assert set(c) >= {"claim", "arms", "n_seeds", "effect", "ci95", "p", "verdict", "note"}
         assert (c["n_seeds"], c["ci95"], c["p"], c["verdict"]) == (1, None, None, "undecided") and np.isfinite(c["effect"])
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert (metrics["n"], metrics["n_seeds"]) == (8, 1)  # what was asked, not what there is
+    assert (metrics["n"], metrics["n_seeds"]) == (8, 1)  # the queries that were evaluated, not all that are held out
     assert "n = 8 held-out queries in domain, 1 seed" in (folder / "06_ablations.ipynb").read_text()
     assert all("n = 1 seed" in line for line in (folder / "arms.csv").read_text().splitlines()[1:])
     assert metrics["runs"] == 4 and all(0 <= metrics[f"{arm}/mIoU"] <= 100 for arm in ("base", "sft", "r1", "zero"))
@@ -144,7 +144,7 @@ def test_a_tiny_grid_runs_and_leaves_what_a_reader_needs(shown, tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_of_arms_note_more_than_a_score(tiny):
+def test_each_run_records_levels_lengths_rates_and_its_evaluations(tiny):
     jobs = grid_jobs(read_grid(GRID, overrides=tiny[1]["overrides"]), ["r1"], [0], str(tiny[0]))
     assert all(job.finished for job in jobs.values())
     m = json.loads((jobs["r1", 0].folder / "metrics.json").read_text())
@@ -170,8 +170,8 @@ def test_runs_of_arms_note_more_than_a_score(tiny):
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_not_run_again(shown):
-    "The notebook reads what the stage's function has made."
+def test_finished_runs_are_not_run_again(shown):
+    "The notebook uses the runs that the function of the stage has made."
     outputs, before = shown
     assert len(before) == 5 and before == {p: p.stat().st_mtime_ns for p in before}
     first, second = (outputs / "ablations" / name / "claims.json" for name in ("made", "one"))
@@ -186,7 +186,7 @@ def committed():
     "The committed run of the claims: its folder, its grid, and the metrics of its runs by arm and seed."
     folder = resolve("outputs/reference/claims")
     grid, manifest, rows = read_grid(folder / "claims.yaml"), read_manifest(folder), {}
-    assert manifest["inputs"]["grid"]["sha256"] == sha256(folder / "claims.yaml"), "another grid than that of the runs"
+    assert manifest["inputs"]["grid"]["sha256"] == sha256(folder / "claims.yaml"), "claims.yaml is not the grid of these runs"
     for name, path in manifest["runs"].items():
         row, _, seed = name.rpartition("-s")
         metrics = json.loads((folder / "runs" / Path(path).parent.name / Path(path).name / "metrics.json").read_text())
@@ -221,7 +221,7 @@ def test_figures_of_the_committed_claims_show_every_effect_and_seed(committed):
     panels = draw_paths(scored, arms, paths).axes
     assert [ax.get_title() for ax in panels] == list(paths) and all(path[0] == "base" for path in paths.values())
     for ax, path in zip(panels, paths.values(), strict=True):
-        ends = [line.get_ydata()[-1] for line in ax.lines]  # a line a seed, then their mean
+        ends = [line.get_ydata()[-1] for line in ax.lines]  # one line per seed, then their mean
         assert ends[:-1] == pytest.approx([scored[path[-1]][s]["final/mIoU"] for s in grid["seeds"]]) and ends[-1] == pytest.approx(
             np.mean(ends[:-1])
         )
@@ -238,7 +238,7 @@ def test_curves_of_a_run_are_smoothed_over_its_last_steps():
     assert smoothed == pytest.approx([np.mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))])
 
 
-def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monkeypatch):
+def test_the_latest_run_is_the_last_finished_one_that_is_no_smoke_test(tmp_path, monkeypatch):
     monkeypatch.setattr("vtg_r1.core.runtime.project_root", lambda: tmp_path)
     runs = tmp_path / "outputs" / "ablations"
     with pytest.raises(RunError, match="no finished full run"):
@@ -256,7 +256,7 @@ def test_the_latest_run_is_the_last_finished_one_of_the_full_form(tmp_path, monk
         keep_reference(runs / "d", tmp_path / "kept")
 
 
-# the grid, its rules
+# rules of a grid
 
 
 def test_every_row_of_the_claims_grid_has_parameters_that_its_notebook_takes():
@@ -281,7 +281,7 @@ def test_a_row_with_a_parameter_that_its_stage_does_not_take_is_refused(tmp_path
             read_grid(tmp_path / "grid.yaml", params_classes=STAGE_PARAMS)
 
 
-def test_claims_without_their_arms_are_left_out_and_untestable_ones_stay():
+def test_claims_without_their_arms_are_left_out_but_untestable_ones_stay():
     grid = read_grid(GRID)
     assert set(judged_claims(grid, ["base", "sft", "r1"])) - {n for n, c in grid["claims"].items() if c.get("untestable")} == {"C1", "C5"}
     assert not judged_claims(grid, ["base", "sft", "r1"])["C1"]["secondary"][1:]  # a control that was not run is not shown
@@ -317,31 +317,32 @@ def jobs(tmp_path):
 
 
 class Pretend:
-    "In place of training: a process that does nothing, a folder with a manifest, and a list of who was started when what was finished."
+    "In place of training: a process that only writes the run's manifest. `started` lists the runs in order, `early` the inputs that were not finished when a run began."
 
     def __init__(self, broken=()):
-        self.broken, self.started = broken, []
+        self.broken, self.started, self.early = broken, [], []
 
     def __call__(self, job, logs, lock):
         self.started.append((job.row, job.seed))
+        self.early += [need for need in job.needs if not list(Path(job.parameters["outputs_dir"]).glob(f"*/{need}/manifest.json"))]
         job.folder.mkdir(parents=True, exist_ok=True)
         (logs / f"{job.name}.log").write_text(f"the log of {job.name}")
-        bad = (job.row, job.seed) in self.broken
-        if not bad:
-            write_json(job.folder / "manifest.json", {"status": "finished", "seconds": 1.0})
-        return subprocess.Popen(["false" if bad else "true"])
+        if (job.row, job.seed) in self.broken:
+            return subprocess.Popen(["false"])
+        write_json(job.folder / "made.json", {"status": "finished", "seconds": 1.0})
+        return subprocess.Popen(["sh", "-c", "sleep 0.1; mv made.json manifest.json"], cwd=job.folder)
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_inputs_are_finished_before_what_needs_them_and_shared_ones_made_once(jobs, tmp_path, processes):
+def test_a_run_starts_when_its_inputs_are_finished_and_shared_inputs_run_once(jobs, tmp_path, processes):
     pretend = Pretend()
     run_jobs(jobs.values(), tmp_path / "logs", processes, pretend)
     order = pretend.started
     assert len(order) == len(set(order)) == len(jobs) == 7 and order[0][0] == "data"
-    assert all(order.index(("sft", s)) < order.index(("r1", s)) for s in (0, 1))
+    assert all(order.index(("sft", s)) < order.index(("r1", s)) for s in (0, 1)) and not pretend.early
 
 
-def test_a_failed_run_stops_what_needs_it_and_nothing_else_and_is_made_again(jobs, tmp_path, capsys):
+def test_a_failed_run_stops_only_the_runs_that_need_it_and_is_made_again(jobs, tmp_path, capsys):
     with pytest.raises(RunError, match="2 of 7 runs failed") as e:
         run_jobs(jobs.values(), tmp_path / "logs", 2, Pretend(broken={("sft", 0)}))
     assert "the log of sft-s0" in str(e.value) and f"it needs {jobs['sft', 0].name}" in str(e.value)
@@ -353,8 +354,8 @@ def test_a_failed_run_stops_what_needs_it_and_nothing_else_and_is_made_again(job
     assert set(again.started) == {("sft", 0), ("r1", 0), ("zero", 1)} and all(j.finished for j in jobs.values())
 
 
-def test_a_row_made_once_is_one_run_and_decides_nothing(tmp_path):
-    "However many seeds the others have: its one number again under each of them would read as certainty."
+def test_a_row_that_all_seeds_share_counts_as_one_seed_and_decides_nothing(tmp_path):
+    "Its one number, repeated for each seed of the other arms, would look like a certain result."
     (tmp_path / "grid.yaml").write_text(
         TABLE.replace("zero: {stage: grpo, model: tiny}", "zero: {stage: grpo, model: tiny, shared_across_seeds: true, label: Zero}")
     )
@@ -377,7 +378,7 @@ def test_a_row_made_once_is_one_run_and_decides_nothing(tmp_path):
     assert set(results({key: job for key, job in jobs.items() if key[0] == "zero"})) == {"zero"}
 
 
-def test_two_grids_in_one_folder_are_one_too_many(jobs, tmp_path):
+def test_a_second_grid_in_the_same_folder_is_refused(jobs, tmp_path):
     def nested(job, logs, lock):
         with pytest.raises(RunError, match="another grid runs here"):
             run_jobs(jobs.values(), tmp_path / "other", 1, Pretend())
@@ -386,19 +387,19 @@ def test_two_grids_in_one_folder_are_one_too_many(jobs, tmp_path):
     run_jobs(list(jobs.values())[:1], tmp_path / "logs", 1, nested)
 
 
-def test_a_run_is_named_after_all_that_decides_it(jobs, tmp_path):
+def test_the_name_of_a_run_changes_with_everything_that_its_result_depends_on(jobs, tmp_path):
     (tmp_path / "other.yaml").write_text(
         TABLE.replace("{stage: curation, shared_across_seeds: true}", "{stage: curation, shared_across_seeds: true, sft_min_iou: 0.5}")
     )
     other = grid_jobs(read_grid(tmp_path / "other.yaml"), ["r1", "zero"], [0, 1], str(tmp_path / "out"))
     same = {k for k in jobs if jobs[k].name == other[k].name}
-    assert same == {("zero", 0), ("zero", 1)}  # another data set is another cold start and another R1, and the same R1-Zero of this table
+    assert same == {("zero", 0), ("zero", 1)}  # other data make another cold start and another R1; R1-Zero does not use them in this table
 
 
 @pytest.mark.parametrize(
     "change,error", [(("$sft/model", "$gone/model"), "refers to \\$gone"), (("stage: sft,", "stage: sftt,"), "has stage 'sftt'")]
 )
-def test_a_grid_with_a_slip_is_refused_by_row(tmp_path, change, error):
+def test_a_wrong_name_in_a_grid_is_refused(tmp_path, change, error):
     (tmp_path / "grid.yaml").write_text(TABLE.replace(*change))
     with pytest.raises(RunError, match=error):
         read_grid(tmp_path / "grid.yaml")
@@ -414,7 +415,7 @@ def test_a_grid_with_a_slip_is_refused_by_row(tmp_path, change, error):
         (("model: tiny", "model: $zero/model"), r"\$zero → \$zero"),
     ],
 )
-def test_rows_that_wait_for_each_other_in_a_circle_are_refused_by_name(tmp_path, change, error):
+def test_rows_that_need_each_other_in_a_circle_are_refused_by_name(tmp_path, change, error):
     (tmp_path / "grid.yaml").write_text(TABLE.replace(*change))
     with pytest.raises(RunError, match=error):
         read_grid(tmp_path / "grid.yaml")
@@ -424,11 +425,11 @@ def test_rows_that_wait_for_each_other_in_a_circle_are_refused_by_name(tmp_path,
 
 
 @pytest.mark.parametrize("df,t95,t99", [(1, 12.7062, 63.6567), (2, 4.3027, 9.9248), (4, 2.7764, 4.6041), (7, 2.3646, 3.4995), (60, 2.0003, 2.6603)])
-def test_t_quantiles_are_the_textbooks(df, t95, t99):
+def test_t_quantiles_are_those_of_a_textbook(df, t95, t99):
     assert t_quantile(0.95, df) == pytest.approx(t95, abs=2e-4) and t_quantile(0.99, df) == pytest.approx(t99, abs=2e-4)
 
 
-def test_the_effect_of_one_sample_is_the_textbooks():
+def test_mean_interval_and_p_value_are_those_of_a_textbook_example():
     e = of_mean(
         np.subtract([25.0, 25, 27, 44, 30, 67, 53, 53, 52, 60, 28], [27.0, 29, 37, 56, 46, 82, 57, 80, 61, 59, 43])
     )  # platelets before and after smoking (Levine, 1973)
@@ -437,12 +438,12 @@ def test_the_effect_of_one_sample_is_the_textbooks():
     )
 
 
-def test_no_spread_and_one_seed_are_no_division_by_zero():
+def test_equal_values_and_a_single_seed_do_not_divide_by_zero():
     assert 0 <= of_mean([0.1, 0.1, 0.1]).p < 1e-30 and of_mean([0.0, 0.0]).p == 1.0 and of_mean([0.1]).ci95 is None
 
 
 def verdicts_of(effect, spread, n, seeds=5):
-    "Shares of the verdicts over `n` pairs of arms whose true difference and spread over seeds are known."
+    "Verdict → its share among `n` pairs of arms with this true difference and this spread over seeds."
     rng, arms = np.random.default_rng(0), {"a": {}, "b": {}}
     found = Counter()
     for _ in range(n):
@@ -451,16 +452,16 @@ def verdicts_of(effect, spread, n, seeds=5):
     return {verdict: count / n for verdict, count in found.items()}
 
 
-def test_each_verdict_is_given_where_it_is_due_and_wrongly_as_rarely_as_promised():
+def test_verdicts_on_known_effects_are_right_and_wrong_ones_as_rare_as_promised():
     assert verdicts_of(0.10, 0.02, 300)["helps"] > 0.95 and verdicts_of(-0.10, 0.02, 300)["hurts"] > 0.95
     assert verdicts_of(0.0, 0.004, 300)["no difference"] > 0.95
     noise = verdicts_of(0.0, 0.03, 1000)
-    assert noise.get("helps", 0) + noise.get("hurts", 0) < 0.07 and noise["undecided"] > 0.9  # small n: no verdict
-    at_margin = verdicts_of(0.02, 0.004, 1000)  # as large as what counts: not to be called no difference
+    assert noise.get("helps", 0) + noise.get("hurts", 0) < 0.07 and noise["undecided"] > 0.9  # few seeds and much noise: undecided
+    at_margin = verdicts_of(0.02, 0.004, 1000)  # an effect as large as the margin must not be called no difference
     assert at_margin.get("no difference", 0) < 0.07
 
 
-def test_a_claim_needs_all_its_effects_and_one_against_it_is_enough():
+def test_a_claim_is_supported_only_by_all_of_its_effects():
     helps, hurts = of_mean([0.10, 0.11, 0.09]), of_mean([-0.10, -0.11, -0.09])
     nothing, noise = of_mean([0.001, -0.001, 0.002, 0.0]), of_mean([0.2, -0.15, 0.1, -0.18])
     for effects, verdict in (
@@ -475,37 +476,37 @@ def test_a_claim_needs_all_its_effects_and_one_against_it_is_enough():
         assert judge(effects, [{}, {}]) == verdict, verdict
 
 
-def test_no_claim_is_called_unsupported_where_its_interval_holds_nothing_and_the_published_effect():
+def test_a_claim_is_not_called_unsupported_if_its_interval_holds_both_zero_and_the_published_effect():
     rng = np.random.default_rng(0)
     for _ in range(300):
         effect, published = of_mean(rng.normal(rng.normal(0, 0.01), 0.008, 4)), float(rng.normal(0.01, 0.01))
         verdict = judge([effect], [{}], [published])
         low, high = effect.ci95
         assert not (verdict == "not supported" and low <= 0 <= high and low <= published <= high)
-    assert judge([of_mean([0.001, -0.001, 0.002, 0.0])], [{}], [0.1]) == "not supported"  # control: far from what was published
+    assert judge([of_mean([0.001, -0.001, 0.002, 0.0])], [{}], [0.1]) == "not supported"  # control: the published effect is far outside the interval
 
 
-def test_an_interval_around_zero_does_not_show_that_nothing_happens():
+def test_a_wide_interval_around_zero_does_not_show_that_there_is_no_effect():
     noisy, quiet = of_mean([0.2, -0.15, 0.1, -0.18, 0.04]), of_mean([0.001, -0.002, 0.002, 0.0, -0.001])
     assert judge([noisy], [{"equivalence_margin": 0.02}]) == UNDECIDED and judge([quiet], [{"equivalence_margin": 0.02}]) == "supported"
     assert judge([of_mean([0.10, 0.11, 0.09])], [{"equivalence_margin": 0.02}]) == "not supported"
 
 
-def test_holm_is_the_textbooks():
+def test_holms_correction_is_that_of_an_example():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Wikipedia's example
 
 
-def test_an_effect_of_two_arms_is_welchs():
+def test_the_effect_of_two_arms_is_welchs_test():
     from scipy.stats import ttest_ind
 
     a, b = [80.1, 73.9, 78.0], [71.5, 63.4, 70.2, 66.0]
     scored = {arm: {s: {"m": x} for s, x in enumerate(values)} for arm, values in (("a", a), ("b", b))}
     effect, reference = contrast(scored, {"a": 1, "b": -1}, {"a": "m", "b": "m"}), ttest_ind(a, b, equal_var=False)
     assert effect.p == pytest.approx(reference.pvalue) and effect.ci95 == pytest.approx(np.array(reference.confidence_interval()) / 100)
-    assert len(effect.values) == 3  # what is drawn: the seeds that both have
+    assert len(effect.values) == 3  # for the figure: the seeds that both arms have
 
 
-def test_a_claim_whose_ground_is_missing_is_untestable():
+def test_a_claim_whose_precondition_fails_is_untestable():
     arms = {a: {"row": a, "label": a} for a in ("long", "short", "none")}
     scored = {a: {s: {"final/mIoU": value + s % 2} for s in range(5)} for a, value in (("long", 60.0), ("short", 50.0), ("none", 70.0))}
     noisy = {s: {"final/mIoU": 70.0 + 30 * (-1) ** s} for s in range(5)}
@@ -516,10 +517,10 @@ def test_a_claim_whose_ground_is_missing_is_untestable():
     record = claim_record("C4", {**claim, "precondition": needs}, scored, arms)
     assert record["verdict"] == "untestable here" and "thinking helps" in record["note"] and record["arms"] == ["long", "short", "none"]
     record = claim_record("C4", {**claim, "precondition": needs}, {**scored, "none": noisy}, arms)
-    assert record["verdict"] == UNDECIDED  # whether thinking helps is open, and so is the claim
+    assert record["verdict"] == UNDECIDED  # it is undecided whether thinking helps, so the claim is undecided
 
 
-# equal sets and difficulty
+# sets of equal size and mix, and difficulty
 
 
 def sample(i: int, source: str = "a", teacher: float = 0.6, ious=(0.2, 0.8), length: float = 4.0) -> Sample:
@@ -546,7 +547,7 @@ def test_a_matched_set_has_the_size_and_the_mix_and_depends_on_the_seed():
     assert drawn != subsample(pool, like=like, by=("source", "span"), seed=1)[0]
     assert mix(subsample(pool, like=like, seed=0)[0]) != mix(like)  # control: equal size alone is not equal mix
     short = [s for s in pool if s.spans[0][1] < 9]
-    assert subsample(short, like=like, by=("span",))[1] == 24  # none of that kind: filled up, and said
+    assert subsample(short, like=like, by=("span",))[1] == 24  # none of that kind: 24 other samples fill the set, which it reports
     with pytest.raises(SampleError, match="fewer than the 200"):
         subsample(pool, 200)
 
@@ -560,10 +561,10 @@ def test_every_strategy_gives_a_plan_of_the_samples_it_was_given(strategy):
     assert [s.qid for s in make_curriculum(pool, strategy, seed=3).samples] == [s.qid for s in curriculum.samples]
     order = curriculum.epochs(4, seed=1)
     seen = [next(order) for _ in range(len(curriculum.samples) - len(curriculum.samples) % 4)]
-    assert len(seen) == len(set(seen))  # a pass meets each sample once at most
+    assert len(seen) == len(set(seen))  # one pass has each sample at most once
 
 
-def test_strategies_that_ask_whom_nobody_asked_say_so():
+def test_strategies_name_the_field_that_the_samples_lack():
     bare = [dataclasses.replace(sample(0), teacher=None, difficulty=None)]
     for strategy, missing in (("teacher_threshold", "'teacher'"), ("gaussian", "'difficulty'"), ("easy_to_hard", "'difficulty'")):
         with pytest.raises(SampleError, match=missing):
@@ -572,13 +573,13 @@ def test_strategies_that_ask_whom_nobody_asked_say_so():
         make_curriculum([sample(0, teacher=0.1)], "teacher_threshold")
 
 
-def test_dropping_reacts_to_the_last_group_and_forgives():
+def test_samples_are_dropped_by_their_last_rewards_and_come_back_when_these_change():
     curriculum = CurriculumSampler([sample(i) for i in range(4)], keep_fn=STRATEGIES["drop_all_wrong_and_correct"].keep_fn)
     order = curriculum.epochs(1)
     assert sorted(next(order) for _ in range(4)) == [0, 1, 2, 3]
     curriculum.last_rewards |= {"q0": [0.9, 1.0], "q1": [0.0, 0.0], "q2": [0.5, 0.1]}
     assert sorted(next(order) for _ in range(2)) == [2, 3]
-    curriculum.last_rewards["q0"] = [0.1, 0.2]  # it was unlearned
+    curriculum.last_rewards["q0"] = [0.1, 0.2]  # the policy has forgotten it
     assert sorted(next(order) for _ in range(3)) == [0, 2, 3]
 
 
@@ -590,7 +591,7 @@ def test_difficulty_records_are_joined_by_qid(tmp_path):
         with_difficulty([sample(9)], tmp_path)
 
 
-def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
+def test_interrupted_rollouts_continue_to_the_same_rows(tmp_path):
     import random
 
     def ask(batch):
@@ -609,7 +610,7 @@ def test_killed_rollouts_go_on_to_the_same_rows(tmp_path):
     assert resumable_rollouts(tmp_path / "c.jsonl", ask, pool, 2, seed=6) != whole
 
 
-def test_the_trainer_meets_queries_in_the_plans_order(toy_samples, world, tmp_path):
+def test_the_trainer_takes_queries_in_the_order_of_the_curriculum(toy_samples, world, tmp_path):
     from vtg_r1.grpo import GRPOParams, grpo_trainer
     from vtg_r1.models.tiny import build_tiny
 

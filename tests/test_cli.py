@@ -1,4 +1,4 @@
-"The command line as a person and a script meet it: results on stdout, progress on stderr, one line and exit code 2 for bad input, a clean Ctrl-C."
+"The command line: results on stdout, progress on stderr, one line and exit code 2 for bad input, and Ctrl-C that leaves no process behind."
 
 import csv
 import json
@@ -69,12 +69,12 @@ def toy(world, toy_samples):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_and_exit_codes(command, capsys):
     code, out, _ = vtg(capsys, *command.split(), "--help")
-    assert code == 0 and "--json" in out and out.count(f"vtg-r1 {command} ") >= 1 and "exit codes: 0 done" in out and "2 bad input" in out
-    for line in out.split("examples:\n")[1].split("\n\n")[0].splitlines():
-        assert line.strip().startswith(f"vtg-r1 {command}")
+    assert code == 0 and "--json" in out and "exit codes: 0 done" in out and "2 bad input" in out
+    examples = out.split("examples:\n")[1].split("\n\n")[0].splitlines()
+    assert examples and all(line.strip().startswith(f"vtg-r1 {command}") for line in examples)
 
 
-def test_every_command_is_in_these_lists(capsys):
+def test_every_command_is_in_these_lists_and_old_names_are_hidden(capsys):
     top = typer.main.get_command(app).commands
     assert {c.split()[0] for c in COMMANDS + OLD} == set(top)
     assert {f"data {name}" for name in top["data"].commands} == {c for c in COMMANDS + OLD if c.startswith("data ")}
@@ -131,8 +131,9 @@ def test_ground_answers_on_a_toy_video(toy, capsys):
     assert code == 0 and out.splitlines()[0] == f"{start:.2f} – {end:.2f} s  {query}"
 
 
+@pytest.mark.shared
 def test_ground_answers_on_a_real_clip_and_cuts_it(shared, tmp_path, capsys):
-    "The embedded model knows shapes only; on a real clip it still has to answer in form, and the cut has to be what it said."
+    "The embedded model knows only shapes. On a real clip it must still answer in the format, and the cut must be the span of its answer."
     video = shared / "data/videos/OHOFG.mp4"
     code, out, _ = vtg(capsys, "ground", video, "the red circle", "--json", "--clip", tmp_path / "new/moment.mp4")
     answer = json.loads(out)["answers"][0]
@@ -151,7 +152,7 @@ def test_several_clips_are_numbered(toy, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m-1.mp4", "m-2.mp4"]
 
 
-def test_ground_refuses_in_one_line(toy, tmp_path, capsys):
+def test_ground_refuses_bad_input_in_one_line(toy, tmp_path, capsys):
     video, query = toy
     text, empty = tmp_path / "text.mp4", tmp_path / "empty.mp4"
     text.write_text("this is a letter\n" * 100)
@@ -160,7 +161,7 @@ def test_ground_refuses_in_one_line(toy, tmp_path, capsys):
     bad = [
         ((tmp_path / "gone.mp4", query), "gone.mp4: no such file"),
         ((text, query), "text.mp4: is no readable video"),
-        ((empty, query), "empty.mp4"),
+        ((empty, query), "empty.mp4: is no readable video"),
         ((tmp_path, query), "is not a file"),
         ((video, ""), "query 1 is empty"),
         ((video, query, "  "), "query 2 is empty"),
@@ -179,7 +180,7 @@ def test_ground_refuses_in_one_line(toy, tmp_path, capsys):
         assert code == 2 and not out and err.count("\n") == 1 and err.startswith("vtg-r1 ground: ") and said in err, (args, err)
 
 
-def test_a_link_is_asked_about_and_cut(toy, tmp_path, capsys):
+def test_ground_reads_and_cuts_a_video_behind_a_link(toy, tmp_path, capsys):
     (tmp_path / "link.mp4").symlink_to(toy[0])
     code, out, _ = vtg(capsys, "ground", tmp_path / "link.mp4", toy[1], "--json", "--clip", tmp_path / "cut.mp4")
     found = json.loads(out)
@@ -187,8 +188,8 @@ def test_a_link_is_asked_about_and_cut(toy, tmp_path, capsys):
     assert found["answers"][0]["span"] == json.loads(vtg(capsys, "ground", toy[0], toy[1], "--json")[1])["answers"][0]["span"]
 
 
-def test_ground_decodes_with_what_the_environment_names(grey, tmp_path, capsys, monkeypatch):
-    "decord cannot read a GIF, so PyAV does; an unknown name is one line."
+def test_ground_decodes_with_the_backend_that_the_environment_names(grey, tmp_path, capsys, monkeypatch):
+    "decord cannot read a GIF, so PyAV reads it and a line says so. An unknown backend is one line."
     gif = grey(tmp_path / "film.gif", "gif", 8, 4, (56, 56), "rgb8", step=30)
     monkeypatch.setenv("VTG_R1_BACKEND", "decord")
     monkeypatch.delitem(PROCESS_FACTS, "videos_switched", raising=False)
@@ -200,7 +201,7 @@ def test_ground_decodes_with_what_the_environment_names(grey, tmp_path, capsys, 
     assert code == 2 and not out and err.count("\n") == 1 and "got 'mpeg9'" in err
 
 
-def test_every_span_of_a_set_and_a_refusal_are_said(capsys):
+def test_every_span_of_a_set_and_a_refusal_are_printed(capsys):
     from vtg_r1.cli.ground import _print_answer
     from vtg_r1.models.ground import Answer
 
@@ -214,7 +215,7 @@ def test_every_span_of_a_set_and_a_refusal_are_said(capsys):
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(toy):
-    "A closed port stands for no network; in a process of its own, since the library remembers its endpoint."
+    "A closed port is used in place of no network. The command runs in a process of its own, since the library keeps its first endpoint."
     env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")} | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, "-m", "vtg_r1.cli", "ground", str(toy[0]), "q", "--model", "Nobody/no-such-model"],
@@ -228,7 +229,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(toy):
     assert done.stderr.strip().count("\n") == 0 and "Hub cannot be reached" in done.stderr and "Nobody/no-such-model" in done.stderr
 
 
-def test_a_run_is_asked_as_it_was_trained(tmp_path):
+def test_a_runs_model_is_queried_with_the_settings_of_its_training(tmp_path):
     from vtg_r1.models.tiny import build_tiny
     from vtg_r1.train.trainer import save_policy
 
@@ -242,7 +243,7 @@ def test_a_run_is_asked_as_it_was_trained(tmp_path):
 
 
 def test_a_cut_shows_what_the_video_shows(toy, tmp_path):
-    "Pictures of a cut are those of the video at the same moments, whether its edges lie on frames or between them."
+    "The pictures of a cut are those of the video at the same times, with the ends of the cut on frames and between them."
     video = toy[0]
     frames, times = read_frames(video, 64, 112 * 112)
     for start, end in ((0.0, 3.0), (2.5, 7.25), (times[-1], probe(video).duration)):
@@ -258,8 +259,8 @@ def test_a_cut_shows_what_the_video_shows(toy, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.mp4"]
 
 
-def test_frames_of_one_time_are_cut(tmp_path):
-    "Two pictures share each time, as where a file's clock is coarse."
+def test_a_video_whose_frames_share_times_is_cut(tmp_path):
+    "Each time belongs to two frames, as in files with a coarse time base."
     twice = tmp_path / "twice.mkv"
     with av.open(str(twice), "w") as out:
         stream = out.add_stream("ffv1", rate=10)
@@ -273,8 +274,8 @@ def test_frames_of_one_time_are_cut(tmp_path):
     assert made[1].tolist() == pytest.approx([0, 1, 2], abs=2e-3) and [round(f.mean() / 30) for f in made[0]] == [1, 3, 5]
 
 
-def test_a_cut_follows_no_list(tmp_path):
-    "FFmpeg would open what a playlist names; ground's cut and the page's player open films alone."
+def test_a_playlist_is_neither_cut_nor_opened(tmp_path):
+    "FFmpeg alone would open the file that a playlist names."
     from vtg_r1.video.decoders import open_container
 
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:9,\nfilm.mp4\n")
@@ -285,7 +286,7 @@ def test_a_cut_follows_no_list(tmp_path):
 
 
 def test_a_film_stored_on_its_side_is_cut_upright(toy, tmp_path):
-    "A phone writes the turn into the track header; here a toy video gets one."
+    "A phone writes the rotation into the track header; here a toy video gets one."
     data = bytearray(toy[0].read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix begins after 40 bytes
     quarter = [0, 0x10000, 0, (-0x10000) & 0xFFFFFFFF, 0, 0, 0, 0, 0x40000000]
@@ -301,7 +302,7 @@ def test_a_film_stored_on_its_side_is_cut_upright(toy, tmp_path):
 
 
 def table(path, samples, delimiter=","):
-    "Samples as a practitioner's table: no qid, no duration."
+    "Write samples as a user's own table, without qid and duration."
     with open(path, "w", newline="") as f:
         writer = csv.writer(f, delimiter=delimiter)
         writer.writerow(["video", "start", "end", "sentence"])
@@ -398,21 +399,22 @@ def test_convert_overwrites_nothing_it_reads(world, toy_samples, tmp_path, capsy
         (["data", "convert", "--dataset", "csv", "--annotations", "a.csv", "--out", "nbs"], "--out nbs: is a folder; name a file in it"),
     ],
 )
-def test_options_that_cannot_be_are_one_line(words, said, capsys, monkeypatch):
+def test_values_that_an_option_cannot_take_are_one_line(words, said, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[1])
     code, out, err = vtg(capsys, *words)
     assert code == 2 and not out and err.count("\n") == 1 and said in err
 
 
-def test_the_policies_are_the_readers(parse_command):
-    "Each choice of a policy is one that `read_dataset` takes, and validate offers all of them, in the same order."
+def test_validate_and_convert_offer_policies_that_the_readers_take(parse_command):
+    "Each choice is one that `read_dataset` takes; validate offers all of them, in the same order."
     from vtg_r1.data.readers import POLICIES
 
+    choices = {}
     for name, words in {"validate": [], "convert": ["--out", "s.jsonl"]}.items():
         command = parse_command(["data", name, "--dataset", "csv", "--annotations", "a.csv", *words]).command
-        choices = {option.name: option.type_descriptor.choices for option in command.params if option.name in POLICIES}
-        assert all(set(values) <= set(POLICIES[policy]) for policy, values in choices.items())
-        assert name == "convert" or choices == POLICIES
+        choices[name] = {option.name: option.type_descriptor.choices for option in command.params if option.name in POLICIES}
+    assert choices["validate"] == POLICIES and choices["convert"].keys() == POLICIES.keys() - {"zero_length"}
+    assert all(set(values) <= set(POLICIES[policy]) for policy, values in choices["convert"].items())
 
 
 @pytest.mark.parametrize("n", ["0", "-1", "two"])
@@ -427,18 +429,19 @@ def test_convert_names_the_rows_it_leaves_out(tmp_path, capsys):
     assert code == 0 and "record 2" in err and "start is 'noon': write seconds" in err
 
 
-def test_the_examples_of_run_name_parameters(capsys, parse_command):
-    "What the help of `run` shows is accepted: every -p is a parameter of its notebook, and a GRPO run on own data has its model and table."
+def test_the_examples_in_the_help_of_run_are_accepted(capsys, parse_command):
+    "Every -p is a parameter of its notebook, and the GRPO run on own data has its model and table."
     from vtg_r1.core.runtime import resolve
 
     examples = vtg(capsys, "run", "--help")[1].split("examples:\n")[1].split("\n\n")[0].splitlines()
+    assert any("own_data" in line for line in examples)
     for line in examples:
         options = parse_command(shlex.split(line, comments=True)[1:]).params
         given = read_given("grpo", [str(resolve(name)) for name in options["files"]], options["pairs"])  # an unknown name is an error
         assert "own_data" not in line or {"model", "dataset", "annotations", "video_root"} <= set(given)
 
 
-def test_curate_asks_as_the_paper_and_for_the_key_first(world, tmp_path, capsys, monkeypatch):
+def test_curate_needs_a_key_first_and_shows_the_teacher_frames_as_the_paper_does(world, tmp_path, capsys, monkeypatch):
     (tmp_path / "s.jsonl").touch()
     given = ["data", "curate", "--annotations", tmp_path / "s.jsonl", "--videos", world / "videos"]
     endpoint = [*given, "--teacher-model", "m", "--teacher-url", "http://127.0.0.1:9/v1"]
@@ -469,7 +472,7 @@ def test_convert_published_files(shared, name, path, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_curate_makes_the_sets(world, toy_samples, tmp_path, capsys):
-    "With answers that stand in the file, from samples; without a teacher it says what is missing."
+    "From samples that hold the teacher's answers. Without a choice of a teacher, the error names the option that is missing."
     from vtg_r1.core.samples import write_jsonl
     from vtg_r1.data.toyworld import read_scripts, toy_teacher
 
@@ -501,7 +504,7 @@ def test_curate_makes_the_sets(world, toy_samples, tmp_path, capsys):
     )
 
 
-def test_env_says_what_a_bug_report_needs(capsys, monkeypatch):
+def test_env_shows_what_a_bug_report_needs_and_no_secrets(capsys, monkeypatch):
     import torch
 
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -519,8 +522,8 @@ def test_env_says_what_a_bug_report_needs(capsys, monkeypatch):
     assert code == 0 and f"torch           {about['packages']['torch']}" in out
 
 
-def test_env_knows_its_own_repository_alone(tmp_path):
-    "The package, copied into a stranger's repository."
+def test_env_names_a_commit_only_of_its_own_repository(tmp_path):
+    "The package is copied into another repository; the file settings.ini then makes that one its own."
     shutil.copytree(Path(cli.__file__).parents[1], tmp_path / "vtg_r1", ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.invalid"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
@@ -547,13 +550,14 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
-def checking(annotations: Path, videos: Path) -> list[str]:
-    "`vtg-r1 data validate` of a table, as a process of its own."
+def validate_command(annotations: Path, videos: Path) -> list[str]:
+    "The command line of `vtg-r1 data validate` for a table."
     given = ["--dataset", "csv", "--annotations", annotations, "--videos", videos]
     return [sys.executable, "-m", "vtg_r1.cli", "data", "validate", *map(str, given)]
 
 
-def ends(check, seconds=20) -> bool:
+def becomes_true(check, seconds=20) -> bool:
+    "Whether `check()` gets true within this time."
     until = time.monotonic() + seconds
     while not check():
         if time.monotonic() > until:
@@ -563,10 +567,10 @@ def ends(check, seconds=20) -> bool:
 
 
 def interrupted(command: list[str], at_work, name: str) -> int:
-    "Ctrl-C for a command once it is at work; it ends with one line and the exit code of an interrupt. Its session."
+    "Start a command, send Ctrl-C once `at_work(session)` is true, and check its last line and exit code. Returns its session."
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
         try:
-            assert ends(lambda: at_work(p.pid), 60)
+            assert becomes_true(lambda: at_work(p.pid), 60)
             os.killpg(p.pid, signal.SIGINT)
             out, err = p.communicate(timeout=30)
         finally:
@@ -595,26 +599,26 @@ def test_ctrl_c_ends_a_run_and_its_kernel(tmp_path):
     command = [sys.executable, "-m", "vtg_r1.cli", "run", str(tmp_path / "02_rewards.ipynb"), "-p", "outputs_dir", str(tmp_path)]
     interrupted(command, lambda session: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "vtg-r1 run")
     kernel = int((tmp_path / "pid").read_text())
-    assert ends(lambda: not os.path.exists(f"/proc/{kernel}"))
+    assert becomes_true(lambda: not os.path.exists(f"/proc/{kernel}"))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
 def test_ctrl_c_ends_the_processes_that_open_videos(world, tmp_path):
-    "Hundreds of names of one video, so that there is time to interrupt."
+    "3,000 links to one video give time to interrupt."
     (tmp_path / "v").mkdir()
     lines = ["video,start,end,sentence"]
     for i in range(3000):
         os.link(next((world / "videos").glob("*.mp4")), tmp_path / "v" / f"{i}.mp4")
         lines.append(f"{i}.mp4,1,2,something")
     (tmp_path / "mine.csv").write_text("\n".join(lines))
-    command = checking(tmp_path / "mine.csv", tmp_path / "v")
+    command = validate_command(tmp_path / "mine.csv", tmp_path / "v")
     session = interrupted(command, lambda session: len(processes_of(session)) > 2, "vtg-r1 data validate")
-    assert ends(lambda: not processes_of(session))
+    assert becomes_true(lambda: not processes_of(session))
 
 
-def test_a_reader_that_stops_is_no_error(world, tmp_path):
-    "The reader closes the pipe before a word is written."
-    command = checking(table(tmp_path / "mine.csv", load_samples(world / "samples.jsonl")), world / "videos")
+def test_a_closed_pipe_ends_a_command_without_an_error(world, tmp_path):
+    "The pipe is closed before the command writes; its exit code is then that of SIGPIPE."
+    command = validate_command(table(tmp_path / "mine.csv", load_samples(world / "samples.jsonl")), world / "videos")
     read, write = os.pipe()
     os.close(read)
     try:

@@ -1,4 +1,4 @@
-"What is on disk after a kill, a full disk or a clock that jumped; who is refused; what ends when a worker dies. Real processes, real SIGKILL, real full disks."
+"What stays on disk after a kill, a full disk or a jump of the clock; how a second process on a run is refused; what happens when a worker dies. Kills and full disks are real."
 
 import ast
 import json
@@ -42,7 +42,7 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, s
 
 # ---- kill -9 during every write ----
 
-NURSERY = """
+FORKER = """
 import itertools, json, os, sys, time
 from pathlib import Path
 here = Path(sys.argv[1])
@@ -53,7 +53,7 @@ if os.fork() == 0:
     os._exit(0)
 os.wait()
 print(time.monotonic() - began, flush=True)
-for line in sys.stdin:  # a fork for each kill: only the nursery has to import
+for line in sys.stdin:  # a fork for each kill, so that the imports are done only once
     if (pid := os.fork()) == 0:
         for n in itertools.count(int(line)): write(n)
     print(pid, flush=True)
@@ -63,31 +63,29 @@ for line in sys.stdin:  # a fork for each kill: only the nursery has to import
 
 
 def kills(writer: str, here: Path, times: int = 30):
-    "Have a process write version after version, kill it within its first four or so, let the caller look, and begin again at the version that the caller sends, else far above."
+    "Let a process write one version after the other, kill it within about four of them, and yield; the next process begins at the version that the caller sends, or far above."
     rng, n = random.Random(times), 1
-    with subprocess.Popen(
-        [sys.executable, "-c", NURSERY % writer, here], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV
-    ) as nursery:
-        took = float(nursery.stdout.readline())
+    with subprocess.Popen([sys.executable, "-c", FORKER % writer, here], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENV) as forker:
+        took = float(forker.stdout.readline())
         for i in range(times):
-            nursery.stdin.write(f"{n}\n")
-            nursery.stdin.flush()
-            pid = int(nursery.stdout.readline())
+            forker.stdin.write(f"{n}\n")
+            forker.stdin.flush()
+            pid = int(forker.stdout.readline())
             time.sleep(rng.uniform(0.1, 4) * took)
             os.kill(pid, signal.SIGKILL)
-            assert nursery.stdout.readline() == "dead\n"
+            assert forker.stdout.readline() == "dead\n"
             sent = yield
             n = 100_000 * (i + 1) if sent is None else sent
-        nursery.stdin.close()
+        forker.stdin.close()
 
 
-def halves(here: Path) -> list[Path]:
-    "What the killed ones left half-written."
+def unfinished(here: Path) -> list[Path]:
+    "Files and folders that killed writers did not finish."
     return [p for p in here.rglob("*") if p.name.endswith(".part")]
 
 
 RUN = "from vtg_r1.runs.run import Run\nrun = Run(here, {'stage': 'demo'})\n"
-WHOLE = {  # writer; reader of the one version that stands there
+WRITERS = {  # code of the writer; function that reads the versions in what it wrote: one, if no write is half done
     "manifest": (
         RUN + "def write(n): run.record(n=n, text=f'{n} ' * 200_000)",
         lambda here: {n} if (m := read_manifest(here))["text"] == f"{(n := m['n'])} " * 200_000 else None,
@@ -114,7 +112,7 @@ WHOLE = {  # writer; reader of the one version that stands there
     ),
     "model": (
         "from vtg_r1.core.atomic_files import atomic_dir\ndef write(n):\n    with atomic_dir(here / 'model') as part:\n        for name in 'abcdefgh': (part / name).write_bytes(b'%d ' % n * 100_000)",
-        lambda here: set.union(*(same((standing(here) / name).read_bytes(), 100_000) for name in "abcdefgh")),
+        lambda here: set.union(*(same((restored_model(here) / name).read_bytes(), 100_000) for name in "abcdefgh")),
     ),
 }
 
@@ -126,14 +124,14 @@ def rows_of(path: Path, n: int) -> list[dict]:
 
 
 def same(content: bytes, times: int) -> set[bytes]:
-    "The version of a content that says nothing but its number."
+    "The version number of which a content is `times` copies."
     number = content[: content.index(b" ") + 1]
     assert content == number * times
     return {number}
 
 
-def standing(here: Path) -> Path:
-    "The model. Where the kill fell between the two renames, the old one is put back; what a kill left of one that was being removed goes."
+def restored_model(here: Path) -> Path:
+    "The model folder. If the kill fell between the two renames, the old model is put back; other old models, half removed, are deleted."
     aside = list(here.glob(".model.*.old"))
     if not (here / "model").exists():
         aside.pop().rename(here / "model")
@@ -142,22 +140,22 @@ def standing(here: Path) -> Path:
     return here / "model"
 
 
-@pytest.mark.parametrize("what", WHOLE)
-def test_killed_while_it_writes_leaves_the_old_or_the_new(what, tmp_path):
-    writer, read = WHOLE[what]
+@pytest.mark.parametrize("what", WRITERS)
+def test_a_killed_writer_leaves_the_old_or_the_new_version_whole(what, tmp_path):
+    writer, read = WRITERS[what]
     seen, torn = set(), 0
     for _ in kills(writer, tmp_path):
         version = read(tmp_path)
-        assert version and len(version) == 1, f"half of {version}"
+        assert version and len(version) == 1, f"a mixture of versions: {version}"
         seen |= version
-        torn += len(halves(tmp_path))
-        for half in halves(tmp_path):
+        torn += len(unfinished(tmp_path))
+        for half in unfinished(tmp_path):
             shutil.rmtree(half) if half.is_dir() else half.unlink()
     assert torn >= 1 and len(seen) > 3, "no kill fell into a write: this proves nothing"
 
 
 @pytest.mark.parametrize("what", ["jsonl", "teacher"])
-def test_a_log_keeps_every_row_that_was_written_and_goes_on_behind_half_a_line(what, tmp_path):
+def test_a_log_keeps_every_written_row_and_continues_after_half_a_line(what, tmp_path):
     path = tmp_path / "log.jsonl"
     row = "{'key': str(n), 'response': 'x' * 400_000, 'usage': {'prompt_tokens': 1, 'completion_tokens': 1}}"
     writer = {
@@ -167,7 +165,7 @@ def test_a_log_keeps_every_row_that_was_written_and_goes_on_behind_half_a_line(w
     loop, rounds = kills(writer, tmp_path, 20), 0
     next(loop)
     while True:
-        if (rounds := rounds + 1) % 4 == 0:  # a kill within the system's own write leaves a piece of it; that is rare, so here is one
+        if (rounds := rounds + 1) % 4 == 0:  # a kill inside the system call leaves half a line; that is rare, so it is made here
             os.truncate(path, path.stat().st_size - 100)
         found = [row for _, row in iter_jsonl(path)]
         kept = [int(row["key"]) for row in found if isinstance(row, dict)]
@@ -191,19 +189,19 @@ def write(n): cache._keep(f"{n % 4:032x}", np.full((32, 224, 224, 3), n % 251, n
 """
 
 
-def test_a_cache_entry_is_whole_and_the_halves_of_the_killed_go_after_an_hour(tmp_path):
+def test_a_cache_entry_is_never_half_written_and_unfinished_files_go_after_an_hour(tmp_path):
     for _ in kills(CACHE, tmp_path):
         for entry in tmp_path.glob("*.frames"):
             frames, times = _unpack(entry.stem, np.fromfile(entry, np.uint8))
             assert (times == times[0]).all() and (frames == times[0] % 251).all()
-    parts = halves(tmp_path)
+    parts = unfinished(tmp_path)
     assert len(parts) >= 2, "no kill fell into a write: this proves nothing"
     _make_room(tmp_path, 10**12)
-    assert halves(tmp_path) == parts
+    assert unfinished(tmp_path) == parts
     for part, when in zip(parts, (time.time() - 3700, YEAR_2040)):
         os.utime(part, (when, when))
     _make_room(tmp_path, 10**12)
-    assert halves(tmp_path) == parts[2:]
+    assert unfinished(tmp_path) == parts[2:]
 
 
 CHECKPOINTS = """
@@ -219,7 +217,7 @@ def write(n):
 """
 
 
-def test_the_newest_whole_checkpoint_is_found_whatever_was_being_written(tmp_path):
+def test_the_newest_complete_checkpoint_is_used_after_a_kill_at_any_moment(tmp_path):
     torn = 0
     for _ in kills(CHECKPOINTS, tmp_path):
         there = sorted(int(p.name[11:]) for p in tmp_path.glob("checkpoint-*"))
@@ -240,13 +238,13 @@ WRITES = {  # writes that do not go through `atomic_files`, and why that is righ
     "regime_map.py": ["open"],  # /dev/null
     "nan_guard.py": ["save_file"],  # in a folder that is moved into place
     "atomic_files.py": ["open", "open"],
-    "experiment_grid.py": ["write_text", "open"],  # what a job reads at once; what it prints
+    "experiment_grid.py": ["write_text", "open"],  # the input of a job, read at once; its log
     "execute.py": ["open"],  # /dev/null
     "toyworld.py": ["write_text"],  # in a folder that is moved into place
 }
 
 
-def test_every_other_write_of_the_package_is_whole():
+def test_all_other_writes_of_the_package_go_through_atomic_files():
     found = {}
     for path in sorted((project_root() / "vtg_r1").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -306,8 +304,8 @@ def small_stage(folder: Path) -> Path:
     return folder / "99_small.ipynb"
 
 
-def test_a_launched_run_whose_main_process_is_killed_is_failed(tmp_path, monkeypatch):
-    "The launcher ends before the main process could say anything of its end."
+def test_a_launched_run_is_marked_failed_when_its_main_process_is_killed(tmp_path, monkeypatch):
+    "It cannot record its own end, so the command that launched it does."
     code = "import os, signal, sys; from vtg_r1.runs.run import start_run; start_run('small', 'one', {}, sys.argv[1]); os.kill(os.getpid(), signal.SIGKILL)"
     run_echoed = execute._run_echoed
     monkeypatch.setattr(execute, "_run_echoed", lambda command: run_echoed([sys.executable, "-c", code, str(tmp_path)]))
@@ -319,7 +317,7 @@ def test_a_launched_run_whose_main_process_is_killed_is_failed(tmp_path, monkeyp
     assert read_manifest(tmp_path / "small/one")["status"] == "failed"
 
 
-def test_the_second_on_a_run_folder_is_refused_and_the_lock_dies_with_its_process(tmp_path):
+def test_a_second_process_on_a_run_folder_is_refused_until_the_first_is_gone(tmp_path):
     folder, notebook = tmp_path / "small/one", small_stage(tmp_path)
     with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True, env=ENV) as first:
         worker = int(first.stdout.readline())
@@ -343,8 +341,8 @@ def test_the_second_on_a_run_folder_is_refused_and_the_lock_dies_with_its_proces
     try:
         (folder / ".metrics.json.1.ab.part").write_text("half")
         run = start_run("small", "one", {"seed": 0}, tmp_path, resume=True)
-        assert run.manifest["pid"] == os.getpid() and len(run.manifest["resumed"]) == 1 and not halves(folder)
-        os.kill(worker, 0)  # still there, and holds nothing
+        assert run.manifest["pid"] == os.getpid() and len(run.manifest["resumed"]) == 1 and not unfinished(folder)
+        os.kill(worker, 0)  # the worker still lives, and does not hold the lock
     finally:
         os.kill(worker, signal.SIGKILL)
     run.finish()
@@ -352,7 +350,7 @@ def test_the_second_on_a_run_folder_is_refused_and_the_lock_dies_with_its_proces
         start_run("small", "one", {"seed": 0}, tmp_path, resume=True)
 
 
-def test_a_folder_removed_and_made_again_is_held_again(tmp_path):
+def test_a_run_folder_that_was_removed_and_made_again_is_locked_again(tmp_path):
     run = start_run("small", "one", {"seed": 0}, tmp_path)
     shutil.rmtree(run.path)
     start_run("small", "one", {"seed": 0}, tmp_path)
@@ -370,11 +368,11 @@ def test_a_manifest_that_is_no_json_is_not_overwritten(tmp_path):
     assert (folder / "manifest.json").read_text() == '{"status": "fini' and not (folder / ".lock").exists()
 
 
-def test_who_wants_the_same_rollouts_waits_for_them(tmp_path, toy_samples):
+def test_a_second_process_waits_for_rollouts_that_another_one_makes(tmp_path, toy_samples):
     from vtg_r1.difficulty import resumable_rollouts
 
     samples, path = toy_samples[:4], tmp_path / "rollouts.jsonl"
-    path.write_text('{"qid": "' + samples[0].qid)  # killed in its first batch
+    path.write_text('{"qid": "' + samples[0].qid)  # what a process left that was killed in its first batch
     code = "import sys, time; from vtg_r1.core.atomic_files import lock; held = lock(sys.argv[1]); print(1, flush=True); time.sleep(1)"
     with subprocess.Popen([sys.executable, "-c", code, f"{path}.lock"], stdout=subprocess.PIPE, env=ENV) as other:
         other.stdout.readline()
@@ -450,19 +448,20 @@ print(json.dumps(["cache", [str(w.message) for w in told], not list((here / "cac
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    "A file system of two megabytes, where one may mount."
+    "A file system of two megabytes; skips where mounting is not allowed."
     folder = tmp_path / "small"
     folder.mkdir()
     if (
         not shutil.which("mount")
         or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True).returncode
     ):
-        pytest.skip("may not mount a file system here; the limit on a file's size is tried in its place")
+        pytest.skip("may not mount a file system here; the test of the limit on a file's size has the same checks")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
 def check_full(here: Path, room: int, reason: str, tmp_path: Path, before=None):
+    "Run `FULL`, whose big writes need more than there is; `before` runs in its process first."
     source = tmp_path / "v.mp4"
     source.write_bytes(b"a video")
     os.utime(source, (1e9, 1e9))
@@ -487,12 +486,12 @@ def test_a_full_disk_is_one_error_that_names_the_file_and_leaves_the_old_one(tmp
     check_full(tmpfs, 3_000_000, "No space left on device", tmp_path)
 
 
-def test_so_is_a_file_that_may_not_grow(tmp_path):
+def test_a_file_at_its_size_limit_is_the_same_error_and_leaves_the_old_one(tmp_path):
     (tmp_path / "here").mkdir()
     check_full(tmp_path / "here", 3_000_000, "File too large", tmp_path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000,) * 2))
 
 
-def test_any_other_error_stays_what_it_is(tmp_path):
+def test_other_errors_of_a_write_are_not_changed(tmp_path):
     with pytest.raises(IsADirectoryError):
         append(tmp_path, "x\n")
     with pytest.raises(FileNotFoundError):
@@ -504,13 +503,13 @@ def test_any_other_error_stays_what_it_is(tmp_path):
 
 
 def cached(cache: FrameCache, video: Path, how: int) -> bool:
-    "Whether frames come from the cache; afterwards they are there."
+    "Whether frames come from the cache; those that do not are put there."
     made = []
     cache.fetch(video, (how,), lambda: (made.append(how) or np.full((1, 28, 28, 3), how, np.uint8), np.zeros(1)))
     return not made
 
 
-def test_entries_from_the_future_leave_first_and_those_in_use_come_home(tmp_path):
+def test_cache_entries_dated_in_the_future_are_dropped_first_unless_they_are_used(tmp_path):
     video, folder, room = tmp_path / "v.mp4", tmp_path / "c", 4.5 * 4096 / 1e9
     video.write_bytes(b"a video")
     for how in (1, 2):
@@ -526,13 +525,13 @@ def test_entries_from_the_future_leave_first_and_those_in_use_come_home(tmp_path
 
 
 @pytest.mark.parametrize("when", [YEAR_1970, YEAR_2040])
-def test_a_video_dated_by_another_clock_is_read_once_and_known_when_it_changes(tmp_path, when, world, toy_samples):
+def test_a_video_with_a_wrong_date_is_cached_and_its_change_is_noticed(tmp_path, when, world, toy_samples):
     video, folder = tmp_path / "v.mp4", tmp_path / "c"
     clips = sorted((world / "videos").iterdir(), key=lambda p: p.stat().st_size)
     shutil.copyfile(clips[0], video)
     os.utime(video, (when, when))
     first = probe(video)
-    time.sleep(2.1)  # as old as a file must be for its digest to be noted
+    time.sleep(2.1)  # a digest is only recorded for a file that has not changed for two seconds
     cached(FrameCache(folder), video, 1)
     assert len(list(folder.glob("*.id"))) == 1 and cached(FrameCache(folder), video, 1)
     shutil.copyfile(clips[-1], video)  # the same name and time, another video
@@ -550,7 +549,7 @@ def test_runs_without_a_name_never_share_a_folder(tmp_path):
 
 
 def test_durations_are_measured_by_a_clock_that_cannot_jump():
-    "No real clock is set here, since all other tests run by it: no module asks the one that jumps, but where a recorded time or a file's is compared with it."
+    "A search of the source, since the machine's clock cannot be set here: the clock that jumps is asked only for a date to record, or to compare with a file's date."
     asked = {}
     for path in sorted((project_root() / "vtg_r1").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -572,7 +571,7 @@ import os, signal, sys, time
 from pathlib import Path
 from vtg_r1.video import sandbox
 def tried(path):
-    "How often it was tried before."
+    "How often this file was tried before."
     with open(path, "a") as f: f.write("x")
     return Path(path).stat().st_size - 1
 def spin():
@@ -590,6 +589,7 @@ sandbox.serve({"ok": ok, **{f"{k} once": after(w, False) for k, w in what.items(
 
 @pytest.fixture
 def mishaps(monkeypatch):
+    "Limits for children that fail as `MISHAPS` says, in place of decoding."
     sandbox._stop_all()
     monkeypatch.setattr(sandbox, "_SERVE", MISHAPS)
     yield ResourceLimits(seconds=0.6)
@@ -597,10 +597,10 @@ def mishaps(monkeypatch):
 
 
 @pytest.mark.parametrize("what, used", [("killed", False), ("killed", True), ("stalls", False), ("stalls", True), ("stops", True)])
-def test_a_child_that_ends_for_no_fault_of_the_file_costs_nothing_but_time(what, used, mishaps, tmp_path, monkeypatch):
+def test_a_file_is_tried_again_when_its_child_ends_for_another_reason(what, used, mishaps, tmp_path, monkeypatch):
     if used:
         run_sandboxed(tmp_path / "other", mishaps, do="ok")
-    if what == "stops":  # it does not hear its alarm, and is ended from here
+    if what == "stops":  # a stopped child gets no alarm: the parent ends it
         monkeypatch.setattr(sandbox, "_GRACE", 3.0)
     assert run_sandboxed(tmp_path / "v", mishaps, do=f"{what} once")[0]["tries"] == 2
 
@@ -614,14 +614,14 @@ def test_a_child_that_ends_for_no_fault_of_the_file_costs_nothing_but_time(what,
         ("crashes", 1, "SIGABRT"),
     ],
 )
-def test_what_ends_it_again_is_one_error_and_never_a_hang(what, tries, said, mishaps, tmp_path):
+def test_a_file_that_fails_every_time_is_one_error_and_no_hang(what, tries, said, mishaps, tmp_path):
     start = time.monotonic()
     with pytest.raises(VideoError, match=said):
         run_sandboxed(tmp_path / "v", mishaps, do=what)
     assert (tmp_path / "v").stat().st_size == tries and time.monotonic() - start < 20
 
 
-def test_a_data_loaders_worker_that_is_killed_ends_the_epoch_with_its_number(world, toy_samples):
+def test_a_killed_data_loader_worker_ends_the_epoch_with_an_error_that_names_it(world, toy_samples):
     from torch.utils.data import DataLoader
 
     view = VideoInputConfig(str(world / "videos"), 4, 784, "short", cache="")

@@ -1,4 +1,4 @@
-"The regime map: its rules, what a killed map keeps, and what the advice says."
+"The regime map: its rules, its committed rows, the advice that uses it, and a map that is killed and resumed."
 
 import json
 import os
@@ -39,12 +39,12 @@ def rules():
     return read_rules()
 
 
-def test_every_block_has_cells_that_differ_in_one_thing_and_no_seed_of_a_pilot(rules):
+def test_the_two_arms_of_a_cell_differ_in_one_group_of_dials_and_no_seed_is_of_the_pilots(rules):
     for block in rules["blocks"]:
         for cell in cells_of(rules, block):
             differing = {name for name, value in vars(cell.treated).items() if value != getattr(cell.control, name)}
-            one_thing = ({"labels", "label_noise", "label_errors"}, {"cold_start", "teacher", "updates", "reasoning"}, {"reasoning", "updates"})
-            assert differing and any(differing <= thing for thing in one_thing), cell
+            groups = ({"labels", "label_noise", "label_errors"}, {"cold_start", "teacher", "updates", "reasoning"}, {"reasoning", "updates"})
+            assert differing and any(differing <= group for group in groups), cell
         assert not {0, 1, 2} & set(seeds_of(rules, block, rules["max_seeds"]))
     blocks = ("c3", "c2", "table4")
     assert sum(len(runs_of(cells_of(rules, b), seeds_of(rules, b))) for b in blocks) == 132 + 72 + 40
@@ -54,14 +54,14 @@ def test_every_block_has_cells_that_differ_in_one_thing_and_no_seed_of_a_pilot(r
         spec_from({**rules["defaults"], "budget": 3})
 
 
-def test_equal_runs_are_one_run_whatever_their_cell_says(rules):
+def test_a_share_of_wrong_labels_makes_no_other_run_if_the_labels_are_clean(rules):
     clean = [spec_from({**rules["defaults"], "labels": "clean", "label_noise": noise}) for noise in (0.2, 0.5)]
     noisy = [spec_from({**rules["defaults"], "labels": "unfiltered", "label_noise": noise}) for noise in (0.2, 0.5)]
     assert clean[0] == clean[1] and noisy[0] != noisy[1]
     assert key_of(clean[0], 10) == key_of(clean[1], 10) != key_of(clean[0], 11)
 
 
-def test_the_committed_predictions_are_those_of_the_table(rules):
+def test_the_committed_predictions_are_computed_again(rules):
     committed = json.loads((resolve(HOME) / "predictions.json").read_text())
     over, mious = rules["blocks"]["c3"][0]["over"], {row["base"]: row["miou"] for row in committed if not row["label_noise"]}
     assert list(mious) == over["base"] and len(committed) == 4 * (1 + 8)
@@ -75,14 +75,16 @@ def test_the_committed_predictions_are_those_of_the_table(rules):
         assert [new["curve"][step] for step in rules["looks"]] == pytest.approx([old["curve"][str(step)] for step in rules["looks"]], abs=0.5)
 
 
-def test_the_package_carries_the_cells_that_the_committed_rows_make(rules):
+def test_the_map_in_the_package_is_made_from_the_committed_rows(rules):
     predicted = json.loads((resolve(HOME) / "predictions.json").read_text())
     carried = json.loads(resolve("vtg_r1/assets/regime_map.json").read_text())
     assert atlas(rules, read_rows(), read_questions(), predicted) == carried, "run `make map BLOCK=report`"
 
 
-def test_committed_rows_are_younger_than_their_rules_and_whole(rules):
-    for key, row in read_rows().items():
+def test_committed_rows_are_complete_and_began_after_their_rules_were_committed(rules):
+    rows = read_rows()
+    assert len(rows) == 232, "README.md says how many runs there are"
+    for key, row in rows.items():
         assert row["rules_date"] < row["started"] and row["seed"] not in (0, 1, 2) and key == key_of(spec_from(row["spec"]), row["seed"])
         looks = [step for step in rules["looks"] if step <= row["spec"]["steps"]]
         assert [int(step) for step in row["tious"]] == looks and all(len(unpacked(text)) == 96 for text in row["tious"].values())
@@ -104,7 +106,7 @@ def test_a_map_whose_rules_are_not_committed_does_not_start(tmp_path, monkeypatc
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-m", "rules")
     assert len(committed_rules()["rules_commit"]) == 40
-    for file in files:  # a rule changed after its commit, whichever
+    for file in files:  # each file in turn is changed after its commit
         file.write_text('{"changed": 1}')
         with pytest.raises(RunError, match=f"{file.name} is not committed as it is"):
             committed_rules()
@@ -115,7 +117,7 @@ def test_a_map_whose_rules_are_not_committed_does_not_start(tmp_path, monkeypatc
 
 
 def scored(n, label_wrong, teacher_wrong, policy_right, rng):
-    "Samples whose labels, teacher and policy err for themselves."
+    "Samples whose labels, teacher and policy make independent errors."
     samples = []
     for i in range(n):
         truth, other = [float(8), 12.0], [[20.0, 24.0], [30.0, 34.0], [40.0, 44.0]]
@@ -129,20 +131,20 @@ def scored(n, label_wrong, teacher_wrong, policy_right, rng):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.2, 0.5])
-def test_the_share_of_wrong_labels_is_found_from_three_opinions(noise):
-    "Over eight draws: no bias beyond 2.5 points, and intervals that hold what was drawn."
+def test_the_share_of_wrong_labels_is_estimated_from_labels_teacher_and_policy(noise):
+    "Over eight draws the bias is below 2.5 points, and at least six intervals hold the share that was drawn."
     errors, held = [], 0
     for seed in range(8):
         samples = scored(300, noise, 0.25, 0.7, np.random.default_rng(seed))
-        wrong = 100 * np.mean([s.spans[0] != [8.0, 12.0] for s in samples])  # drawn, so not quite the share
+        wrong = 100 * np.mean([s.spans[0] != [8.0, 12.0] for s in samples])  # the share in this draw
         estimate, low, high = label_noise_estimate(samples, resamples=200)
         errors.append(estimate - wrong)
-        held += low <= wrong <= high or noise == 0  # no share lies below 0
+        held += low <= wrong <= high
     assert abs(np.mean(errors)) < 2.5 and held >= 6
 
 
-def test_errors_that_go_together_are_what_the_estimate_cannot_see():
-    "Control: where teacher and policy share their errors, right labels look wrong, as the page says."
+def test_errors_that_teacher_and_policy_share_make_right_labels_look_wrong():
+    "The limit of the estimate, which 04_difficulty states."
     samples = scored(400, 0.0, 0.0, 1.0, np.random.default_rng(0))
     shared = [
         replace(s, teacher={"span": [20.0, 24.0], "iou": 0.0}, difficulty={**s.difficulty, "consensus": [20.0, 24.0]}) if i % 2 else s
@@ -151,7 +153,7 @@ def test_errors_that_go_together_are_what_the_estimate_cannot_see():
     assert label_noise_estimate(shared)[0] > 40
 
 
-def test_advice_on_the_command_line(tmp_path, capsys):
+def test_the_command_gives_the_metrics_the_place_on_the_map_and_the_advice(tmp_path, capsys):
     samples = scored(60, 0.35, 0.2, 0.8, np.random.default_rng(0))
     write_jsonl(tmp_path / "rl_scored.jsonl", samples)
     assert main(["difficulty", str(tmp_path), "--advise", "--json"]) == 0
@@ -184,19 +186,19 @@ def test_a_file_that_cannot_be_advised_on_is_one_line(tmp_path, capsys, content,
     assert len(lines) == 1 and error in lines[0] and "rl_scored.jsonl" in lines[0]
 
 
-def test_zero_std_groups_that_are_wrong_are_advised_against():
+def test_the_advice_mentions_zero_std_groups_only_if_there_are_any():
     silent = [replace(s, difficulty={**s.difficulty, "ious": [0.1] * 8}) for s in scored(20, 0.0, 0.0, 1.0, np.random.default_rng(0))]
     assert any("zero-std groups" in sentence for sentence in advise(silent).sentences)
     mixed = [replace(s, difficulty={**s.difficulty, "ious": [0.1, 1.0] * 4}) for s in silent]
     assert not any("zero-std groups" in sentence for sentence in advise(mixed).sentences)
 
 
-# the runner, for real
+# real runs
 
 
 @pytest.mark.long
-def test_a_killed_map_goes_on_and_a_row_made_again_is_the_same(tmp_path):
-    "A clone with short runs: SIGKILL after the first row, the same command for the rest, then one row anew."
+def test_a_killed_map_is_resumed_and_a_row_made_again_is_the_same(tmp_path):
+    "In a clone with short runs: SIGKILL after the first row, the same command for the rest, then one row is removed and made again."
     root = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(project_root()), str(root)], check=True)
     rules = yaml.safe_load((root / RULES).read_text())

@@ -1,6 +1,6 @@
-"""What the notebooks say of the committed runs: outputs, sentences and outputs/reference agree.
+"""The outputs and sentences of the notebooks agree with the committed runs in outputs/reference, and perf/README.md with its measurements.
 
-Outputs of run cells come from `make outputs`. A sentence about a committed run stands here beside the numbers that make it true.
+Outputs of run cells come from `make outputs`. Each sentence about a committed run has a function here that checks it against the numbers.
 """
 
 import ast
@@ -42,7 +42,7 @@ def source_of(cell: dict) -> str:
 
 @pytest.fixture(scope="module")
 def outputs():
-    "docs/outputs.py, which `make outputs` runs."
+    "The module docs/outputs.py, which `make outputs` runs."
     spec = importlib.util.spec_from_file_location("outputs", ROOT / "docs/outputs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -51,14 +51,14 @@ def outputs():
 
 def test_run_cells_show_the_committed_runs(outputs):
     runs = outputs.notebooks_with_runs()
-    assert set(STAGES) <= set(runs), "every stage has a committed run"
+    assert set(STAGES) <= set(runs), "every stage needs a committed run"
     for path, run in runs.items():
         notebook = read(path)
         assert outputs.filled(notebook, outputs.executed_cells(run, path.stem)) == notebook, f"{path.stem}: run `make outputs`"
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
-def test_a_stage_shows_figures_and_tables_and_stays_small(path):
+def test_a_stage_shows_figures_and_tables_in_less_than_3_megabytes(path):
     kinds = {kind for cell in read(path)["cells"] for output in cell.get("outputs", []) for kind in output.get("data", {})}
     assert "image/png" in kinds and kinds & {"text/html", "text/markdown"}
     assert path.stat().st_size < 3e6
@@ -68,7 +68,7 @@ FOLDERS = re.compile(r"(?<![\w.…])/(?:home|root|tmp|work|Users|mnt|private)/[\
 
 
 def texts_of(notebook: dict) -> list[str]:
-    "Texts among a notebook's outputs."
+    "All texts in a notebook's outputs."
     outputs = [o for cell in notebook["cells"] for o in cell.get("outputs", [])]
     data = [text for o in outputs for kind, text in o.get("data", {}).items() if kind.startswith("text/")]
     return ["".join(text) for text in [*data, *(o["text"] for o in outputs if "text" in o)]]
@@ -79,7 +79,7 @@ def test_no_output_names_a_folder_of_a_machine(path):
     assert [found for text in texts_of(read(path)) for found in FOLDERS.findall(text)] == []
 
 
-def test_the_search_for_folders_finds():
+def test_the_search_for_folders_finds_one():
     printed = {"cells": [{"outputs": [{"text": ["Everything is in /home/me/outputs/grpo/x, not in outputs/work/y"]}]}]}
     assert FOLDERS.findall(texts_of(printed)[0]) == ["/home/me"]
 
@@ -88,20 +88,20 @@ def test_the_search_for_folders_finds():
 
 
 def shown(stem: str, cell_id: str) -> str:
-    "What a cell of a stage shows, as text."
+    "The text outputs of a cell of a stage."
     notebook = read(ROOT / f"nbs/{stem}.ipynb")
     return "\n".join(texts_of({"cells": [cell for cell in notebook["cells"] if cell["id"] == cell_id]}))
 
 
 @pytest.mark.parametrize(("stem", "cell_id", "run"), [("03_sft", "c6493d2d", "sft/toy-s0"), ("05_grpo", "aaf4ad8e", "grpo/toy-s0")])
-def test_tables_of_scores_are_those_of_the_metrics(stem, cell_id, run):
+def test_tables_of_scores_show_the_metrics_of_the_run(stem, cell_id, run):
     table, values = shown(stem, cell_id), metrics(run)
     for key in ("mIoU", "R1@0.3", "R1@0.5", "R1@0.7"):
         for side in ("initial", "final"):
             assert f"{values[f'{side}/{key}']:.1f}" in table
 
 
-def test_the_score_of_07_is_that_of_its_metrics():
+def test_07_shows_the_score_of_its_run():
     values = metrics("benchmarks/toy-s0")
     line = shown("07_benchmarks", "137f9259")
     assert f"mIoU {values['mIoU']:.1f} [{values['mIoU/low']:.1f}, {values['mIoU/high']:.1f}] " in line
@@ -113,7 +113,7 @@ def interval(values: dict[str, float], side: str) -> str:
 
 
 @pytest.mark.parametrize(("stem", "cell_id", "run"), [("03_sft", "9ca5e174", "sft/toy-s0"), ("05_grpo", "d75eba9b", "grpo/toy-s0")])
-def test_scores_beside_blind_ones_are_those_of_the_metrics(stem, cell_id, run):
+def test_tables_with_blind_answers_show_the_metrics_of_the_run(stem, cell_id, run):
     table, values = shown(stem, cell_id), metrics(run)
     blind = {name: value for name, value in values.items() if name.startswith("blind/") and name.endswith("/mIoU")}
     assert len(blind) >= 4 and all(f"{value:.1f} [" in table for value in blind.values())
@@ -121,7 +121,7 @@ def test_scores_beside_blind_ones_are_those_of_the_metrics(stem, cell_id, run):
     assert values["final/above_blind/difference"] > 0 and f"{values['final/above_blind/difference']:+.1f} [" in table
 
 
-def test_the_last_line_of_05_is_that_of_its_log():
+def test_the_last_line_of_05_agrees_with_the_log_and_the_metrics():
     log, values = rows("grpo/toy-s0/log.jsonl"), metrics("grpo/toy-s0")
     first, last = (np.mean([row["reward"] for row in part]) for part in (log[:10], log[-10:]))
     line = shown("05_grpo", "15c78c80")
@@ -200,7 +200,17 @@ def the_words_go() -> bool:
     before, after = (reasoning_responses(f"grpo/toy-s0/{name}.jsonl") for name in ("predictions_before", "predictions"))
     told = next(re.search(r"Of (\d+) chains (\d+) name", p) for p in paragraphs("05_grpo") if "chains" in p and "nine of ten" in p)
     share = metrics("grpo/toy-s0")["initial/thinking_rate"]
-    return f"{told[2]} of the {told[1]} chains before RL name" in printed and (before, after) == (int(told[1]), 0) and round(share / 10) == 9
+    forms = [
+        sum(bool(re.search(form, row["response"])) for row in rows(f"grpo/toy-s0/{name}.jsonl"))
+        for name, form in (("predictions_before", r"<time>\[[\d.]+, [\d.]+\]"), ("predictions", r"<time>\[[\d.]+-[\d.]+\]"))
+    ]
+    return (
+        f"{told[2]} of the {told[1]} chains before RL name" in printed
+        and (before, after) == (int(told[1]), 0)
+        and round(share / 10) == 9
+        and forms == [319, 347]
+        and any("319 of 347 answers are like `[0, 4]`, after it all are like `[0-4]`" in p for p in paragraphs("05_grpo"))
+    )
 
 
 def runs_of(kind: str) -> list[dict[str, float]]:
@@ -214,14 +224,14 @@ def gain(runs: list[dict[str, float]], name: str) -> tuple[float, float]:
 
 
 def told(runs: list[dict[str, float]], name: str, title: str = "") -> str:
-    "The words of 05 for a metric: its means before and after RL, and the interval of the gain."
+    "A metric as 05 writes it: its means before and after RL, and the interval of the gain."
     before, after = (np.mean([run[f"{when}/{name}"] for run in runs]) for when in ("initial", "final"))
     low, high = gain(runs, name)
     return f"{title or name} {before:.1f} → {after:.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
 
 def rule_of_the_sets_holds() -> bool:
-    "No seed of the sets chose their values, and all of the rule's are there."
+    "All seeds of the rule were run, and the intervals of its three gains are above zero."
     runs = runs_of("toysets")
     text = "\n".join(paragraphs("05_grpo"))
     return (
@@ -243,7 +253,7 @@ def one_seed_unlearned_the_second_span() -> bool:
 
 
 def rule_of_the_questions_holds() -> bool:
-    "No seed of the questions chose their values; on each of them letter and span beat the start and the control, from the same start."
+    "All seeds of the rule were run. On each of them, letter and span gain, and gain more than the control from the same start."
     letter, control = runs_of("qa"), runs_of("qa-span")
     rises, theirs = ([run["final/Acc@GQA"] - run["initial/Acc@GQA"] for run in runs] for runs in (letter, control))
     return (
@@ -354,7 +364,7 @@ def refusing_gains_little() -> bool:
     )
 
 
-SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # notebook, words of a paragraph → whether it is so
+SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # (notebook, words of a paragraph) → whether it agrees with the numbers
     (
         "01_curation",
         "In the committed run the median length is 3 s in all three sets. The 75th percentile is 5 s in the cold start",
@@ -391,20 +401,20 @@ def paragraphs(stem: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("stem", "words"), SENTENCES, ids=lambda x: x[:40])
-def test_a_sentence_about_a_committed_run_is_so(stem, words):
-    assert any(words in p for p in paragraphs(stem)), "the sentence has changed: change its check, too"
+def test_a_sentence_about_a_committed_run_is_true(stem, words):
+    assert any(words in p for p in paragraphs(stem)), "the sentence has changed: change its check in SENTENCES too"
     assert SENTENCES[stem, words]()
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
-def test_no_paragraph_about_a_committed_run_is_without_its_check(path):
+def test_every_paragraph_about_a_committed_run_has_a_check(path):
     about = [p for p in paragraphs(path.stem) if re.search(r"committed runs?\b", p)]
     known = [words for stem, words in SENTENCES if stem == path.stem]
     assert [p[:90] for p in about if not any(words in p for words in known)] == []
 
 
 def test_published_numbers_in_prose_are_those_of_the_grid():
-    "The paper's scores, which 03 quotes, are the ones that configs/claims.yaml gives their tables."
+    "The paper's scores that 03 quotes are those in configs/claims.yaml."
     text = next(p for p in paragraphs("03_sft") if "28.91" in p)
     published = (ROOT / "configs/claims.yaml").read_text(encoding="utf-8")
     assert all(number in published for number in re.findall(r"\d\d\.\d\d", text))
@@ -416,8 +426,8 @@ def test_index_counts_the_seeds_that_stop_reasoning():
     assert f"in {['no seed', 'one seed', 'two seeds', 'three seeds', 'four seeds', 'five seeds'][silent]} of five" in said
 
 
-def test_code_of_a_page_is_python():
-    "Run cells that nbdev's tests pass over can at least be parsed."
+def test_cells_that_nbdev_does_not_test_can_be_parsed():
+    "nbdev's tests skip cells with `#| eval: false`."
     for path in STAGES:
         for cell in read(path)["cells"]:
             if cell["cell_type"] == "code" and source_of(cell).startswith("#| eval: false"):
@@ -436,7 +446,7 @@ def measured(name: str, variant: str, **what) -> dict:
 
 
 def speed(name: str, *others: str, **what) -> list[float]:
-    "Seconds of stock variants over those of the shared prefix."
+    "The seconds of other variants divided by those of the shared prefix."
     ours = measured(name, "shared prefix", **what)["seconds"]
     return [measured(name, other, **what)["seconds"] / ours for other in others]
 
@@ -456,24 +466,24 @@ PARTS = ("preprocessing", "prefill", "decoding", "update")
 
 
 def parts_of_a_step() -> list[float]:
-    "Each part of a step and the whole of it: stock over shared."
+    "For each part of a step and for their sum: seconds of stock divided by those of the shared prefix."
     theirs, ours = ([measured("anatomy", variant, part=part)["seconds"] for part in PARTS] for variant in (STOCK, OURS))
     return [*np.divide(theirs, ours), sum(theirs) / sum(ours)]
 
 
 def decoded_frames() -> list[float]:
-    "qwen_vl_utils over ours, cold and from the cache: geometric means of the real clips."
+    "Seconds of qwen_vl_utils divided by ours, without and with the cache: geometric means over the real clips."
     clips = [row for row in read(BENCH / "frames.json")["rows"] if not row["synthetic"]]
     return [float(np.exp(np.mean([np.log(row["qwen_vl_utils"] / row[way]) for row in clips]))) for way in ("cold", "warm")]
 
 
 def trained(size: str) -> list[float]:
-    "Seconds per step, those of its rollouts, peak memory and responses per second of a preset on a card."
+    "A preset on one GPU: seconds per step, seconds of its rollouts, peak memory, and responses per second."
     (row,) = [row for row in map(json.loads, (BENCH / "memory.jsonl").read_text().splitlines()) if row["size"] == size]
     return [row["step_seconds"], row["rollout_seconds"], row["peak_gb"], row["per_second"]]
 
 
-TABLE: dict[str, Callable[[], list[float]]] = {  # the text around the numbers of a line of perf/README.md, each as # → those numbers
+TABLE: dict[str, Callable[[], list[float]]] = {  # text of perf/README.md with # in place of each number → the numbers of the files
     "# × row by row (# / # s), # × batched (# s); peak memory # GB against # and # GB |\n| | the same, P 4016": lambda: [
         *speed("update", ROWS, **SMALL),
         *seconds("update", ROWS, OURS, **SMALL),
@@ -527,14 +537,14 @@ TABLE: dict[str, Callable[[], list[float]]] = {  # the text around the numbers o
 
 
 @pytest.mark.parametrize("text", TABLE)
-def test_the_speeds_are_those_of_the_files(text):
-    "Each number of perf/README.md is that of the file, rounded to the digits that it shows."
+def test_the_numbers_of_perf_readme_are_those_of_the_files(text):
+    "Each number is that of the file, rounded to the digits that the page shows."
     lines = (ROOT / "perf/README.md").read_text(encoding="utf-8").replace("`", "")
     (numbers,) = re.findall(re.escape(text).replace(r"\#", r"(\d+(?:\.\d+)?)"), lines)
     values = TABLE[text]()
     assert [f"{value:.{len(number.partition('.')[2])}f}" for value, number in zip(values, numbers, strict=True)] == list(numbers)
 
 
-def test_the_seconds_of_the_files_are_medians():
+def test_the_seconds_in_the_files_are_medians_of_their_times():
     runs = [row for file in sorted(BENCH.glob("*.json")) for row in read(file)["rows"] if row.get("times") and "seconds" in row]
     assert len(runs) > 20 and all(row["seconds"] == np.median(row["times"]) for row in runs)

@@ -1,4 +1,4 @@
-"""`make fuzz`: hostile videos, annotation files and responses, each part in a process that is watched from here. Ends in `tried N survived N crashed N hung N lost N`.
+"""`make fuzz`: hostile videos, annotation files and responses. Each part runs in a child process that this one watches. The last line is `tried N survived N crashed N hung N lost N`.
 
 PYTHONPATH=tests python -m fuzz [videos|annotations|responses|lines …] [--few]
 """
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTS = {"videos": 540, "lines": 150, "annotations": 60, "responses": 190}  # seconds after which a part begins nothing new
-QUIET = 180  # seconds after which a part from which nothing is heard is taken for hung; a backend may take 10 for a file, ask the two others, probe again, and do all of it twice
-GIGABYTES = 4.0  # of address space that the process of a part may take: whoever reads hostile files must not grow with them
+QUIET = 180  # seconds without a line after which a part counts as hung: a file may take 10 s per backend, to read and to probe, and each twice
+GIGABYTES = 4.0  # 10⁹ bytes of address space for the process of a part: a hostile file must not make it grow
 BAD = ("crashed", "hung", "lost")
 
 
@@ -48,7 +48,7 @@ def annotations(folder: Path, few: bool) -> Iterator[tuple]:
                 yield f"{file} {i}", reader, look(), ""
             except AssertionError as e:
                 yield f"{file} {i}", reader, "lost" if "lost" in str(e) else "crashed", str(e)
-            except Exception as e:  # anything else is what is looked for
+            except Exception as e:  # any other exception is a fault
                 yield f"{file} {i}", reader, "crashed", f"{type(e).__name__}: {e} {traceback.format_exc(limit=-1)[-300:]}"
 
 
@@ -82,12 +82,12 @@ def lines(folder: Path, few: bool) -> Iterator[tuple]:
                     examine_samples(folder / file) if name == "samples" else examine(name, folder / file, 60),
                     f"{len(content) / 1e6:.0f} MB",
                 )
-            except Exception as e:  # anything is what is looked for
-                yield shape, name, "crashed", f"{type(e).__name__}: {str(e)[:300]}"  # MemoryError, for one
+            except Exception as e:  # any exception is a fault, MemoryError too
+                yield shape, name, "crashed", f"{type(e).__name__}: {str(e)[:300]}"
 
 
 def responses(folder: Path, few: bool) -> Iterator[tuple]:
-    "A hundred thousand completions, and long ones against the clock."
+    "A hundred thousand completions (5,000 with `few`), and long ones. One that takes more than a millisecond to read counts as hung."
     from vtg_r1.core.prompts import READINGS
 
     from .responses import fuzzed, milliseconds, paid, read, timed
@@ -100,7 +100,7 @@ def responses(folder: Path, few: bool) -> Iterator[tuple]:
         if len(batch) == 250:
             try:
                 paid(batch, rng)
-            except Exception as e:  # anything is what is looked for
+            except Exception as e:  # any exception is a fault
                 yield f"responses to {i}", "rewards", "crashed", f"{type(e).__name__}: {e}"
             batch = []
     for name, slow, problem in timed():
@@ -108,7 +108,7 @@ def responses(folder: Path, few: bool) -> Iterator[tuple]:
 
 
 def work(part: str, few: bool, folder: str) -> None:
-    "A part's outcomes, a JSON line each, from a process that may only take so much and that the kernel ends when it is quiet."
+    "Print a part's outcomes, one JSON line each, within limits of memory and time; an alarm ends the process after `QUIET` seconds without a line."
     resource.setrlimit(resource.RLIMIT_AS, (int(GIGABYTES * 1e9),) * 2)
     start, end = time.monotonic(), "done"
     signal.alarm(QUIET)
@@ -122,7 +122,7 @@ def work(part: str, few: bool, folder: str) -> None:
 
 
 def watched(part: str, few: bool) -> Iterator[tuple]:
-    "The outcomes of a part's process; one more row where it died or fell silent."
+    "The outcomes of a part's process, and one more row if it crashed or hung."
     before, row = "the start", None
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -141,12 +141,12 @@ def watched(part: str, few: bool) -> Iterator[tuple]:
             f"after {before}",
             part,
             "hung" if process.returncode == -signal.SIGALRM else "crashed",
-            f"the process that reads ended with {process.returncode}",
+            f"the process of this part ended with {process.returncode}",
         )
 
 
 def table(rows: list[tuple], part: str) -> None:
-    "Every video and every long line; of the rest, what is bad and how much there was."
+    "Print all rows of `videos` and `lines`, the bad rows of the other parts, and the counts of every outcome."
     whole = part in ("videos", "lines")
     for name, who, kind, words in rows:
         if whole or kind in BAD:
@@ -158,7 +158,7 @@ def table(rows: list[tuple], part: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
-    parser.add_argument("--few", action="store_true", help="the short version of make test")
+    parser.add_argument("--few", action="store_true", help="a small selection, as `make test` runs it")
     for inner in ("--part", "--folder"):
         parser.add_argument(inner, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Annotation files as no publisher meant them: every reader on mutated records and mutated bytes. A file gives valid samples and a report, or a `SampleError`."""
+"""Every reader on damaged annotation files: mutated records and mutated bytes. A file must give valid samples and a report, or a `SampleError`."""
 
 import copy
 import csv
@@ -191,7 +191,7 @@ def mutated(tree, rng: random.Random):
 
 
 def as_file(name: str, tree) -> bytes:
-    "A tree in the form its file name promises."
+    "A tree in the format of its file name's ending."
     if isinstance(tree, str):
         return tree.encode("utf-8", "surrogatepass")
     if name.endswith(".jsonl"):
@@ -242,7 +242,7 @@ def garbled(data: bytes, rng: random.Random) -> bytes:
 
 
 def cases(rounds: int, seed: int = 0) -> Iterator[tuple[str, str, bytes]]:
-    "(reader, file name, content)."
+    "(reader, file name, content): each excerpt as published, then `rounds` mutations of its tree and of its bytes."
     rng = random.Random(seed)
     for name, file, tree in FORMS:
         yield name, file, as_file(file, tree)
@@ -289,4 +289,4 @@ def examine_samples(path: Path) -> str:
     return "read" if samples else "nothing kept"
 
 
-assert {name for name, *_ in FORMS} == set(READERS)
+assert {name for name, *_ in FORMS} == set(READERS), "FORMS needs an excerpt for each reader"

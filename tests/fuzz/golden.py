@@ -1,4 +1,4 @@
-"""Write tests/golden/readings.jsonl anew: generated answers, and the spans that each reading finds in them.
+"""Make tests/golden/readings.jsonl again: generated answers, and the spans that each reading finds in them.
 
 PYTHONPATH=tests python -m fuzz.golden
 """
@@ -14,8 +14,8 @@ FILE = Path(__file__).parents[1] / "golden/readings.jsonl"
 DURATION = 30.0  # seconds of the video that each answer is about
 
 
-def readings(text: str) -> dict[str, list[list[float]]]:  # name of a reading → its spans, where it finds any
-    "What is read in an answer."
+def readings(text: str) -> dict[str, list[list[float]]]:  # reading → spans; a reading that finds none is left out
+    "The spans that each reading finds in an answer."
     found = {reading: parse_spans(text, reading, DURATION) for reading in READINGS}
     return {reading: spans for reading, spans in found.items() if spans}
 

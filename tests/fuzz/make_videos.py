@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 ATOMS = "ftyp moov mvhd trak tkhd edts elst mdia mdhd hdlr minf vmhd dinf dref stbl stsd avc1 avcC stts stss ctts stsc stsz stco mdat udta".split()  # noqa: SIM905
-ENCODERS = [  # name, suffix, encoder, pixel format, options: files that are good, whatever a backend makes of them
+ENCODERS = [  # name, suffix, encoder, pixel format, options: undamaged files
     ("h264", "mp4", "libx264", "yuv420p", {}),
     ("h264 B-frames, open GOP", "mp4", "libx264", "yuv420p", {"x264-params": "bframes=4:b-pyramid=normal:open-gop=1:keyint=8"}),
     ("h264 interlaced", "mp4", "libx264", "yuv420p", {"x264-params": "interlaced=1"}),
@@ -82,7 +82,7 @@ def _silence(out) -> None:
 
 
 def atom_at(data: bytes, kind: str, nth: int = 0) -> int | None:
-    "Where the type of the `nth` atom of a kind stands; its size is the four bytes before."
+    "Position of the four letters of the `nth` atom of a kind, None without one; the four bytes before it are its size."
     at = -1
     for _ in range(nth + 1):
         if (at := data.find(kind.encode(), at + 1)) < 4:
@@ -95,7 +95,7 @@ def patched(data: bytes, at: int, new: bytes) -> bytes:
 
 
 def broken_atoms(data: bytes) -> Iterator[tuple[str, bytes]]:
-    "Each atom zeroed, renamed, and with a size that lies."
+    "Each atom filled with zeros or ones, renamed, and with a false size."
     for kind in ATOMS:
         if (at := atom_at(data, kind)) is None:
             continue
@@ -109,7 +109,7 @@ def broken_atoms(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def lying_fields(data: bytes) -> Iterator[tuple[str, bytes]]:
-    "Single fields of an mp4 that promise what is not there. Offsets count from the atom's type."
+    "False values in single fields of an mp4. Offsets count from the four letters of the atom."
     fields = [
         ("stsz", 8, ">I", "sample size", (1, 2**31)),
         ("stsz", 12, ">I", "count", (0, 2**24, 2**32 - 1)),
@@ -134,18 +134,18 @@ def lying_fields(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def huge_picture(data: bytes) -> bytes:
-    "An mp4 whose stream itself declares 16384 × 16384 pixels, while it holds a small picture."
-    return data.replace(b"avc1", b"avc1", 1) if (at := atom_at(data, "avc1")) is None else patched(data, at + 28, struct.pack(">HH", 16384, 16384))
+    "The same mp4 with a header that declares 16384 × 16384 pixels; the pictures stay small."
+    return patched(data, atom_at(data, "avc1") + 28, struct.pack(">HH", 16384, 16384))
 
 
 def rotated(data: bytes, quarter: int) -> bytes:
-    "The same mp4 to be shown after so many quarter turns."
+    "The same mp4 with a header that asks players to rotate it by so many quarter turns."
     a, b, c, d = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)][quarter]
     return patched(data, atom_at(data, "tkhd") + 44, struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30))
 
 
 def flipped(data: bytes, n: int, seed: int, start: float = 0.0) -> bytes:
-    "`n` bytes replaced by noise, from a share of the file on."
+    "`n` bytes replaced by noise, all behind the share `start` of the file."
     rng, out = np.random.default_rng(seed), bytearray(data)
     for at in rng.integers(int(start * len(data)), len(data), n):
         out[at] = int(rng.integers(256))
@@ -153,7 +153,7 @@ def flipped(data: bytes, n: int, seed: int, start: float = 0.0) -> bytes:
 
 
 def damaged(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    "What rot, a broken download and a full disk make of one file."
+    "One file with the damage that bad storage, a broken download or a full disk causes."
     for tenth in range(10):
         yield f"{name} cut at {tenth}/10", data[: len(data) * tenth // 10]
     for n in (1, 10, 100, 1000):
@@ -169,7 +169,7 @@ def damaged(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def impostors(folder: Path, good: bytes) -> Iterator[tuple[str, str, bytes]]:
-    "(name, suffix, content) of files that are no video, and of playlists that would lead elsewhere."
+    "(name, suffix, content) of files that are no video, and of playlists that point to other files or servers."
     secret = folder / "outside" / "secret.mp4"
     secret.parent.mkdir(exist_ok=True)
     secret.write_bytes(good)
@@ -203,7 +203,7 @@ def impostors(folder: Path, good: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 
 def encoded(folder: Path, problems: list, few: bool) -> Iterator[tuple[str, Path, bool]]:
-    "(name, file, whether it is good) of every codec this build of PyAV can write, and of odd clocks and sizes; what cannot be written is noted."
+    "(name, file, whether it is good) of every codec that this build of PyAV can write, and of odd times and sizes; `problems` gets what it cannot write."
 
     def attempt(name: str, suffix: str, make: Callable[[Path], object], good: bool = True):
         path = folder / f"{name}.{suffix}".replace(" ", "_").replace("/", "-").replace(":", "")
@@ -254,7 +254,7 @@ def encoded(folder: Path, problems: list, few: bool) -> Iterator[tuple[str, Path
 
 
 def special(folder: Path, good: Path) -> Iterator[tuple[str, Path, bool]]:
-    "What is in the file system but is no plain file."
+    "Paths that are not plain files, and good files with odd names."
     (folder / "folder.mp4").mkdir(exist_ok=True)
     os.mkfifo(folder / "pipe.mp4")
     (folder / "loop.mp4").symlink_to(folder / "loop.mp4")
@@ -287,7 +287,7 @@ def special(folder: Path, good: Path) -> Iterator[tuple[str, Path, bool]]:
 
 
 def make_variants(folder: Path, real: list[Path] = (), few: bool = False) -> tuple[list[tuple[str, Path, bool]], list[tuple[str, str]]]:
-    "Every variant as (name, file, whether a sound reader must give frames), and what could not be made here."
+    "Every variant as (name, file, whether it must give frames), and (name, reason) of what could not be made here."
     folder.mkdir(parents=True, exist_ok=True)
     toy, front = encode(folder / "toy.mp4", sound=True), encode(folder / "front.mp4", movflags="faststart")
     problems, variants = [], []
@@ -316,16 +316,16 @@ def make_variants(folder: Path, real: list[Path] = (), few: bool = False) -> tup
         path = folder / f"rotated{quarter}.mp4"
         path.write_bytes(rotated(data["faststart"], quarter))
         variants.append((f"rotated by {90 * quarter}", path, True))
-    for name, suffix in (("mp4 called", "mkv"), ("mp4 called", "txt"), ("mkv called", "mp4"), ("webm called", "mp4"), ("mp4 called", "")):
-        path = folder / f"{name.split()[0]}_as_{suffix}.{suffix}".rstrip(".")
-        path.write_bytes({"mp4": data["toy"]}.get(name.split()[0], data.get(name.split()[0])))
-        variants.append((f"{name} .{suffix}", path, True))
+    for kind, suffix in (("mp4", "mkv"), ("mp4", "txt"), ("mkv", "mp4"), ("webm", "mp4"), ("mp4", "")):
+        path = folder / f"{kind}_as_{suffix}.{suffix}".rstrip(".")
+        path.write_bytes(data["toy" if kind == "mp4" else kind])
+        variants.append((f"{kind} named .{suffix}", path, True))
     good = list(encoded(folder, problems, few))
     return [*variants, *good, *worn(folder, good[::15] if few else good), *special(folder, toy), *((p.name, p, True) for p in real)], problems
 
 
 def worn(folder: Path, good: list[tuple[str, Path, bool]]) -> Iterator[tuple[str, Path, bool]]:
-    "Each encoded file cut short and with noise in its second half."
+    "Each encoded file cut short, with a few bytes of noise after its first fifth, and with many in its second half."
     for name, path, _ in good:
         data = path.read_bytes()
         for how, content in (

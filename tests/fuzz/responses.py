@@ -1,4 +1,4 @@
-"""Completions as no tokenizer should make them, through the parser, every reward and the metrics: no exception, no NaN, nothing outside its range, no response that takes a millisecond to read."""
+"""Hostile completions through the parser, every reward and the metrics. There must be no exception, no NaN, no value outside its range, and no response that takes a millisecond to read."""
 
 import gc
 import math
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from vtg_r1 import rewards
-from vtg_r1.core import prompts as prompts
+from vtg_r1.core import prompts
 from vtg_r1.core.metrics import grounding_metrics, mean_ap
 
 PIECES = [
@@ -109,7 +109,7 @@ RANGES = {
 
 
 def pathological() -> Iterator[tuple[str, str]]:
-    "(name, response): what makes careless regular expressions quadratic or worse, 4,096 tokens long."
+    "(name, response) of `LONG` characters, on which a careless regular expression takes quadratic time or more."
     atoms = [
         "1",
         "1 ",
@@ -169,7 +169,7 @@ def pathological() -> Iterator[tuple[str, str]]:
 
 
 def fuzzed(n: int, seed: int = 0) -> Iterator[str]:
-    "`n` responses: pieces in any order, and good ones with pieces put in, taken out or doubled."
+    "`n` responses: pieces in random order, or a good response; up to two mutations put a piece in, take one out or double one."
     rng = random.Random(seed)
     for i in range(n):
         if i % 3:
@@ -356,7 +356,7 @@ AROUND = [
 
 
 def fuzzed_answers(n: int, seed: int = 0) -> Iterator[str]:
-    "`n` responses that hold numbers as people write them, joined in all the ways they are, in the tags of all conventions; one in four with a piece put in or taken out."
+    "`n` responses with times in many notations, between many joining words, in the tags of all conventions; in one of four a piece is put in or a character taken out."
     rng = random.Random(seed)
 
     def a_time() -> str:
@@ -380,7 +380,7 @@ def fuzzed_answers(n: int, seed: int = 0) -> Iterator[str]:
 
 
 def read(response: str, reading: str) -> None:
-    "Every question the parser answers about a response in one reading."
+    "Call every function of the parser on a response in one reading."
     prompts.parse_spans(response, reading, 10.0)
     prompts.parse_answer(response, reading)
     for answer in (False, True):
@@ -388,12 +388,12 @@ def read(response: str, reading: str) -> None:
 
 
 def milliseconds(work: Callable[[], object], tries: int = 20) -> float:
-    "Least processor time of a call. Whatever else the machine does can only add to it: so it is called again, after a rest, until it is under a millisecond or stays above."
+    "The smallest processor time of up to `tries` calls; the first below a millisecond ends them. Other work on the machine can only add time."
     best = math.inf
     for i in range(tries):
         if i > 2:
-            time.sleep(0.05)  # a neighbour that fills the caches is not always there
-        gc.disable()  # what other work left to be collected is not the call's
+            time.sleep(0.05)  # other processes that fill the caches may be gone by then
+        gc.disable()  # the call does not pay for earlier garbage
         start = time.thread_time()
         work()
         best = min(best, 1000 * (time.thread_time() - start))
@@ -404,7 +404,7 @@ def milliseconds(work: Callable[[], object], tries: int = 20) -> float:
 
 
 def paid(responses: list[str], rng: random.Random) -> None:
-    "Every reward and metric on a batch; an AssertionError where one breaks its promise."
+    "Compute every reward and metric on a batch; raise an AssertionError if a value is outside its range."
     n = len(responses)
     spans = [rng.choice(([[1.0, 4.0]], [[0.0, 2.0], [5.0, 9.0]], [], None, [[2, 3], [2, 3]])) for _ in range(n)]
     columns = {
@@ -431,7 +431,7 @@ def paid(responses: list[str], rng: random.Random) -> None:
 
 
 def timed() -> Iterator[tuple[str, float, str]]:
-    "(name, milliseconds, problem) of each long response: the slowest of what a training step asks the parser, and the rewards' problem."
+    "(name, milliseconds, problem) of each long response: the time of the slowest parser call, and what is wrong with its rewards, '' if nothing."
     for name, response in pathological():
         worst, problem = (
             max(

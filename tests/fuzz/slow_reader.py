@@ -1,5 +1,7 @@
-"""A second reader of answers, written apart from `vtg_r1.core.times`: one character after the other, no regular expression. It does not look for spans. It says what each number of a text may mean,
-and then whether spans that somebody read there are sound: whole numbers, in their unit, next to each other, with nothing but joining words between."""
+"""A second reader of answers, independent of `vtg_r1.core.times`: it goes character by character and uses no regular expression.
+
+It does not look for spans. It decides what each number of a text may mean, and then whether spans that another reader took from the text are sound:
+each time is a complete number of the text in its unit, and only joining words stand between the two numbers of a span."""
 
 import unicodedata
 from fractions import Fraction
@@ -68,11 +70,11 @@ def plain(c: str) -> str:
 
 
 class Number:
-    "A run of digits and separators, and what stands at its sides."
+    "A run of digits and separators, and the words beside it."
 
     def __init__(self, text: str, start: int, end: int, before: str, after: str) -> None:
         self.start, self.end, self.written = start, end, text[start:end]
-        self.before, self.after = before, after  # the words at its sides
+        self.before, self.after = before, after  # the words beside it
         self.unit: Fraction | None = None
         self.clock = False
         self.value: Fraction | None = None
@@ -142,9 +144,9 @@ def word_at(text: str, i: int, step: int) -> str:
 
 
 def numbers_of(text: str, together: bool) -> list[Number]:
-    "Every number; with `together` a comma between digits is part of one."
+    "Every number of a text; with `together`, a comma between digits belongs to the number."
     inside = ".:'\u2009" + ("," if together else "")
-    numbers, i, taken = [], 0, 0  # taken: the end of the last number with the word behind it
+    numbers, i, taken = [], 0, 0  # taken: where the last number and the word behind it end
     while i < len(text):
         if not text[i].isdigit():
             i += 1
@@ -215,7 +217,7 @@ def glued_unit(text: str, start: int) -> bool:
 
 
 def compounded(text: str, numbers: list[Number]) -> list[Number]:
-    "`1 min 3 s` as one number of seconds."
+    "The numbers, where those of `1 min 3 s` become one."
     merged: list[Number] = []
     for number in numbers:
         last = merged[-1] if merged else None
@@ -246,7 +248,7 @@ def words_between(gap: str) -> list[str]:
 
 
 def without_counts(text: str, numbers: list[Number]) -> tuple[str, list[Number]]:
-    "A text and its numbers without those that count frames or percent; what is left keeps its place."
+    "A text and its numbers without those that count frames or percent; all other characters stay at their positions."
     chars, rest, last_counted = list(text), [], False
     for k, number in enumerate(numbers):
         gap = text[numbers[k - 1].end : number.start] if k else ""
@@ -268,7 +270,7 @@ def without_counts(text: str, numbers: list[Number]) -> tuple[str, list[Number]]
 
 
 def joined(gap: str) -> bool:
-    "Whether nothing but joining words and marks stands between two numbers, and one of them joins."
+    "Whether the text between two numbers has only words and marks that may stand in a span, and one that joins."
     words = words_between(gap)
     plain_words = [w for w in words if len(w) > 1 or w.isalpha()]
     known = all(w in JOINING or any(end in w for end in ENDS) or w in SECONDS_OF or any(w in unit for unit in ("秒钟", "分钟")) for w in plain_words)
@@ -282,8 +284,8 @@ def joined(gap: str) -> bool:
     )
 
 
-def may_mean(number: Number, other: Number, front: Fraction | None) -> set[Fraction]:
-    "The seconds that a number may mean beside another."
+def may_mean(number: Number, other: Number, front: Fraction | None) -> set[Fraction]:  # front: the unit of the word before the number
+    "The seconds that a number may mean when the other number of its span is `other`."
     if number.value is None:
         return set()
     if number.clock:
@@ -300,14 +302,14 @@ def near(a: float, b: Fraction) -> bool:
 
 
 def comma_may_part(text: str, a: Number, b: Number) -> bool:
-    "Whether the comma between two numbers parts them, though it could belong to one."
+    "Whether a bare comma between two numbers may separate them: it is no decimal comma, or the two stand in brackets."
     whole = meaning(text[a.start : b.end])
     opened, closed = text[: a.start].rstrip(" \"'`*")[-1:], text[b.end :].lstrip(" \"'`*")[:1]
     return whole is None or (opened in tuple("[({") and closed in tuple("])}"))
 
 
 def sound_pair(text: str, numbers: list[Number], i: int, span: list[float], counted: bool) -> bool:
-    "Whether numbers i and i + 1 of a text are this span."
+    "Whether numbers i and i + 1 of a text are this span; `counted`: the text has numbers of frames or percent too."
     a, b = numbers[i], numbers[i + 1]
     gap = text[a.end : b.start]
     if a.before in COUNTED or b.before in COUNTED or a.after in COUNTED or b.after in COUNTED or a.before in DURATIONS:
@@ -328,7 +330,7 @@ def sound_pair(text: str, numbers: list[Number], i: int, span: list[float], coun
 
 
 def spaced(text: str) -> str:
-    "A text of one kind of space; a thin space between digits stays."
+    "A text with plain characters and single spaces; a narrow space between digits stays, as a separator of thousands."
     out = ""
     for i, c in enumerate(text):
         between = 0 < i < len(text) - 1 and bool(digit(text[i - 1])) and bool(digit(text[i + 1]))
@@ -348,7 +350,7 @@ def spaced(text: str) -> str:
 
 
 def objection(text: str, spans: list[list[float]], every: bool, counts: bool = True) -> str:
-    "What is wrong with spans that were read in a text; '' if nothing is. With `every`, no number may be left over that is a plain time."
+    "What is wrong with spans that were read in a text; '' if nothing. With `every`, each number that may be a time must be in a span."
     text = spaced(text)
     words = words_between("".join(" " if c.isdigit() or c == "_" else c for c in text))
     counted = counts and (any(word in COUNTED for word in words) or "%" in text or "帧" in text)
@@ -373,11 +375,12 @@ def objection(text: str, spans: list[list[float]], every: bool, counts: bool = T
 
 
 def same(text: str, mark: str, i: int) -> bool:
-    "Whether a mark stands at a place of a text, in letters of any size."
+    "Whether a mark stands at position `i` of a text, in upper or lower case."
     return len(text) >= i + len(mark) and all(a == b or "A" <= a <= "Z" and chr(ord(a) + 32) == b for a, b in zip(text[i : i + len(mark)], mark))
 
 
 def after_thinking(response: str) -> str:
+    "The text behind the last end of thinking; '' if the thinking never ends."
     at, opened = 0, False
     for i in range(len(response)):
         for tag in ("think>", "thinking>"):
@@ -400,6 +403,7 @@ def block(response: str, tag: str) -> str | None:
 
 
 def without_tags(text: str) -> str:
+    "The text with a space in place of each tag."
     out, i = "", 0
     while i < len(text):
         end = text.find(">", i)
@@ -413,7 +417,7 @@ def without_tags(text: str) -> str:
 
 
 def complaint(response: str, reading: str, spans: list[list[float]], duration: float) -> str:
-    "What is wrong with the spans that a reading found in a response; '' if nothing is."
+    "What is wrong with the spans that a reading found in a response; '' if nothing."
     if not spans:
         return ""
     if reading in ("time", "answer", "glue"):
