@@ -53,7 +53,7 @@ test: install  ## every lesson cell of the notebooks, then the contracts in test
 	nbdev_test --n_workers 2 --do_print
 	pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-engines: install  ## FSDP2, DeepSpeed, two nodes and vLLM on CPU, and docs/engines.md from what they report; PART=zero for one; three quarters of an hour, 5 GB
+engines: install  ## FSDP2, DeepSpeed, two nodes and vLLM on CPU, and docs/engines.md from what they report; PART=zero for one; ten minutes on a fast machine, 45 on a slow one, 5 GB
 	python tests/engines/run.py $(PART)
 
 coverage: install  ## which lines of vtg_r1 `make test` runs, kernels and commands included; tests that measure speed or memory may fail under it
