@@ -62,14 +62,9 @@ def test_the_papers_preset_reaches_trl_value_by_value(stage, world, config, tmp_
     built = config(**{**named, "output_dir": str(tmp_path)})
     for name in named.keys() - NOT_OF_THE_RECIPE:
         assert getattr(built, name) == ([] if name == "report_to" else named[name]), name
-    if stage == "grpo":
-        assert (
-            built.loss_type == "dapo"
-            and built.num_iterations == 1
-            and built.per_device_train_batch_size * built.gradient_accumulation_steps * 16 == 128 * 8
-        )
-    else:
-        assert built.per_device_train_batch_size * built.gradient_accumulation_steps * 8 == 8
+    rows_per_update = built.per_device_train_batch_size * built.gradient_accumulation_steps * world
+    assert rows_per_update == {"sft": 8, "grpo": 128 * 8}[stage]  # RL: 128 queries with 8 responses each
+    assert stage == "sft" or built.num_iterations == 1
 
 
 @pytest.mark.parametrize("path", sorted((project_root() / "configs/accelerate").glob("*.yaml")), ids=lambda p: p.stem)
