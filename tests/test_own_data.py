@@ -61,12 +61,12 @@ def walked(tmp_path_factory):
     table, *commands = cells()
     source = table.replace("outputs/", f"{folder}/").replace("videos=24", "videos=8")
     subprocess.run([sys.executable, "-c", source], cwd=project_root(), check=True, capture_output=True)
-    said = {}
+    stdout = {}
     for command in commands:
         done = shell(command, folder)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
-        said[" ".join(re.search(r"vtg-r1 (\S+) (\S+)", command).groups()).partition(" outputs/")[0]] = done.stdout
-    return folder, said
+        stdout[" ".join(re.search(r"vtg-r1 (\S+) (\S+)", command).groups()).partition(" outputs/")[0]] = done.stdout
+    return folder, stdout
 
 
 pytestmark = pytest.mark.slow
@@ -79,9 +79,9 @@ def test_the_page_has_every_step_in_its_order(walked):
 
 
 def test_the_table_is_valid_and_split_by_video(walked):
-    folder, said = walked
+    folder, stdout = walked
     assert (folder / "own_data/mine.csv").read_text().splitlines()[0] == "video,start,end,sentence"
-    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in said["data validate"] and "dropped" not in said["data validate"]
+    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in stdout["data validate"] and "dropped" not in stdout["data validate"]
     train, held = load_samples(folder / "own_data/train.jsonl"), load_samples(folder / "own_data/heldout.jsonl")
     truth = load_samples(folder / "toyworld/own-data/samples.jsonl")
     assert len(train) + len(held) == len(truth) and len({s.video for s in held}) == 2 and not {s.video for s in held} & {s.video for s in train}
@@ -90,10 +90,10 @@ def test_the_table_is_valid_and_split_by_video(walked):
 
 
 def test_both_runs_train_adapters_and_are_measured_on_held_out_queries(walked):
-    folder, said = walked
+    folder, stdout = walked
     for stage in ("sft", "grpo"):
         printed, manifest = (
-            json.loads(said[f"run nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb"].splitlines()[-1]),
+            json.loads(stdout[f"run nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb"].splitlines()[-1]),
             read_manifest(folder / stage / "mine"),
         )
         assert (
@@ -110,12 +110,12 @@ def test_both_runs_train_adapters_and_are_measured_on_held_out_queries(walked):
 
 def test_the_score_command_gives_the_metrics_of_the_run(walked, capsys):
     "eval_limit leaves four held-out queries."
-    folder, said = walked
+    folder, stdout = walked
     run = json.loads((folder / "grpo/mine/metrics.json").read_text())
-    of_table = json.loads(said["score --benchmark"].splitlines()[-1])
+    of_table = json.loads(stdout["score --benchmark"].splitlines()[-1])
     assert (
-        any("The best answer that sees no frame" in line for line in said["score --benchmark"].splitlines())
-        and "dataset prior" in said["score --benchmark"]
+        any("The best answer that sees no frame" in line for line in stdout["score --benchmark"].splitlines())
+        and "dataset prior" in stdout["score --benchmark"]
     )
     assert run["final/above_blind/difference"] == pytest.approx(
         run["final/mIoU"] - max(v for k, v in run.items() if k.startswith("blind/")), abs=1e-3
