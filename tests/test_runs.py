@@ -151,21 +151,21 @@ def test_what_an_earlier_stage_prints_goes_to_stderr(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "args,said",
+    "args,message",
     [
         (["-p", "stepz", "3"], "unknown parameter 'stepz'"),
         (["-f", "gone.yaml"], "gone.yaml"),
         (["-p", "run_name", "../x"], "plain folder name"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, message):
     assert main(["run", str(stage(tmp_path)), "-p", "outputs_dir", str(tmp_path), *args]) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vtg-r1 run:")]
-    assert len(err) == 1 and said in err[0]
+    assert len(err) == 1 and message in err[0]
 
 
 @pytest.mark.parametrize(
-    "stage, name, value, said",
+    "stage, name, value, message",
     [
         ("05_grpo", "steps", "abc", "parameter 'steps' is 'abc': give a whole number of at least 1"),
         ("05_grpo", "steps", "-3", "parameter 'steps' is -3: give a whole number"),
@@ -187,10 +187,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
         ("07_benchmarks", "prompt_style", "terse", 'give one of "short", "full"'),
     ],
 )
-def test_a_wrong_value_is_refused_before_a_run_folder_is_made(stage, name, value, said, tmp_path, capsys):
+def test_a_wrong_value_is_refused_before_a_run_folder_is_made(stage, name, value, message, tmp_path, capsys):
     assert main(["run", str(ROOT / f"nbs/{stage}.ipynb"), "-p", "outputs_dir", str(tmp_path), "-p", name, value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line and not any(tmp_path.iterdir())
+    assert message in line and not any(tmp_path.iterdir())
 
 
 def test_a_parameter_may_be_given_as_name_equals_value(tmp_path, capsys):
