@@ -159,7 +159,9 @@ def test_the_conda_environment_has_every_direct_dependency_at_a_version_that_fit
 def test_ci_runs_make_test_and_the_issue_forms_are_valid():
     steps = yaml.safe_load((project_root() / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
     assert [s["run"] for s in steps if "run" in s] == [".ci/run"] and "make test" in (project_root() / ".ci/run").read_text()
-    for path in sorted((project_root() / ".github/ISSUE_TEMPLATE").glob("*.yml")):
+    forms = sorted((project_root() / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert forms
+    for path in forms:
         form = yaml.safe_load(path.read_text())
         assert path.stem == "config" or (form["name"] and all(part["type"] in ("textarea", "input", "dropdown") for part in form["body"])), path
 

@@ -92,17 +92,13 @@ def trained(chain):
 
 def test_curation_splits_by_the_teachers_iou(curated):
     cold, rl = load_samples(curated / "coldstart.jsonl"), load_samples(curated / "rl.jsonl")
-    assert all(s.teacher["iou"] > 0.8 for s in cold) and all(s.teacher["iou"] >= 0.4 for s in rl)
+    assert cold and rl and all(s.teacher["iou"] > 0.8 for s in cold) and all(s.teacher["iou"] >= 0.4 for s in rl)
 
 
-def test_sft_learns_from_the_curated_file(tuned):
+def test_sft_on_the_curated_file_writes_metrics_model_and_figure(tuned):
     m = Chain.metrics(tuned)
-    assert (
-        m["train_samples"] > 0
-        and 0 <= m["final/mIoU"] <= 100
-        and (tuned / "model/model.safetensors").is_file()
-        and (tuned / "figs/loss.png").is_file()
-    )
+    assert m["train_samples"] > 0 and "final/mIoU" in m
+    assert (tuned / "model/model.safetensors").is_file() and (tuned / "figs/loss.png").is_file()
 
 
 def test_grpo_writes_metrics_predictions_manifest_and_figure(trained):
@@ -230,7 +226,7 @@ def test_spans_of_real_annotations_equal_the_files(shared):
     path = shared / "data/annotations/charades_sta/charades_sta_test.txt"
     samples = find_videos(read_annotations(str(path), "charades_sta"), shared / "data/videos", "skip")
     lines = [line for line in path.read_text().splitlines() if line.split()[0] in ("OHOFG", "Y1HGC")]
-    assert [(s.query, s.spans) for s in samples] == [
+    assert samples and [(s.query, s.spans) for s in samples] == [
         (t, [[float(a), float(b)]]) for head, t in (line.split("##") for line in lines) for _, a, b in [head.split()]
     ]
 
