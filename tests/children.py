@@ -1,4 +1,6 @@
-"Children of a process that has the libraries loaded and no threads: a stage in a process of its own, without the seconds of its imports."
+"""CLEAN starts processes that have the heavy libraries loaded already.
+
+They are forked from a server process without threads, so a test can run a stage in its own process without waiting for imports."""
 
 import multiprocessing
 

@@ -15,16 +15,17 @@ import pytest
 from vtg_r1.core.samples import load_samples
 from vtg_r1.data.toyworld import make_world
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's background job, whose programs would not hear Ctrl-C either
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so in a background job of a script; programs that tests start would ignore Ctrl-C too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = (  # files that take longest, in seconds: with `-n 2 --dist loadfile` they begin first, so that both workers end together
+LONGEST = (  # the files that take longest, which begin first: with `-n 2 --dist loadfile` both workers then end at about the same time
     "test_stages",
     "test_own_data",
     "test_claims",
     "test_fsdp2",
     "test_distributed",
+    "test_recipe",
     "test_resume",
     "test_shared_prefix",
     "test_fuzz",
@@ -54,7 +55,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
 
 @pytest.fixture(autouse=True)
 def threads_as_before():
-    "A stage that a test runs here sets torch's threads for the rest of the process."
+    "Sets the number of torch's threads back after a test: a stage that runs in this process changes it."
     yield
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != THREADS:
@@ -62,7 +63,7 @@ def threads_as_before():
 
 
 def quickest(work: Callable[[], object], times: int = 5) -> float:
-    "Seconds of processor time of the quickest of several calls: other work on the core can only add to them."
+    "Seconds of processor time of the quickest of several calls. Other work on the core can only make a call slower."
 
     def seconds() -> float:
         start = time.process_time()
@@ -74,10 +75,10 @@ def quickest(work: Callable[[], object], times: int = 5) -> float:
 
 @pytest.fixture
 def quick() -> Callable:
-    """Asserts that `work` takes at most `limit` seconds of processor time.
+    """Asserts that `work` takes at most `limit` seconds of processor time in one of ten tries.
 
-    The limits are those of a core that writes and reads 10,000 small JSON objects in 0.046 s. Where that takes longer, so may the work:
-    a busy machine has been seen at half the speed. A core that is faster gets no shorter limit.
+    The limit is meant for a core that writes and reads 10,000 small JSON objects in 0.046 s. A slower core gets a longer limit in
+    proportion: a busy machine was once at half the speed. A faster core gets no shorter limit.
     """
 
     def check(work: Callable[[], object], limit: float) -> None:
@@ -93,7 +94,7 @@ def quick() -> Callable:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    "The folder with real annotations and videos, where VTG_R1_SHARED names it."
+    "The folder with real annotations and videos that VTG_R1_SHARED names; without that variable the test is skipped."
     folder = os.environ.get("VTG_R1_SHARED")
     if not folder:
         pytest.skip("VTG_R1_SHARED is not set: no real annotations and videos here")
@@ -108,7 +109,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def grey() -> Callable:
-    "Writes a video whose frame i is grey level `step` · i."
+    "A function that writes a video whose frame i has the grey level `step` · i."
 
     def write(path: Path, codec: str, n: int, rate: int, size=(64, 48), pix_fmt="yuv420p", step=8) -> Path:
         with av.open(str(path), "w") as out:

@@ -1,4 +1,4 @@
-"When training ends early: on a plateau of the reward, and without unequal rewards."
+"Training ends early on a plateau of the reward or without unequal rewards; what the other callbacks log, restore and average."
 
 import contextlib
 
@@ -23,12 +23,12 @@ RISING = [0.02 * step for step in range(40)]
     "rewards, patience, plateau",
     [
         ([], 1, False),
-        ([0.5] * 9, 1, False),  # no plateau before there is one whole window
+        ([0.5] * 10, 1, False),  # a plateau needs more than one window of ten steps
         ([0.5] * 11, 1, True),
         ([0.5] * 11, 2, False),
         (RISING, 1, False),
         (RISING + [0.8] * 19, 5, True),
-        ([0.5, 0.6] * 20, 3, True),  # up and down is no gain
+        ([0.5, 0.6] * 20, 3, True),  # going up and down is no gain
         ([0.5 + 0.0001 * step for step in range(40)], 25, True),  # less than a hundredth is no gain either
     ],
 )
@@ -36,7 +36,7 @@ def test_a_plateau_is_patience_steps_without_a_gain(rewards, patience, plateau):
     assert plateaued(rewards, patience) is plateau
 
 
-def test_a_rising_reward_and_the_log_of_an_evaluation_end_nothing():
+def test_only_the_log_of_a_training_step_ends_a_training_on_a_plateau():
     for rewards, logs, ends in ((RISING, {"loss": 0.1}, False), ([0.5] * 20, {"eval": 1}, False), ([0.5] * 20, {"loss": 0.1}, True)):
         control = TrainerControl()
         state = TrainerState(global_step=len(rewards), log_history=[{"loss": 0.1, "reward": r} for r in rewards] + [{"eval": 1}])
@@ -44,8 +44,8 @@ def test_a_rising_reward_and_the_log_of_an_evaluation_end_nothing():
         assert control.should_training_stop is ends
 
 
-def test_a_training_whose_reward_does_not_rise_ends_there(world, toy_samples, tmp_path, capsys):
-    "The reward stays 0, so after one window of ten steps each further one is without a gain."
+def test_a_training_whose_reward_does_not_rise_ends_after_its_patience(world, toy_samples, tmp_path, capsys):
+    "The reward stays 0, so every step after the first window of ten has no gain. A patience of 0 turns the stop off."
     for patience, steps in ((2, 12), (0, 13)):
         with pytest.warns(UserWarning):
             log = fit(untrained(toy_samples, world, tmp_path / str(patience), steps=13), "", {}, early_stopping_patience=patience)
@@ -53,7 +53,7 @@ def test_a_training_whose_reward_does_not_rise_ends_there(world, toy_samples, tm
     assert capsys.readouterr().out == "step 12: no gain in reward for 2 steps, training ends here\n"
 
 
-def test_the_histogram_of_tious_counts_false_refusals_and_no_query_without_a_span(tmp_path):
+def test_the_histogram_of_tious_counts_false_refusals_as_0_and_leaves_out_queries_without_a_span(tmp_path):
     args, state, logger = TrainingArguments(str(tmp_path / "checkpoints"), use_cpu=True), TrainerState(global_step=1), CompletionLogger(keep=2)
     state.log_history = [{"loss": 0.1, "step": 1}]
     reward, refusal, answer = logger.wrap_reward(set_tiou_reward), response_text(None, []), response_text(None, [[0, 4]])
@@ -72,7 +72,7 @@ def untrained(toy_samples, world, tmp_path, steps, **changes):
     return grpo_trainer(*build_tiny(0), toy_samples[:8], view, tmp_path, params)
 
 
-def test_zero_std_steps_give_warnings_and_end_the_run(world, toy_samples, tmp_path):
+def test_steps_with_equal_rewards_in_every_group_give_warnings_and_end_the_run(world, toy_samples, tmp_path):
     trainer = untrained(toy_samples, world, tmp_path, steps=6)
     with pytest.warns(UserWarning) as caught:
         log = fit(trainer, "", {}, zero_std_patience=4)
@@ -96,8 +96,8 @@ def test_a_run_without_unequal_rewards_may_go_on(world, toy_samples, tmp_path, p
         assert len(fit(trainer, "", {}, zero_std_patience=patience)) == 4
 
 
-def test_a_training_that_was_at_its_end_keeps_its_history_and_the_rewards_of_its_curriculum(world, toy_samples, tmp_path):
-    "As after a run that was killed in its final evaluation: nothing is left to train, and all is read from the last checkpoint."
+def test_a_resumed_training_at_its_last_step_keeps_its_history_and_the_rewards_of_its_curriculum(world, toy_samples, tmp_path):
+    "A run that was killed in its final evaluation has nothing left to train. Everything is read from its last checkpoint."
     view = VideoInputConfig(str(world / "videos"), 4, 28 * 28, "short")
     sizes = dict(prompts_per_step=2, num_generations=2, per_device_batch_size=4, steps=2, save_steps=2, max_completion_length=3)
 
@@ -117,8 +117,8 @@ def test_a_training_that_was_at_its_end_keeps_its_history_and_the_rewards_of_its
     assert ended() == (history, rewards)
 
 
-def test_sums_of_a_checkpoint_are_added_where_the_weights_lie(tmp_path):
-    "On a GPU they are read to the CPU; the device of tensors without values stands for it."
+def test_the_sums_of_a_weight_average_move_to_the_device_of_the_weights():
+    "A checkpoint gives sums on the CPU, while the weights may be on a GPU. The meta device, whose tensors have no values, takes its place here."
     average, model = WeightAverage(4), torch.nn.Linear(2, 1)
     average.on_step_end(None, TrainerState(global_step=1, max_steps=4), TrainerControl(), model=model)
     average.on_step_end(None, TrainerState(global_step=2, max_steps=4), TrainerControl(), model=model)

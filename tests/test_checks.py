@@ -32,17 +32,11 @@ STAGES = {
 LARGE = "Qwen/Qwen2.5-VL-3B-Instruct"
 
 
-def run_stage(name: str, given: dict) -> Path:
-    "A stage in this process, with those of the given parameters that it has."
-    params_class, main = STAGES[name]
-    return main(from_mapping(params_class, {key: value for key, value in given.items() if key in parameter_fields(params_class)}))
-
-
 @pytest.mark.parametrize("params_class", [SFTParams, GRPOParams])
 def test_a_large_model_with_a_toy_value_is_refused(params_class):
     good = {"model": LARGE, "pixels": 100352, "learning_rate": 1e-5, "max_completion_length": 1024, "frames": 64}
     refuse_toy_values(params_class(**good))
-    refuse_toy_values(params_class(**{**good, "frames": 16}))  # which suit a large model too
+    refuse_toy_values(params_class(**{**good, "frames": 16}))  # the default of the toy world, but it suits a large model too
     for name in ("pixels", "learning_rate", "max_completion_length"):
         value = parameter_fields(params_class)[name].default
         with pytest.raises(UserError, match=f"these values suit only that: {name} = {value}. .*configs/single_gpu_lora.yaml .*configs/paper_7b.yaml"):
@@ -51,7 +45,7 @@ def test_a_large_model_with_a_toy_value_is_refused(params_class):
         refuse_toy_values(params_class(**{**good, "frames": 16, "pixels": 784}))
 
 
-def test_a_folder_of_the_embedded_architecture_may_have_toy_values(tmp_path):
+def test_a_model_of_the_embedded_architecture_may_have_toy_values(tmp_path):
     from peft import get_peft_model
 
     from vtg_r1.models.loading import load_model, lora_config
@@ -83,7 +77,7 @@ def taught(world, toy_samples):
 
 @pytest.fixture(scope="module")
 def unloadable(tmp_path_factory):
-    "The embedded model's configuration and processor without any weights: an error if anything loads it."
+    "The embedded model's configuration and processor without its weights: whatever loads the model fails."
     folder = tmp_path_factory.mktemp("models") / "unloadable"
     shutil.copytree(model_path("tiny"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     return folder
@@ -108,11 +102,13 @@ def files(world, taught, unloadable, tmp_path_factory):
 
 
 def stage(name: str, files, run_name: str, **parameters):
-    return run_stage(name, {**files[1], "run_name": run_name, **parameters})
+    "Runs a stage in this process, with those parameters of `files` that it has."
+    (params_class, main), given = STAGES[name], {**files[1], "run_name": run_name, **parameters}
+    return main(from_mapping(params_class, {key: value for key, value in given.items() if key in parameter_fields(params_class)}))
 
 
 def refusal(files, name, run_name, **parameters) -> str:
-    "The message with which a stage refuses its samples; the run is marked failed."
+    "Returns the message with which a stage refuses its samples, and asserts that the run is marked as failed."
     with pytest.raises(SampleError) as e:
         stage(name, files, run_name, **parameters)
     manifest = json.loads((files[0] / name / run_name / "manifest.json").read_text())
@@ -138,7 +134,7 @@ def test_a_value_out_of_bounds_is_refused(name, bad):
         STAGES[name][0](**bad)
 
 
-def test_fewer_samples_than_a_batch(files):
+def test_fewer_samples_than_an_update_takes_are_refused(files):
     for name, field in (("sft", "batch_size"), ("grpo", "prompts_per_step")):
         message = refusal(files, name, "few", **{field: 64}, max_train_samples=5)
         assert (
@@ -147,7 +143,7 @@ def test_fewer_samples_than_a_batch(files):
         )
 
 
-def test_held_out_videos_are_counted(files, taught):
+def test_the_error_about_too_few_samples_counts_the_held_out_videos(files, taught):
     videos = sorted(p.name for p in Path(files[1]["video_root"]).glob("*.mp4"))
     write_jsonl(files[0] / "wide.jsonl", [replace(taught[0], qid=v, video=v) for v in [*videos[:8], "not-there.mp4"]])
     message = refusal(files, "sft", "split", eval_annotations="", annotations=str(files[0] / "wide.jsonl"), missing_videos="skip")
@@ -155,7 +151,7 @@ def test_held_out_videos_are_counted(files, taught):
 
 
 def test_a_held_out_video_that_is_trained_on_is_refused(files, taught):
-    "Also as a cut of the same video, before a video is decoded or a model loaded."
+    "A cut of the same video counts as the video. The model of `files` cannot be loaded, so the refusal comes before that."
     with pytest.raises(UserError) as e:
         stage("sft", files, "shared", eval_annotations=files[1]["annotations"])
     videos = {s.video for s in taught}
@@ -168,7 +164,7 @@ def test_a_held_out_video_that_is_trained_on_is_refused(files, taught):
 
 @pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
 def test_own_samples_need_a_model_that_is_named(name, files, taught):
-    "Without one the embedded model would be trained or measured in silence."
+    "Without the refusal the embedded model would be trained or measured without a word."
     write_jsonl(files[0] / "own.jsonl", [replace(s, source="charades") for s in taught])
     with pytest.raises(
         UserError, match="is not of the toy world, and no model is named: give model, such as .*; model = tiny takes the embedded one"
@@ -176,7 +172,7 @@ def test_own_samples_need_a_model_that_is_named(name, files, taught):
         stage(name, files, "unnamed", annotations=str(files[0] / "own.jsonl"), model="")
 
 
-def test_a_hub_behind_a_closed_proxy_is_one_line(monkeypatch):
+def test_a_hub_behind_a_closed_proxy_is_named_with_the_model(monkeypatch):
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -208,40 +204,33 @@ def test_a_model_that_cannot_be_found_is_refused_before_anything_is_read(files, 
     assert time.monotonic() - begun < 30
 
 
-def test_a_strategy_that_keeps_nothing_gives_the_file(files):
+def test_a_strategy_that_keeps_nothing_is_refused_and_the_file_named(files):
     message = refusal(files, "grpo", "hard", annotations=str(files[0] / "hard.jsonl"), strategy="difficulty_range", max_train_samples=6)
     assert "hard.jsonl (max_train_samples and match_size_to excluded 2): strategy 'difficulty_range' keeps none of 6 samples" in message
 
 
 @pytest.mark.parametrize("name", ["sft", "difficulty", "grpo"])
-def test_an_empty_file_is_an_error(files, name):
+def test_an_empty_file_is_refused(files, name):
     assert "empty.jsonl: holds no samples" in refusal(files, name, "empty", annotations=str(files[0] / "empty.jsonl"))
 
 
-def test_thresholds_that_let_nothing_through_are_reported_by_both_stages(world, taught, files):
-    sources = [{"path": files[1]["annotations"]}]
-    common = {"sources": sources, "video_root": files[1]["video_root"], "outputs_dir": str(files[0]), "teacher": "precomputed"}
+def test_thresholds_that_let_nothing_through_are_reported_by_both_stages(taught, files):
     halves = [[s.spans[0][0], (s.spans[0][0] + s.spans[0][1]) / 2] for s in taught]
     rows = [replace(s, teacher={"model": "x", "response": response_text("seen.", half)}) for s, half in zip(taught, halves)]
     write_jsonl(files[0] / "half.jsonl", rows)
     with pytest.warns(
         UserWarning, match=r"coldstart.jsonl holds no samples; 01_curation \(sft_min_iou = 0.9, rl_min_iou = 0.4.*excluded 8 as only in rl.jsonl"
     ):
-        folder = run_stage("curation", {**common, "sources": [{"path": str(files[0] / "half.jsonl")}], "run_name": "strict", "sft_min_iou": 0.9})
+        sources = [{"path": str(files[0] / "half.jsonl")}]
+        folder = stage("curation", files, "strict", sources=sources, teacher="precomputed", sft_min_iou=0.9)
     message = refusal(files, "sft", "strict", annotations=str(folder / "coldstart.jsonl"))
     assert "coldstart.jsonl: holds no samples; 01_curation (sft_min_iou = 0.9" in message and "8 as only in rl.jsonl" in message
 
 
-def test_sources_of_which_nothing_is_left(files, tmp_path):
-    common = {
-        "sources": [{"path": files[1]["annotations"]}],
-        "video_root": str(tmp_path),
-        "outputs_dir": str(tmp_path),
-        "teacher": "precomputed",
-        "run_name": "gone",
-    }
+def test_sources_without_any_of_their_videos_are_refused(files, tmp_path):
+    sources = [{"path": files[1]["annotations"]}]
     with pytest.raises(SampleError, match=r"train.jsonl: none of 8 records is left \(8 video\)"):
-        run_stage("curation", common)
+        stage("curation", files, "gone", sources=sources, teacher="precomputed", video_root=str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +258,7 @@ def test_a_prompt_longer_than_the_context_is_named_before_the_model_is_loaded(fi
 
 @pytest.mark.parametrize("encoding", ["interleaved", "native"])
 def test_prompt_lengths_are_those_of_the_decoded_prompts(grey, tmp_path, encoding):
-    "Lengths come from clock and size alone; large frames, narrow ones, and a clip."
+    "They are computed from times and frame size, without decoding: for large frames, narrow frames and a clip."
     for name, size, n in (("wide", (320, 180), 30), ("narrow", (64, 96), 14)):
         grey(tmp_path / f"{name}.mp4", "libx264", n, 3, size)
     samples = [
@@ -286,8 +275,8 @@ def test_prompt_lengths_are_those_of_the_decoded_prompts(grey, tmp_path, encodin
 
 
 @pytest.mark.parametrize("fps, encoding", [(0.0, "interleaved"), (2.0, "interleaved"), (2.0, "native")])
-def test_the_bound_of_prompts_knows_the_token_budget(grey, tmp_path, fps, encoding):
-    "No prompt is above it, whatever the length of its video, and it is far below that without the budget, so that no video has to be opened."
+def test_the_bound_of_prompt_lengths_uses_the_token_budget(grey, tmp_path, fps, encoding):
+    "No prompt is longer than the bound, whatever the length of its video. The bound is far below the one without a token budget."
     counts = (1, 12, 50, 130)  # frames, four per second
     for n in counts:
         grey(tmp_path / f"{n}.mp4", "libx264", n, 4, (320, 180), step=1)
@@ -299,7 +288,7 @@ def test_the_bound_of_prompts_knows_the_token_budget(grey, tmp_path, fps, encodi
 
 
 def test_a_prompt_that_a_token_budget_makes_too_long_needs_a_smaller_budget(grey, tmp_path):
-    "With fewer frames the budget would only make them larger."
+    "Fewer frames would not help: the budget would make each of them larger."
     grey(tmp_path / "wide.mp4", "libx264", 30, 3, (320, 180))
     samples, processor = [Sample("a", "wide.mp4", 10.0, "the red circle", [[1, 2]])], load_processor("tiny")
     view = VideoInputConfig(str(tmp_path), 12, 20 * 28 * 28, "full", cache="", max_tokens_per_video=100)

@@ -1,4 +1,4 @@
-"Two processes, gloo on CPU, teach the same lesson as one with the same batch."
+"Two processes (gloo on CPU) train and generate the same as one process with the same batches."
 
 import dataclasses
 import json
@@ -41,11 +41,14 @@ def free_port() -> int:
 
 
 def curve(folder) -> np.ndarray:
+    "Loss and gradient norm of every step."
     return np.array([(row["loss"], row["grad_norm"]) for row in map(json.loads, (folder / "log.jsonl").read_text().splitlines())])
 
 
 def test_a_launched_cold_start_equals_one_process(world, tmp_path, capsys):
-    "The stage itself, started from its notebook's command by one parameter: same samples in the same batches, so the same losses and the same model."
+    """`accelerate_config` alone makes `vtg-r1 run` start two processes.
+
+    They get the samples in the batches of one process, so losses and answers are the same."""
     samples = [dataclasses.replace(s, teacher=toy_teacher(s, read_scripts(world))) for s in load_samples(world / "samples.jsonl")[:8]]
     write_jsonl(tmp_path / "s.jsonl", samples)
     trained = {s.video for s in samples}
@@ -81,7 +84,7 @@ def test_a_launched_cold_start_equals_one_process(world, tmp_path, capsys):
 
 
 def test_several_machines_without_an_address_are_refused(tmp_path):
-    "They would wait for each other without end."
+    "Without the refusal they would wait for each other without end."
     params = SFTParams(accelerate_config="configs/accelerate/two_nodes.yaml", outputs_dir=str(tmp_path), run_name="a")
     with pytest.raises(RunError, match="two_nodes.yaml: num_machines is 2 and main_process_ip is not set"):
         launch_stage(params, tmp_path / "sft/a")
@@ -89,10 +92,10 @@ def test_several_machines_without_an_address_are_refused(tmp_path):
 
 
 def fixed_rollouts(prompts, trainer):
-    """Responses that do not depend on who writes them: the k-th try at a query names a span k seconds longer.
+    """The same responses for any number of processes: each next response to a query names a span that is 2 s longer.
 
-    Sampling itself cannot be equal: every process draws from a generator of its own. What is compared is all that comes after: rewards, advantages within
-    groups that lie across processes, the loss and its normalisation by the tokens of all, the gradient."""
+    Sampled responses cannot be the same: every process draws from its own generator. The test compares all that comes after sampling: rewards, advantages of
+    groups that are spread over processes, the loss with its normalisation by the tokens of all processes, and the gradient."""
     first = trainer.accelerator.process_index * len(prompts)
     texts = [response_text("seen.", [1, 2 + 2 * ((first + i) % trainer.num_generations)]) for i in range(len(prompts))]
     tokenizer = trainer.processing_class.tokenizer
@@ -102,7 +105,7 @@ def fixed_rollouts(prompts, trainer):
 
 
 def train(rank, world_size, port, samples, view, folder):
-    "Two steps of GRPO on fixed responses, in one of `world_size` processes."
+    "Three steps of GRPO on fixed responses, in one of `world_size` processes."
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TQDM_DISABLE="1", ACCELERATE_USE_CPU="true")
     if world_size > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
@@ -122,7 +125,7 @@ def train(rank, world_size, port, samples, view, folder):
     fit(trainer, "GRPO", {})
 
 
-def test_grpo_on_the_same_responses_equals_one_process(world, toy_samples, tmp_path):
+def test_grpo_in_two_processes_equals_one_on_the_same_responses(world, toy_samples, tmp_path):
     view = VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short")
     for name, n in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
@@ -138,11 +141,11 @@ def test_grpo_on_the_same_responses_equals_one_process(world, toy_samples, tmp_p
     assert len(one) == 3 and (one[:, 1] > 0.01).all()
 
 
-# ---- what one process makes for all ----
+# ---- what the first process makes for all ----
 
 
 def take_policy(rank, port, folder):
-    "05's policy in one of two processes, where it is missing; in place of a training, a folder is made."
+    "One of two processes asks for the start policy of 05, which is missing. The run that would train it is replaced: it only makes a folder."
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
     from vtg_r1 import grpo
     from vtg_r1.core.runtime import broadcast_object
@@ -170,7 +173,7 @@ def test_the_first_process_alone_makes_a_missing_policy(tmp_path):
     assert [process.exitcode for process in started] == [0, 0] and (tmp_path / "makers").read_text() == "0\n"
 
 
-# ---- 04 and 07 share their batches among processes ----
+# ---- 04 and 07 divide their batches among processes ----
 
 GENERATING = {
     "difficulty": {"num_rollouts": 3, "batch_size": 3, "max_completion_length": 16},
@@ -189,7 +192,7 @@ def generate(rank, world_size, port, stage, given):
 
 
 def generate_with(stage: str, world, out, name: str, processes: int, **more) -> None:
-    "04 or 07 in so many processes. The launcher's own are in the test of the cold start."
+    "04 or 07 in processes that are started here. The test of the cold start covers those that the launcher starts."
     given = {"model": "tiny", "annotations": str(out / "samples.jsonl"), "video_root": str(world / "videos"), "figures": False, "threads": 1}
     given |= {**GENERATING[stage], "outputs_dir": str(out / name), "run_name": "run", **more}
     port = free_port()
@@ -222,8 +225,8 @@ def test_two_processes_generate_the_files_of_one(world, thirteen, stage):
     assert not [p for p in (thirteen / "two").rglob("*.jsonl") if p.name.split(".")[1].isdigit()]  # the processes' own files are merged
 
 
-def other_rows(path, samples, kill_rank, rank, world_size, port):
-    "Rows of `resumable_rows` in one of several processes, of which one kills itself in its second batch."
+def rows_in_one_process(path, samples, kill_rank, rank, world_size, port):
+    "Calls `resumable_rows` in one of several processes. The process `kill_rank` kills itself in its second batch."
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", TQDM_DISABLE="1")
     if world_size > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
@@ -245,11 +248,13 @@ def other_rows(path, samples, kill_rank, rank, world_size, port):
 
 @pytest.mark.parametrize("kill_rank", [0, 1])
 def test_a_killed_process_loses_nothing_that_was_written(toy_samples, tmp_path, kill_rank):
-    "What every process has written is taken up by the next call, with whatever number of processes; the file is that of one process."
+    """The next call takes up what every process has written, here with three processes in place of two.
+
+    The file in the end is the one that a single process writes."""
     samples, path = toy_samples[:13], tmp_path / "rows.jsonl"
     for processes, killed in ((2, kill_rank), (3, None)):
         port = free_port()
-        started = [CLEAN.Process(target=other_rows, args=(path, samples, killed, rank, processes, port)) for rank in range(processes)]
+        started = [CLEAN.Process(target=rows_in_one_process, args=(path, samples, killed, rank, processes, port)) for rank in range(processes)]
         for p in started:
             p.start()
         for p in started:
@@ -257,19 +262,19 @@ def test_a_killed_process_loses_nothing_that_was_written(toy_samples, tmp_path, 
         if killed is None:
             assert [p.exitcode for p in started] == [0] * processes
         else:
-            assert started[killed].exitcode == -signal.SIGKILL and started[1 - killed].exitcode == 1  # the other one does not wait for ever
+            assert started[killed].exitcode == -signal.SIGKILL and started[1 - killed].exitcode == 1  # the other process ends too
             made_before = (tmp_path / "made.txt").read_text().split()
             assert len(made_before) > 1
     made = (tmp_path / "made.txt").read_text().split()
     assert made[: len(made_before)] == made_before and sorted(made) == sorted(set(made))  # no batch twice
-    alone = CLEAN.Process(target=other_rows, args=(tmp_path / "alone.jsonl", samples, None, 0, 1, 0))
+    alone = CLEAN.Process(target=rows_in_one_process, args=(tmp_path / "alone.jsonl", samples, None, 0, 1, 0))
     alone.start()
     alone.join(120)
     assert path.read_bytes() == (tmp_path / "alone.jsonl").read_bytes() and [p.name for p in tmp_path.glob("rows*")] == ["rows.jsonl"]
 
 
 def generate_in_step(out, prompts, rank, world_size, port):
-    "One of several processes of a sharded model, each with its own prompts; writes what was generated for, and what came back."
+    "One of several processes of a sharded model, with prompts of its own. It writes the batches of its passes, and the answers that it got."
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size))
     from vtg_r1.models.generation import in_step
@@ -286,7 +291,9 @@ def generate_in_step(out, prompts, rank, world_size, port):
 
 
 def test_processes_of_a_sharded_model_make_the_same_number_of_passes(tmp_path):
-    "A process without prompts, at the end of its share or because its videos cannot be read, generates for another's; where none has any, none does."
+    """Every pass through a sharded model needs all processes.
+
+    A process that has no prompts left, or none with a readable video, takes part with the prompts of another one. Where no process has any, there is no pass."""
     prompts = [[["a", "b"], [], [], ["e"]], [["c"], ["d"], [], []]]
     port = free_port()
     started = [CLEAN.Process(target=generate_in_step, args=(tmp_path, prompts, rank, 2, port)) for rank in range(2)]

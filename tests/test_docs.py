@@ -1,4 +1,4 @@
-"The notebooks as documentation: no dead link, nothing left out, README and site made from what is committed."
+"The documentation: no dead link, nothing left out; README, reference pages and site are made from what is committed."
 
 import ast
 import doctest
@@ -37,7 +37,7 @@ PAGES = [
 
 
 def cells(path: Path, kind: str) -> list[str]:
-    "Sources of a notebook's cells of a kind."
+    "Sources of the cells of one kind in a notebook."
     return ["".join(c["source"]) for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
 
 
@@ -66,7 +66,7 @@ def test_links_lead_somewhere(page):
     assert not dead, f"{page.relative_to(ROOT)} links to {dead}"
 
 
-def test_link_finder_finds():
+def test_the_link_finder_takes_links_within_the_project_only():
     assert links("see [a](b.ipynb), ![c](../d.png), [e](https://f.g), [h](#i)") == ["b.ipynb", "../d.png"]
 
 
@@ -78,7 +78,7 @@ def test_every_notebook_has_its_line_in_the_tree():
     assert sorted(told) == there, "the tree in nbs/index.ipynb and the notebooks in nbs/ differ"
 
 
-def test_readme_is_the_index(tmp_path):
+def test_readme_is_made_from_the_index_notebook(tmp_path):
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(
         ["make", "-s", "-o", "install", "readme-text", f"README={tmp_path / 'README.md'}"], cwd=ROOT, env=env, check=True, capture_output=True
@@ -87,15 +87,15 @@ def test_readme_is_the_index(tmp_path):
 
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
-def test_figures_have_one_look(page):
+def test_notebooks_do_not_set_a_look_of_their_own_for_figures(page):
     assert not any("set_theme(" in source for source in cells(page, "code")), "draw with vtg_r1.core.plots.style()"
 
 
-MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]*\w")  # what GitHub and JupyterLab make an e-mail link of
+MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.]*\w")  # of what matches, GitHub and JupyterLab make an e-mail link
 
 
 def markdown_of(page: Path) -> str:
-    "What a page says in Markdown, outputs of cells included, code and links left out."
+    "The Markdown of a page and of its outputs, without code and link targets."
     text = prose(page)
     if page.suffix == ".ipynb":
         for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
@@ -105,11 +105,11 @@ def markdown_of(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_no_metric_becomes_an_email_link(page):
-    "`R1@0.5` in plain text is an address to a viewer of GitHub's Markdown."
+    "Outside code, GitHub and JupyterLab make an e-mail link of R1@0.5."
     assert MAIL.findall(markdown_of(page)) == []
 
 
-def test_the_search_for_email_links_finds(tmp_path):
+def test_the_search_for_email_links_finds_a_metric_in_plain_text(tmp_path):
     (tmp_path / "page.md").write_text("R1@0.5 rises, `R1@0.7` and [pass](a@b.c) do not, R1@m neither.")
     assert MAIL.findall(markdown_of(tmp_path / "page.md")) == ["R1@0.5"]
 
@@ -159,8 +159,7 @@ def test_every_public_name_of_every_module_is_on_its_page(reference):
         assert names == told, module
 
 
-def test_a_signature_and_its_comments_are_told_as_they_are(reference):
-    "One entry by hand: a parameter with its comment, a default, the result."
+def test_reference_entries_have_signature_comments_defaults_and_result(reference):
     entry = reference["core"].split("\n### markdown_table\n")[1].split("\n###")[0].split("\n## ")[0]
     assert "markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str" in entry
     assert "- `rows`: cells of each row, in the order of `head`" in entry and "- *returns* without a newline at the end" in entry
@@ -178,12 +177,13 @@ def test_every_command_and_option_is_on_the_command_page(reference):
     assert len(commands) > 12 and set(commands) - {"vtg-r1"} == set(sections) - {"The command line"}
     for path, command in commands.items():
         options = {option for p in command.params for option in p.opts if option.startswith("--") and not p.hidden}
-        assert {o for o in options if f"{o}" not in sections.get(path, sections["The command line"])} == set(), path
-    assert not re.search(r"^\* `\w[\w-]*`: .*\.\.\.$", reference["cli"], re.MULTILINE)
+        section = sections.get(path, sections["The command line"])
+        assert [o for o in options if not re.search(rf"{o}(?![\w-])", section)] == [], path
+    assert not re.search(r"^\* `\w[\w-]*`: .*\.\.\.$", reference["cli"], re.MULTILINE), "the help of a command is cut short"
 
 
 def shown_words(markdown: str) -> str:
-    "What a reader of a rendered page sees: its text, one space between words."
+    "The text of the rendered page, with one space between words."
     from markdown_it import MarkdownIt
 
     rendered = MarkdownIt("commonmark", {"html": True}).render(markdown)
@@ -191,12 +191,14 @@ def shown_words(markdown: str) -> str:
 
 
 def test_the_command_page_shows_every_word_of_the_help(reference):
-    "Words in angle brackets, such as outputs/<stage>/<run>/, are not read as HTML; no control character is left."
+    "Words in angle brackets, such as outputs/<stage>/<run>/, must not be read as HTML, and no control character may be left."
     page = shown_words(reference["cli"])
     helps = [command.help for command in commands_below(typer.main.get_command(app))]
     assert len(helps) > 12 and [text for text in helps if " ".join(text.split()) not in page] == []
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", reference["cli"])
-    assert shown_words("runs of outputs/<stage>/") == "runs of outputs//", "the control: unescaped, a word is lost"
+    assert shown_words("runs of outputs/<stage>/") == "runs of outputs//", (
+        "the comparison proves nothing: an unescaped word in angle brackets must be lost"
+    )
 
 
 def commands_below(group) -> list:
@@ -206,7 +208,7 @@ def commands_below(group) -> list:
 
 @pytest.fixture
 def index(tmp_path):
-    "The functions of the index as a module, reading results from a folder of its own."
+    "The functions of the index notebook as a module that reads results from an empty folder."
     lines = [line for source in cells(ROOT / "nbs/index.ipynb", "code") for line in source.splitlines() if not line.startswith("display(")]
     (tmp_path / "index_code.py").write_text("\n".join(lines), encoding="utf-8")
     module = load(tmp_path / "index_code.py")
@@ -214,17 +216,17 @@ def index(tmp_path):
     return module
 
 
-def test_index_is_silent_about_what_is_not_committed(index):
+def test_index_shows_nothing_where_no_results_are_committed(index):
     assert index.claims_table().data == "" and index.screen().data == ""
 
 
-def test_index_shows_the_page_when_its_picture_is_there(index, tmp_path):
+def test_index_shows_the_picture_of_the_demo_where_it_is_committed(index, tmp_path):
     (tmp_path / "outputs/reference/screens").mkdir(parents=True)
     (tmp_path / "outputs/reference/screens/demo.png").write_bytes(b"")
     assert "](../outputs/reference/screens/demo.png)" in index.screen().data
 
 
-def test_index_tells_the_claims_as_the_grid_found_them(index, tmp_path):
+def test_index_shows_the_verdicts_and_scores_of_the_claims_grid(index, tmp_path):
     folder = tmp_path / "outputs/reference/claims"
     folder.mkdir(parents=True)
     arms = {"sft": {"label": "SFT only"}, "r1": {"label": "R1"}}
@@ -249,7 +251,7 @@ def test_index_tells_the_claims_as_the_grid_found_them(index, tmp_path):
     assert "| 3 | SFT only | 20.87 / 8.10 / 46.14 | 52.0 ± 2.0 | 40.0 |" in said and said.count("| R1 |") == 3
 
 
-def test_index_shows_what_is_committed(index):
+def test_the_stored_outputs_of_the_index_are_those_of_the_committed_results(index):
     index.root = ROOT
     shown = [
         "".join(o["data"]["text/markdown"])
@@ -279,7 +281,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    "The site, built as `make docs` builds it: any warning is an error."
+    "The site, built like that of `make docs`: any warning is an error."
     out = tmp_path_factory.mktemp("docs") / "html"
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", str(ROOT / "docs"), str(ROOT), str(out)]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
@@ -316,7 +318,7 @@ def test_stage_pages_show_the_outputs_of_the_reference_run(site):
     assert "before RL" in page and "<math" in (site / "nbs/parts/train/shared_prefix.html").read_text(encoding="utf-8")
 
 
-def test_outputs_are_matched_by_cell_and_edits_are_owned_up_to(tmp_path, monkeypatch):
+def test_a_published_page_has_the_outputs_of_its_run_and_counts_the_cells_changed_since(tmp_path, monkeypatch):
     conf, outputs = load(ROOT / "docs/conf.py"), load(ROOT / "docs/outputs.py")
     code = lambda id, source, *texts: {
         "cell_type": "code",

@@ -1,4 +1,4 @@
-"`vtg-r1 estimate`: the measured step comes back as it was measured, and whatever differs from it is named."
+"`vtg-r1 estimate`: a measured setting gets its measured step; for any other, what differs is named and the numbers follow from it."
 
 import json
 
@@ -22,7 +22,7 @@ def test_a_measured_step_is_not_extrapolated(size, seconds, gb):
 
 
 @pytest.mark.parametrize(
-    "change, named, seconds",  # of the measured step 68.7 s are decoding and 4.4 s the rest
+    "change, named, seconds",  # the measured step: 68.7 s of decoding and 4.4 s of the rest
     [
         (dict(prompts_per_step=4), "prompts_per_step", 68.7 + 4 * 4.4),
         (dict(max_completion_length=512), "max_completion_length", 68.7 / 2 + 4.4),
@@ -38,13 +38,15 @@ def test_what_differs_is_named_and_moves_the_numbers(change, named, seconds):
 
 @pytest.mark.parametrize("card, decoding, arithmetic", [("H200", 54.2, 1.0), ("RTX 4090", 1024 * 144e9 / 1e12, 989 / 165)])
 def test_a_larger_model_takes_longer_by_its_parameters(card, decoding, arithmetic):
-    "Of 59.3 s for 8.29 billion, 54.2 are decoding: it is by launches, until reading 144 GB of weights for each token takes longer."
+    """The measured 7B model (8.29 billion parameters) takes 59.3 s a step; 54.2 s of them are decoding.
+
+    Kernel launches set the time of decoding, unless reading the 144 GB of weights for each token takes longer. The rest grows with the parameters."""
     (large,) = estimate_run(GRPOParams(model="Qwen/Qwen2.5-VL-72B-Instruct", **SHAPE), card)
     assert large["differs"][-1] == "model" and large["decoding_seconds"] == pytest.approx(decoding)
     assert large["step_seconds"] - decoding == pytest.approx((59.3 - 54.2) * 72 / 8.29 * arithmetic)
 
 
-def test_a_budget_of_tokens_bounds_what_is_read():
+def test_a_token_budget_per_video_bounds_the_time_of_a_step():
     settings = dict(model="Qwen/Qwen2.5-VL-3B-Instruct", **SHAPE)
     tokens = SHAPE["frames"] * SHAPE["pixels"] // 784
     same, half, many = (
@@ -54,14 +56,14 @@ def test_a_budget_of_tokens_bounds_what_is_read():
     assert half < same and many == pytest.approx(same)
 
 
-def test_every_card_has_its_line_and_none_but_the_measured_one_is_as_measured():
+def test_every_card_has_a_row_and_only_the_measured_card_does_not_differ():
     rows = estimate_run(GRPOParams(model="Qwen/Qwen2.5-VL-7B-Instruct", **SHAPE))
     assert [row["card"] for row in rows] == list(CARDS)
     assert {row["card"]: row["fits"] for row in rows}["RTX 4090"] is False
     assert [row["card"] for row in rows if "card" not in row["differs"]] == ["H200"]
 
 
-def test_the_rows_are_those_of_the_table():
+def test_the_measured_rows_stand_in_perf_readme():
     table = (project_root() / "perf/README.md").read_text(encoding="utf-8")
     for row in measured_rows():
         if row["peak_gb"]:
@@ -73,7 +75,7 @@ def test_the_rows_are_those_of_the_table():
             assert f"(median step {row['step_seconds']} s;" in table
 
 
-def test_the_command(capsys):
+def test_the_command_prints_a_row_per_card_and_refuses_what_it_does_not_know(capsys):
     preset = str(project_root() / "configs/single_gpu_lora.yaml")
     assert main(["estimate", "-f", preset, "-p", "model", "Qwen/Qwen2.5-VL-3B-Instruct", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(CARDS)

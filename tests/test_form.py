@@ -1,4 +1,4 @@
-"The form of the package: typed public names, plain statements, names that say what they hold."
+"The form of the package: public functions have types, conditional expressions are few, names such as `found` are not used."
 
 import ast
 import io
@@ -34,20 +34,18 @@ def test_public_functions_are_typed():
     assert missing == []
 
 
-def test_the_search_finds_what_has_no_type():
+def test_the_search_finds_parameters_and_results_without_a_type():
     source = "def f(a, b: int): ...\nclass C:\n    def m(self, *args) -> None: ...\ndef _p(x): ...\ndef g(a: int) -> int: ..."
     assert [untyped(f) for f in public_functions(ast.parse(source).body)] == [["a", "return"], ["args"], []]
 
 
-def test_statements_are_plain():
-    "Conditional expressions per thousand lines of the package."
+def test_there_are_fewer_than_15_conditional_expressions_per_thousand_lines():
     lines = sum(len(p.read_text(encoding="utf-8").splitlines()) for p in FILES)
     conditionals = sum(isinstance(node, ast.IfExp) for tree in TREES.values() for node in ast.walk(tree))
     assert 1000 * conditionals / lines < 15
 
 
-def test_names_say_what_they_hold():
-    "These words are not names in the package."
+def test_no_name_is_a_word_that_does_not_say_what_it_holds():
     empty = {"found", "told", "heard", "shown", "said"}
     names = [
         f"{p.name}:{token.start[0]} {token.string}"

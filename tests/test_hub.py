@@ -1,6 +1,7 @@
-"What `vtg-r1 push` would send: a card from the manifest, safetensors, and no name of a private folder."
+"What `vtg-r1 push` would send: safetensors and a model card made from the manifest, without names of private folders."
 
 import json
+import re
 
 import pytest
 
@@ -12,7 +13,7 @@ from vtg_r1.train.trainer import save_policy
 
 @pytest.fixture
 def run(tmp_path):
-    "A finished run with a model, beside it what must not go."
+    "A finished run with a model. Its model folder also has two files that must not be sent."
     run = start_run(
         "grpo", "mine", {"seed": 3, "model": "Qwen/Qwen2.5-VL-3B-Instruct", "annotations": "/home/somebody/rl.jsonl", "steps": 2}, tmp_path
     )
@@ -27,10 +28,11 @@ def run(tmp_path):
     return run
 
 
-def test_a_dry_run_shows_exactly_what_would_go(run, capsys):
+def test_a_dry_run_shows_exactly_what_would_be_sent(run, capsys):
     assert main(["push", str(run.path), "me/mine", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    sent = {line.split()[1] for line in out.splitlines() if line.strip()[:1].isdigit()}
+    sizes = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ *([\d,]+)  (\S+)$", out, re.MULTILINE)}
+    sent = set(sizes)
     present = {p.name for p in (run.path / "model").iterdir()}
     assert sent == present - {"optimizer.pt", ".secret"} | {"README.md"} and "model.safetensors" in sent
     assert {line.split()[1] for line in out.splitlines() if line.strip().startswith("stays")} == {"optimizer.pt", ".secret"}
@@ -43,10 +45,11 @@ def test_a_dry_run_shows_exactly_what_would_go(run, capsys):
     ):
         assert text in out
     assert "somebody" not in out and run.manifest["host"] not in out.replace("\n", " ").split()
-    assert f"{sum((run.path / 'model' / name).stat().st_size for name in sent - {'README.md'}):,d}"[:3] in out
+    assert all(size == (run.path / "model" / name).stat().st_size for name, size in sizes.items() if name != "README.md")
+    assert f"dry run: {len(sent)} files, {sum(sizes.values()):,d} bytes would go to model me/mine" in out
 
 
-def test_only_safe_weights_of_finished_runs(run, tmp_path, capsys):
+def test_only_finished_runs_with_safetensors_are_sent(run, tmp_path, capsys):
     (run.path / "model/model.safetensors").rename(run.path / "model/pytorch_model.bin")
     assert main(["push", str(run.path), "me/mine", "--dry-run"]) == 2 and "no .safetensors there" in capsys.readouterr().err
     start_run("grpo", "going", {"seed": 0}, tmp_path)
@@ -56,19 +59,19 @@ def test_only_safe_weights_of_finished_runs(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["mine", "me/", "/mine", "me/you/mine", "me/my model", "me /mine", "me/a--b", "me/mine.git", "me/é"])
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_name_that_the_hub_does_not_take_is_one_line_before_anything_is_read(tmp_path, name, dry_run, capsys):
+def test_a_name_that_the_hub_does_not_take_is_refused_before_the_run_is_read(tmp_path, name, dry_run, capsys):
     assert main(["push", str(tmp_path / "no run there"), name, *["--dry-run"] * dry_run]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith(f"vtg-r1 push: repository {name!r}: write OWNER/NAME") and err.count("\n") == 1
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(run, capsys, monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_named_in_the_error(run, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["push", str(run.path), "me/mine"]) == 1
     assert "the Hub refused it" in capsys.readouterr().err
 
 
-def test_the_card_keeps_a_text_that_begins_with_a_slash(run):
+def test_the_card_keeps_a_prompt_that_begins_with_a_slash_and_notes_a_resume(run):
     from vtg_r1.pages.hub import card
 
     run.record(parameters={**run.manifest["parameters"], "system_prompt": "/no_think Find it, a/b"}, resumed=["earlier"])

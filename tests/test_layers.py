@@ -1,4 +1,6 @@
-"Rooms and their order: what a module imports lies below it, at whatever depth of the code the import stands."
+"""The order of the package's folders: a module imports from its own folder and from the layers below it.
+
+Imports inside functions count too. A folder, or a stage at the top of the package, is called a room here. Stages may import each other without cycles."""
 
 import ast
 from pathlib import Path
@@ -9,7 +11,7 @@ from vtg_r1.core.runtime import project_root
 
 PACKAGE = project_root() / "vtg_r1"
 STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benchmarks")
-LAYERS = [{"core"}, {"runs", "video"}, {"data"}, {"models"}, {"train", "pages"}, {*STAGES}, {"cli", "experiments"}]  # lowest first
+LAYERS = [{"core"}, {"runs", "video"}, {"data"}, {"models"}, {"train", "pages"}, {*STAGES}, {"cli", "experiments"}]  # rooms, the lowest first
 
 
 def module_names(package: Path) -> dict[str, Path]:
@@ -46,6 +48,7 @@ def imports(name: str, path: Path, known: set[str]) -> list[tuple[str, str]]:
 
 
 def room(module: str) -> str:
+    "The folder of a module; a stage is a room of its own."
     return module.split(".")[0]
 
 
@@ -54,7 +57,7 @@ def level(module: str) -> int:
 
 
 def problems(package: Path) -> list[str]:
-    "Imports that run upward or sideways into another room of the same layer, circles, and private names of other modules."
+    "Imports that run upward or sideways into another room of the same layer, cycles, and private names of other modules."
     names = module_names(package)
     edges: dict[str, set[str]] = {name: set() for name in names}
     found = []
@@ -65,15 +68,15 @@ def problems(package: Path) -> list[str]:
             if taken.startswith("_") and taken != "__version__":
                 found.append(f"{name} takes the private name {taken} from {target}")
             if not name:
-                continue  # the package's own list is read when a name is asked for
+                continue  # vtg_r1/__init__.py imports only when a name is asked for
             edges[name].add(target)
             if level(target) > level(name) or (level(target) == level(name) and room(target) != room(name) and room(name) not in STAGES):
                 found.append(f"{name} imports {target}, which does not lie below it")
-    return found + [f"circle: {' → '.join(circle)}" for circle in circles(edges)]
+    return found + [f"cycle: {' → '.join(cycle)}" for cycle in cycles(edges)]
 
 
-def circles(edges: dict[str, set[str]]) -> list[list[str]]:
-    "Circles of imports, each once."
+def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
+    "Cycles of imports, each once."
     done, found = set(), []
 
     def visit(name: str, trail: list[str]) -> None:
@@ -107,10 +110,10 @@ def test_the_top_of_the_package_holds_only_stages():
         ("core/low.py", "import vtg_r1.grpo", "core.low imports grpo"),
         ("video/low.py", "from ..runs.run import start", "video.low imports runs.run"),
         ("train/high.py", "from ..core.low import _secret", "takes the private name _secret"),
-        ("core/other.py", "def f():\n    from .low import x", "circle: core.low → core.other → core.low"),
+        ("core/other.py", "def f():\n    from .low import x", "cycle: core.low → core.other → core.low"),
     ],
 )
-def test_the_search_finds_what_is_wrong(where, line, problem, tmp_path):
+def test_the_search_finds_every_kind_of_wrong_import(where, line, problem, tmp_path):
     for path, text in {"core/low.py": "from .other import y", "core/other.py": "", "train/high.py": "from ..core.low import x"}.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text(text)

@@ -36,7 +36,7 @@ def view_of(world, encoding="interleaved") -> VideoInputConfig:
 
 
 def make_trainer(kind: str, model, processor, taught, view, folder, **changes):
-    "A trainer of a small recipe: `sft`, `grpo` (shared prefix) or `stock`."
+    "A trainer of a small recipe: `sft`, `grpo` with the shared prefix, or `stock`, which is GRPO without it."
     torch.set_num_threads(1)
     set_seed(0)
     if kind == "sft":
@@ -49,8 +49,8 @@ def tiny():
     return load_model("tiny", device="cpu"), load_processor("tiny")
 
 
-class BadCell(TrainerCallback):
-    "A weight turns infinite in the middle of the second update, when its first micro-batch is done."
+class InfiniteWeight(TrainerCallback):
+    "Makes a weight infinite in the second update, after its first micro-batch of two."
 
     def on_substep_end(self, args, state, control, model=None, **kwargs):
         if state.global_step == 1:
@@ -62,7 +62,7 @@ def contents(folder) -> dict:
 
 
 class Keep(TrainerCallback):
-    "What the first checkpoint holds once it is sealed."
+    "Remembers the files of the first checkpoint, once that is complete."
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 1:
@@ -82,10 +82,10 @@ class Keep(TrainerCallback):
 )
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_update(world, taught, tmp_path, kind, encoding):
     trainer = make_trainer(kind, *tiny(), taught, view_of(world, encoding), tmp_path, save_steps=1)
-    keep, cell = Keep(), BadCell()
+    keep = Keep()
     keep.folder = tmp_path / "checkpoints/checkpoint-1"
     trainer.add_callback(keep)
-    trainer.add_callback(cell)
+    trainer.add_callback(InfiniteWeight())
     with pytest.raises(
         RunError, match=r"^step 2: the loss of micro-batch 2 of 2 is nan\. Nothing was updated; its (8|4) rows.*nan_batch.*checkpoint-1 is untouched"
     ):
@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_update(world, taught,
 
 
 def the_samples(rows, inputs, taught, model, trainer):
-    "Every row has the response that its sample teaches, and the tensors are a batch that a sound model takes."
+    "Every row has the response that its sample teaches. A model without the infinite weight has a finite loss on the tensors."
     taught_responses = {s.qid: target_response(s) + "<|im_end|>" for s in taught}
     assert len(rows) == 4 and all(row["response"] == taught_responses[row["qid"]] for row in rows)
     with torch.no_grad():
@@ -109,7 +109,9 @@ def the_samples(rows, inputs, taught, model, trainer):
 
 
 def the_rollouts(rows, inputs, taught, model, trainer):
-    "Four rollouts of each of two queries, each with its rewards: advantages are those rewards in their group's units, so rows, rewards and tensors belong together."
+    """Four rollouts of each of two queries. Rows, rewards and tensors belong together:
+
+    the advantages follow from the rewards of the rows, and the tensors decode to the responses of the rows."""
     groups = {}
     for row in rows:
         groups.setdefault(row["qid"], []).append(row)
@@ -138,7 +140,7 @@ def infinite(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
-def test_a_gradient_that_is_not_finite_is_found_behind_finite_losses(world, taught, tmp_path, kind):
+def test_a_gradient_that_is_not_finite_ends_the_run_though_every_loss_is_finite(world, taught, tmp_path, kind):
     trainer = make_trainer(kind, *tiny(), taught, view_of(world), tmp_path)
     weight = trainer.model.model.language_model.norm.weight
     weight.register_hook(lambda gradient: gradient * math.inf)
@@ -148,14 +150,14 @@ def test_a_gradient_that_is_not_finite_is_found_behind_finite_losses(world, taug
     assert torch.equal(weight, before) and all(map(math.isfinite, read_batch(tmp_path / "nan_batch")[0]["losses"]))
 
 
-def test_a_bad_model_on_disk_cannot_be_trained(world, taught, infinite, tmp_path):
+def test_a_model_with_an_infinite_weight_is_refused_in_the_first_step(world, taught, infinite, tmp_path):
     trainer = make_trainer("sft", load_model(infinite, device="cpu"), load_processor(infinite), taught, view_of(world), tmp_path)
     with pytest.raises(RunError, match=r"step 1: the loss of micro-batch 1 of 2 is nan.*There is no checkpoint yet"):
         fit(trainer, "", {})
 
 
 @pytest.mark.parametrize("kind", ["grpo", "stock"])
-def test_the_frames_of_a_policy_that_cannot_be_sampled_are_written(world, taught, infinite, tmp_path, kind):
+def test_prompts_and_frames_are_written_when_the_policy_cannot_be_sampled(world, taught, infinite, tmp_path, kind):
     trainer = make_trainer(kind, load_model(infinite, device="cpu"), load_processor(infinite), taught, view_of(world), tmp_path)
     with pytest.raises(RunError, match="step 1: the policy's probabilities are not finite.*probability tensor"):
         fit(trainer, "", {})
@@ -168,7 +170,7 @@ def test_the_frames_of_a_policy_that_cannot_be_sampled_are_written(world, taught
         assert row["prompt"] == want["prompt"]
 
 
-def test_an_absurd_learning_rate_is_caught(world, taught, tmp_path):
+def test_an_absurd_learning_rate_ends_the_run_with_the_advice_to_lower_it(world, taught, tmp_path):
     trainer = make_trainer("sft", *tiny(), taught, view_of(world), tmp_path, learning_rate=1e38)
     with pytest.raises(RunError, match=r"step [23]: .* (nan|inf).*lower learning_rate"):
         fit(trainer, "", {})
@@ -176,7 +178,7 @@ def test_an_absurd_learning_rate_is_caught(world, taught, tmp_path):
 
 
 def test_a_batch_that_cannot_be_written_is_named(world, taught, infinite, tmp_path):
-    "A file may hold at most 20,000 bytes, which is what a full disk is like."
+    "No file may grow above 20,000 bytes. That limit stands for a full disk."
     trainer = make_trainer("sft", load_model(infinite, device="cpu"), load_processor(infinite), taught, view_of(world), tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -189,8 +191,8 @@ def test_a_batch_that_cannot_be_written_is_named(world, taught, infinite, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo", "stock"])
-def test_the_guard_changes_nothing(world, taught, tmp_path, kind, monkeypatch):
-    "A healthy run with and without the guard: the same log and weights, to the bit."
+def test_the_guard_changes_nothing_in_a_healthy_run(world, taught, tmp_path, kind, monkeypatch):
+    "Log and weights are the same with and without the guard, to the bit."
     outcomes = []
     for name in ("with", "without"):
         if name == "without":

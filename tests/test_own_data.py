@@ -1,4 +1,4 @@
-"The page on own data, nbs/own_data.ipynb: every command of it, as it stands there, with few steps."
+"The page on own data, nbs/own_data.ipynb: its commands run as they are written there, with few training steps."
 
 import importlib.util
 import json
@@ -33,7 +33,7 @@ def cells() -> list[str]:
     return [c.source for c in nbformat.read(PAGE, 4).cells if c.cell_type == "code"]
 
 
-def told() -> list[str]:
+def commands_in_text() -> list[str]:
     "Commands that the page shows but does not run."
     return [
         block.replace("\\\n", "")
@@ -44,7 +44,7 @@ def told() -> list[str]:
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
-    "A cell of the page in bash, its outputs/ in a folder of the test's own, its runs short."
+    "Runs a cell of the page in bash. Its outputs/ is a folder of the test, and its runs are short."
     for stage, few in FEW.items():
         command = command.replace(
             f"nbs/{stage}.ipynb ", f"nbs/{stage}.ipynb -p outputs_dir outputs/ -p threads 1 -p figures false -p eval_limit 4 -p {few} "
@@ -56,17 +56,17 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
-    "The page, walked through once: what each command said, by its first words."
+    "Runs the whole page once. Returns its folder and what each command printed, by the first words of the command."
     folder = tmp_path_factory.mktemp("outputs")
     table, *commands = cells()
     source = table.replace("outputs/", f"{folder}/").replace("videos=24", "videos=8")
     subprocess.run([sys.executable, "-c", source], cwd=project_root(), check=True, capture_output=True)
-    said = {}
+    stdout = {}
     for command in commands:
         done = shell(command, folder)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr[-3000:]}"
-        said[" ".join(re.search(r"vtg-r1 (\S+) (\S+)", command).groups()).partition(" outputs/")[0]] = done.stdout
-    return folder, said
+        stdout[" ".join(re.search(r"vtg-r1 (\S+) (\S+)", command).groups()).partition(" outputs/")[0]] = done.stdout
+    return folder, stdout
 
 
 pytestmark = pytest.mark.slow
@@ -78,10 +78,10 @@ def test_the_page_has_every_step_in_its_order(walked):
     assert "hours on two CPU cores" in walked[1]["run --dry-run"] and "0 problems" in walked[1]["run --dry-run"]
 
 
-def test_the_table_is_a_practitioners(walked):
-    folder, said = walked
+def test_the_table_is_valid_and_split_by_video(walked):
+    folder, stdout = walked
     assert (folder / "own_data/mine.csv").read_text().splitlines()[0] == "video,start,end,sentence"
-    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in said["data validate"] and "dropped" not in said["data validate"]
+    assert "8 named, 8 readable, 0 missing, 0 unreadable, 0 off by" in stdout["data validate"] and "dropped" not in stdout["data validate"]
     train, held = load_samples(folder / "own_data/train.jsonl"), load_samples(folder / "own_data/heldout.jsonl")
     truth = load_samples(folder / "toyworld/own-data/samples.jsonl")
     assert len(train) + len(held) == len(truth) and len({s.video for s in held}) == 2 and not {s.video for s in held} & {s.video for s in train}
@@ -89,16 +89,18 @@ def test_the_table_is_a_practitioners(walked):
     assert all(s.duration == pytest.approx(length[s.video], abs=1e-2) for s in train + held)
 
 
-def test_both_runs_trained_adapters_and_never_saw_what_is_held_out(walked):
-    folder, said = walked
+def test_both_runs_train_adapters_and_are_measured_on_held_out_queries(walked):
+    folder, stdout = walked
     for stage in ("sft", "grpo"):
-        told, manifest = (
-            json.loads(said[f"run nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb"].splitlines()[-1]),
+        printed, manifest = (
+            json.loads(stdout[f"run nbs/0{3 if stage == 'sft' else 5}_{stage}.ipynb"].splitlines()[-1]),
             read_manifest(folder / stage / "mine"),
         )
-        assert told["status"] == manifest["status"] == "finished" and manifest["parameters"]["lora_rank"] == 16 and told["metrics"]["steps"] == 2
         assert (
-            told["metrics"]["train_samples"] == len(load_samples(folder / "own_data/train.jsonl"))
+            printed["status"] == manifest["status"] == "finished" and manifest["parameters"]["lora_rank"] == 16 and printed["metrics"]["steps"] == 2
+        )
+        assert (
+            printed["metrics"]["train_samples"] == len(load_samples(folder / "own_data/train.jsonl"))
             and (folder / stage / "mine/model/model.safetensors").is_file()
         )
     assert read_manifest(folder / "sft/mine")["parameters"]["sft_target"] == "exact_span"
@@ -106,14 +108,14 @@ def test_both_runs_trained_adapters_and_never_saw_what_is_held_out(walked):
     assert asked and set(asked) <= {s.qid for s in load_samples(folder / "own_data/heldout.jsonl")}
 
 
-def test_the_score_is_the_runs_own(walked, capsys):
-    "eval_limit leaves four held-out queries; of those the command has to say what the run said."
-    folder, said = walked
+def test_the_score_command_gives_the_metrics_of_the_run(walked, capsys):
+    "eval_limit leaves four held-out queries."
+    folder, stdout = walked
     run = json.loads((folder / "grpo/mine/metrics.json").read_text())
-    of_table = json.loads(said["score --benchmark"].splitlines()[-1])
+    of_table = json.loads(stdout["score --benchmark"].splitlines()[-1])
     assert (
-        any("The best answer that sees no frame" in line for line in said["score --benchmark"].splitlines())
-        and "dataset prior" in said["score --benchmark"]
+        any("The best answer that sees no frame" in line for line in stdout["score --benchmark"].splitlines())
+        and "dataset prior" in stdout["score --benchmark"]
     )
     assert run["final/above_blind/difference"] == pytest.approx(
         run["final/mIoU"] - max(v for k, v in run.items() if k.startswith("blind/")), abs=1e-3
@@ -143,12 +145,12 @@ def test_the_score_is_the_runs_own(walked, capsys):
     assert json.loads(capsys.readouterr().out)["mIoU"] == pytest.approx(of_table["mIoU"])
 
 
-def test_the_cut_is_there(walked):
+def test_the_ground_command_writes_the_moment_as_a_video(walked):
     assert (walked[0] / "own_data/moment.mp4").stat().st_size > 1000
 
 
 def test_the_table_itself_can_be_trained_on(walked):
-    "GRPO reads the table without a detour, durations and all. By the stage's function: the page's own commands have shown the notebook."
+    "GRPO reads the CSV file itself, and gets durations from the videos. Its function is called here: the commands of the page have run its notebook."
     folder, _ = walked
     given = read_given("grpo", ["configs/own_data.yaml", "configs/own_data_tiny.yaml"], ["steps=2", "prompts_per_step=2", "num_generations=4"])
     given |= {"dataset": "csv", "annotations": str(folder / "own_data/mine.csv"), "video_root": str(folder / "own_data/videos"), "model": "tiny"}
@@ -157,13 +159,12 @@ def test_the_table_itself_can_be_trained_on(walked):
     assert json.loads((folder / "grpo/table/metrics.json").read_text())["n"] == 4
 
 
-@pytest.mark.long  # the demo that the command starts: tests/test_pages.py; a command that serves and ends on Ctrl-C: `review` there
-def test_the_page_is_shown(walked):
-    "`vtg-r1 demo` as the page has it: it comes up, answers, and goes on Ctrl-C."
+@pytest.mark.long  # tests/test_pages.py has quick tests of the demo, and of Ctrl-C on a command that serves (`review`)
+def test_the_demo_command_of_the_page_answers_and_ends_on_ctrl_c(walked):
     if not importlib.util.find_spec("gradio"):
         pytest.skip("gradio is not installed: pip install 'vtg_r1[demo]'")
     folder, _ = walked
-    words = next(block for block in told() if block.startswith("vtg-r1 demo")).replace("outputs/", f"{folder}/").split()
+    words = next(block for block in commands_in_text() if block.startswith("vtg-r1 demo")).replace("outputs/", f"{folder}/").split()
     with subprocess.Popen([sys.executable, "-m", "vtg_r1.cli", *words[1:], "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
         try:
             address = json.loads(p.stdout.readline())["address"]
@@ -176,16 +177,15 @@ def test_the_page_is_shown(walked):
     assert p.returncode == 130 and "Traceback" not in err
 
 
-def test_what_the_page_tells_is_a_command(parse_command):
-    "Commands that stand in the text, too, are ones that the parser takes."
-    commands = [shlex.split(line) for block in told() for line in block.splitlines()]
+def test_the_parser_takes_the_commands_in_the_text(parse_command):
+    commands = [shlex.split(line) for block in commands_in_text() for line in block.splitlines()]
     assert {words[1] for words in commands} >= {"demo", "data"}
     for words in commands:
         assert words[0] == "vtg-r1" and parse_command(words[1:]).command.name == words[2 if words[1] == "data" else 1]
 
 
 @pytest.mark.parametrize("name", ["own_data", "own_data_tiny"])
-def test_the_presets_name_parameters(name):
+def test_the_presets_have_values_that_the_stages_take(name):
     file = resolve(f"configs/{name}.yaml")
     stages = yaml.safe_load(file.read_text())
     assert set(stages) == {"sft", "grpo"}
@@ -194,8 +194,8 @@ def test_the_presets_name_parameters(name):
 
 
 def test_with_a_teacher_rl_begins_at_the_cold_start_that_the_teacher_taught():
-    "The commands are whole: each stage gets what the one before it wrote, and what is held out."
-    curate, cold_start, rl = next(block for block in told() if "data curate" in block).splitlines()
+    "Each command gets what the one before it wrote, and the held-out set."
+    curate, cold_start, rl = next(block for block in commands_in_text() if "data curate" in block).splitlines()
 
     def given(command: str) -> dict[str, str]:
         words = shlex.split(command)

@@ -1,4 +1,4 @@
-"The package as others install it: light to import, whole in its wheel and its source distribution, consistent in what it asks for."
+"The package as others install it: quick to import, complete in wheel and source distribution, one set of requirements. Also: form and length of the code."
 
 import ast
 import configparser
@@ -49,8 +49,8 @@ def test_light_modules_load_nothing_heavy(module):
     assert out.stdout.strip() == "[]"
 
 
-def test_the_surface_is_small_whole_and_read_when_asked_for():
-    "Names, not modules, so that nothing shadows anything; each stands in its module's own list."
+def test_public_names_are_few_listed_by_their_modules_and_imported_when_asked_for():
+    "No public name is also that of a module: one would hide the other."
     assert set(vtg_r1.__all__) <= set(dir(vtg_r1)) and len(vtg_r1.__all__) < 20
     modules = {p.stem for p in (project_root() / "vtg_r1").iterdir()}
     for name in set(vtg_r1.__all__) - {"__version__"}:
@@ -96,7 +96,7 @@ def test_the_wheel_of_the_source_distribution_holds_the_whole_package(wheel):
     assert not [n for n in names if n.split("/")[0] != "vtg_r1" and ".dist-info/" not in n]
 
 
-def test_the_source_distribution_holds_its_sources(dist):
+def test_the_source_distribution_holds_notebooks_and_presets_but_no_outputs(dist):
     with tarfile.open(next(dist.glob("*.tar.gz"))) as tar:
         names = {n.split("/", 1)[1] for n in tar.getnames() if "/" in n}
     assert {"settings.ini", "setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"} <= names
@@ -104,24 +104,23 @@ def test_the_source_distribution_holds_its_sources(dist):
     assert not [n for n in names if n.startswith("outputs/") or "__pycache__" in n or n.endswith(".pyc")]
 
 
-def test_twine_takes_both(dist):
+def test_twine_accepts_wheel_and_source_distribution(dist):
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *map(str, dist.iterdir())], check=True, capture_output=True)
 
 
-def test_metadata_names_every_extra(wheel):
+def test_metadata_names_the_extras_and_bounds_trl(wheel):
     with zipfile.ZipFile(wheel) as z:
         name = next(n for n in z.namelist() if n.endswith("/METADATA"))
         meta = message_from_string(z.read(name).decode())
     assert {"demo", "dev", "teacher", "vllm"} == set(meta.get_all("Provides-Extra")) and meta["Requires-Python"] == ">=3.11"
     needed = [Requirement(r) for r in meta.get_all("Requires-Dist")]
-    assert next(r for r in needed if r.name == "trl" and not r.marker).specifier.contains("1.99") and not next(
-        r for r in needed if r.name == "trl" and not r.marker
-    ).specifier.contains("2.0")
+    (trl,) = [r.specifier for r in needed if r.name == "trl" and not r.marker]
+    assert trl.contains("1.99") and not trl.contains("2.0")
     assert {"gradio"} == {r.name for r in needed if r.marker and r.marker.evaluate({"extra": "demo"}) and not r.marker.evaluate({"extra": ""})}
 
 
 def test_wheel_works_in_an_environment_without_torch(wheel, tmp_path):
-    "Rewards, metrics and the command's help need four light packages; from a folder that is not the checkout."
+    "The public names, a reward and the command's help need four light packages. All run outside the checkout."
     python = tmp_path / "env/bin/python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
     for what in (["--no-deps", str(wheel)], ["numpy", "filelock", "pyyaml", "typer"]):
@@ -140,7 +139,7 @@ def settings() -> dict:
 
 
 def direct() -> list[Requirement]:
-    "Every direct dependency: of the package and of the extras that are installed to work on it."
+    "Every direct dependency of the package, and of the extras that one needs to work on it."
     found = [
         Requirement(r) for key in ("requirements", "teacher_requirements", "demo_requirements", "dev_requirements") for r in settings()[key].split()
     ]
@@ -154,34 +153,38 @@ def test_the_conda_environment_has_every_direct_dependency_at_a_version_that_fit
     version = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in pinned}
     for needed in direct():
         assert needed.specifier.contains(version[canonicalize_name(needed.name)], prereleases=True), needed
-    assert set(version) == {canonicalize_name(r.name) for r in direct()}  # and nothing that is not one
+    assert set(version) == {canonicalize_name(r.name) for r in direct()}  # and nothing else
 
 
-def test_ci_calls_what_everybody_calls():
+def test_ci_runs_make_test_and_the_issue_forms_are_valid():
     steps = yaml.safe_load((project_root() / ".github/workflows/ci.yml").read_text())["jobs"]["test"]["steps"]
     assert [s["run"] for s in steps if "run" in s] == [".ci/run"] and "make test" in (project_root() / ".ci/run").read_text()
-    for path in sorted((project_root() / ".github/ISSUE_TEMPLATE").glob("*.yml")):
+    forms = sorted((project_root() / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert forms
+    for path in forms:
         form = yaml.safe_load(path.read_text())
         assert path.stem == "config" or (form["name"] and all(part["type"] in ("textarea", "input", "dropdown") for part in form["body"])), path
 
 
 def modules(exported: bool) -> list:
-    "The package's modules that nbdev writes, or those that people do."
+    "The modules that nbdev exports, or those that are written by hand."
     found = sorted((project_root() / "vtg_r1").rglob("*.py"))
     return [p for p in found if ("AUTOGENERATED" in p.read_text()) == exported and p.name != "_modidx.py"]
 
 
-def test_code_keeps_the_rules_and_the_form():
-    "ruff's rules everywhere, its form in all that people write; modules are named, since pyproject.toml keeps `ruff format` off what nbdev writes."
+def test_code_passes_ruff_check_and_ruff_format():
+    """ruff finds nothing to change in what is written by hand.
+
+    pyproject.toml excludes vtg_r1 from `ruff format`, so the modules there that are written by hand are named one by one."""
     for command in (["check"], ["format", "--check"], ["format", "--check", *map(str, modules(exported=False))]):
         done = subprocess.run(["ruff", *command], cwd=project_root(), capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
-def test_exported_modules_have_the_form_but_for_nbdevs_own_lines(tmp_path):
-    "ruff would change nothing in them but `__all__` and how many blank lines stand above nbdev's headings."
+def test_exported_modules_are_formatted_but_for_the_lines_of_nbdev(tmp_path):
+    "ruff would change nothing in them but `__all__` and the number of blank lines."
 
-    def written(path):
+    def compared(path):
         text = re.sub(r"^__all__ = .*?\]$", "", path.read_text(), count=1, flags=re.MULTILINE | re.DOTALL)
         return [line for line in text.splitlines() if line]
 
@@ -190,12 +193,12 @@ def test_exported_modules_have_the_form_but_for_nbdevs_own_lines(tmp_path):
     for path in exported:
         (tmp_path / path.name).write_text(path.read_text())
     subprocess.run(["ruff", "format", "--quiet", "--config", str(project_root() / "pyproject.toml"), str(tmp_path)], check=True)
-    changed = [p.name for p in exported if written(p) != written(tmp_path / p.name)]
+    changed = [p.name for p in exported if compared(p) != compared(tmp_path / p.name)]
     assert not changed
 
 
-def test_functions_are_short():
-    "No exported function has more than 60 lines, its docstring not counted: those of the public names have arguments, result and an example."
+def test_functions_have_at_most_60_lines_without_their_docstring():
+    "Docstrings are not counted: those of public names list arguments, result and an example."
     long = []
     for path in (project_root() / "vtg_r1").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

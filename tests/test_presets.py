@@ -21,11 +21,11 @@ from vtg_r1.train.checks import refuse_toy_values
 PRESETS = ["paper_7b", "qwen3_vl", "single_gpu_lora", "toy"]
 STAGES = {"sft": SFTParams, "difficulty": DifficultyParams, "grpo": GRPOParams}
 GOLDEN = Path(__file__).parent / "golden" / "paper_7b.json"
-DEVICE = {"bf16", "use_cpu", "dataloader_pin_memory", "output_dir", "run_name"}  # follow the machine and the run folder
+NOT_OF_THE_RECIPE = {"bf16", "use_cpu", "dataloader_pin_memory", "output_dir", "run_name"}  # these depend on the machine or the run folder
 
 
 def part(preset: str, stage: str):
-    "The parameters that a preset gives to a stage."
+    "The parameters of a stage with the values of a preset."
     return from_mapping(STAGES[stage], read_parameters(STAGES[stage], [resolve(f"configs/{preset}.yaml")], []))
 
 
@@ -45,47 +45,42 @@ def test_every_value_has_a_source_and_a_parameter(preset):
 
 
 def arguments(stage: str, world: int) -> dict:
+    "What paper_7b gives to TRL, with one name for gradient checkpointing: transformers 5.23 renamed it."
     make = {"sft": sft_arguments, "grpo": grpo_arguments}[stage]
     arguments = make(part("paper_7b", stage), "run", world)
-    return {"activation_checkpointing" if k == "gradient_checkpointing" else k: v for k, v in arguments.items()}  # its name before transformers 5.23
+    return {"activation_checkpointing" if k == "gradient_checkpointing" else k: v for k, v in arguments.items()}
 
 
 @pytest.mark.parametrize("stage,world,config", [("sft", 8, SFTConfig), ("grpo", 16, GRPOConfig)])
-def test_the_papers_recipe_reaches_trl_number_by_number(stage, world, config, tmp_path):
-    recipe = {k: v for k, v in arguments(stage, world).items() if k not in DEVICE}
+def test_the_papers_preset_reaches_trl_value_by_value(stage, world, config, tmp_path):
+    recipe = {k: v for k, v in arguments(stage, world).items() if k not in NOT_OF_THE_RECIPE}
     golden = json.loads(GOLDEN.read_text())[stage]
     assert recipe == {name: entry["value"] for name, entry in golden.items()}
     assert all(entry["source"] for entry in golden.values())
     checkpointing = "activation_checkpointing" if hasattr(config, "activation_checkpointing") else "gradient_checkpointing"
-    built = config(
-        **{**{k if k != "activation_checkpointing" else checkpointing: v for k, v in arguments(stage, world).items()}, "output_dir": str(tmp_path)}
-    )
-    for name, value in recipe.items():
-        assert getattr(built, checkpointing if name == "activation_checkpointing" else name) == ([] if name == "report_to" else value), name
-    if stage == "grpo":
-        assert (
-            built.loss_type == "dapo"
-            and built.num_iterations == 1
-            and built.per_device_train_batch_size * built.gradient_accumulation_steps * 16 == 128 * 8
-        )
-    else:
-        assert built.per_device_train_batch_size * built.gradient_accumulation_steps * 8 == 8
+    named = {checkpointing if name == "activation_checkpointing" else name: value for name, value in arguments(stage, world).items()}
+    built = config(**{**named, "output_dir": str(tmp_path)})
+    for name in named.keys() - NOT_OF_THE_RECIPE:
+        assert getattr(built, name) == ([] if name == "report_to" else named[name]), name
+    rows_per_update = built.per_device_train_batch_size * built.gradient_accumulation_steps * world
+    assert rows_per_update == {"sft": 8, "grpo": 128 * 8}[stage]  # RL: 128 queries with 8 responses each
+    assert stage == "sft" or built.num_iterations == 1
 
 
 @pytest.mark.parametrize("path", sorted((project_root() / "configs/accelerate").glob("*.yaml")), ids=lambda p: p.stem)
-def test_accelerate_reads_its_configurations(path):
+def test_the_accelerate_configurations_start_their_number_of_processes(path):
     config = load_config_from_file(str(path))
     assert config.num_processes == {"one_gpu": 1, "two_cpu": 2, "two_nodes": 16}.get(path.stem, 8)
-    assert config.main_process_ip is None  # loopback, until a command line says otherwise
+    assert config.main_process_ip is None  # without an address, no other machine can join
 
 
-def test_a_file_without_a_part_for_the_stage(tmp_path, capsys):
+def test_a_preset_without_a_section_for_the_stage_is_refused(tmp_path, capsys):
     (tmp_path / "p.yaml").write_text("sft:\n  seed: 1\n")
     assert main(["run", "nbs/05_grpo.ipynb", "-f", str(tmp_path / "p.yaml")]) == 2
     assert "for sft, none for grpo" in capsys.readouterr().err
 
 
-def test_vllm_is_reached_on_this_machine_only():
+def test_vllm_listens_and_is_reached_on_this_machine_only():
     arguments = grpo_arguments(GRPOParams(vllm="server"), "run", 1)
     assert (arguments["vllm_server_host"], arguments["vllm_server_port"]) == ("127.0.0.1", 8000)
     listening = [line for p in (project_root() / "examples").glob("*.sh") for line in p.read_text().splitlines() if "vllm serve " in line]
@@ -93,7 +88,9 @@ def test_vllm_is_reached_on_this_machine_only():
 
 
 def test_a_model_is_measured_as_the_paper_trains_it():
-    "07's preset asks what 05's trained; interleaved, it measured a policy of native video by another question."
+    """The preset of 07 must ask as the preset of 05 trains.
+
+    It once measured with interleaved time labels a policy that was trained on native video."""
     measured = from_mapping(BenchmarksParams, read_parameters(BenchmarksParams, [resolve("configs/benchmark_7b.yaml")], []))
     trained = part("paper_7b", "grpo")
     for name in ("frames", "pixels", "prompt_style", "time_encoding", "max_completion_length"):

@@ -1,4 +1,4 @@
-"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills every stage ten times, at random steps."
+"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills ten runs of every stage, each at a random step."
 
 import json
 import os
@@ -36,7 +36,7 @@ DIFFICULTY = {"model": "tiny", "num_rollouts": 4, "batch_size": 1, "max_completi
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    "Six training samples (three steps a pass, so that a resumed run has to find its place in the second), two held out."
+    "Six training samples, two held out. A pass takes three steps, so a resumed run has to find its place in the second pass."
     home = tmp_path_factory.mktemp("resume")
     world = make_world(home / "world", videos=6, seed=5)
     samples = load_samples(world / "samples.jsonl")
@@ -54,7 +54,7 @@ def setting(tmp_path_factory):
 
 
 def _stage(stage, params, out, limit):
-    "In the child: one stage, its output in a file."
+    "Runs in the child process: one stage, with stdout and stderr in a file."
     sys.stdout.flush()
     with open(out, "w") as f:
         os.dup2(f.fileno(), 1)
@@ -67,7 +67,7 @@ def _stage(stage, params, out, limit):
 
 
 def start(stage, setting, name, limit=None, **more):
-    "The stage as a process of its own; `limit` is the most bytes it may write to a file, which is what a full disk is like."
+    "The stage as a process of its own. `limit` is the most bytes that it may write to one file; it stands for a full disk."
     home, common = setting
     params = {**common, **STAGES[stage], "run_name": name, **more}
     process = CLEAN.Process(target=_stage, args=(stage, params, str(home / f"{stage}-{name}.txt"), limit))
@@ -91,7 +91,7 @@ def steps_logged(folder: Path) -> int:
 
 
 def end(process, folder: Path, step: int, how: signal.Signals) -> None:
-    "Send a signal once the log shows this step."
+    "Sends a signal once the log shows this step, and waits for the end of the process."
     while steps_logged(folder) < step and process.is_alive():
         time.sleep(0.005)
     os.kill(process.pid, how)
@@ -99,7 +99,7 @@ def end(process, folder: Path, step: int, how: signal.Signals) -> None:
 
 
 def end_in_a_checkpoint(process, checkpoint: Path) -> bool:
-    "SIGKILL while a checkpoint is being written, or at once where it was written before one could look; whether it is torn."
+    "Kills the process while it writes a checkpoint. Returns whether the checkpoint is incomplete: it may have been written faster than that."
     while process.is_alive() and not checkpoint.exists():
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
@@ -108,9 +108,10 @@ def end_in_a_checkpoint(process, checkpoint: Path) -> bool:
 
 
 def outcome(folder: Path) -> tuple:
+    "Metrics, log without times, and weights of a finished run."
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    clocks = {"step_time", "num_tokens", "tokens_per_second"}  # num_tokens: SFTTrainer counts since its start
-    log = [{k: v for k, v in row.items() if k not in clocks} for row in rows]
+    other_when_resumed = {"step_time", "num_tokens", "tokens_per_second"}  # SFTTrainer counts num_tokens from the start of the process
+    log = [{k: v for k, v in row.items() if k not in other_when_resumed} for row in rows]
     return json.loads((folder / "metrics.json").read_text()), log, {k: v.tolist() for k, v in load_file(folder / "model/model.safetensors").items()}
 
 
@@ -165,7 +166,7 @@ def all_rollouts(setting):
 
 
 @pytest.mark.parametrize("attempt", range(KILLS))
-def test_killed_rollouts_go_on_to_the_same_scores(setting, all_rollouts, attempt):
+def test_killed_rollouts_are_taken_up_by_the_next_run_with_the_same_scores(setting, all_rollouts, attempt):
     out, wanted = setting[0] / f"rollouts{attempt}", random.Random(attempt).randrange(1, 5) if KILLS > 1 else 3
 
     def done():
@@ -183,7 +184,7 @@ def test_killed_rollouts_go_on_to_the_same_scores(setting, all_rollouts, attempt
     assert ((out / "difficulty/again/rl_scored.jsonl").read_text(), json.loads((out / "difficulty/again/metrics.json").read_text())) == all_rollouts
 
 
-def test_sigterm_saves_before_it_stops(setting, uninterrupted):
+def test_sigterm_saves_a_checkpoint_before_the_run_ends(setting, uninterrupted):
     process, folder = start("grpo", setting, "asked", save_steps=0), setting[0] / "grpo/asked"
     end(process, folder, 3, signal.SIGTERM)
     assert process.exitcode != 0 and read_manifest(folder)["status"] == "failed"
@@ -198,7 +199,7 @@ def test_sigterm_saves_before_it_stops(setting, uninterrupted):
     assert again[0] == uninterrupted["grpo"][0] and again[2] == uninterrupted["grpo"][2]
 
 
-def test_a_full_disk_ends_clearly_and_leaves_the_last_checkpoint(setting, uninterrupted):
+def test_a_full_disk_is_named_and_leaves_no_half_written_checkpoint(setting, uninterrupted):
     weights = (setting[0] / "sft/whole/model/model.safetensors").stat().st_size
     process, folder = start("sft", setting, "full", limit=weights + 100_000), setting[0] / "sft/full"
     assert returncode(process) == 1
@@ -209,7 +210,7 @@ def test_a_full_disk_ends_clearly_and_leaves_the_last_checkpoint(setting, uninte
     assert again[0] == uninterrupted["sft"][0] and again[2] == uninterrupted["sft"][2]
 
 
-def test_a_resumed_run_must_be_the_same_run(setting, uninterrupted):
+def test_a_run_is_not_resumed_with_another_value_or_after_its_end(setting, uninterrupted):
     (setting[0] / "sft/whole2").mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(setting[0] / "sft/whole")
     (setting[0] / "sft/whole2/manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
@@ -219,24 +220,24 @@ def test_a_resumed_run_must_be_the_same_run(setting, uninterrupted):
     assert returncode(process) == 1 and "holds a run already (status finished)" in (setting[0] / "sft-whole.txt").read_text()
 
 
-def test_a_video_that_vanishes_is_named(setting, tmp_path):
+def test_an_unreadable_video_is_named(setting, tmp_path):
     home, common = setting
     shutil.copytree(home / "world/videos", tmp_path / "videos")
     sample = load_samples(home / "train.jsonl")[0]
-    (tmp_path / "videos" / sample.video).write_bytes(b"")  # there when the run began, unreadable now
+    (tmp_path / "videos" / sample.video).write_bytes(b"")  # the file exists, so it is missed only when it is decoded
     process = start("sft", setting, "gone", video_root=str(tmp_path / "videos"))
     assert returncode(process) == 1
     output = (home / "sft-gone.txt").read_text()
     assert "VideoError" in output and sample.video in output and read_manifest(home / "sft/gone")["status"] == "failed"
 
 
-def test_a_place_one_may_not_write_to(setting):
+def test_an_outputs_folder_that_cannot_be_written_is_refused(setting):
     process = start("sft", setting, "nowhere", outputs_dir="/proc/self/fd")
     assert returncode(process) == 1 and "outputs_dir must name a writable folder" in (setting[0] / "sft-nowhere.txt").read_text()
 
 
 def draw(curriculum, start: int, end: int) -> list[int]:
-    "Queries start … end of a curriculum in updates of two; queries with an even number are solved, odd ones are not."
+    "The indices of draws `start` to `end` of a curriculum, two a step. Queries of even index are solved (reward 1), the others are not."
     passes, drawn = curriculum.epochs(2), []
     for n in range(end):
         i = next(passes)
@@ -247,7 +248,7 @@ def draw(curriculum, start: int, end: int) -> list[int]:
 
 
 def test_a_curriculum_that_drops_solved_queries_is_resumed_in_its_order(toy_samples):
-    "A checkpoint keeps the last rewards of a curriculum and the samples of each pass so far."
+    "It needs both things that a checkpoint keeps: the last rewards, and which samples each pass so far had."
     whole = make_curriculum(toy_samples[:8], "drop_all_correct")
     order = draw(whole, 0, 24)
     assert any(len(live) < 8 for live in whole.active_sets)
@@ -259,4 +260,4 @@ def test_a_curriculum_that_drops_solved_queries_is_resumed_in_its_order(toy_samp
     assert draw(again, 10, 24) == order[10:]
     forgetful = make_curriculum(toy_samples[:8], "drop_all_correct")
     forgetful.last_rewards = kept["last_rewards"]
-    assert draw(forgetful, 10, 24) != order[10:]
+    assert draw(forgetful, 10, 24) != order[10:]  # without the samples of the earlier passes the order is another one

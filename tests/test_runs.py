@@ -22,7 +22,7 @@ STAGES = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
 
 
 def stage(folder, *cells):
-    "A small stage notebook: parameters, then the given cells."
+    "Writes a small stage notebook: the parameters, then the given cells."
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}})
     nb.cells = [nbformat.v4.new_code_cell('run_name = ""\noutputs_dir = "outputs"\nseed = 0\nsteps = 1', metadata={"tags": ["parameters"]})]
     nb.cells += [nbformat.v4.new_code_cell(c) for c in cells]
@@ -34,17 +34,18 @@ def stage(folder, *cells):
 START = "from vtg_r1.runs.run import *\nrun = start_run('small', run_name, dict(run_name=run_name, outputs_dir=outputs_dir, seed=seed, steps=steps), outputs_dir)"
 
 
-def test_a_run_describes_itself(tmp_path):
+def test_the_manifest_of_a_run_holds_its_parameters_versions_and_inputs(tmp_path):
     source = tmp_path / "in.txt"
     source.write_text("data")
     run = start_run("demo", "a", {"seed": 3, "steps": 7}, tmp_path)
     run.add_input(source, "annotations")
-    run.save_metrics({"mIoU": 1.5, "n": 2, "seed": 3})
+    metrics = run.save_metrics({"mIoU": 1.5, "n": 2, "seed": 3})
+    assert json.loads(metrics.read_text()) == {"mIoU": 1.5, "n": 2, "seed": 3}
     assert read_manifest(run.path)["status"] == "running"
     run.finish()
     m = read_manifest(run.path)
     assert m["status"] == "finished" and m["seed"] == 3 and m["parameters"]["steps"] == 7 and m["git"]["commit"] and m["packages"]["torch"]
-    assert m["inputs"]["annotations"]["sha256"] == "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
+    assert m["inputs"]["annotations"]["sha256"] == hashlib.sha256(b"data").hexdigest()
 
 
 def test_a_run_is_not_resumed_with_a_changed_input(tmp_path):
@@ -60,7 +61,7 @@ def test_a_run_is_not_resumed_with_a_changed_input(tmp_path):
         again.add_input(source, "reward my_rewards.py:boundary")
 
 
-def test_each_table_of_a_folder_is_an_input_of_its_own(tmp_path):
+def test_each_annotation_file_of_a_folder_is_recorded_as_its_own_input(tmp_path):
     (tmp_path / "annotations" / "more").mkdir(parents=True)
     for name in ("test.csv", "more/gsub.json", "video.mp4"):
         (tmp_path / "annotations" / name).write_text(name)
@@ -75,7 +76,7 @@ def test_each_table_of_a_folder_is_an_input_of_its_own(tmp_path):
         assert inputs[role]["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_an_existing_run_is_refused_and_left_alone(tmp_path):
+def test_a_run_name_that_is_taken_is_refused_and_the_old_run_left_alone(tmp_path):
     run = start_run("demo", "a", {"seed": 0}, tmp_path)
     run.save_metrics({"n": 1})
     before = (run.path / "manifest.json").read_bytes()
@@ -90,19 +91,19 @@ def test_a_run_name_cannot_leave_its_folder(tmp_path, name):
         start_run("demo", name, {"seed": 0}, tmp_path)
 
 
-def test_what_is_not_finite_is_no_number(tmp_path):
-    "A correlation of equal numbers is nan: the run is not lost by it, and the file is JSON."
+def test_a_metric_that_is_not_finite_is_saved_as_null(tmp_path):
+    "The correlation of equal numbers is nan. It must not end the run, and metrics.json must stay valid JSON."
     path = start_run("demo", "a", {"seed": 0}, tmp_path).save_metrics({"spearman": float("nan"), "loss": float("inf"), "n": 2})
     assert json.loads(path.read_text()) == {"spearman": None, "loss": None, "n": 2}
 
 
-def test_metrics_are_numbers(tmp_path):
+def test_a_metric_that_is_text_is_refused(tmp_path):
     with pytest.raises(RunError, match="numbers"):
         start_run("demo", "a", {"seed": 0}, tmp_path).save_metrics({"mIoU": "high"})
 
 
 @pytest.mark.parametrize("address", ["https://me:hunter2@host/v1", "https://host/v1?api_key=hunter2", "https://host/v1?a=b&X-Goog-Signature=hunter2"])
-def test_a_key_in_an_address_is_written_nowhere(tmp_path, capsys, address):
+def test_an_address_with_a_key_is_refused_and_the_key_written_nowhere(tmp_path, capsys, address):
     path = stage(tmp_path, START)
     assert main(["run", str(path), "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path), "-p", "steps", address]) == 2
     assert "steps carries a password or a key" in (err := capsys.readouterr().err) and "hunter2" not in err
@@ -118,7 +119,7 @@ def test_addresses_without_a_key_are_taken(tmp_path):
     assert json.loads((tmp_path / "demo/a/manifest.json").read_text())["parameters"] == plain
 
 
-def test_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
+def test_the_run_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
     path = stage(tmp_path, START, "run.save_metrics({'steps': steps})\nrun.finish()")
     (tmp_path / "p.yaml").write_text("steps: 5\nseed: 2\n")
     assert (
@@ -132,7 +133,7 @@ def test_command_runs_a_stage_and_keeps_the_executed_notebook(tmp_path, capsys):
     assert "holds a run already" in capsys.readouterr().err
 
 
-def test_command_reports_the_failing_cell(tmp_path, capsys):
+def test_the_run_command_reports_the_error_of_a_failing_cell(tmp_path, capsys):
     path = stage(tmp_path, START, "raise ValueError('the frame is upside down')")
     assert main(["run", str(path), "-p", "run_name", "bad", "-p", "outputs_dir", str(tmp_path)]) == 1
     assert "ValueError: the frame is upside down" in capsys.readouterr().err
@@ -141,8 +142,8 @@ def test_command_reports_the_failing_cell(tmp_path, capsys):
         ensure_run(str(path), {"run_name": "bad", "outputs_dir": str(tmp_path)})
 
 
-def test_what_an_earlier_stage_prints_is_progress(tmp_path, capsys):
-    "On stdout is the result of the command alone, which a script reads."
+def test_what_an_earlier_stage_prints_goes_to_stderr(tmp_path, capsys):
+    "Scripts read stdout: it holds nothing but the result of the command itself."
     path = stage(tmp_path, START, "print('decoded')\nrun.finish()")
     folder = ensure_run(str(path), {"run_name": "one", "outputs_dir": str(tmp_path)})
     out, err = capsys.readouterr()
@@ -150,21 +151,21 @@ def test_what_an_earlier_stage_prints_is_progress(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "args,said",
+    "args,message",
     [
         (["-p", "stepz", "3"], "unknown parameter 'stepz'"),
         (["-f", "gone.yaml"], "gone.yaml"),
         (["-p", "run_name", "../x"], "plain folder name"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, message):
     assert main(["run", str(stage(tmp_path)), "-p", "outputs_dir", str(tmp_path), *args]) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vtg-r1 run:")]
-    assert len(err) == 1 and said in err[0]
+    assert len(err) == 1 and message in err[0]
 
 
 @pytest.mark.parametrize(
-    "stage, name, value, said",
+    "stage, name, value, message",
     [
         ("05_grpo", "steps", "abc", "parameter 'steps' is 'abc': give a whole number of at least 1"),
         ("05_grpo", "steps", "-3", "parameter 'steps' is -3: give a whole number"),
@@ -186,20 +187,20 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, args, said):
         ("07_benchmarks", "prompt_style", "terse", 'give one of "short", "full"'),
     ],
 )
-def test_a_value_is_refused_before_anything_starts(stage, name, value, said, tmp_path, capsys):
+def test_a_wrong_value_is_refused_before_a_run_folder_is_made(stage, name, value, message, tmp_path, capsys):
     assert main(["run", str(ROOT / f"nbs/{stage}.ipynb"), "-p", "outputs_dir", str(tmp_path), "-p", name, value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert said in line and not any(tmp_path.iterdir())
+    assert message in line and not any(tmp_path.iterdir())
 
 
-def test_a_parameter_may_have_an_equals_sign(tmp_path, capsys):
+def test_a_parameter_may_be_given_as_name_equals_value(tmp_path, capsys):
     assert main(["run", "-p", "steps=abc", str(ROOT / "nbs/05_grpo.ipynb"), "-p", f"outputs_dir={tmp_path}", "-p", "video_root", "a=b"]) == 2
     assert "parameter 'steps' is 'abc'" in capsys.readouterr().err
     assert main(["run", "--parameter", "stepz=3", str(ROOT / "nbs/05_grpo.ipynb")]) == 2
     assert "unknown parameter 'stepz'" in capsys.readouterr().err
 
 
-def test_missing_notebook(capsys):
+def test_a_missing_notebook_is_answered_with_those_that_exist(capsys):
     assert main(["run", "nbs/99_gone.ipynb"]) == 2
     assert "no such notebook; there are nbs/01_curation.ipynb, " in capsys.readouterr().err
     for name in ("05_grpo", "grpo", "nbs/grpo.ipynb"):
@@ -207,7 +208,7 @@ def test_missing_notebook(capsys):
         assert "did you mean nbs/05_grpo.ipynb?" in capsys.readouterr().err
 
 
-def test_an_installed_package_says_where_the_notebooks_are(tmp_path, capsys, monkeypatch):
+def test_outside_a_checkout_the_command_says_that_it_needs_one(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in (["run", "nbs/05_grpo.ipynb"], ["data", "curate", "--annotations", ".", "--videos", ".", "--teacher", "precomputed"]):
         assert main(words) == 2
@@ -216,7 +217,7 @@ def test_an_installed_package_says_where_the_notebooks_are(tmp_path, capsys, mon
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
-def test_stage_notebooks_keep_what_papermill_needs(path):
+def test_stage_notebooks_have_one_parameters_cell_and_a_python_kernel(path):
     nb = nbformat.read(path, 4)
     tagged = [c for c in nb.cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1 and nb.metadata.kernelspec.language == "python"
@@ -225,18 +226,20 @@ def test_stage_notebooks_keep_what_papermill_needs(path):
 
 
 def test_every_stage_has_its_notebook_in_order():
-    "A stage is known by name in parameters.STAGES, by number in nbs/, and by its module."
+    "parameters.STAGES, the numbered notebooks in nbs/ and the modules of vtg_r1 are the same stages."
     assert [p.stem for p in STAGES] == [f"{number:02d}_{name}" for number, name in enumerate(parameters.STAGES, 1)]
     assert all((ROOT / f"vtg_r1/{stage_name(p)}.py").is_file() for p in STAGES)
 
 
-def test_the_module_runs_as_a_program():
+def test_python_m_runs_the_command_line():
     out = subprocess.run([sys.executable, "-m", "vtg_r1.cli", "--help"], capture_output=True, text=True, check=True)
     assert "Execute a stage notebook" in out.stdout
 
 
 def test_a_training_is_resumed_with_as_many_processes_as_it_began_with(tmp_path, monkeypatch):
-    "Batches and random numbers belong to the processes. A stage that only generates may go on with another number: its rows do not depend on it."
+    """Batches and random numbers of a training depend on the number of processes.
+
+    The rows of a stage that only generates do not: it may be resumed with another number."""
     for stage, config in (("sft", {"trainer": {}}), ("benchmarks", {})):
         run = start_run(stage, "one", {"seed": 0}, str(tmp_path))
         run.record(config=config, processes=4)
@@ -248,8 +251,8 @@ def test_a_training_is_resumed_with_as_many_processes_as_it_began_with(tmp_path,
     assert start_run("sft", "one", {"seed": 0}, str(tmp_path), resume=True).manifest["processes"] == 4
 
 
-def test_a_signal_reaches_the_command_that_is_waited_for(tmp_path):
-    "SIGTERM while a launched command works: both end at once, and nothing is left behind."
+def test_sigterm_ends_the_launched_command_too(tmp_path):
+    "SIGTERM arrives while a launched command works: both processes end at once."
     code = (
         "import os, pathlib, sys\nfrom vtg_r1.core.runtime import on_sigterm\nfrom vtg_r1.runs.execute import _run_echoed\n"
         "def end(*_): raise SystemExit(3)\n"

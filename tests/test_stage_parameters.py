@@ -1,4 +1,4 @@
-"The stages' parameter cells, presets and programs, held to their dataclasses."
+"The parameter cell, the presets and the program of each stage agree with its dataclass."
 
 import importlib
 import json
@@ -25,12 +25,12 @@ def parameter_source(notebook: Path) -> str:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_parameter_cell_is_the_dataclass(stage):
+def test_the_notebooks_parameter_cell_is_the_one_that_the_dataclass_gives(stage):
     assert parameter_source(NOTEBOOKS[stage]) == "#| eval: false\n" + parameter_cell(stage_params(stage))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_parameter_has_a_meaning(stage):
+def test_every_parameter_is_explained_by_a_sentence(stage):
     for name, f in parameter_fields(stage_params(stage)).items():
         assert len(f.metadata["doc"].split()) > 1 and f.metadata["doc"].endswith((".", ")")), name
     assert '`run_name = ""`' in help_text(stage_params(stage))
@@ -45,17 +45,19 @@ for name, path in PRESETS.items():
 
 
 @pytest.mark.parametrize(("preset", "stage"), SECTIONS)
-def test_presets_are_values_that_the_stages_take(preset, stage):
+def test_a_stage_takes_its_section_of_a_preset(preset, stage):
     given = read_parameters(stage_params(stage), [PRESETS[preset]], [])
     assert given and from_mapping(stage_params(stage), given)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_a_program(stage):
-    assert callable(importlib.import_module(f"vtg_r1.{stage}").main)
+def test_every_stage_is_a_program_too(stage):
+    module = importlib.import_module(f"vtg_r1.{stage}")
+    assert callable(module.main)
+    assert f"    stage_program({stage_params(stage).__name__}, main, dry_run)" in Path(module.__file__).read_text(encoding="utf-8")
 
 
-def test_a_program_refuses_what_it_does_not_know(tmp_path):
+def test_a_program_refuses_an_unknown_parameter():
     command = [sys.executable, "-m", "vtg_r1.rewards", "-p", "stepz", "3"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 2 and run.stderr.startswith("python -m vtg_r1.rewards: unknown parameter 'stepz'")
@@ -82,7 +84,7 @@ def test_an_old_name_is_refused_with_the_new_one(stage, old, new):
 
 
 @pytest.mark.parametrize("stage", ["sft", "difficulty", "grpo", "benchmarks"])
-def test_toy_values_with_another_model_are_refused_before_a_kernel_starts(stage, capsys):
+def test_a_large_model_with_the_toy_defaults_is_refused_on_one_line(stage, capsys):
     assert main(["run", str(NOTEBOOKS[stage]), "-p", "model", "Qwen/Qwen2.5-VL-7B-Instruct"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pixels = 784" in line and "max_completion_length" in line and "-f FILE" in line and "configs/" in line

@@ -1,4 +1,6 @@
-"Stages in miniature, each reading what the one before it wrote; 02 to 05 as headless notebooks. Those of 01, 06 and 07: test_curation, test_claims, test_benchmarks_stage."
+"""Small runs of the stages, each reading what the one before it wrote. 02 to 05 run as notebooks.
+
+The notebooks of 01, 06 and 07 run in test_curation, test_claims and test_benchmarks_stage."""
 
 import json
 import math
@@ -40,7 +42,7 @@ class Chain:
         return folder
 
     def run_here(self, params_class, main, run_name: str, **parameters):
-        "The same stage by its function, in this process, without figures: no kernel to start, no imports."
+        "Runs a stage by its function in this process, without figures. It saves the seconds in which a kernel starts and imports."
         given = {"outputs_dir": str(self.outputs), "run_name": run_name, "figures": False, **parameters}
         folder = main(from_mapping(params_class, given))
         assert read_manifest(folder)["status"] == "finished"
@@ -90,20 +92,16 @@ def trained(chain):
 
 def test_curation_splits_by_the_teachers_iou(curated):
     cold, rl = load_samples(curated / "coldstart.jsonl"), load_samples(curated / "rl.jsonl")
-    assert all(s.teacher["iou"] > 0.8 for s in cold) and all(s.teacher["iou"] >= 0.4 for s in rl)
+    assert cold and rl and all(s.teacher["iou"] > 0.8 for s in cold) and all(s.teacher["iou"] >= 0.4 for s in rl)
 
 
-def test_sft_learns_from_the_curated_file(tuned):
+def test_sft_on_the_curated_file_writes_metrics_model_and_figure(tuned):
     m = Chain.metrics(tuned)
-    assert (
-        m["train_samples"] > 0
-        and 0 <= m["final/mIoU"] <= 100
-        and (tuned / "model/model.safetensors").is_file()
-        and (tuned / "figs/loss.png").is_file()
-    )
+    assert m["train_samples"] > 0 and "final/mIoU" in m
+    assert (tuned / "model/model.safetensors").is_file() and (tuned / "figs/loss.png").is_file()
 
 
-def test_grpo_leaves_what_the_architecture_promises(trained):
+def test_grpo_writes_metrics_predictions_manifest_and_figure(trained):
     m = Chain.metrics(trained)
     assert {"initial/mIoU", "final/mIoU", "initial/R1@0.5", "final/R1@0.3", "final/R1@0.7", "n", "seed"} <= set(m)
     rows = [row for _, row in iter_jsonl(trained / "predictions.jsonl")]
@@ -117,7 +115,7 @@ def test_grpo_leaves_what_the_architecture_promises(trained):
     assert (trained / "figs/reward.png").is_file()
 
 
-def test_a_training_run_keeps_what_it_trained_on(tuned, trained, curated):
+def test_a_training_run_lists_the_samples_that_it_trained_on(tuned, trained, curated):
     for folder in (tuned, trained):
         rows = [row for _, row in iter_jsonl(folder / "train_samples.jsonl")]
         assert len(rows) == Chain.metrics(folder)["train_samples"] and all(set(r) == {"qid", "video", "query"} for r in rows)
@@ -125,15 +123,15 @@ def test_a_training_run_keeps_what_it_trained_on(tuned, trained, curated):
     assert {row["qid"] for _, row in iter_jsonl(tuned / "train_samples.jsonl")} <= cold
 
 
-def test_manifests_say_which_policy_it_was(tuned, trained):
+def test_manifests_name_the_policy_that_a_run_began_from(tuned, trained):
     from vtg_r1.models.loading import model_fingerprint
 
     for folder in (tuned, trained):
         assert read_manifest(folder)["policy"] == {"path": "tiny", "key": model_fingerprint("tiny")}
 
 
-def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
-    "The notebook and the stage's function, each in its own process."
+def test_grpo_with_the_same_seed_gives_the_same_metrics_to_the_last_digit(chain, trained):
+    "The first run is the notebook in its kernel, the second the function of the stage in this process. Another seed trains differently."
     again = chain.run_here(GRPOParams, grpo, "g2", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **RL)
     assert (again / "metrics.json").read_bytes() == (trained / "metrics.json").read_bytes()
     other = chain.run_here(GRPOParams, grpo, "g3", annotations=str(chain.world / "samples.jsonl"), video_root=chain.videos, **{**RL, "seed": 1})
@@ -141,7 +139,9 @@ def test_grpo_repeats_itself_to_the_last_digit(chain, trained):
 
 
 def test_a_start_that_was_just_scored_is_not_scored_again(chain, trained):
-    "RL from a model whose run has ended with the same questions takes its rows; asked in other batches it makes them anew, and they are the same."
+    """The run that made the start model ended with an evaluation on the same questions: a new run takes its answers.
+
+    With another batch size the new run asks again, and gets the same answers."""
     own = {"annotations": str(chain.world / "samples.jsonl"), "video_root": chain.videos, **RL, "model": str(trained / "model"), "steps": 1}
     taken = chain.run_here(GRPOParams, grpo, "after", **own)
     made = chain.run_here(GRPOParams, grpo, "after-anew", **own, eval_batch_size=5)
@@ -185,7 +185,7 @@ def real(shared):
 
 @pytest.fixture(scope="module")
 def schooled(chain, real):
-    "A cold start on the real samples with their true spans: the tiny model has never read English, and without it no rollout is ever rewarded."
+    "A cold start on the real samples with their true spans. The tiny model has never read English: without a cold start, no rollout gets a reward."
     samples = find_videos(read_annotations(real["annotations"]), real["video_root"], "skip")
     rows = [{**s.to_dict(), "teacher": {"response": response_text("it is seen.", [round(t) for t in s.spans[0]])}} for s in samples]
     write_jsonl(chain.outputs / "real.jsonl", rows)
@@ -226,12 +226,12 @@ def test_spans_of_real_annotations_equal_the_files(shared):
     path = shared / "data/annotations/charades_sta/charades_sta_test.txt"
     samples = find_videos(read_annotations(str(path), "charades_sta"), shared / "data/videos", "skip")
     lines = [line for line in path.read_text().splitlines() if line.split()[0] in ("OHOFG", "Y1HGC")]
-    assert [(s.query, s.spans) for s in samples] == [
+    assert samples and [(s.query, s.spans) for s in samples] == [
         (t, [[float(a), float(b)]]) for head, t in (line.split("##") for line in lines) for _, a, b in [head.split()]
     ]
 
 
-def test_missing_video_stops_the_run_by_name(tmp_path, chain):
+def test_a_missing_video_is_named_and_the_run_marked_as_failed(tmp_path, chain):
     samples = load_samples(chain.world / "samples.jsonl")
     write_jsonl(
         tmp_path / "s.jsonl",

@@ -1,4 +1,4 @@
-"""What a run folder, a toy world and a grid of version 0.1.0 are today: read with the right numbers, or refused in one line that says what to do."""
+"Run folders, toy worlds, parameters and grids of version 0.1.0 are read with the right numbers, or refused in one line that says what to do."
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from vtg_r1.runs.run import refuse_run
 
 
 def old_run(outputs: Path, stage: str, status: str, parameters: dict) -> Path:
-    "A run folder as 0.1.0 left it: names of parameters and metrics are of then."
+    "A run folder as 0.1.0 left it, with the names that metrics had then."
     folder = outputs / stage / "old"
     folder.mkdir(parents=True)
     manifest = {"stage": stage, "run": "old", "status": status, "started": "2026-11-27T12:00:00+00:00", "parameters": parameters, "config": {}}
@@ -42,13 +42,13 @@ def test_an_old_run_is_not_resumed(tmp_path):
         refuse_run(old_run(tmp_path, "sft", "finished", {"limit": 0}), True, {})
 
 
-def test_an_old_toy_run_is_not_taken_for_todays(tmp_path):
+def test_an_old_run_is_not_taken_as_the_start_of_a_new_one(tmp_path):
     folder = old_run(tmp_path, "sft", "finished", {"max_response": 64})
     with pytest.raises(RunError, match=f"{folder} was begun by an earlier version .*remove or rename that folder"):
         ensure_run("nbs/03_sft.ipynb", {"run_name": "old", "outputs_dir": str(tmp_path)})
 
 
-def test_an_old_toy_world_is_the_same_world(tmp_path):
+def test_an_old_toy_world_of_the_same_settings_is_taken(tmp_path):
     folder = make_world(tmp_path / "world", 1, 0, "train", ToyWorldConfig(label_noise=0.2), progress=False)
     card = json.loads((folder / "world.json").read_text())
     del card["label_errors"]
@@ -86,7 +86,7 @@ def test_an_old_grid_is_refused_by_its_keys(text, problem, tmp_path):
         read_grid(tmp_path / "grid.yaml")
 
 
-def test_old_rollouts_have_no_consensus():
+def test_advice_on_old_rollouts_says_that_they_have_no_consensus():
     teacher = {"model": "m", "response": "<think></think><time>[1, 3]</time>", "span": [1.0, 3.0], "iou": 1.0, "usage": None}
     record = {"policy": "p", "ious": [0.0, 1.0], "mean_iou": 0.5, "pass_rate": 0.5}
     old = [Sample("q", "v.mp4", 9.0, "a dog", [[1.0, 3.0]], teacher=teacher, difficulty=record)]
