@@ -24,7 +24,7 @@ from fuzz.slow_reader import complaint
 from vtg_r1 import rewards
 from vtg_r1.cli import main
 from vtg_r1.core import prompts
-from vtg_r1.core.runtime import project_root
+from vtg_r1.core.runtime import UserError, project_root
 from vtg_r1.core.samples import LONGEST_LINE, MOST_BAD, Sample, SampleError, load_samples, read_samples
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt
 from vtg_r1.data.sources import find_videos
@@ -704,7 +704,7 @@ def test_pickled_weights_are_never_loaded(tmp_path):
     torch.save({"x": Bomb()}, folder / "pytorch_model.bin")
     load_model(str(folder), "cpu")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(UserError, match="only safetensors are loaded"):
         load_model(str(folder), "cpu")
     assert not (tmp_path / "went off").exists()
 

@@ -146,8 +146,9 @@ def _loading_info(source: str) -> dict[str, Any]:
     "How the weights in a model's files fit its configuration; no weight is kept."
     from transformers import AutoModelForImageTextToText
 
-    options: dict[str, Any] = dict(trust_remote_code=False, use_safetensors=True, output_loading_info=True)
-    info: dict[str, Any] = AutoModelForImageTextToText.from_pretrained(source, ignore_mismatched_sizes=True, device_map="meta", **options)[1]
+    info: dict[str, Any] = AutoModelForImageTextToText.from_pretrained(
+        source, ignore_mismatched_sizes=True, device_map="meta", trust_remote_code=False, use_safetensors=True, output_loading_info=True
+    )[1]
     return info
 
 
