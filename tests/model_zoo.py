@@ -1,7 +1,7 @@
 """Tiny models of many families for the tests: real config, model and processor classes of transformers, random weights, templates written anew.
 
-`build(name)` gives (model, processor) in eval mode, `folder(name)` the same saved as a user would have it, once per session. A family's template has what
-decides the product's behaviour of the public one: where images and videos stand, what the generation prompt opens, and which token ends a turn."""
+`build(name)` gives (model, processor) in eval mode; `folder(name)` is a folder with both, saved once per session. A family's template copies those parts of the
+public one on which this project depends: where images and videos stand, what the generation prompt opens, and which token ends a turn."""
 
 import atexit
 import shutil
@@ -56,7 +56,7 @@ def tokenizer(named: dict[str, str], others: tuple[str, ...] = (), eos: str = "<
 
 
 def text_config(tok: Any, **changes: Any) -> dict[str, Any]:
-    "A decoder of two layers."
+    "Keyword arguments for the configuration of a decoder of two layers."
     return (
         dict(
             vocab_size=len(tok),
@@ -84,7 +84,7 @@ def finish(model_class: Any, config: Any, processor: Any, stops: tuple[str, ...]
     with torch.no_grad():
         for parameter in model.parameters():
             if not torch.isfinite(parameter).all() or not parameter.any():
-                parameter.normal_(std=0.02)  # uninitialised or zero: it would hide what passes through it
+                parameter.normal_(std=0.02)  # not initialised, or zero: then its inputs would not matter
     tok = processor.tokenizer
     ids = [tok.eos_token_id, *(tok.convert_tokens_to_ids(stop) for stop in stops)]
     model.generation_config.eos_token_id = ids if len(ids) > 1 else ids[0]
@@ -98,7 +98,9 @@ def finish(model_class: Any, config: Any, processor: Any, stops: tuple[str, ...]
 def chatml(
     image: str, video: str | None, opening: str = "", system: str = "", assistant: str = "{{ part.text }}", hoist: bool = False, gap: str = "\n"
 ) -> str:
-    "ChatML with a family's image and video text; without `video` a video entry writes nothing. `hoist` puts all images before all text."
+    """A ChatML template with a family's texts for an image and a video; without `video` a video writes nothing.
+
+    `hoist` puts all images before all text; `gap` stands behind the name of a role; `opening` is what the generation prompt adds."""
     shows = "{%- if part.type == 'image' -%}" + image
     if video is not None:
         shows += "{%- elif part.type == 'video' -%}" + video
@@ -250,19 +252,19 @@ def qwen3_5_of(template: str) -> Pair:
 
 @family
 def qwen3_5() -> Pair:
-    "4B and larger: thinks unless told not to."
+    "Qwen3.5 of 4B and larger: the prompt opens a thought unless an argument forbids it."
     return qwen3_5_of(chatml(QWEN_IMAGE, QWEN_VIDEO, SWITCHED_OPEN, assistant=SPLIT_THOUGHT))
 
 
 @family
 def qwen3_5_small() -> Pair:
-    "2B and smaller: the thought is closed unless asked for."
+    "Qwen3.5 of 2B and smaller: the prompt closes the thought unless an argument asks for one."
     return qwen3_5_of(chatml(QWEN_IMAGE, QWEN_VIDEO, SWITCHED_CLOSED, assistant=SPLIT_THOUGHT))
 
 
 @family
 def qwen3_8() -> Pair:
-    "Qwen3.8's template on the same architecture: past thoughts stay, in a field of their own; how hard to think is an argument."
+    "Qwen3.8's template on the same architecture: earlier thoughts stay, in a field of their own, and the reasoning effort is an argument."
     return qwen3_5_of(EFFORT + chatml(QWEN_IMAGE, QWEN_VIDEO, SWITCHED_OPEN, assistant=ALWAYS_THOUGHT))
 
 
@@ -375,7 +377,7 @@ ROWS = tuple(f"<row_{i}_col_{j}>" for i in range(1, 5) for j in range(1, 5))
 
 
 def smol_parts(named: dict[str, str]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    "Tokenizer, vision configuration and the sizes of an image processor: 56 pixels a side, patches of 14, four tokens an image."
+    "Tokenizer, vision configuration and the sizes of an image processor: images of 56 x 56 pixels, patches of 14 pixels, four tokens per image."
     tok = tokenizer(named, ("<|im_start|>", *SMOL.values(), *ROWS), eos="<end_of_utterance>")
     vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=56)
     return tok, vision, dict(size=dict(longest_edge=112), max_image_size=dict(longest_edge=56))

@@ -1,4 +1,6 @@
-"What a model can do is measured: what would be silently wrong is refused, templates that think are taken as they are, LoRA reaches what is linear."
+"""What a model can do is measured.
+
+Encodings that would be silently wrong are refused. Templates that open a thought are used as they are. LoRA reaches linear layers."""
 
 import json
 import re
@@ -54,7 +56,7 @@ def pair(name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_an_encoding_can_do_is_measured(name):
+def test_an_encoding_that_a_family_cannot_use_is_refused_with_its_problem(name):
     model, processor = pair(name)
     for encoding, problem in zip(("interleaved", "native"), REFUSED[name]):
         measured = measure_encoding(processor, encoding, PIXELS, model).problem
@@ -64,7 +66,7 @@ def test_what_an_encoding_can_do_is_measured(name):
                 require_encoding(name, processor, encoding, PIXELS, model)
 
 
-def test_the_step_of_a_clock():
+def test_the_step_of_the_native_clock_is_measured():
     steps = {}
     for name in ("qwen2_5_vl", "qwen3_vl", "glm4v", "smolvlm"):
         model, processor = pair(name)
@@ -74,7 +76,7 @@ def test_the_step_of_a_clock():
 
 
 class StandIn:
-    "A processor of which a test changes what comes out."
+    "A processor whose output is changed by `change`."
 
     def __init__(self, inner, change):
         self.inner, self.change = inner, change
@@ -96,7 +98,7 @@ def grey(inner, kwargs):
 
 
 def dropped(inner, kwargs):
-    "The frames are forgotten."
+    "The frames are left out."
     return inner.tokenizer([text.replace("<|image_pad|>", "") for text in kwargs["text"]], padding=True, return_tensors="pt")
 
 
@@ -111,7 +113,7 @@ BAD = {grey: "it is blind", dropped: "no pixels", timeless: "it has no clock"}
 
 
 @pytest.mark.parametrize("change", BAD)
-def test_a_stand_in_that_does_not_see_or_tell_the_time_is_refused_by_every_path(change, toy_samples, world, tmp_path):
+def test_a_blind_or_timeless_processor_is_refused_by_grpo_sft_and_ground(change, toy_samples, world, tmp_path):
     model, processor = build_tiny(0)
     bad, view = StandIn(processor, change), VideoInputConfig(str(world / "videos"), 4, PIXELS, "short")
     with pytest.raises(UserError, match=BAD[change]):
@@ -120,11 +122,11 @@ def test_a_stand_in_that_does_not_see_or_tell_the_time_is_refused_by_every_path(
         sft_trainer(model, bad, toy_samples[:4], view, tmp_path, SFTParams(batch_size=4, per_device_batch_size=4))
     with pytest.raises(UserError, match=BAD[change]):
         ground(model, bad, world / "videos" / toy_samples[0].video, ["the red circle"], InferenceConfig(4, PIXELS, "short", max_completion_length=4))
-    require_encoding("tiny", processor, "interleaved", PIXELS, model)  # the same without the stand-in
+    require_encoding("tiny", processor, "interleaved", PIXELS, model)  # the unchanged processor is accepted
 
 
 def test_a_model_that_ignores_its_pixels_is_blind():
-    "The processor alone cannot know."
+    "Only a pass of the model shows it: the processor alone has no problem."
     model, processor = build_tiny(0)
     assert not measure_encoding(processor, "interleaved", PIXELS, model).problem
     model.model.visual.register_forward_hook(
@@ -134,7 +136,7 @@ def test_a_model_that_ignores_its_pixels_is_blind():
     assert not measure_encoding(processor, "interleaved", PIXELS).problem
 
 
-def test_prompts_processed_once_make_the_batch_of_all_together():
+def test_prompts_processed_one_by_one_join_to_the_batch_of_all():
     for name in ("qwen3_vl", "gemma4", "minicpmv4_6", "mistral3", "smolvlm"):
         processor = pair(name)[1]
         prompts = [noise_prompt("interleaved", noise_frames(n, size), 1.0) for n, size in ((2, (84, 56)), (3, (56, 84)))]
@@ -163,8 +165,8 @@ def test_prompts_processed_once_make_the_batch_of_all_together():
         ("glm46v", "", "<|user|>"),
     ],
 )
-def test_a_perfect_response_is_perfect_behind_any_prompt(name, opens, ends):
-    "What SFT teaches, read back as evaluation and rewards read it, is the target."
+def test_a_perfect_response_earns_full_rewards_whatever_thought_its_prompt_opens(name, opens, ends):
+    "The tokens that SFT teaches are read by evaluation and rewards as the target that they were made from."
     model, processor = pair(name)
     opened, end = opening(processor), end_of_turn(processor, stop_ids(model, processor))
     assert opened == opens and processor.tokenizer.convert_ids_to_tokens(end) == ends
@@ -179,7 +181,7 @@ def test_a_perfect_response_is_perfect_behind_any_prompt(name, opens, ends):
     assert with_prompt_opening(tiou_reward, opened)(completions=completion, spans=[[[3.0, 8.0]]]) == [1.0]
 
 
-OTHER_TAGS = {  # what a generation prompt opens → how it is closed
+OTHER_TAGS = {  # what a generation prompt ends with → how a response closes it
     "<thinking>\n": "</thinking>",
     "[THINK]": "[/THINK]",
     "<|channel|>analysis<|message|>": "<|end|>",
@@ -190,7 +192,7 @@ OTHER_TAGS = {  # what a generation prompt opens → how it is closed
 
 
 def opens_with(text, folder):
-    "A model whose generation prompt ends in a text, saved."
+    "Saves a model whose generation prompt ends in `text`; returns its processor."
     model, processor = build("qwen3_vl")
     processor.chat_template += "{%- if add_generation_prompt -%}{{ '" + text.replace("\n", "\\n") + "' }}{%- endif -%}"
     model.save_pretrained(folder)
@@ -199,7 +201,7 @@ def opens_with(text, folder):
 
 
 def prompt_opens(folder, capsys):
-    "What `vtg-r1 check-model` says about it."
+    "The line of `vtg-r1 check-model` about what the prompt opens."
     capsys.readouterr()
     assert main(["check-model", str(folder), "--pixels", "784"]) == 0
     return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("prompt opens"))
@@ -207,7 +209,7 @@ def prompt_opens(folder, capsys):
 
 @pytest.mark.parametrize("opens", OTHER_TAGS)
 def test_an_opening_that_is_not_think_is_named(opens, tmp_path, capsys):
-    "Its responses earn no format reward, and nothing said so."
+    "Its responses earn no format reward, so `check-model` says it."
     processor = opens_with(opens, tmp_path)
     assert foreign_opening(processor) == opens and opening(processor) == ""
     assert f"{opens!r}, which is not <think>: the format reward is 0 for a response that goes on in it" in prompt_opens(tmp_path, capsys)
@@ -221,7 +223,7 @@ def test_a_thought_that_is_closed_in_other_tags_is_named(opens, tmp_path, capsys
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_family_s_opening_is_taken_for_another(name):
+def test_of_all_families_only_gemma4_opens_a_thought_in_other_tags(name):
     assert foreign_opening(build(name)[1]) == ("<|channel>thought\n<channel|>" if name.startswith("gemma4") else "")
 
 
@@ -231,12 +233,12 @@ def test_a_response_that_never_closes_the_opened_thought_has_no_answer():
     assert reward(completions=["so</think><time>[3, 8]</time>"], spans=[[[3.0, 8.0]]]) == [1.0] and reward.__name__ == "tiou_reward"
 
 
-def test_reasoning_behind_a_closed_thought_is_refused_with_the_argument_that_opens_it(world, toy_samples, tmp_path):
+def test_reasoning_behind_a_closed_thought_is_refused_with_the_argument_that_opens_it():
     with pytest.raises(UserError, match="enable_thinking: true.*or sft_target teacher_span"):
         behind_opening(RESPONSE, "<think>\n\n</think>\n\n")
     processor = load_processor(str(folder("qwen3_5_small")), {"enable_thinking": True})
     assert opening(processor) == "<think>\n" and behind_opening(RESPONSE, opening(processor)) == RESPONSE.removeprefix("<think>")
-    assert with_opening(RESPONSE, "<think>\n\n</think>\n\n") == RESPONSE  # a thought of its own counts
+    assert with_opening(RESPONSE, "<think>\n\n</think>\n\n") == RESPONSE  # a response that begins its own thought stays as it is
 
 
 def test_template_arguments_are_defaults_that_a_saved_processor_keeps(tmp_path):
@@ -261,7 +263,7 @@ def test_template_arguments_are_defaults_that_a_saved_processor_keeps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["internvl", "gemma4", "qwen3_vl"])
-def test_the_bound_of_a_prompts_tokens_holds_for_every_shape(name, tmp_path):
+def test_the_bound_of_a_prompts_tokens_holds_for_every_shape(name):
     processor, view = pair(name)[1], VideoInputConfig("", 4, 64 * 28 * 28, "full")
     bound = max_prompt_tokens(processor, [Sample("q", "v.mp4", 9.0, "the red circle", [[0.0, 1.0]])], view)
     for size in ((224, 224), (256, 192), (296, 168), (168, 296)):
@@ -277,7 +279,7 @@ def test_frames_are_not_cut_into_tiles():
 # --- LoRA and 4 bits ---
 
 
-def test_lora_reaches_every_linear_layer_of_a_decoder():
+def test_lora_reaches_the_linear_layers_of_a_decoder_and_the_rest_is_named():
     for name, leaf in (("glm46v", "gate_up_proj"), ("qwen3_5", "in_proj_qkv"), ("smolvlm", "q_proj"), ("gemma4", "per_layer_input_gate")):
         model = build(name)[0]
         layers, config = linear_layers(model), lora_config(model, 4)
@@ -292,7 +294,7 @@ def test_lora_reaches_every_linear_layer_of_a_decoder():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_kept_out_of_4_bits_is_all_but_the_decoder(name):
+def test_all_but_the_decoder_is_kept_out_of_4_bits(name):
     model = build(name)[0]
     outside, decoder = outside_decoder(model), {id(p) for p in model.get_decoder().parameters()}
     kept = {id(p) for module in outside for p in model.get_submodule(module).parameters()}
@@ -322,7 +324,7 @@ def test_check_model_prints_each_value_in_the_same_column(capsys):
     assert "shared prefix, interleaved" in columns and len(columns) == len(lines) and len(set(columns.values())) == 1, columns
 
 
-def test_a_run_keeps_the_record(tmp_path):
+def test_the_manifest_of_a_run_keeps_the_record(tmp_path):
     model, processor = pair("smolvlm")
     run = start_run("sft", "a", {"seed": 0}, tmp_path)
     record_abilities(run, "smolvlm", model, processor, VideoInputConfig("", 4, PIXELS, "full", "native"))
@@ -331,7 +333,7 @@ def test_a_run_keeps_the_record(tmp_path):
     assert measure(model, processor, ("native",), PIXELS).as_dict()["encodings"] == kept["encodings"]
 
 
-def test_a_person_gets_the_refusal(tmp_path, capsys):
+def test_ground_refuses_an_encoding_in_one_line_that_names_the_usable_one(tmp_path, capsys):
     write(tmp_path / "v.mp4", [500 * i for i in range(8)])
     arguments = ["ground", str(tmp_path / "v.mp4"), "x", "--model", str(folder("internvl")), "--pixels", "784", "--max-completion-length", "4"]
     assert main([*arguments, "--time-encoding", "native"]) == 2
@@ -341,7 +343,7 @@ def test_a_person_gets_the_refusal(tmp_path, capsys):
 
 
 class OnAnotherDevice:
-    "A model whose weights are not where the prompts are made; what it answers follows from the prompt's shape alone, and is never twice the same."
+    "A model whose weights are on another device than the prompts; its logits are random, so never the same twice."
 
     device = torch.device("meta")
 
@@ -374,7 +376,7 @@ def test_an_argument_with_a_default_is_an_argument(idiom):
 
 
 def test_a_template_that_leaves_the_system_message_out_is_refused():
-    "The model would never be told how to answer, and every reward would be zero."
+    "The model would not read how to answer, and every reward would be zero."
     _, processor = build("qwen3_vl")
     assert not measure_encoding(processor, "interleaved").problem
     kept = processor.chat_template
@@ -385,8 +387,7 @@ def test_a_template_that_leaves_the_system_message_out_is_refused():
         require_encoding("mine", processor, "interleaved")
 
 
-def test_the_remedy_is_that_of_the_problem(capsys):
-    "It was always a chat template that keeps each image behind its time."
+def test_each_problem_has_its_own_remedy(capsys):
     _, processor = build("qwen3_vl")
     kept = processor.chat_template
     for template, remedies in {
@@ -409,8 +410,8 @@ def test_the_remedy_is_that_of_the_problem(capsys):
     assert record["remedy"] == "use time_encoding 'interleaved'" and record["encodings"]["native"]["remedy"] == "use another model"
 
 
-def test_a_file_of_weights_that_is_cut_off_is_one_line(tmp_path, capsys):
-    "A download that stopped: the command, and the estimate of a dry run, name it."
+def test_a_truncated_file_of_weights_is_an_error_of_one_line(tmp_path, capsys):
+    "An interrupted download leaves one. `check-model` refuses it, and so does the estimate of a dry run."
     from vtg_r1.train.estimate import billions
 
     model, processor = build_tiny()
@@ -426,7 +427,7 @@ def test_a_file_of_weights_that_is_cut_off_is_one_line(tmp_path, capsys):
         billions(str(tmp_path / "m"))
 
 
-def test_a_template_with_an_error_is_one_line(tmp_path, capsys):
+def test_a_template_with_an_error_is_an_error_of_one_line(tmp_path, capsys):
     model, processor = build_tiny()
     processor.chat_template = "{% if %}"
     model.save_pretrained(tmp_path / "m")

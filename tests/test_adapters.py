@@ -1,4 +1,4 @@
-"LoRA: on top of a cold start that was LoRA itself, its own reference with the adapters off, and merged on export."
+"LoRA on top of a cold start by LoRA: the policy with its adapters off is the reference, and the exported model is merged."
 
 import copy
 import dataclasses
@@ -69,7 +69,7 @@ def test_an_adapter_on_the_cold_start_has_it_as_its_reference(cold, toy_samples,
     with torch.no_grad():
         for n, p in trainer.model.named_parameters():
             if "lora_B" in n:
-                p.add_(0.05)  # whatever the adapters have become
+                p.add_(0.05)  # adapters unlike those at the start
     model = trainer.accelerator.unwrap_model(trainer.model)
     now = logps(model, batch)
     with model.disable_adapter():
@@ -78,7 +78,9 @@ def test_an_adapter_on_the_cold_start_has_it_as_its_reference(cold, toy_samples,
 
 
 def test_adapters_merge_onto_their_base_read_again(toy_samples, view, tmp_path):
-    "What 4-bit training needs: its base is quantized, so the adapters go onto the weights as they were. Equal here, where the base is not."
+    """4-bit training needs it: its base is quantized, so the adapters are merged onto the base's weights as its files hold them.
+
+    Here the base is not quantized, so both ways of merging give the same weights."""
     set_seed(0)
     processor = load_processor("tiny")
     trainer = grpo_trainer(load_model("tiny", device="cpu"), processor, toy_samples[:4], view, tmp_path, GRPOParams(**SMALL))
@@ -99,7 +101,7 @@ def test_adapters_merge_onto_their_base_read_again(toy_samples, view, tmp_path):
 
 @pytest.mark.parametrize("quantize", ["", "4bit"])
 def test_a_folder_of_adapters_is_no_policy_to_train(quantize, tmp_path):
-    "transformers loads them frozen on a frozen base; to be asked they will do."
+    "transformers loads adapters frozen, on a frozen base: such a model can answer, but not be trained."
     from peft import get_peft_model
 
     adapters = tmp_path / "adapters"
@@ -108,12 +110,14 @@ def test_a_folder_of_adapters_is_no_policy_to_train(quantize, tmp_path):
     assert not any(p.requires_grad for p in load_model(str(adapters), device="cpu").parameters())
     with pytest.raises(RunError, match="adapters' holds adapters, .*merge them into their base '.*tiny'"):
         load_policy(str(adapters), quantize)
-    assert load_processor(str(adapters)).chat_template == load_processor("tiny").chat_template  # they were saved without one
+    assert (
+        load_processor(str(adapters)).chat_template == load_processor("tiny").chat_template
+    )  # the folder of adapters has no processor: that of the base is read
     report = preflight(SFTParams(model=str(adapters), outputs_dir=str(tmp_path)))
-    assert any("holds adapters" in problem for problem in report.problems), "a dry run promises nothing that the run refuses"
+    assert any("holds adapters" in problem for problem in report.problems), "a dry run refuses it as the run does"
 
 
-def test_four_bits_without_a_gpu_say_so():
+def test_4_bits_without_a_gpu_and_other_numbers_of_bits_are_refused():
     if torch.cuda.is_available():
         pytest.skip("a GPU is here")
     with pytest.raises(RunError, match="needs a GPU and bitsandbytes"):

@@ -1,8 +1,11 @@
-"Two frames never show the same second: as text, or by the model's own clock, of which a run says once how fine it is."
+"""Two frames never get the same time.
+
+Interleaved times have as many decimals as that needs. Where a native clock is too coarse, a run says so once."""
 
 import json
 from dataclasses import replace
 
+import model_zoo
 import numpy as np
 import pytest
 from test_native import videos  # noqa: F401
@@ -23,7 +26,7 @@ from vtg_r1.train.trainer import load_policy_and_processor
 from vtg_r1.video.decoders import VideoError
 
 
-def test_seconds_have_one_decimal_where_that_tells_frames_apart():
+def test_seconds_have_one_decimal_where_that_keeps_frames_apart():
     assert frame_times([0, 0.52, 1.04, 3.0]) == ["0", "0.5", "1", "3"]
     assert frame_times([]) == []
 
@@ -43,14 +46,14 @@ def test_seconds_have_the_decimals_that_the_spacing_needs():
 @pytest.mark.parametrize("encoding", ["interleaved", "native"])
 @pytest.mark.parametrize("name", ["constant", "variable", "many, with pauses"])
 @pytest.mark.parametrize("fps", [0.5, 1.0, 3.0])
-def test_fps_limits_the_frames_of_a_second(videos, name, fps, encoding):  # noqa: F811
+def test_fps_limits_the_number_of_frames_per_second(videos, name, fps, encoding):  # noqa: F811
     view = VideoInputConfig(str(videos), 64, 28 * 28, "full", encoding, fps=fps)
     sample = Sample("q", f"{name}.mp4", 13.0, "x", [[0, 1]])
     for s in (sample, replace(sample, clip=[0.5, 4.5])):
         prompt, dry = build_prompt(s, view), dry_prompt(s, view)
         assert prompt["prompt"] == dry["prompt"] and prompt.get("fps") == dry.get("fps")
         if encoding == "native":
-            assert prompt["fps"] <= fps * 1.01 or len({id(frame) for frame in prompt["video"]}) == 1  # a lone frame, shown twice
+            assert prompt["fps"] <= fps * 1.01 or len({id(frame) for frame in prompt["video"]}) == 1  # a single frame, given twice
         else:
             seconds = [float(b["text"]) for b in prompt["prompt"][1]["content"][:-1] if b["type"] == "text"]
             assert (len(seconds) - 1) <= fps * (seconds[-1] - seconds[0]) + 0.3
@@ -58,8 +61,8 @@ def test_fps_limits_the_frames_of_a_second(videos, name, fps, encoding):  # noqa
     assert len(everything.get("images") or everything["video"]) > len(prompt.get("images") or prompt["video"])
 
 
-def test_a_rate_leaves_a_clip_behind_the_end_to_the_reader(tmp_path):
-    "Its error makes a failed row; any other would end the run."
+def test_with_fps_a_clip_behind_the_end_of_its_video_is_the_readers_error(tmp_path):
+    "A `VideoError` makes a failed row; any other error would end the run."
     write_video(tmp_path / "v.mp4", np.zeros((16, 28, 28, 3), np.uint8), 1)
     view = VideoInputConfig(str(tmp_path), 64, 28 * 28, "full", fps=2.0)
     with pytest.raises(VideoError):
@@ -71,22 +74,21 @@ def test_a_negative_fps_is_refused():
         VideoInputConfig("videos", fps=-1)
 
 
-def test_the_finest_rate_is_measured():
+def test_the_finest_rate_of_clocks_in_positions_is_measured():
     tiny, processor = build_tiny(0)
     assert tiny.config.vision_config.tokens_per_second == 4 and finest_rate(tiny, processor) == 8
-    tiny.config.vision_config.tokens_per_second = 2  # the published checkpoints'
+    tiny.config.vision_config.tokens_per_second = 2  # as in the published checkpoints
     assert finest_rate(tiny, processor) == 4
     assert finest_rate(model_without_weights("tiny"), processor) == 8
-    assert finest_rate(*qwen3_vl()) == 20  # it writes tenths of a second, two frames to a step
+    assert finest_rate(*qwen3_vl()) == 20  # it writes tenths of a second, and a step has two frames
 
 
 @pytest.mark.parametrize(("family", "finest"), [("glm4v", 2), ("glm46v", 20), ("gemma4", 1), ("smolvlm", 1), ("qwen3_5", 20)])
-def test_the_finest_rate_of_clocks_that_are_text(family, finest):
-    zoo = pytest.importorskip("model_zoo")
-    assert finest_rate(*zoo.build(family)) == finest
+def test_the_finest_rate_of_other_families_is_measured(family, finest):
+    assert finest_rate(*model_zoo.build(family)) == finest
 
 
-def test_dense_clips_are_counted_once_each():
+def test_samples_of_one_clip_count_as_one_dense_clip():
     view = VideoInputConfig("videos", 64, time_encoding="native")
     samples = [
         Sample(str(i), f"{v}.mp4", d, "x", [[0, 1]], clip=c)
@@ -99,7 +101,7 @@ def test_dense_clips_are_counted_once_each():
 
 
 def test_a_file_with_fewer_frames_than_the_budget_is_not_dense(tmp_path):
-    "64 frames of nine seconds would be seven per second; the file has one, unless frames lie closer."
+    "64 frames in nine seconds would be seven per second. The slow file has only one per second."
     for name, fps in (("slow", 1), ("fast", 8)):
         write_video(tmp_path / f"{name}.mp4", np.zeros((9 * fps, 28, 28, 3), np.uint8), fps)
     view = VideoInputConfig(str(tmp_path), 64, 784, time_encoding="native", cache="")
@@ -129,11 +131,11 @@ def prepared(tmp_path, toy_samples, world, capsys, **values):
     return run.manifest, capsys.readouterr().out
 
 
-def test_a_run_says_once_that_frames_share_a_time(tmp_path, toy_samples, world, capsys):
+def test_a_run_says_once_that_neighbouring_frames_get_the_same_time(tmp_path, toy_samples, world, capsys):
     durations = {s.video: s.duration for s in toy_samples}
     clips = len(durations)
     manifest, out = prepared(tmp_path / "slow", toy_samples, world, capsys, frames=400, time_encoding="native")
-    assert manifest["clock"] == dict(clips=clips, dense=0, finest_fps=8) and "same time" not in out, "its files have a frame per second"
+    assert manifest["clock"] == dict(clips=clips, dense=0, finest_fps=8) and "same time" not in out, "these videos have one frame per second"
     world = tmp_path / "fast"
     (world / "videos").mkdir(parents=True)
     for name, duration in durations.items():
@@ -147,7 +149,7 @@ def test_a_run_says_once_that_frames_share_a_time(tmp_path, toy_samples, world, 
     assert "clock" not in manifest and "same time" not in out
 
 
-def test_ground_says_it_too(tmp_path, toy_samples, world, capsys):
+def test_ground_says_that_neighbouring_frames_get_the_same_time(tmp_path, toy_samples, world, capsys):
     video = str(tmp_path / "fast.mp4")
     write_video(video, np.zeros((240, 28, 28, 3), np.uint8), 16)
     words = ["ground", video, "red circle", "--time-encoding", "native", "--frames", "400", "--max-completion-length", "2"]
@@ -155,5 +157,5 @@ def test_ground_says_it_too(tmp_path, toy_samples, world, capsys):
     assert "1 of 1 clips (100.0 %)" in capsys.readouterr().err
     main([*words, "--fps", "8"])
     assert "same time" not in capsys.readouterr().err
-    main([words[0], str(world / "videos" / toy_samples[0].video), *words[2:]])  # a frame per second
+    main([words[0], str(world / "videos" / toy_samples[0].video), *words[2:]])  # one frame per second
     assert "same time" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"Our decoding loop against transformers' own: the same tokens and the same random numbers, with fewer rows in its passes."
+"Our decoding loop against that of transformers: the same tokens and the same random numbers, with fewer rows in its passes."
 
 import model_zoo
 import numpy as np
@@ -61,9 +61,9 @@ def prompts_of(pair, videos, style="full", encoding="interleaved"):
 
 
 def theirs(pair, prompts, of, seed, length=16, **how):
-    "transformers' loop behind the same cache: (tokens; the next random number)."
+    "transformers' loop behind the same cache: (the tokens; the random number drawn next)."
     model, processor = pair
-    width = max(len(prompts.ids[i]) for i in of)  # the length of the cache, from which transformers goes on
+    width = max(len(prompts.ids[i]) for i in of)  # transformers takes the cache to be this long
     padded = [torch.nn.functional.pad(ids, (max(0, width - len(ids)), 0), value=processor.tokenizer.pad_token_id) for ids in prompts.ids]
     masks = [torch.nn.functional.pad(torch.ones_like(ids), (max(0, width - len(ids)), 0)) for ids in prompts.ids]
     positions = [torch.nn.functional.pad(p, (max(0, width - p.shape[1]), 0)) for p in prompts.positions]
@@ -99,10 +99,10 @@ def test_tokens_and_random_numbers_are_those_of_transformers(tiny, videos, way, 
             expected = theirs(tiny, prompts, of, seed, **WAYS[way])
             assert same(ours(tiny, prompts, of, seed, fixed_shapes, **WAYS[way]), expected), (encoding, of)
             if way != "greedy":
-                assert not same(ours(tiny, prompts, of, seed + 1, fixed_shapes, **WAYS[way]), expected)  # another seed shows
+                assert not same(ours(tiny, prompts, of, seed + 1, fixed_shapes, **WAYS[way]), expected)  # another seed gives others
 
 
-def test_an_adapter_rides_along(videos):
+def test_with_an_adapter_the_tokens_are_those_of_transformers(videos):
     pair = with_adapter()
     prompts = prompts_of(pair, videos)
     for fixed_shapes in (False, True):
@@ -113,7 +113,7 @@ def test_an_adapter_rides_along(videos):
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_5"])
-def test_sliding_windows_and_recurrent_states(family):
+def test_with_sliding_windows_or_recurrent_states_the_tokens_are_those_of_transformers(family):
     noise = np.random.default_rng(0)
     frames = [[Image.fromarray(noise.integers(0, 256, (56, 56, 3), np.uint8)) for _ in range(3)] for _ in range(2)]
     pair = model_zoo.build(family)
@@ -123,14 +123,14 @@ def test_sliding_windows_and_recurrent_states(family):
     assert all(same(ours(pair, prompts, of, 0, fixed_shapes, **how), expected) for fixed_shapes in (False, True))
 
 
-def test_finished_rows_leave(tiny, videos):
+def test_finished_rows_leave_the_batch(tiny, videos):
     prompts, of, rows = prompts_of(tiny, videos), ROWS["groups"], []
     hook = tiny[0].get_input_embeddings().register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
     try:
         found, _ = ours(tiny, prompts, of, 3, **WAYS["temperature"])
     finally:
         hook.remove()
-    steps = rows[1:]  # behind the pass of the prompts
+    steps = rows[1:]  # after the pass of the prompts
     ends = torch.isin(found, torch.tensor(ENDS))
     lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, found.shape[1])
     assert len(steps) == int(lengths.max()) == found.shape[1]
@@ -138,7 +138,7 @@ def test_finished_rows_leave(tiny, videos):
     assert all(n >= int((lengths > i).sum()) for i, n in enumerate(steps))
 
 
-def test_a_wrong_slot_shows(tiny, videos, monkeypatch):
+def test_swapped_slots_change_the_tokens(tiny, videos, monkeypatch):
     prompts, of = prompts_of(tiny, videos), ROWS["groups"]
     expected = theirs(tiny, prompts, of, 3, **WAYS["temperature"])
     plain = Slots.without
@@ -151,7 +151,7 @@ def test_a_wrong_slot_shows(tiny, videos, monkeypatch):
     assert not same(ours(tiny, prompts, of, 3, **WAYS["temperature"]), expected)
 
 
-def test_probabilities_that_are_none_are_an_error(videos):
+def test_nan_probabilities_are_an_error_as_in_transformers(videos):
     pair = build_tiny(1)
     prompts = prompts_of(pair, videos)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_probabilities_that_are_none_are_an_error(videos):
             loop(pair, prompts, ROWS["groups"], 0, **WAYS["temperature"])
 
 
-def test_sampled_tokens_are_multinomials():
+def test_sample_tokens_draws_what_torch_multinomial_draws():
     probabilities = torch.randn(50, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
     torch.manual_seed(5)
     expected, following = torch.multinomial(probabilities, 1)[:, 0], torch.rand(1)
@@ -171,14 +171,14 @@ def test_sampled_tokens_are_multinomials():
 
 def test_slots_of_uneven_groups():
     assert row_groups([1, 0, 1, 0]) == [[1, 3], [0, 2]]
-    assert row_groups([0, 0, 0, 1]) == [[0], [1], [2], [3]]  # half of the slots of two groups of three would be copies
+    assert row_groups([0, 0, 0, 1]) == [[0], [1], [2], [3]]  # as two groups of three slots, two of the six slots would be copies
     slots = Slots([[0, 1, 2], [3, 4]], 5)
     fewer, prompts, places = slots.without([True, True, True, False, True])
     assert (slots.rows, fewer.rows, prompts, places) == ([0, 1, 2, 3, 4, 3], [3], [1], [3])
 
 
-def test_fixed_shapes_stay_the_same(tiny, videos, monkeypatch):
-    "On a CPU there is no graph to record; the shapes of every pass are the same all the same."
+def test_with_fixed_shapes_every_pass_has_the_same_shapes(tiny, videos, monkeypatch):
+    "A CUDA graph needs them. A CPU records no graph, but its passes have the same shapes too."
     shapes, plain = set(), decoding.DecodingStep.logits
 
     def seen(self, tokens, positions):
@@ -194,7 +194,7 @@ def test_fixed_shapes_stay_the_same(tiny, videos, monkeypatch):
     assert len(shapes) > 1
 
 
-WAITS = ("aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")  # the host waits for the device in them
+WAITS = ("aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")  # operations in which the host waits for the device
 
 
 def waits(sample) -> int:
@@ -203,8 +203,8 @@ def waits(sample) -> int:
     return sum(event.count for event in found.key_averages() if event.key in WAITS)
 
 
-def test_a_token_makes_the_host_wait_for_nothing(tiny, videos):
-    "The loop itself looks at its rows by `tolist`, which is none of these: every token on a CPU, every sixteenth on a GPU."
+def test_the_number_of_waits_for_the_device_does_not_grow_with_the_tokens(tiny, videos):
+    "`WAITS` leaves out the `tolist` by which the loop reads its rows: at every token on a CPU, at every sixteenth on a GPU."
     prompts = prompts_of(tiny, videos)
     how = dict(of=[0, 0, 2], seed=0, **WAYS["cut off"])
     for fixed_shapes in (False, True):
@@ -215,7 +215,7 @@ def test_a_token_makes_the_host_wait_for_nothing(tiny, videos):
 
 @pytest.fixture
 def no_failures():
-    "No model whose pass could not be compiled is remembered, before and behind the test."
+    "Forgets, before and after the test, which models' passes could not be compiled."
 
     def forget():
         decoding._report_plain.cache_clear()
@@ -228,7 +228,7 @@ def no_failures():
 
 @pytest.fixture
 def traced(monkeypatch):
-    "Passes that torch traces as for its compiler, and runs as they are; how many graphs it made."
+    "The list of graphs that torch traces from our passes; they run without being compiled."
     graphs = []
 
     def backend(graph, inputs):
@@ -243,7 +243,7 @@ def traced(monkeypatch):
 
 
 def test_a_compiled_pass_is_one_graph_for_prompts_of_any_length(tiny, videos, traced):
-    "And for any number of rows. What the compiler makes of it is tested in test_inductor."
+    "And for any number of rows. The graph is only traced here; `test_inductor` compiles it."
     for frames, of in ((videos, ROWS["uneven and mixed"]), ([video[:-1] for video in videos], [0, 2, 1, 0, 1, 0, 0])):
         prompts, how = prompts_of(tiny, frames), dict(length=4, **WAYS["cut off"])
         assert same(ours(tiny, prompts, of, 0, compiled=True, **how), theirs(tiny, prompts, of, 0, **how))
@@ -257,10 +257,10 @@ def test_an_adapter_is_in_the_graph(videos, traced):
     with pair[0].disable_adapter():
         assert same(ours(pair, prompts, of, 0, compiled=True, **how), theirs(pair, prompts, of, 0, **how))
     with_it, without = (len(graph.graph.nodes) for graph in traced)
-    assert with_it > without  # its products are in the graph, unmerged
+    assert with_it > without  # the adapter's own matrix products are in the graph: it is not merged
 
 
-def test_a_pass_that_cannot_be_compiled_is_plain_and_says_so(tiny, videos, traced, no_failures, monkeypatch, capsys):
+def test_a_pass_that_cannot_be_compiled_runs_uncompiled_and_says_why(tiny, videos, traced, no_failures, monkeypatch, capsys):
     embed = tiny[0].get_input_embeddings()
     plain = embed.forward
     monkeypatch.setattr(embed, "forward", lambda ids: (torch._dynamo.graph_break(), plain(ids))[1])
@@ -282,7 +282,7 @@ def test_a_compiled_pass_with_other_logits_is_not_used(tiny, videos, no_failures
 @pytest.mark.long
 @pytest.mark.parametrize("adapter", [False, True])
 def test_inductor(videos, adapter, no_failures):
-    "The compiled pass itself, C++ on a CPU: the same tokens in float32, with rows that leave and with an adapter that is not merged."
+    "Passes compiled by inductor (C++ on a CPU) give the tokens of transformers in float32, also when rows leave, and with an unmerged adapter."
     pair = with_adapter() if adapter else build_tiny(1)
     torch._dynamo.reset()
     for encoding, style, name in (("interleaved", "full", "groups"), ("native", "short", "uneven and mixed")):

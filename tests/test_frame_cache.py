@@ -1,4 +1,4 @@
-"Frames kept on disk: the right ones, whatever happened to the video, the entry, the folder or another process."
+"Frames kept on disk are the right ones, whatever happened to the video, the entry, the folder or another process."
 
 import os
 import signal
@@ -47,7 +47,7 @@ def entries(folder):
     return sorted(Path(folder).glob("*.frames"))
 
 
-def test_kept_once_for_all_names_and_apart_for_every_way_of_reading(tmp_path, video):
+def test_frames_are_kept_once_for_equal_files_and_separately_for_every_way_of_reading(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
     first = fetch(folder, make)
     assert same(first, fetch(folder, make)) and make.calls == 1
@@ -62,7 +62,7 @@ def test_kept_once_for_all_names_and_apart_for_every_way_of_reading(tmp_path, vi
 def test_a_changed_file_under_the_same_name_size_and_time_is_another_video(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
     os.utime(video, (1e9, 1e9))
-    time.sleep(2.1)  # old enough for its digest to be noted
+    time.sleep(2.1)  # only the digest of a file that was not changed just now is kept
     fetch(folder, make)
     assert list(folder.glob("*.id"))
     video.write_bytes(b"two video")
@@ -72,7 +72,7 @@ def test_a_changed_file_under_the_same_name_size_and_time_is_another_video(tmp_p
     assert same(fetch(folder, make), make())
 
 
-def test_the_content_is_read_once_for_a_file_that_stands(tmp_path, video, monkeypatch):
+def test_the_content_of_an_unchanged_file_is_hashed_once(tmp_path, video, monkeypatch):
     make, folder = Counted(video), tmp_path / "c"
     os.utime(video, (1e9, 1e9))
     time.sleep(2.1)
@@ -125,7 +125,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, video, how):
     assert same(first, fetch(folder, make)) and make.calls == 3
 
 
-def test_without_the_checksum_damage_would_pass(tmp_path, video, monkeypatch):
+def test_without_the_checksum_damage_would_not_be_noticed(tmp_path, video, monkeypatch):
     make, folder = Counted(video), tmp_path / "c"
     first = fetch(folder, make)
     damage(entries(folder)[0], 2000, None)
@@ -133,7 +133,7 @@ def test_without_the_checksum_damage_would_pass(tmp_path, video, monkeypatch):
     assert not same(first, fetch(folder, make)) and make.calls == 1
 
 
-def test_the_least_recently_used_leaves_first(tmp_path, video):
+def test_the_least_recently_used_entry_is_removed_first(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
     room = 4 * (make()[0].nbytes + 200) / 1e9
     for i in range(4):
@@ -149,12 +149,12 @@ def test_the_least_recently_used_leaves_first(tmp_path, video):
     assert make.calls == calls + 2 and sum(e.stat().st_size for e in entries(folder)) <= room * 1e9
 
 
-def test_what_is_larger_than_the_folder_may_be_is_not_kept(tmp_path, video):
+def test_frames_larger_than_the_limit_of_the_folder_are_not_kept(tmp_path, video):
     fetch(tmp_path / "c", Counted(video), gigabytes=1e-6)
     assert not entries(tmp_path / "c")
 
 
-def test_a_folder_that_cannot_be_written_costs_time_not_the_run(tmp_path, video):
+def test_with_a_folder_that_cannot_be_written_frames_are_read_and_not_kept(tmp_path, video):
     (tmp_path / "file").touch()
     make = Counted(video)
     with pytest.warns(UserWarning, match="not kept"):
@@ -172,7 +172,7 @@ cache._write_whole(Path(sys.argv[1]), pieces())
 """
 
 
-def test_killed_while_it_writes_leaves_the_old_entry_or_none(tmp_path, video):
+def test_a_process_killed_while_it_writes_leaves_the_old_entry_or_none(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
     first = fetch(folder, make)
     (entry,) = entries(folder)
@@ -181,7 +181,7 @@ def test_killed_while_it_writes_leaves_the_old_entry_or_none(tmp_path, video):
     assert entries(folder) == [entry] and same(first, fetch(folder, make)) and make.calls == 1
     parts = list(folder.glob(".*.part"))
     assert len(parts) == 2
-    os.utime(parts[0], (1e9, 1e9))  # an hour later
+    os.utime(parts[0], (1e9, 1e9))  # as if left more than an hour ago
     fetch(folder, make, (1,))
     assert not parts[0].exists() and parts[1].exists()
 
@@ -198,7 +198,7 @@ for _ in range(300):
 """
 
 
-def test_many_processes_share_a_folder_that_is_too_small_for_them(tmp_path, video):
+def test_many_processes_share_a_folder_that_is_too_small_for_all_their_entries(tmp_path, video):
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, tmp_path / "c", video, str(i)], stderr=subprocess.PIPE, text=True) for i in range(4)]
     assert [(w.communicate()[1], w.returncode) for w in workers] == [("", 0)] * 4
     files = list((tmp_path / "c").iterdir())
@@ -226,7 +226,7 @@ def test_errors_are_the_same_with_a_cache(tmp_path):
     assert not entries(tmp_path / "c")
 
 
-def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, monkeypatch):
+def test_frames_are_kept_in_the_folder_of_the_view_or_of_the_environment(tmp_path, world, toy_samples, monkeypatch):
     for folder in ("", str(tmp_path / "mine")):
         build_prompt(toy_samples[0], VideoInputConfig(str(world / "videos"), 5, 784, "short", cache=folder))
     assert not entries(tmp_path / "mine")  # in memory already: the second view asked for the same frames
@@ -235,6 +235,9 @@ def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, mon
     monkeypatch.setenv("VTG_R1_CACHE", str(tmp_path / "env"))
     build_prompt(toy_samples[0], VideoInputConfig(str(world / "videos"), 7, 784, "short"))
     assert len(entries(tmp_path / "env")) == 1
+
+
+def test_the_limit_of_the_cache_must_be_a_number_of_gigabytes(monkeypatch):
     for value in ("much", "inf", "nan", "-1", "1e999"):
         monkeypatch.setenv("VTG_R1_CACHE_GB", value)
         with pytest.raises(ValueError, match=f"VTG_R1_CACHE_GB must be a number of gigabytes, 0 or more, got '{value}'"):
@@ -245,7 +248,7 @@ def test_a_view_keeps_its_frames_where_it_says(tmp_path, world, toy_samples, mon
         VideoInputConfig("videos", cache_gb=float("inf"))
 
 
-def test_recent_is_bounded_in_bytes():
+def test_the_cache_in_memory_is_bounded_in_bytes():
     recent = LRUCache(100)
     for k in range(10):
         recent.get(k, lambda: (k, 30))

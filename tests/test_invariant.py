@@ -1,4 +1,6 @@
-"Three steps of GRPO of a tiny model with random weights, on given responses: loss and gradient norm as committed. A change here is a change of the training itself."
+"""Three steps of GRPO of a tiny model with random weights on given responses have the committed loss, gradient norm and reward.
+
+If this fails, the training itself has changed."""
 
 import json
 from pathlib import Path
@@ -20,7 +22,7 @@ COMMITTED = Path(__file__).parent / "golden" / "grpo_steps.json"
 
 
 def given_responses(prompts, trainer):
-    "The k-th try at a query names a span 2k seconds longer than the first, with a word more of thought; half of the groups forget the format once."
+    "Of four responses to a query each has one word more and a span 2 s longer than the one before. One in eight lacks the format."
     texts = [response_text("seen " * (1 + i % 4), [1, 2 + 2 * (i % 4)]) if i % 8 != 5 else "from 1 to 2" for i in range(len(prompts))]
     tokenizer = trainer.processing_class.tokenizer
     ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
@@ -29,8 +31,8 @@ def given_responses(prompts, trainer):
 
 
 @pytest.fixture
-def still_video(tmp_path):
-    "Eight seconds of moving squares, drawn here, so that the numbers do not hang on the toy world."
+def moving_square(tmp_path):
+    "Eight seconds of a moving square, drawn here, so that the numbers do not depend on the toy world."
     import av
 
     with av.open(str(tmp_path / "v.mp4"), "w") as f:
@@ -46,16 +48,15 @@ def still_video(tmp_path):
     return tmp_path
 
 
-def test_three_steps_are_what_they_were(still_video, tmp_path):
+def test_three_steps_of_grpo_have_the_committed_numbers(moving_square, tmp_path):
     samples = [Sample(f"q{i}", "v.mp4", 8.0, f"the square {i}", [[1.0, 3.0 + i]]) for i in range(4)]
     set_seed(0)
     torch.set_num_threads(1)
     model, processor = build_tiny(0)
     sizes = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=4)
     params = GRPOParams(steps=3, learning_rate=1e-3, warmup_steps=0, share_prefix=False, **sizes)
-    trainer = grpo_trainer(model, processor, samples, VideoInputConfig(str(still_video), 8, 28 * 28, "short"), tmp_path, params)
+    trainer = grpo_trainer(model, processor, samples, VideoInputConfig(str(moving_square), 8, 28 * 28, "short"), tmp_path, params)
     trainer.rollout_func = given_responses
     log = fit(trainer, "GRPO", {})
     curve = [[row["loss"], row["grad_norm"], row["reward"]] for row in log]
     np.testing.assert_allclose(curve, json.loads(COMMITTED.read_text()), rtol=1e-3, atol=1e-5)
-    assert all(row["grad_norm"] > 0.01 for row in log)

@@ -1,4 +1,4 @@
-"A policy's key is that of everything that decides its answers."
+"The fingerprint of a model covers every file that decides its answers. A model that cannot be loaded is refused in one line."
 
 import json
 import re
@@ -37,7 +37,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "model-00002-of-00003.safetensors", "adapter_model.safetensors", "config.json", "chat_template.jinja"]
 )
-def test_each_file_that_decides_counts(folder, name):
+def test_the_fingerprint_changes_with_each_file_that_decides_answers(folder, name):
     before = model_fingerprint(str(folder))
     assert before == model_fingerprint(TINY)
     with open(folder / name, "ab") as f:
@@ -45,13 +45,13 @@ def test_each_file_that_decides_counts(folder, name):
     assert model_fingerprint(str(folder)) != before
 
 
-def test_what_decides_nothing_does_not_count(folder):
+def test_the_fingerprint_ignores_files_that_decide_nothing(folder):
     (folder / "README.md").write_text("trained on a Tuesday")
     (folder / "checkpoint-8").mkdir()
     assert model_fingerprint(str(folder)) == model_fingerprint(TINY)
 
 
-def test_an_adapter_is_another_policy_on_another_base(folder, tmp_path):
+def test_the_fingerprint_of_an_adapter_changes_with_its_base(folder, tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_bytes(b"an update")
@@ -61,7 +61,7 @@ def test_an_adapter_is_another_policy_on_another_base(folder, tmp_path):
     assert model_fingerprint(str(adapter)) != before
 
 
-def test_a_hub_id_is_known_by_its_commit(tmp_path, monkeypatch):
+def test_the_fingerprint_of_a_hub_id_names_its_commit(tmp_path, monkeypatch):
     import huggingface_hub.constants as hub
 
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
@@ -111,8 +111,8 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("setting", [dict(sequence_bias=[[[74], 5.0]]), dict(num_return_sequences=3), dict(min_p=0.5)], ids=str)
-def test_rollouts_are_not_drawn_by_a_checkpoint_s_own_settings(setting):
-    "The update would compute other probabilities than those that were drawn from. What TRL sets itself is no obstacle."
+def test_a_checkpoints_sampling_settings_that_trl_does_not_set_are_refused(setting):
+    "Rollouts would be drawn from other probabilities than the update computes. Settings that TRL sets itself are no obstacle."
     from vtg_r1.models.generation import refuse_own_settings
     from vtg_r1.models.tiny import build_tiny
 
@@ -125,7 +125,7 @@ def test_rollouts_are_not_drawn_by_a_checkpoint_s_own_settings(setting):
         refuse_own_settings(model, "mine")
 
 
-# --- what cannot be loaded is one line that names the file, the field and the fix ---
+# --- a model that cannot be loaded is refused in one line that names the file, the field and the fix ---
 
 
 def edit(file, **changes):
@@ -133,7 +133,7 @@ def edit(file, **changes):
 
 
 def refusal(source, capsys):
-    "The line of `vtg-r1 check-model`."
+    "The one line in which `vtg-r1 check-model` refuses a model."
     capsys.readouterr()
     assert main(["check-model", str(source), "--pixels", "784", "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
@@ -142,7 +142,7 @@ def refusal(source, capsys):
 
 
 def pickled(folder):
-    "A model whose weights are a pickle."
+    "Replaces the weights in the folder by a pickle."
     from safetensors.torch import load_file
 
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
@@ -150,7 +150,7 @@ def pickled(folder):
 
 
 def adapters(folder, base):
-    "A folder of LoRA adapters for the embedded model, whose base is said to be another."
+    "A folder of LoRA adapters for the embedded model, whose configuration names `base` as their base."
     from peft import get_peft_model
 
     model = load_model(TINY, "cpu")
@@ -164,14 +164,14 @@ def test_weights_as_pickles_are_refused_with_the_line_that_converts_them(folder,
     line = refusal(folder, capsys)
     assert f"{folder}: holds its weights only as pytorch_model.bin, and only safetensors are loaded" in line
     with pytest.raises(UserError, match="holds its weights only as"):
-        check_model_exists(str(folder))  # a dry run reads no weights
+        check_model_exists(str(folder))  # noticed without reading weights, as in a dry run
     conversion = shlex.split(line.split("Convert it once: ")[1])
     subprocess.run([sys.executable, *conversion[1:]], check=True, capture_output=True)
     assert load_model(str(folder), "cpu").num_parameters() == load_model(TINY, "cpu").num_parameters()
 
 
 def test_pickles_of_the_hub_are_refused_too(folder, tmp_path, monkeypatch):
-    "As transformers says it of a hub id: it recommends its own option."
+    "The message of transformers recommends an option of transformers; ours says how to convert the weights."
     import huggingface_hub.constants as hub
 
     pickled(folder)
@@ -192,7 +192,7 @@ CODE = {"AutoConfig": "configuration_mine.Config", "AutoModelForImageTextToText"
 
 def test_code_of_a_model_s_own_is_not_run_and_the_line_says_what_to_do(folder, capsys):
     edit(folder / "config.json", auto_map=CODE)
-    load_model(str(folder), "cpu")  # transformers has its class
+    load_model(str(folder), "cpu")  # the code is not needed: transformers has a class for its model_type
     edit(folder / "config.json", model_type="mine_chat")
     assert re.search(r"model/config\.json: its auto_map names code .*not run here: give a checkpoint .*-hf", refusal(folder, capsys))
     with pytest.raises(UserError, match="its auto_map names code"):
@@ -227,13 +227,13 @@ def test_adapters_without_their_base_name_file_field_and_base(tmp_path, base, pr
             use(str(ours))
 
 
-def test_adapters_whose_base_is_nowhere_on_the_hub(tmp_path, monkeypatch, capsys):
+def test_adapters_whose_base_is_not_in_the_hubs_cache_name_file_and_field(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     line = refusal(adapters(tmp_path / "adapters", "some/gone-model"), capsys)
     assert f"{tmp_path}/adapters/adapter_config.json: base_model_name_or_path 'some/gone-model' is not in the Hub's cache" in line
 
 
-def test_adapters_whose_base_cannot_be_loaded(folder, tmp_path, capsys):
+def test_adapters_whose_base_cannot_be_loaded_name_file_field_and_problem(folder, tmp_path, capsys):
     from safetensors.torch import load_file, save_file
 
     ours = adapters(tmp_path / "adapters", str(folder))
@@ -241,7 +241,7 @@ def test_adapters_whose_base_cannot_be_loaded(folder, tmp_path, capsys):
     weights = folder / "model.safetensors"
     lacking = {name: x for name, x in load_file(weights).items() if "layers.1.mlp" not in name}
     save_file(lacking, weights, {"format": "pt"})
-    assert f"{named}model {folder}: 3 of its weights are not in its files" in refusal(ours, capsys), "they were random"
+    assert f"{named}model {folder}: 3 of its weights are not in its files" in refusal(ours, capsys), "they would be random"
     weights.write_bytes(weights.read_bytes()[:-1000])
     assert named in refusal(ours, capsys)
     shutil.copy(TINY_PATH / "model.safetensors", weights)
@@ -249,7 +249,7 @@ def test_adapters_whose_base_cannot_be_loaded(folder, tmp_path, capsys):
     assert f"{named}{folder}: holds its weights only as pytorch_model.bin" in refusal(ours, capsys)
 
 
-def test_adapters_that_do_not_fit_their_own_file(tmp_path, capsys):
+def test_adapters_that_do_not_fit_their_configuration_are_refused(tmp_path, capsys):
     ours = adapters(tmp_path / "adapters", str(TINY_PATH))
     edit(ours / "adapter_config.json", r=8)
     assert "the adapters have other shapes than this file and the base give" in refusal(ours, capsys)
@@ -276,7 +276,7 @@ def test_of_several_chat_templates_the_default_is_taken(folder):
     ):
         load_processor(str(folder))
     edit(folder / "processor_config.json", chat_template=[dict(name="tools", template="{{ tools }}"), dict(name="default", template=own)])
-    assert load_processor(str(folder)).chat_template == own, "the list of older files"
+    assert load_processor(str(folder)).chat_template == own, "older files hold the templates as a list"
     (folder / "chat_template.jinja").write_text(own)
     assert load_processor(str(folder)).chat_template == own
 

@@ -1,7 +1,7 @@
-"""Every family of the zoo on every path, against plain transformers calls written here: the table in docs/models.md is made by this file.
+"""Every family of `model_zoo` on every path, against plain transformers calls written here. This file makes the table in docs/models.md.
 
-pytest -m long tests/test_matrix.py                # the whole matrix, and whether docs/models.md is its table
-python tests/test_matrix.py > docs/models.md       # make the table anew"""
+pytest -m long tests/test_matrix.py                # measures every row, and compares it with docs/models.md
+python tests/test_matrix.py > docs/models.md       # writes the table again"""
 
 import contextlib
 import dataclasses
@@ -31,27 +31,29 @@ from vtg_r1.runs.run import read_manifest
 from vtg_r1.sft import SFTParams, sft_trainer
 
 TABLE = project_root() / "docs" / "models.md"
-TILING = {
+TILING = {  # family → the processor's option that cuts an image into tiles; it is turned off
     "internvl": "crop_to_patches",
     "smolvlm": "do_image_splitting",
     "idefics3": "do_image_splitting",
     "ovis2": "crop_to_patches",
     "minicpmv4_6": "slice_mode",
 }
+# what a generation prompt opens; CLOSED: it closes an empty thought at once; ENDS: the token that ends a turn, where it is not <|im_end|>
 OPENS = {name: "<think>\n" for name in ("qwen3_vl_thinking", "qwen3_5", "qwen3_8", "qwen3_5_moe")} | {"glm4v": "<think>"}
 CLOSED = ("qwen3_5_small", "minicpmv4_6")
 ENDS = {"llava_next_video": "</s>", "smolvlm": "<end_of_utterance>", "idefics3": "<end_of_utterance>", "gemma3": "<end_of_turn>", "gemma4": "<turn|>"}
 ENDS |= {"glm4v": "<|user|>", "glm46v": "<|user|>", "mistral3": "</s>"}
-FAST = ("qwen3_vl_thinking", "internvl")  # in `make test`
+FAST = ("qwen3_vl_thinking", "internvl")  # few enough for `make test`
 TOLERANCE = 1e-5
-OTHER_POSITIONS = ("qwen2_5_vl",)  # in native video the installed transformers gives others than the checkpoint was trained with
+OTHER_POSITIONS = ("qwen2_5_vl",)  # the installed transformers gives their native video other positions than they were trained with
+# Families with linear attention: it sums in float32 along the sequence, so padding or other rows move plain log-probabilities by up to 2e-5.
 LINEAR = (
     "qwen3_5",
     "qwen3_5_small",
     "qwen3_8",
     "qwen3_5_moe",
     "minicpmv4_6",
-)  # their linear attention sums in float32 along the sequence: padding before a row or rows beside it move plain log-probabilities by up to 2e-5
+)
 
 
 class World:
@@ -68,11 +70,11 @@ class World:
         return VideoInputConfig(self.root, 4, 784, "full", encoding, cache="")
 
 
-# --- plain transformers: nothing below comes from the package but the words of the prompt and the frames ---
+# --- plain transformers: of this package it uses only the words of the prompt and the frames ---
 
 
 def published_positions(theirs, config, input_ids: torch.Tensor, **layout) -> tuple[torch.Tensor, torch.Tensor]:  # (3, 1, L), (1, 1)
-    "In place of `get_rope_index`: the rule that Qwen2.5-VL was published with, for one row. What follows a video goes on behind its largest position."
+    "For one row, in place of `get_rope_index`: Qwen2.5-VL's published rule. The text after a video continues behind the video's largest position."
     if layout.get("video_grid_thw") is None:
         return theirs(input_ids, **layout)
     ids, (steps, height, width) = input_ids[0].tolist(), layout["video_grid_thw"][0].tolist()
@@ -165,7 +167,7 @@ def close(a: torch.Tensor, b: torch.Tensor, what: str) -> None:
 
 
 def check_inference(plain: Plain, world: World, encoding: str) -> str:
-    "Ids, greedy text and log-probabilities; another clip and another rate are told apart."
+    "Token ids, greedy text and log-probabilities are equal; another clip and another frame rate change the logits."
     model, processor = load_model(str(folder(plain.name)), "cpu"), load_processor(str(folder(plain.name)))
     rows = [build_prompt(s, world.view(encoding)) for s in world.samples]
     opened = OPENS.get(plain.name, "<think>\n\n</think>\n\n" if plain.name in CLOSED else "")
@@ -186,12 +188,12 @@ def check_inference(plain: Plain, world: World, encoding: str) -> str:
         first, clip, rate = (model(**model_inputs(processor, [row], "cpu")).logits[0, -1] for row in (rows[0], other, slower))
         reference = plain.model(**plain.inputs(rows[0])).logits[0, -1]
     close(first.log_softmax(-1), reference.log_softmax(-1), "log-probabilities")
-    assert not torch.equal(first, clip) and not torch.equal(first, rate), "another clip or rate is not told apart"
+    assert not torch.equal(first, clip) and not torch.equal(first, rate), "another clip or rate gives the same logits"
     return "ok"
 
 
 def check_sft(plain: Plain, world: World, encoding: str, rank: int) -> str:
-    "The taught tokens, and the loss of an update; with LoRA every adapter gets a gradient."
+    "The taught tokens and the loss are equal; with LoRA every adapter gets a gradient."
     model, processor = load_model(str(folder(plain.name)), "cpu"), load_processor(str(folder(plain.name)))
     params = SFTParams(epochs=1, batch_size=2, per_device_batch_size=2, lora_rank=rank, learning_rate=1e-3)
     with tempfile.TemporaryDirectory() as home:
@@ -212,7 +214,7 @@ def check_sft(plain: Plain, world: World, encoding: str, rank: int) -> str:
             tokens += len(taught)
         trainer.model.eval()
         labels = batch.pop("labels")
-        logits = trainer.model(**batch).logits[:, :-1].flatten(0, 1)  # not its loss, to which experts add one of their own
+        logits = trainer.model(**batch).logits[:, :-1].flatten(0, 1)  # not out.loss: a mixture of experts adds a loss of its own
         loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=-100)
         close(loss, torch.cat(losses).sum() / tokens, "losses")
         loss.backward()
@@ -230,7 +232,7 @@ def check_adapters(model: torch.nn.Module, names: list[str]) -> None:
 
 
 def check_grpo(plain: Plain, world: World, encoding: str, rank: int) -> str:
-    "Rollouts of two prompts, log-probabilities of their tokens, and the gradient vector of an update."
+    "For rollouts of two prompts, the log-probabilities of their tokens and (without LoRA) the gradient vector of an update are equal."
     set_seed(0)
     model, processor = load_model(str(folder(plain.name)), "cpu"), load_processor(str(folder(plain.name)))
     sizes = dict(prompts_per_step=2, num_generations=2, per_device_batch_size=4, max_completion_length=6)
@@ -320,7 +322,7 @@ def small_world(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
-def test_a_row_of_the_table(name, small_world):
+def test_the_rows_of_two_families_in_the_table_are_what_is_measured(name, small_world):
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     for encoding in ENCODINGS:
         assert line(name, encoding, cells(name, encoding, small_world)) in lines
@@ -328,7 +330,7 @@ def test_a_row_of_the_table(name, small_world):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_row_of_the_table(name, small_world):
+def test_every_row_of_the_table_is_what_is_measured(name, small_world):
     lines = TABLE.read_text(encoding="utf-8").splitlines()
     for encoding in ENCODINGS:
         assert line(name, encoding, cells(name, encoding, small_world)) in lines
@@ -337,7 +339,7 @@ def test_every_row_of_the_table(name, small_world):
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5", "internvl", "gemma4"])
 def test_the_stages_finish_on_a_model_given_by_its_folder(name, small_world, tmp_path):
-    "03, 04, 05 and 07 by `vtg-r1 run`, each on what the one before it made."
+    "Notebooks 03, 04, 05 and 07 by `vtg-r1 run`. 04 and 05 start from the model of 03, and 07 from that of 05."
     first, last = small_world.samples
     write_jsonl(tmp_path / "own.jsonl", [s for s in small_world.taught if s.video == first.video])
     write_jsonl(tmp_path / "held.jsonl", [last])

@@ -1,4 +1,4 @@
-"The bench script of the presets: models of the published shapes, and a run at tiny size."
+"perf/memory.py, which measures the presets: its models have the published shapes, and it runs at tiny size."
 
 import json
 import sys
@@ -13,7 +13,7 @@ import memory  # noqa: E402
 
 @pytest.mark.parametrize("size,parameters", [("3b", 3_754_622_976), ("7b", 8_292_166_656)])
 def test_shapes_have_the_published_number_of_weights(size, parameters):
-    "As the checkpoints on the hub count them; built without memory."
+    "The numbers of the checkpoints on the hub. The models are built on the meta device, without memory."
     model, _ = memory.random_model(size, "sdpa", "meta")
     assert sum(p.numel() for p in model.parameters()) == parameters
 

@@ -41,7 +41,7 @@ def slow_overlaps(pred, gts):
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.tuples(st.none() | span, st.lists(proper, min_size=1, max_size=5)), min_size=1, max_size=8))
-def test_overlaps(rows):
+def test_overlaps_are_those_of_the_slow_version(rows):
     preds, gts = map(list, zip(*rows))
     iou, iop = overlaps(preds, gts, zero_length_iop=1)
     assert list(zip(iou, iop)) == [slow_overlaps(p, g) for p, g in rows]
@@ -62,18 +62,20 @@ def slow_ap(preds, gts, threshold):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.lists(span, max_size=12), st.lists(proper, min_size=1, max_size=4, unique_by=tuple)), min_size=1, max_size=5))
-def test_average_precision(rows):
+def test_average_precision_is_that_of_the_slow_version(rows):
     preds, gts = map(list, zip(*rows))
     fast = average_precisions(preds, gts)
     slow = np.array([[slow_ap(p, g, t) for t in AP_THRESHOLDS] for p, g in rows])
     same = np.isclose(fast, slow)
-    for i in np.flatnonzero(~same.all(1)):  # the two add up unions differently: only an IoU within rounding of a threshold may fall to either side
+    for i in np.flatnonzero(~same.all(1)):  # an IoU that is a threshold up to rounding may count in one version alone; no other difference is allowed
         ious = [tiou(p, g) for p in preds[i][:10] for g in gts[i]]
         assert min(abs(u - t) for u in ious for t in AP_THRESHOLDS) < 1e-9
 
 
 def test_thresholds_are_inclusive_and_exact():
-    "Tenths of a second put many queries on a threshold: 3 of 10 seconds is a hit at 0.3, whatever the offset, or the official scripts would not say so either."
+    """Times in tenths of a second put many queries exactly on a threshold: 3 of 10 seconds is a hit at 0.3.
+
+    Where the offset makes rounding decide, `tiou` rounds as the formula of the official scripts."""
     assert grounding_metrics([[0, 3]], [[[0, 10]]])["R1@0.3"] == 100
     assert recalls(np.array([0.5]), above=True)["R1@0.5"] == 0
     for tenth in range(300):
@@ -120,7 +122,7 @@ def test_queries_without_truth_and_mismatched_lengths_are_errors():
         bootstrap_ci([0, 1], ["a"])
 
 
-def test_a_miss_scores_nothing():
+def test_no_prediction_and_a_point_score_nothing():
     assert np.array_equal(_prediction_array([[0, 3], None]), [[0, 3], [np.nan, np.nan]], equal_nan=True)
     assert _prediction_array([]).shape == (0, 2) and _prediction_array([[0, 3]]).dtype == np.float64
     iou, iop = overlaps([None, [5, 5], [0, 5]], [[[0, 10]]] * 3)
@@ -143,7 +145,7 @@ def test_grounding_by_hand():
 
 
 def test_qa_by_hand():
-    "Right answers may come as the reward pays them, 1.0 and 0.0; the grounding counts from exactly the threshold on."
+    "Right answers may be 1.0 and 0.0, as the reward gives them. An overlap that equals the threshold counts."
     correct = answer_reward([f"<answer>{letter}</answer>" for letter in "AABA"], answer=list("AAAA"))
     overlap = np.array([0.5, 0.49, 0.9, 0.8])
     assert qa_metrics(correct, overlap, "Acc@GQA") == {"Acc@QA": 75, "Acc@GQA": 50}
@@ -193,7 +195,7 @@ ranked = st.lists(st.tuples(window | proper, st.sampled_from([0.1, 0.5, 0.9])), 
 
 
 def slow_brief(rows):
-    "QVHighlights' brief from its definition: (predictions with scores, true windows) of each query."
+    "The `brief` results of QVHighlights by their definition; a row is (predictions with scores, true windows) of a query."
     firsts = [max((tiou(preds[0][0], g) for g in gts), default=0) if preds else 0 for preds, gts in rows]
     brief = {f"R1@{m}": 100 * np.mean([iou >= m for iou in firsts]) for m in (0.5, 0.7)}
     best_first = [[p for p, _ in sorted(preds[:10], key=lambda p: -p[1])] for preds, _ in rows]
@@ -213,18 +215,18 @@ def slow_brief(rows):
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(ranked, st.lists(window, min_size=1, max_size=4, unique_by=tuple)), min_size=1, max_size=5))
-def test_the_brief_of_qvhighlights(rows):
+def test_the_metrics_of_qvhighlights_are_those_of_the_slow_version(rows):
     fast = qvhighlights_metrics(
         [[p for p, _ in preds] for preds, _ in rows], [gts for _, gts in rows], [[score for _, score in preds] for preds, _ in rows]
     )
     ious = [tiou(p, g) for preds, gts in rows for p, _ in preds for g in gts]
-    on_threshold = any(min(abs(u - t) for t in AP_THRESHOLDS) < 1e-9 for u in ious)  # rounding decides there, as in `test_average_precision`
+    on_threshold = any(min(abs(u - t) for t in AP_THRESHOLDS) < 1e-9 for u in ious)  # there rounding decides
     assert fast.keys() == slow_brief(rows).keys()
     assert on_threshold or fast == pytest.approx(slow_brief(rows))
 
 
-def test_the_brief_by_hand():
-    "R1 is of the list's first, mAP of the highest score among the first ten; of equal scores the first. A true window of 10 s is short, one of 30 s middle."
+def test_the_metrics_of_qvhighlights_by_hand():
+    "R1 takes the first prediction. mAP sorts the first ten by score, equal scores in the order given. A window of 10 s is short, one of 30 s middle."
     true, exact, off = [[0, 10]], [0, 10], [50, 60]
     by_score = qvhighlights_metrics([[off, exact]], [true], [[0.2, 0.9]])
     assert by_score == {"R1@0.5": 0, "R1@0.7": 0, "mAP": 100, "mAP@0.5": 100, "mAP@0.75": 100, "mAP-short": 100}
@@ -282,7 +284,7 @@ def test_bootstrap_against_a_slow_one(options):
 
 @pytest.mark.parametrize("values, groups", [([0.2, 0.9, 0.4], ["v"] * 3), ([0.5], None)])
 def test_one_video_gives_no_interval(values, groups):
-    "Drawn again and again it is always the same, which would read as certainty."
+    "Every resample is the same video: an interval of width zero would look like certainty."
     assert np.isnan(bootstrap_ci(values, groups)).all()
     test = paired_test(np.zeros(len(values)), values, groups)
     assert np.isnan([test["low"], test["high"]]).all() and test["p"] == 1 and test["difference"] == pytest.approx(np.mean(values))
@@ -295,8 +297,8 @@ def slow_p(a, b, groups, resamples=10_000, seed=0):
 
 
 @pytest.mark.parametrize("options", [{}, {"resamples": 500}, {"seed": 7}], ids=str)
-def test_paired_against_a_slow_one(options):
-    "Hits, with ties; the difference is B − A, its interval that of the bootstrap with the same groups and seed."
+def test_the_paired_test_against_a_slow_one(options):
+    "The difference is B − A, and its interval is that of the bootstrap with the same groups and seed. The values are hits, so there are ties."
     rng = np.random.default_rng(2)
     a, b = (rng.random(40) < 0.4).tolist(), (rng.random(40) < 0.7).tolist()
     videos = [i // 3 for i in range(40)]
@@ -315,7 +317,7 @@ def test_paired_against_a_slow_one(options):
 @pytest.mark.parametrize(
     "resamples, size, batches", [(10_000, 40, [10_000]), (10_000, 101, [9900, 100]), (10_000, 250, [4000, 4000, 2000]), (3, 10**7, [1, 1, 1])]
 )
-def test_resampling_stays_near_a_million_numbers_at_a_time(resamples, size, batches):
+def test_resampling_draws_about_a_million_numbers_at_a_time(resamples, size, batches):
     assert _in_batches(resamples, size) == batches
 
 

@@ -1,4 +1,6 @@
-"The clock a model sees is the stream's, in both encodings, at constant and at variable frame rates; and native video reaches rollout and update whole."
+"""The times that a model is given are those of the video stream, in both encodings, at constant and at variable frame rates.
+
+Native video reaches rollouts and updates whole."""
 
 import dataclasses
 
@@ -32,7 +34,7 @@ RATES = {  # milliseconds at which the frames are shown
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    "Frame i of each video is grey level 8·i, so that a frame says which one it is."
+    "Videos whose frame i has grey level 8·i: a frame tells its own index."
     from test_video import write
 
     folder = tmp_path_factory.mktemp("rates")
@@ -42,12 +44,13 @@ def videos(tmp_path_factory):
 
 
 def on_display(path, seconds: float) -> set[int]:
-    "Which frames a player may be showing then, 3 ms either way; before the first one, the first."
+    "The frames that a player may show then, give or take 3 ms; before the first frame, the first."
     times = probe(path).times
     return {max(0, int(np.searchsorted(times, s, side="right")) - 1) for s in (seconds - 3e-3, seconds + 3e-3)}
 
 
 def which(image) -> int:
+    "The index of a frame, by its grey level."
     return round(float(np.asarray(image).mean()) / 8)
 
 
@@ -57,7 +60,7 @@ def test_interleaved_writes_the_second_at_which_the_frame_is_shown(videos, name,
     path = videos / f"{name}.mp4"
     shown = build_prompt(Sample("q", path.name, 13.0, "x", [[0, 1]]), VideoInputConfig(str(videos), frames, 28 * 28, "full"))
     blocks = shown["prompt"][1]["content"]
-    seconds = [float(said["text"]) for said, image in zip(blocks, blocks[1:]) if image["type"] == "image"]
+    seconds = [float(text["text"]) for text, image in zip(blocks, blocks[1:]) if image["type"] == "image"]
     times = probe(path).times
     assert len(seconds) == len(shown["images"])
     for s, image in zip(seconds, shown["images"]):
@@ -66,7 +69,7 @@ def test_interleaved_writes_the_second_at_which_the_frame_is_shown(videos, name,
 
 @pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize("frames", [6, 64])
-def test_native_positions_say_the_second_at_which_the_frame_is_on_display(videos, name, frames):
+def test_native_positions_are_those_of_the_second_at_which_the_frame_is_on_display(videos, name, frames):
     path = videos / f"{name}.mp4"
     model, processor = build_tiny(0)
     shown = build_prompt(Sample("q", path.name, 13.0, "x", [[0, 1]]), VideoInputConfig(str(videos), frames, 28 * 28, "full", "native"))
@@ -75,7 +78,7 @@ def test_native_positions_say_the_second_at_which_the_frame_is_on_display(videos
     assert second == pytest.approx(processor.video_processor.temporal_patch_size / shown["fps"])  # the processor's own reading of the clock
     for k, image in enumerate(shown["video"]):
         s = k / shown["fps"]
-        if name == "a late picture" and frames == 6:  # the six frames were read at even moments from the first picture on, the clock counts from 0
+        if name == "a late picture" and frames == 6:  # its six frames are spread evenly from the first picture on, but the clock starts at 0
             assert abs(probe(path).times[which(image)] - s) <= (1.4 + 1e-9 if k == 0 else 1 / shown["fps"])
         else:
             assert which(image) in on_display(path, s), (k, s)
@@ -94,7 +97,7 @@ def native(world):
     return VideoInputConfig(str(world / "videos"), 8, 28 * 28, "short", "native")
 
 
-def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, native, tmp_path):
+def test_sft_on_native_video_teaches_the_response_alone_and_trains_the_vision_tower(world, toy_samples, native, tmp_path):
     set_seed(0)
     scripts = read_scripts(world)
     taught = [dataclasses.replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:4]]
@@ -106,7 +109,7 @@ def test_sft_on_native_video_learns_the_response_alone(world, toy_samples, nativ
     assert learned == [taught[i].teacher["response"] + "<|im_end|>" for i in (0, 3)]
     asked = model_inputs(processor, [build_prompt(taught[i], native) for i in (0, 3)], "cpu")
     for key in ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts"):
-        assert torch.equal(batch[key], asked[key])  # what evaluation shows
+        assert torch.equal(batch[key], asked[key])  # the video is as in evaluation
     before = {n: p.clone() for n, p in model.named_parameters()}
     log = fit(trainer, "cold start", {})
     assert log[-1]["loss"] < log[0]["loss"] - 0.5
@@ -118,8 +121,8 @@ def qwen2_5_vl():
 
 
 @pytest.mark.parametrize("family", [qwen2_5_vl, qwen3_vl])
-def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_samples, native, tmp_path):
-    "The trainer that reads every video once takes native rows itself; TRL's, made to carry them, gives the same numbers."
+def test_grpo_on_native_video_trains_the_same_with_and_without_a_shared_prefix(family, toy_samples, native, tmp_path):
+    "The trainer that reads every video once gives the same numbers as the trainer of TRL that was extended to native video."
     logs = []
     for once in (False, True):
         set_seed(0)
@@ -140,7 +143,7 @@ def test_grpo_on_native_video_once_or_stock_is_the_same_training(family, toy_sam
 
 
 def test_native_video_without_a_clock_is_refused(toy_samples, native, tmp_path):
-    "Qwen2-VL's positions count frames, not seconds: it could not learn when anything happens."
+    "Qwen2-VL's positions count frames, not seconds: a model cannot learn when anything happens."
     params = GRPOParams(steps=1, prompts_per_step=2, num_generations=2, per_device_batch_size=4)
     with pytest.raises(UserError, match="it has no clock.*use time_encoding 'interleaved'"):
         grpo_trainer(*qwen2_vl(), toy_samples[:4], native, tmp_path, params)
@@ -148,33 +151,33 @@ def test_native_video_without_a_clock_is_refused(toy_samples, native, tmp_path):
         sft_trainer(*qwen2_vl(), toy_samples[:4], native, tmp_path, SFTParams(batch_size=4, per_device_batch_size=4))
 
 
-def test_vllm_takes_no_native_video():
+def test_the_configuration_refuses_native_video_with_vllm():
     with pytest.raises(UserError, match="time_encoding 'interleaved' with vllm"):
         GRPOParams(time_encoding="native", vllm="colocate")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
 def test_a_server_of_rollouts_needs_a_gpu(toy_samples, world, tmp_path):
-    "TRL sends weights by NCCL only, and would say so when the server is started and asked."
+    "TRL sends weights by NCCL only. Without our check that would be an error only after the server had started."
     params = GRPOParams(vllm="server", prompts_per_step=2, num_generations=4, per_device_batch_size=4)
     with pytest.raises(UserError, match="weights are sent by NCCL, which needs a GPU"):
         grpo_trainer(*build_tiny(0), toy_samples[:4], VideoInputConfig(str(world / "videos"), 8, 784, "short"), tmp_path, params)
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
-def test_rollouts_by_vllm_of_native_video_are_refused(toy_samples, native, share_prefix, tmp_path):
+def test_the_trainer_refuses_native_video_with_vllm(toy_samples, native, share_prefix, tmp_path):
     params = GRPOParams(share_prefix=share_prefix, prompts_per_step=2, num_generations=4, per_device_batch_size=4)
     trainer = grpo_trainer(*build_tiny(0), toy_samples[:4], native, tmp_path, params)
     trainer.use_vllm = True
-    del trainer.generation_config  # which TRL makes for the model's own rollouts only
+    del trainer.generation_config  # TRL makes it only where the model itself generates
     with pytest.raises(ValueError, match="interleaved encoding"):
         trainer._generate_and_score_completions([trainer.train_dataset[0]] * 4)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"])
 @pytest.mark.parametrize("rate", [1, 25])
-def test_a_clip_of_one_frame_is_a_video(family, rate, tmp_path):
-    "Families that merge frames in pairs take no single one, and one short clip ended a run at its batch."
+def test_a_clip_of_one_frame_is_given_as_two_frames(family, rate, tmp_path):
+    "Families that merge frames in pairs cannot take a single frame."
     write_video(tmp_path / "one.mp4", np.full((1, 56, 84, 3), 90, np.uint8), rate)
     model, processor = model_zoo.build(family)
     view = VideoInputConfig(str(tmp_path), 8, 56 * 84, time_encoding="native")

@@ -1,4 +1,6 @@
-"The second and the picture belong together: every kind of file, judged by content, by a reader of its own that decodes in order."
+"""Every frame is the picture of its second, for every kind of file.
+
+The judge compares contents with those of a reader of its own, which decodes in order (video_kinds.py)."""
 
 import json
 import os
@@ -29,7 +31,8 @@ from vtg_r1.video.sandbox import ResourceLimits, run_sandboxed
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed: it makes the videos of these tests")
 PIXELS = 2 * 16 * 28 * 28  # per frame, enough to read the bars
-TOLD_APART = (
+# kinds (how their names begin) whose numbers, drawn into the pictures, are not in step with the seconds
+NUMBERS_ARE_NO_CLOCK = (
     "three",
     "clock wraps late",
     "joined ts, same clock",
@@ -39,7 +42,7 @@ TOLD_APART = (
     "rotated",
     "variable rate",
     "fast clock",
-)  # their numbers do not tell their seconds
+)
 FEW = (
     "h264 mp4",
     "h264 ts",
@@ -65,12 +68,12 @@ def maker(tmp_path_factory) -> Maker:
 
 
 def judged(name: str, path: Path) -> tuple[str, str, int, int, float]:
-    "A row of the table for a file that the default reader reads."
+    "(Kind, backend, number of wrong pictures, number of pictures, error of the clock in seconds) for a file, by the default reader."
     before = dict(PROCESS_FACTS.get("videos_read", {}))
     frames, times = read_frames(path, 16, PIXELS)
     (backend,) = [name for name, count in PROCESS_FACTS["videos_read"].items() if count > before.get(name, 0)]
     error = 0.0
-    if not name.startswith(TOLD_APART):
+    if not name.startswith(NUMBERS_ARE_NO_CLOCK):
         error = clock_error(frames, times)
     return name, backend, len(wrong_pictures(path, frames, times)), len(frames), error
 
@@ -113,18 +116,18 @@ def test_a_cut_begins_with_the_picture_on_display(maker, few, tmp_path):
 
 
 def forced(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    "16 pictures that decord gives for its own clock, unchecked: what the reader before did."
+    "16 pictures with their seconds from decord alone, without a check."
     clock = decord_unchecked(path, np.array([0]), 168, 84)[1]
     picked = pick_frames(clock, 16)
     return decord_unchecked(path, picked, 168, 84)[0], clock[picked]
 
 
-def test_the_judge_tells_right_from_wrong(maker):
-    "decord, forced and not checked, shows other pictures on a cut than those of the stated seconds; the judge reports each."
+def test_the_judge_reports_the_wrong_pictures_of_decord(maker):
+    "Without a check, decord gives pictures of other seconds for a cut file. The judge reports them, and our reader does not give them."
     path = maker.copied("control.mp4", maker.base(), 3.0)
     frames, times = forced(path)
     true = read_facts(path).times
-    assert all(np.abs(true - t).min() < 2e-3 for t in times)  # its times are right, and say nothing
+    assert all(np.abs(true - t).min() < 2e-3 for t in times)  # its times are right: they do not show the fault
     wrong = wrong_pictures(path, frames, times)
     assert len(wrong) > 4 and max(abs(seconds) for _, seconds in wrong) > 0.4
     with pytest.warns(UserWarning, match="read by pyav; decord may show other pictures.*cut without re-encoding"):
@@ -132,12 +135,12 @@ def test_the_judge_tells_right_from_wrong(maker):
     assert wrong_pictures(path, *asked) == []
 
 
-def test_numbers_survive_encoding():
+def test_the_number_drawn_into_a_picture_can_be_read():
     image = np.repeat(picture(613)[..., None], 3, -1)
     assert number_of(image) == 613 and number_of(image[::-1]) != 613
 
 
-def test_decord_is_asked_where_its_pictures_are_proven(maker):
+def test_decord_reads_a_file_without_doubt_and_other_kinds_are_in_doubt(maker):
     path = maker.encoded("closed.mp4", *X264, "-x264-params", "open-gop=0")
     assert read_facts(path).doubt == ""
     before = PROCESS_FACTS.get("videos_read", {}).get("decord", 0)
@@ -181,8 +184,8 @@ def test_facts_do_not_depend_on_the_backend(maker):
         assert shapes[0] == shapes[1]
 
 
-def test_a_last_picture_ends_with_its_file(maker):
-    "Pictures at 0, 0.1 and 19 s: the packet of the last one tells 18.9 s, the distance in the order of decoding. The stream ends at 19.1 s."
+def test_the_last_picture_ends_where_the_stream_ends(maker):
+    "Pictures at 0, 0.1 and 19 s; the stream ends at 19.1 s. The packet of the last one has a duration of 18.9 s, which must not count."
     path = maker.encoded("last.mp4", "-vf", "select='lt(n,3)',setpts='(N+gt(N,1)*188)/TB/10'", "-vsync", "vfr", *X264)
     with av.open(str(path)) as f:
         stream = f.streams.video[0]
@@ -191,7 +194,7 @@ def test_a_last_picture_ends_with_its_file(maker):
     assert info.times.tolist() == pytest.approx([0, 0.1, 19.0], abs=2e-3) and info.duration == pytest.approx(19.1, abs=2e-3)
 
 
-def test_a_fast_clock_keeps_each_picture(maker):
+def test_a_thousand_pictures_per_second_keep_their_times(maker):
     assert probe(maker.kinds()["fast clock"]()).times.tolist() == pytest.approx([n / 1000 for n in range(100)], abs=1e-6)
 
 
@@ -211,8 +214,8 @@ def test_the_manifest_says_which_backend_read_what(maker, tmp_path):
     assert list(manifest["videos_switched"]) == [str(copied)] and "cut without re-encoding" in manifest["videos_switched"][str(copied)]
 
 
-def test_frames_of_the_reader_before_are_not_used(maker, tmp_path):
-    "It kept frames under the decoder's version and `layout 2`; entries under that key are left alone."
+def test_cached_frames_of_earlier_readers_are_not_used(maker, tmp_path):
+    "Earlier readers kept theirs under the decoder's version and `layout 2`."
     path, cache = maker.base(), FrameCache(tmp_path)
     old = (np.zeros((4, 28, 28, 3), np.uint8), np.zeros(4))
     for version in ("decord 0.6.0, layout 2", f"pyav {av.__version__}, layout 2"):
@@ -221,8 +224,8 @@ def test_frames_of_the_reader_before_are_not_used(maker, tmp_path):
         assert read_frames(path, 4, 784, cache=cache, backend=backend)[0].any()
 
 
-def test_pictures_that_packets_promise_and_that_never_come(maker, monkeypatch):
-    "The clock is then found by decoding, and probe tells the same one afterwards."
+def test_a_file_with_fewer_pictures_than_packets_is_read_right(maker, monkeypatch):
+    "Its times are then found by decoding, and `probe` gives the same times."
     from vtg_r1.video import decoders
 
     path = maker.shortened("never.ts", maker.encoded("h264.ts", *X264), 0, 0.72)
@@ -264,7 +267,7 @@ sandbox.serve({"wait": wait, "spin": spin, "pipe": read_a_pipe, "decord": decord
 
 @pytest.mark.slow
 @pytest.mark.parametrize("job, words", [("wait", "all of its threads wait for each other"), ("spin", "without giving a picture")])
-def test_a_decoder_that_hangs_is_found_in_seconds(job, words, monkeypatch, tmp_path):
+def test_a_decoder_that_hangs_is_an_error_in_less_than_a_minute(job, words, monkeypatch, tmp_path):
     sandbox._stop_all()
     monkeypatch.setattr(sandbox, "_SERVE", HANGS)
     start = time.monotonic()
@@ -276,7 +279,7 @@ def test_a_decoder_that_hangs_is_found_in_seconds(job, words, monkeypatch, tmp_p
 
 @pytest.mark.slow
 def test_a_disk_that_does_not_answer_is_not_a_hang(monkeypatch, tmp_path):
-    "A pipe that nobody fills for eight seconds stands for it."
+    "A pipe that gets nothing for eight seconds stands for such a disk."
     sandbox._stop_all()
     monkeypatch.setattr(sandbox, "_SERVE", HANGS)
     os.mkfifo(tmp_path / "slow")
@@ -325,7 +328,7 @@ def clicks_of(path: Path) -> np.ndarray:
 @pytest.mark.parametrize("suffix, codec", [("mp4", "aac"), ("ts", "aac"), ("mkv", "libvorbis"), ("avi", "pcm_s16le"), ("flv", "aac")])
 @pytest.mark.parametrize("late", [0.0, 0.7])
 def test_the_sound_of_a_cut_is_the_one_of_its_seconds(maker, suffix, codec, late, tmp_path):
-    "A click each second is where a reader finds it that decodes the source in order."
+    "The sound has one click a second. In the cut they are where decoding the whole source in order finds them."
     rate, source = 16000, tmp_path / f"clicks.{suffix}"
     samples = np.zeros(rate * 10, np.int16)
     for second in range(10):
@@ -405,7 +408,7 @@ def test_decord_unchecked_is_wrong_on_a_cut_of_a_real_clip(shared, tmp_path):
 
 
 def test_the_report_for_decord_is_reproduced(tmp_path):
-    "The example of docs/upstream/decord.md, run as it stands: the first picture is three seconds late, and so is what follows."
+    "The example of docs/upstream/decord.md, run as it stands: each picture that decord gives is three seconds late."
     text = (project_root() / "docs/upstream/decord.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
@@ -417,8 +420,8 @@ def test_the_report_for_decord_is_reproduced(tmp_path):
 
 @pytest.mark.parametrize("clock", ["select='lt(n,20)+gt(n,100)*not(mod(n,7))'", "setpts='N*N/100/TB'"], ids=["gaps", "slower and slower"])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
-def test_the_end_of_reordered_pictures_is_that_of_the_file(tmp_path, name, clock):
-    "An mp4 keeps how long each picture is decoded. With B-frames and a rate that varies this is not how long the last one is shown."
+def test_the_duration_of_a_file_with_reordered_pictures_is_that_of_ffprobe(tmp_path, name, clock):
+    "A packet of an mp4 has a duration in the order of decoding. With B-frames and a variable rate the last picture is shown for another time."
     path = tmp_path / name
     source = ["-f", "lavfi", "-i", "testsrc=d=20:r=10:s=64x64", "-vf", clock, "-fps_mode", "vfr"]
     subprocess.run(["ffmpeg", "-v", "error", *source, "-c:v", "libx264", "-pix_fmt", "yuv420p", path], check=True)

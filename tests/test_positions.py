@@ -1,4 +1,4 @@
-"The rotary positions of native video: worked by hand, in every path, whatever the installed transformers computes."
+"The rotary positions of native video are those worked out by hand, in every path, whatever the installed transformers computes."
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ TEXT, IMAGE, VIDEO = 0, 1, 2
 
 
 def positions_of(kinds, images=None, videos=None, seconds=None, per_second=None, mask=None):
-    "Time, height and width of every token of each row, from lists."
+    "Positions in time, height and width, each a list of rows of tokens."
     kinds = torch.tensor(kinds)
     mask = torch.ones_like(kinds) if mask is None else torch.tensor(mask)
     grids = [None if grid is None else torch.tensor(grid) for grid in (images, videos)]
@@ -35,31 +35,31 @@ def positions_of(kinds, images=None, videos=None, seconds=None, per_second=None,
 
 
 def row(*args, **kwargs):
-    "Positions of one row."
+    "Positions in time, height and width of the tokens of one row."
     return [axis[0] for axis in positions_of([args[0]], *args[1:], **kwargs)]
 
 
-def test_text_continues_behind_the_last_moment_of_a_video():
+def test_text_after_a_video_continues_behind_its_largest_time():
     time, height, width = row([TEXT] * 5 + [VIDEO] * 5 + [TEXT] * 3, videos=[[5, 2, 2]], seconds=[2.0], per_second=4)
     assert time == [0, 1, 2, 3, 4, 5, 13, 21, 29, 37, 38, 39, 40]
     assert height == width == [0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 38, 39, 40]
 
 
-def test_a_wide_frame_may_reach_further_than_its_time():
+def test_text_continues_behind_the_width_where_that_is_larger_than_the_time():
     time, height, width = row([TEXT] * 2 + [VIDEO] * 12 + [TEXT], videos=[[2, 2, 12]], seconds=[1.5], per_second=2)
     assert time == [0, 1] + [2] * 6 + [5] * 6 + [8]
     assert height == [0, 1] + [2] * 12 + [8]
     assert width == [0, 1] + [2, 3, 4, 5, 6, 7] * 2 + [8]
 
 
-def test_rows_and_columns_of_a_grid():
+def test_each_frame_counts_its_rows_and_columns_from_the_start_of_the_video():
     time, height, width = row([TEXT] + [VIDEO] * 12 + [TEXT] * 2, videos=[[2, 4, 6]], seconds=[3.0], per_second=2)
     assert time == [0] + [1] * 6 + [7] * 6 + [8, 9]
     assert height == [0] + [1, 1, 1, 2, 2, 2] * 2 + [8, 9]
     assert width == [0] + [1, 2, 3] * 4 + [8, 9]
 
 
-def test_seconds_are_cut_to_whole_positions_behind_the_multiplication():
+def test_seconds_times_positions_per_second_are_rounded_down_after_the_multiplication():
     kinds, videos = [VIDEO] * 5 + [TEXT], [[5, 2, 2]]
     assert row(kinds, videos=videos, seconds=[1.3], per_second=2)[0] == [0, 2, 5, 7, 10, 11]
     assert row(kinds, videos=videos, seconds=[0.25], per_second=2)[0] == [0, 0, 1, 1, 2, 3]
@@ -67,7 +67,7 @@ def test_seconds_are_cut_to_whole_positions_behind_the_multiplication():
     assert row(kinds, videos=videos)[0] == [0, 1, 2, 3, 4, 5]  # Qwen2-VL counts steps
 
 
-def test_an_image_then_two_videos_with_text_between():
+def test_an_image_and_two_videos_with_text_between_them():
     kinds = [TEXT] + [IMAGE] * 4 + [TEXT] + [VIDEO] * 3 + [TEXT] * 2 + [VIDEO] * 4 + [TEXT]
     time, height, width = row(kinds, images=[[1, 4, 4]], videos=[[3, 2, 2], [2, 2, 4]], seconds=[1.0, 0.5], per_second=4)
     assert time == [0, 1, 1, 1, 1, 3, 4, 8, 12, 13, 14, 15, 15, 17, 17, 18]
@@ -75,7 +75,7 @@ def test_an_image_then_two_videos_with_text_between():
     assert width == [0, 1, 2, 1, 2, 3, 4, 4, 4, 13, 14, 15, 16, 15, 16, 18]
 
 
-def test_frames_behind_timestamps_are_blocks_of_their_own():
+def test_frames_with_text_between_them_are_blocks_of_their_own():
     kinds = [TEXT, VIDEO, VIDEO, TEXT, VIDEO, VIDEO, TEXT, TEXT]
     time, height, width = row(kinds, videos=[[2, 2, 4]])
     assert time == height == [0, 1, 1, 3, 4, 4, 6, 7]
@@ -83,7 +83,7 @@ def test_frames_behind_timestamps_are_blocks_of_their_own():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_counts_nothing(side):
+def test_padding_takes_no_positions(side):
     short, long = [TEXT] + [VIDEO] * 2 + [TEXT], [TEXT] * 2 + [VIDEO] * 3 + [TEXT] * 2
     pad = [0] * 3
     kinds = [pad + short if side == "left" else short + pad, long]
@@ -105,7 +105,7 @@ def test_tokens_that_fit_no_grid_are_an_error():
 
 
 def plain_tiny():
-    "The embedded model's architecture as transformers makes it."
+    "A model with the embedded model's architecture, as transformers makes it: without our rule of positions."
     torch.manual_seed(0)
     return tf.Qwen2_5_VLForConditionalGeneration(tiny_config()).eval()
 
@@ -115,7 +115,7 @@ LAYOUT = dict(video_grid_thw=torch.tensor([[5, 2, 2]]), second_per_grid_ts=torch
 
 
 def of_model(model):
-    "Positions and delta of the example worked by hand."
+    "What the model gives for the first example above: positions, and how far they run ahead of the tokens."
     return model.model.get_rope_index(torch.zeros_like(KINDS), mm_token_type_ids=KINDS, **LAYOUT)
 
 
@@ -123,12 +123,12 @@ def test_a_loaded_model_follows_the_rule_and_the_installed_one_does_not():
     model, stock = load_model("tiny", device="cpu"), plain_tiny()
     positions, ahead = of_model(model)
     assert positions[0, 0, -3:].tolist() == [38, 39, 40] and ahead.tolist() == [[41 - 13]]
-    assert of_model(stock)[0][0, 0, -3:].tolist() == [6, 7, 8]  # a transformers that mends this needs no help: then this line goes
+    assert of_model(stock)[0][0, 0, -3:].tolist() == [6, 7, 8]  # remove this line when transformers gives 38, 39, 40 itself
     for changed in (copy.deepcopy(model), use_checkpoint_positions(model), use_checkpoint_positions(stock)):
         assert torch.equal(of_model(changed)[0], positions)
     assert type(model.model).__mro__.count(tf.Qwen2_5_VLModel) == 1 and str(type(model.model)) == str(tf.Qwen2_5_VLModel)
     with pytest.raises(pickle.PicklingError):
-        pickle.dumps(model.model)  # rather than a copy that has lost the rule
+        pickle.dumps(model.model)  # an error is better than a copy without the rule
 
 
 def test_adapters_and_saving_keep_the_rule(tmp_path):
@@ -158,7 +158,7 @@ def empty(name: str):
 
 
 @pytest.mark.parametrize("name", ["Qwen3VL", "Qwen3VLMoe", "Qwen3_5", "Glm4v", "Glm46V"])
-def test_families_with_timestamps_follow_the_rule_by_themselves(name):
+def test_families_with_timestamps_keep_the_positions_of_transformers(name):
     model = empty(f"{name}ForConditionalGeneration")
     core = type(model.model)
     assert not why_positions_unknown(model)
@@ -174,7 +174,7 @@ def test_families_without_timestamps_are_given_the_rule(name):
     assert type(model.model) is not core and issubclass(type(model.model), core)
 
 
-def test_an_unknown_rule_is_refused_for_native_video_alone(native, toy_samples, tmp_path):
+def test_an_unknown_rule_of_positions_is_refused_for_native_video_and_not_for_interleaved(native, toy_samples, tmp_path):
     class Another(tf.Qwen2_5_VLModel):
         def get_rope_index(self, *args, **kwargs):
             positions, ahead = super().get_rope_index(*args, **kwargs)
@@ -207,7 +207,7 @@ def native(world):
 
 
 def by_hand(model, ids, grid, seconds):
-    "Time positions of a sequence with one video, without the product's code."
+    "Time positions of a sequence with one video, worked out without the code under test."
     is_video = (ids == model.config.video_token_id).tolist()
     start, tokens = is_video.index(True), sum(is_video)
     per_frame = int(grid[1] * grid[2]) // 4
@@ -240,7 +240,9 @@ def watched(model):
 
 
 def rows_with_video(model, passes):
-    "(Tokens, time positions) of every row of every pass that holds a video, without padding; of packed rows, up to two tokens behind the first video."
+    """(Tokens, time positions) of every row with a video in every pass, without padding.
+
+    A row of a shared pass packs several prompts: it is cut two tokens behind its first video."""
     for entry in passes:
         if entry["ids"] is None:
             continue
@@ -255,7 +257,7 @@ def rows_with_video(model, passes):
 
 
 def check(model, passes, batch, minimum):
-    "Every row of every pass has the positions worked by hand, of one of the batch's videos."
+    "At least `minimum` rows passed, and each has the positions worked out by hand for one of the videos of the batch."
     count = 0
     for ids, time in rows_with_video(model, passes):
         seconds = batch.get("second_per_grid_ts", [1.0] * len(batch["video_grid_thw"]))
@@ -271,7 +273,7 @@ def family(request):
     return request.param()
 
 
-def test_positions_when_texts_are_generated(family, native, toy_samples):
+def test_positions_in_generation(family, native, toy_samples):
     model, processor = family
     prompts = [build_prompt(s, native) for s in (toy_samples[0], toy_samples[-1])]
     batch = model_inputs(processor, prompts, "cpu")
@@ -279,7 +281,7 @@ def test_positions_when_texts_are_generated(family, native, toy_samples):
     for i, ids in enumerate(batch["input_ids"]):
         seconds = float(batch["second_per_grid_ts"][i]) if "second_per_grid_ts" in batch else 1.0
         last.append(by_hand(model, ids[batch["attention_mask"][i].bool()], batch["video_grid_thw"][i], seconds)[-1])
-    generate(model, processor, prompts, 1)  # the self-test of sharing makes passes of its own, once
+    generate(model, processor, prompts, 1)  # here the self-test of sharing makes its own passes, once
     for share_prefix in (False, True):
         with watched(model) as passes:
             generate(model, processor, prompts, 3, share_prefix=share_prefix)
@@ -289,7 +291,7 @@ def test_positions_when_texts_are_generated(family, native, toy_samples):
         assert new[:2] == [[n + ahead + k for n in last] for k in range(2)]
 
 
-def test_positions_when_a_model_scores(family, native, toy_samples):
+def test_positions_in_a_forward_pass(family, native, toy_samples):
     model, processor = family
     require_checkpoint_positions(model)
     batch = model_inputs(processor, [build_prompt(s, native) for s in (toy_samples[0], toy_samples[-1])], "cpu")
@@ -298,7 +300,7 @@ def test_positions_when_a_model_scores(family, native, toy_samples):
     check(model, passes, batch, 2)
 
 
-def test_positions_when_a_model_learns_responses(family, world, native, toy_samples, tmp_path):
+def test_positions_in_sft(family, world, native, toy_samples, tmp_path):
     model, processor = family
     scripts = read_scripts(world)
     taught = [replace(s, teacher=toy_teacher(s, scripts)) for s in toy_samples[:2]]
@@ -315,10 +317,10 @@ def test_positions_when_a_model_learns_responses(family, world, native, toy_samp
 
 
 @pytest.mark.parametrize("share_prefix", [False, True])
-def test_positions_when_a_model_learns_by_rewards(family, native, toy_samples, tmp_path, share_prefix):
+def test_positions_in_grpo_and_in_its_reference(family, native, toy_samples, tmp_path, share_prefix):
     model, processor = family
     model.save_pretrained(tmp_path / "policy")
-    model = load_model(str(tmp_path / "policy"), device="cpu")  # which TRL finds again for the reference
+    model = load_model(str(tmp_path / "policy"), device="cpu")  # TRL loads the reference from this folder
     sizes = dict(prompts_per_step=2, num_generations=2, per_device_batch_size=4, max_completion_length=6)
     params = GRPOParams(steps=1, warmup_steps=0, share_prefix=share_prefix, beta=0.01, **sizes)
     if model.config.model_type == "qwen2_vl":
@@ -334,7 +336,7 @@ def test_positions_when_a_model_learns_by_rewards(family, native, toy_samples, t
     check(trainer.ref_model, of_reference, batch, 1)
 
 
-def test_the_check_fails_for_the_positions_of_the_installed_transformers(native, toy_samples):
+def test_check_fails_for_the_positions_of_the_installed_transformers(native, toy_samples):
     model, processor = plain_tiny(), load_processor("tiny")
     batch = model_inputs(processor, [build_prompt(toy_samples[0], native)], "cpu")
     with watched(model) as passes, torch.inference_mode():
@@ -343,7 +345,7 @@ def test_the_check_fails_for_the_positions_of_the_installed_transformers(native,
         check(model, passes, batch, 1)
 
 
-def test_the_report_for_transformers_says_what_its_code_prints(capsys):
+def test_the_code_in_the_report_to_transformers_prints_what_the_report_says(capsys):
     text = (project_root() / "docs/upstream/transformers.md").read_text(encoding="utf-8")
     code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL).groups()
     exec(compile(code, "the report", "exec"), {})

@@ -1,4 +1,4 @@
-"A video seen once answers as a video seen for every query: same inputs, logits and tokens, and what would be wrong is seen to be wrong."
+"Queries that share one pass of their video get the logits and tokens of queries asked one by one. Deliberate faults change the logits."
 
 import inspect
 import json
@@ -19,7 +19,7 @@ from vtg_r1.models.prefix_cache import Prompts, cache_name, pack_prompts, read_p
 from vtg_r1.models.templates import processor_frames, prompt_text
 from vtg_r1.models.tiny import build_tiny, tiny_config
 
-QUERIES = (
+QUERIES = (  # (video, query)
     (0, "the red circle"),
     (1, "the blue square appears"),
     (0, "a green cross is gone at the left"),
@@ -30,7 +30,7 @@ QUERIES = (
 
 
 def tokens(config, **other):
-    "What the configurations of other families take from the tiny one's."
+    "Keyword arguments for the configuration of another family: the token ids and sizes of the tiny model."
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     text = {k: getattr(config.text_config, k) for k in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
     text |= dict(
@@ -108,7 +108,7 @@ def videos():
 
 
 def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
-    "Prompts as `build_prompt` makes them, on noise."
+    'Prompts as `build_prompt` makes them, about videos of noise. Style "full" puts the frames before the query, style "short" behind it.'
     out = []
     for v, text in queries:
         frames = (
@@ -123,7 +123,7 @@ def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
 
 
 def read(model, processor, shown, videos=None) -> tuple[Prompts, list[int]]:
-    "The distinct prompts of a batch, and which of them each row is."
+    "(The distinct prompts of a batch; for each row the index of its prompt among them.)"
     of, first, own = same_prompts(shown)
     distinct = [shown[i] for i in first]
     texts = [prompt_text(processor, p) for p in distinct]
@@ -137,7 +137,7 @@ def usual_logits(model, processor, shown):
 
 
 def shared_logits(model, prompts, of, shift=0):
-    "Next-token logits of rows that go on from one shared pass."
+    "Next-token logits of rows that continue from one shared pass; a `shift` makes their positions wrong."
     last = torch.stack([prompts.ids[i][-1:] for i in of])
     positions = torch.stack([prompts.positions[i][:, -1:] for i in of], 1) + shift
     with torch.inference_mode(), shared_decoding(model, prompts, of, encode_once=True) as cache:
@@ -145,6 +145,7 @@ def shared_logits(model, prompts, of, shift=0):
 
 
 def far(a, b):
+    "The largest difference, as a share of the largest value of `b`."
     return float((a - b).abs().max() / b.abs().max())
 
 
@@ -168,7 +169,7 @@ def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, e
     for share_prefix, prompts, samples in (
         (True, shown, 4),
         (False, [s for s in shown for _ in range(4)], 1),
-    ):  # (transformers 5.17 cannot repeat pictures without vision_start tokens)
+    ):  # the rows are repeated here: transformers 5.17 cannot repeat pictures without vision_start tokens
         torch.manual_seed(3)
         rollouts.append(generate(model, processor, prompts, 10, temperature=1.0, num_completions=samples, share_prefix=share_prefix))
     assert rollouts[0] == rollouts[1] and len(rollouts[0]) == 4 * len(shown) and len(set(rollouts[0])) > len(shown)
@@ -176,34 +177,35 @@ def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, e
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_checkpoints_own_sampling_habits_are_not_asked(tiny, videos, share_prefix, temperature):
+def test_sampling_settings_in_a_checkpoints_generation_config_are_ignored(tiny, videos, share_prefix, temperature):
     (model, processor), shown = tiny, ask(videos)
 
-    def said():
+    def answers():
         torch.manual_seed(3)
         return generate(model, processor, shown, 12, temperature=temperature, share_prefix=share_prefix)
 
-    usual, own = said(), model.generation_config
-    habits = [dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)]
-    habits += [dict(sequence_bias=[[[74], 50.0]]), dict(bad_words_ids=[[i] for i in range(60, 90)]), dict(num_return_sequences=3)]
-    habits += [dict(return_dict_in_generate=True), dict(prompt_lookup_num_tokens=2), dict(exponential_decay_length_penalty=[2, 9.0])]
-    for habit in habits:
-        model.generation_config = tf.GenerationConfig(**{**own.to_dict(), "do_sample": True, **habit})
+    usual, own = answers(), model.generation_config
+    settings = [dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)]
+    settings += [dict(sequence_bias=[[[74], 50.0]]), dict(bad_words_ids=[[i] for i in range(60, 90)]), dict(num_return_sequences=3)]
+    settings += [dict(return_dict_in_generate=True), dict(prompt_lookup_num_tokens=2), dict(exponential_decay_length_penalty=[2, 9.0])]
+    for setting in settings:
+        model.generation_config = tf.GenerationConfig(**{**own.to_dict(), "do_sample": True, **setting})
         try:
-            assert said() == usual, habit
+            assert answers() == usual, setting
         finally:
             model.generation_config = own
 
 
 @pytest.mark.parametrize("encoding", ["interleaved", "native"])
-def test_wrong_positions_are_seen(tiny, videos, encoding):
+def test_wrong_positions_change_the_logits(tiny, videos, encoding):
     model, processor = tiny
     shown = ask(videos, "full", encoding)
     usual = usual_logits(model, processor, shown)
     assert far(shared_logits(model, *read(model, processor, shown), shift=2), usual) > 1e-3
 
 
-def test_the_models_own_guess_of_positions_is_that_of_what_it_read_last(tiny, videos):
+def test_without_given_positions_the_model_takes_those_of_the_prompts_it_read_last(tiny, videos):
+    "So the positions must be given: with them the logits are right, without them they are not."
     model, processor = tiny
     other = ask(videos, "full", "native", [(0, "the red circle"), (0, "white")])
     shown = [{**s, "fps": 0.25} for s in other]  # a long video: its time runs ahead of its tokens
@@ -270,7 +272,7 @@ def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, monkey
         assert counted["patches"] == 6 * 16 + 6 * 16 + 4 * 24  # transformers before 5.20 cannot be handed a vision tower's output
 
 
-def test_an_adapter_answers_as_it_does_alone(videos):
+def test_an_adapter_answers_the_same_with_and_without_sharing(videos):
     from peft import get_peft_model
 
     model, processor = build_tiny(1)
@@ -296,9 +298,17 @@ def test_an_adapter_answers_as_it_does_alone(videos):
         ([[1, 9, 9, 9, 2], [1, 9, 9, 2]], 4, [[4, 3]], [None]),
         ([[5, 6, 9, 9, 9, 2], [5, 7, 9, 9, 9, 2]], 5, [[5, 5]], [None]),
     ],
-    ids=["one prompt", "one goes on", "only the last token differs", "frames first", "equal up to the end", "frames differ", "query first"],
+    ids=[
+        "one prompt",
+        "one continues the other",
+        "only the last token differs",
+        "query behind the frames",
+        "equal up to the end of the frames",
+        "different within the frames",
+        "query before the frames",
+    ],
 )
-def test_a_prefix_never_takes_the_last_token_and_holds_the_whole_video(ids, end, lengths, parents):
+def test_a_shared_prefix_holds_the_whole_video_and_no_prompts_last_token(ids, end, lengths, parents):
     tokens = [torch.tensor(row) for row in ids]
     positions = [torch.arange(len(row)).expand(3, -1) for row in ids]
     packed = pack_prompts(Prompts(tokens, positions, [{}] * len(ids), [{}] * len(ids), [0] * len(ids), [end] * len(ids)), list(range(len(ids))))

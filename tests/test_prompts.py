@@ -1,4 +1,4 @@
-"The parser against hostile and generated responses."
+"Prompts to the letter, and the parser on responses that are written by hand, generated or hostile."
 
 import math
 import random
@@ -36,7 +36,7 @@ from vtg_r1.core.prompts import (
     without_thinking,
 )
 
-seconds = st.integers(0, 36_000_0).map(lambda tenths: tenths / 10)
+seconds = st.integers(0, 360_000).map(lambda tenths: tenths / 10)
 
 
 def clock(t, hours):
@@ -110,7 +110,7 @@ def test_every_form_is_read_to_the_digit(form, s, e, thought):
     ).map("".join)
 )
 def test_never_raises_and_never_invents(response):
-    "3,000 generated responses: a list of finite pairs, never an exception, whatever the reading; without a block our own reads nothing."
+    "3,000 generated responses: a list of finite pairs, never an exception, whatever the reading; in our own reading a response without a block has no span."
     spans = parse_spans(response)
     assert (parse_span(response) is not None) == bool(spans)
     if tag_text(response) is None:
@@ -121,7 +121,6 @@ def test_never_raises_and_never_invents(response):
         assert is_well_formed(response, reading=reading) in (True, False)
         letter = parse_answer(response, reading)
         assert letter is None or (len(letter) == 1 and "A" <= letter <= "Z")
-    assert is_well_formed(response) in (True, False)
 
 
 @settings(max_examples=2000, deadline=None)
@@ -171,7 +170,7 @@ def test_what_we_write_we_read(s, e, thought):
         (17, None),
     ],
 )
-def test_our_own_reading(response, span):
+def test_our_own_reading_takes_the_first_span_of_the_last_block_after_the_thinking(response, span):
     assert parse_span(response) == span
 
 
@@ -187,13 +186,13 @@ def released_rule(response):
 @pytest.mark.parametrize(
     "response, span",
     [
-        ("<think>from 3 to 9</think> I cannot tell", [3, 9]),  # numbers of the thinking: why no reward reads so
+        ("<think>from 3 to 9</think> I cannot tell", [3, 9]),  # it takes numbers of the thinking: therefore no reward uses this rule
         ("<time>20% to 40%</time>", [20, 40]),
         ("<think>it is 7</think><time>[1, 2, 3]</time>", [1, 2]),
         ("<time>0:12 - 0:30</time>", [0, 12]),  # wrong, and what was published
         ("<time>1, 2</time> or <time>3, 4</time>", [1, 2]),
         ("<time>1,\n2</time> or 3", [1, 2]),  # its pattern does not cross lines: the whole response
-        ("<time>3</time> or 4", None),  # of a block, the block alone
+        ("<time>3</time> or 4", None),  # a block has too few numbers: nothing else is read
         ("<time><time>3, 4</time></time>", [3, 4]),
         ("٣ to 4", [3, 4]),
         ("9" * 400 + " to 5", None),
@@ -203,7 +202,7 @@ def released_rule(response):
         (None, None),
     ],
 )
-def test_the_released_rule(response, span):
+def test_the_released_rule_is_read_with_its_faults(response, span):
     assert parse_span(response, reading="tvg_r1") == span
     if response and span:
         assert parse_spans(response, "tvg_r1") == released_rule(response)
@@ -290,7 +289,7 @@ def test_the_released_rule(response, span):
         ("from 3 to 64.5", "vtimellm", []),
     ],
 )
-def test_readings(response, reading, spans):
+def test_each_reading_reads_its_own_convention(response, reading, spans):
     assert parse_spans(response, reading, 200.0) == spans
 
 
@@ -344,7 +343,7 @@ def test_unknown_readings_are_errors():
         ("<think>a</think> again <think>b <time>1</time>", "time", None),
     ],
 )
-def test_answer_block(response, tag, text):
+def test_the_last_block_behind_the_thinking_is_the_answer(response, tag, text):
     assert tag_text(response, tag) == text and (tag != "time" or tag_text(response) == text)
 
 
@@ -354,7 +353,7 @@ def test_answer_block(response, tag, text):
         ("<think>it enters at 3</think><time>[3, 9]</time>", "it enters at 3"),
         ("so <think>\n it enters \n</think>", "it enters"),
         ("<think>first</think> <think>second</think>", "first"),
-        ("<think>a <think>b</think> c</think>", "a <think>b"),  # the first one opens, the next end closes
+        ("<think>a <think>b</think> c</think>", "a <think>b"),  # from the first <think> to the first </think>
         ("<think> </think><time>[3, 9]</time>", ""),
         ("<think>never closed", ""),
         ("never opened</think>", ""),
@@ -396,7 +395,7 @@ def test_an_answer_may_be_a_thousand_characters_long():
         (None, None, None),
     ],
 )
-def test_options(response, ours, released):
+def test_the_letter_of_an_option_is_read(response, ours, released):
     assert parse_answer(response) == parse_answer(response, "time") == ours and parse_answer(response, "tvg_r1") == released
 
 
@@ -420,7 +419,7 @@ def test_hostile_text_is_read_in_linear_time():
             for reading in READINGS:
                 start = time.process_time()
                 parse_spans(text, reading, 30.0), parse_answer(text, reading), is_well_formed(text, reading=reading)
-                assert time.process_time() - start < 2, (evil[:10], reading)  # squared, it would be minutes
+                assert time.process_time() - start < 2, (evil[:10], reading)  # quadratic time would be minutes
 
 
 @pytest.mark.parametrize(
@@ -444,11 +443,11 @@ def test_hostile_text_is_read_in_linear_time():
         (None, False),
     ],
 )
-def test_format(response, ok):
+def test_the_format_is_thinking_then_one_answer_and_nothing_else(response, ok):
     assert is_well_formed(response) is ok
 
 
-def test_format_of_other_readings():
+def test_the_format_in_other_readings():
     assert is_well_formed("<think>a</think><answer>1 to 2</answer>", reading="answer") and not is_well_formed(
         "<answer>1 to 2</answer>", reading="answer"
     )
@@ -461,7 +460,7 @@ def test_format_of_other_readings():
         assert not is_well_formed("<think>a</think> ", reading=reading) and not is_well_formed("<think>From 1 to 2.", reading=reading)
 
 
-def test_format_with_an_option():
+def test_the_format_with_an_option():
     assert is_well_formed("<think>a</think><time>[1, 2]</time><answer>B</answer>", answer=True)
     assert not is_well_formed("<think>a</think><answer>B</answer><time>[1, 2]</time>", answer=True)
     assert not is_well_formed("<think>a</think><time>[1, 2]</time><answer>B</answer>")
@@ -566,23 +565,23 @@ def test_the_released_rule_finds_what_its_pattern_finds():
         assert parse_spans(text, "tvg_r1") == released_rule(text), text
 
 
-def test_what_is_left_out_is_the_default():
+def test_arguments_that_are_left_out_have_their_defaults():
     assert answer_text("<answer>1</answer><time>[3, 9]</time>") == "[3, 9]"
     assert parse_span("From 23 to 64", "vtimellm", 200.0) == [46, 128]
     asked = qa_prompt("What?", ["a", "b"], [0.0], answers="set")
     assert asked[0]["content"][0]["text"] == system_prompt("full", "set", options=True)
 
 
-def test_what_stands_behind_the_thinking():
+def test_without_thinking_gives_what_stands_behind_it():
     assert without_thinking("<think>so: [1, 2]</think>\n <time>[3, 9]</time> ") == "<time>[3, 9]</time>" and without_thinking("<think>so") == ""
 
 
-def test_a_letter_is_one_letter_and_a_block_may_have_lines():
+def test_only_a_bracketed_letter_is_an_option_and_a_block_may_have_lines():
     assert [parse_answer(text, "tvg_r1") for text in ("(Bold)", "(B)", "(7)")] == ["B", "B", None]
     assert is_well_formed("<think>a\nb</think>\n<time>[3,\n9]</time>")
 
 
-def test_a_refusal_is_short():
+def test_a_refusal_has_at_most_100_characters():
     assert is_refusal("<think>x</think>" + "." * 96 + "none", "sentence") and not is_refusal("<think>x</think>" + "." * 97 + "none", "sentence")
 
 

@@ -1,4 +1,6 @@
-"Native positions and log-probabilities against the transformers versions that the checkpoints were published with, installed beside (minutes, needs the package index)."
+"""Native positions and log-probabilities against the versions of transformers that the checkpoints were published with.
+
+The versions are installed into folders of their own: this takes minutes and needs the package index."""
 
 import json
 import os
@@ -21,7 +23,7 @@ from vtg_r1.models.tiny import tiny_config
 
 pytestmark = pytest.mark.long
 
-VERSIONS = {  # version → what of its time it needs beside; the rest is this environment's
+VERSIONS = {  # version → the older packages that it needs; the others are those of this environment
     "4.49.0": ["tokenizers==0.21.4", "huggingface_hub==0.36.0"],
     "4.57.6": ["tokenizers==0.22.2", "huggingface_hub==0.36.0"],
     "5.2.0": ["tokenizers==0.22.2", "huggingface_hub==1.4.0"],
@@ -77,7 +79,7 @@ def reference(tmp_path_factory):
     return run
 
 
-# --- positions ---
+# --- positions: the token ids of a made-up vocabulary ---
 
 START, END, IMAGE, VIDEO, VIDEO_START, VIDEO_END, WORD = range(3, 10)
 CONFIG = dict(
@@ -92,7 +94,7 @@ CONFIG = dict(
 
 
 def sequence(style: str, draw) -> tuple[list[tuple[int, int]], list, list]:
-    "(Token, kind) pairs with images and videos as a family's processor lays them out; grids of images and videos."
+    "(Token, kind) pairs of a random prompt with images and videos as a family's processor lays them out (`style`); then the grids of both."
     pairs, images, videos = [], [], []
 
     def words(most: int) -> None:
@@ -158,7 +160,7 @@ CASES = [  # version, family, class, layout of videos, seconds per step
     ("4.49.0", "qwen2_vl", "Qwen2VL", "whole", None),
     ("4.49.0", "qwen2_5_vl", "Qwen2_5_VL", "whole", FRACTIONAL),
     ("4.57.6", "qwen2_vl", "Qwen2VL", "whole", None),
-    ("4.57.6", "qwen2_5_vl", "Qwen2_5_VL", "whole", [1.0, 2.0, 3.0]),  # it cut the seconds to whole numbers; its publication did not
+    ("4.57.6", "qwen2_5_vl", "Qwen2_5_VL", "whole", [1.0, 2.0, 3.0]),  # this version, unlike the published one, cuts seconds to whole numbers
     ("4.57.6", "qwen3_vl", "Qwen3VL", "timestamps", None),
     ("4.57.6", "qwen3_vl_moe", "Qwen3VLMoe", "timestamps", None),
     ("4.57.6", "glm4v", "Glm4v", "glm", None),
@@ -168,7 +170,7 @@ CASES = [  # version, family, class, layout of videos, seconds per step
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_positions_are_those_of_the_publication(version, reference):
+def test_positions_are_those_of_the_published_version(version, reference):
     wanted = {f"{family}": (family, style, name, seconds) for v, family, name, style, seconds in CASES if v == version}
     batches = {key: examples(style, 40, seconds) for key, (_, style, _, seconds) in wanted.items()}
     jobs = {
@@ -197,7 +199,7 @@ def test_positions_are_those_of_the_publication(version, reference):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    "A folder with a random Qwen2.5-VL in the form of the published checkpoints: flat configuration, first names of the weights."
+    "A folder with a random Qwen2.5-VL in the form of the published checkpoints: flat configuration, the old names of the weights."
     folder = tmp_path_factory.mktemp("checkpoint")
     config = tiny_config()
     config.vision_config.tokens_per_second = 2
@@ -239,7 +241,7 @@ def checkpoint(tmp_path_factory):
     template = processor.chat_template
     processor.chat_template = template.replace(
         "<|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>"
-    )  # by which the first versions find videos
+    )  # the first versions find videos by these tokens
     assert processor.chat_template != template
     processor.save_pretrained(folder)
     return folder
@@ -256,7 +258,7 @@ def prompts(rates: list[float]) -> list[dict]:
 
 
 @pytest.mark.parametrize(("version", "rates"), [("4.49.0", [1.0, 0.7, 2.0, 0.3, 3.1, 1.3]), ("4.57.6", [1.0, 2.0, 0.5, 1.0, 2.0, 0.25])])
-def test_log_probabilities_are_those_of_the_publication(version, rates, checkpoint, reference):
+def test_log_probabilities_and_tokens_are_those_of_the_published_version(version, rates, checkpoint, reference):
     model, processor = load_model(str(checkpoint), device="cpu").double(), load_processor(str(checkpoint))
     asked = prompts(rates)
     batches = [model_inputs(processor, asked[i : i + 2], "cpu") for i in range(0, len(asked), 2)]

@@ -1,4 +1,4 @@
-"Answers as sets of none, one or many spans: how they are compared, asked for, read and paid. `make mutation` counts these tests."
+"Answers as sets of none, one or many spans: how they are compared, asked for, read and rewarded."
 
 import itertools
 
@@ -37,7 +37,7 @@ def best_by_trying(preds, gts, value):
     return max(sum(value(a, b) for a, b in zip(few, chosen)) for chosen in itertools.permutations(many, len(few)))
 
 
-# ---- similarity and metrics, beside a search through all pairings ----
+# ---- similarity and metrics, against a search through all pairings ----
 
 
 def test_sets_are_compared_by_the_best_of_all_pairings():
@@ -89,7 +89,7 @@ def test_set_metrics_refuse_what_they_cannot_score():
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("answers", ["span", "set"])
-def test_a_prompt_asks_for_what_is_paid(style, answers):
+def test_a_prompt_asks_for_the_format_that_is_rewarded(style, answers):
     text = system_prompt(style, answers)
     assert ("<think>" in text) == STYLES[style].thinking and "<time>" in text and "<answer>" not in text
     assert (f"<time>{STYLES[style].refusal}</time>" in text) == (answers == "set")
@@ -107,7 +107,7 @@ def test_a_prompt_asks_for_what_is_paid(style, answers):
 @pytest.mark.parametrize(
     "text", ["none", "None.", " not in the video ", "[]", "[ ]", "null", "It is not in this video", "the event does not occur", "No such moment"]
 )
-def test_refusals(text):
+def test_a_refusal_is_read_in_a_block_and_alone_but_not_in_the_thinking(text):
     assert is_refusal(f"<think>I look.</think><time>{text}</time>") and parse_set(f"<time>{text}</time>") == []
     assert is_refusal(f"<answer>{text}</answer>", "answer") and is_refusal(f"<think>x</think>{text}", "sentence")
     assert (
@@ -134,7 +134,7 @@ def test_refusals(text):
         "the first",
     ],
 )
-def test_no_refusals(text):
+def test_other_answers_are_no_refusal(text):
     assert not is_refusal(f"<think>x</think><time>{text}</time>")
     assert parse_set(f"<time>{text}</time>") != []
 
@@ -178,7 +178,7 @@ def test_a_direct_answer_is_in_the_format_only_without_thinking():
         )
         assert format_reward([direct, thought], thinking=False, refusals=True) == [1, 0] and format_reward([direct, thought], refusals=True) == [0, 1]
         assert parse_set(direct) == parse_set(thought) == spans
-    assert is_well_formed("<think>\n</think>\n<time>[2, 5]</time>", thinking=False)  # what a chat template opens and closes
+    assert is_well_formed("<think>\n</think>\n<time>[2, 5]</time>", thinking=False)  # a chat template may write an empty thought
     for broken in (
         "<time>[2, 5]</time></think>",
         "so: <time>[2, 5]</time>",
@@ -192,7 +192,7 @@ def test_a_direct_answer_is_in_the_format_only_without_thinking():
 # ---- rewards ----
 
 
-def test_set_rewards_pay_by_hand():
+def test_set_rewards_are_those_worked_out_by_hand():
     def paid(reward, spans, truth):
         return reward([response_text("x", spans)], [truth])[0]
 
@@ -208,7 +208,7 @@ def test_set_rewards_pay_by_hand():
     assert set_tiou_reward([response_text("", [])], [two], false_refusal=0.0) == [0]
 
 
-def test_set_rewards_of_one_span_are_the_paper_s():
+def test_set_rewards_of_one_span_are_the_rewards_for_one_span():
     rng = np.random.default_rng(3)
     spans = np.sort(rng.uniform(0, 30, (200, 2)).round(2), 1)
     texts, truths = [response_text("", span.tolist()) for span in spans], [[span.tolist()] for span in np.roll(spans, 1, 0)]
@@ -216,17 +216,17 @@ def test_set_rewards_of_one_span_are_the_paper_s():
     assert np.allclose(set_wasserstein_reward(texts, truths), wasserstein_reward(texts, truths))
 
 
-def test_a_refusal_in_a_block_or_alone_where_no_convention_is_known():
+def test_auto_reads_a_refusal_in_a_block_or_alone():
     refused = ("none", "<answer>none</answer>", "<think>3 to 5</think>not in the video", "<time>```json [] ```</time>", "<time> 'None.' </time>")
     assert all(is_refusal(text, "auto") for text in refused)
-    shown = (
+    others = (
         "<answer>[3, 5]</answer> none",
         "<time>none</time><answer>[3, 5]</answer>",
         "<answer>red</answer> none",
         "it is there",
         "<time>none ```json</time>",
     )
-    assert not any(is_refusal(text, "auto") for text in shown)
+    assert not any(is_refusal(text, "auto") for text in others)
     assert not is_refusal("<time>Xnone</time>") and not is_refusal(None, "auto") and is_refusal("<time>none</time>") and not is_refusal("none")
 
 

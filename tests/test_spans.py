@@ -1,4 +1,4 @@
-"Span arithmetic by hand: borders, degenerate spans, shapes, and what is an error."
+"Span arithmetic against values worked out by hand: borders, degenerate spans, shapes and errors."
 
 import re
 
@@ -28,7 +28,7 @@ def test_intersection(a, b, seconds):
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # infinity minus infinity
 @pytest.mark.parametrize("span", NOTHING, ids=str)
-def test_what_has_no_length_overlaps_nothing(span):
+def test_a_span_without_length_overlaps_nothing(span):
     assert length(span) == 0 and intersection(span, [0, 10]) == intersection([0, INF], span) == intersection(span, [0, INF]) == 0
     assert tiou(span, [0, 10]) == tiou([0, 10], span) == tiou(span, span) == 0
     assert iop(span, [20, 30]) == 0 and giou(span, [0, 10]) == giou([0, 10], span) == giou(span, span) == -1
@@ -74,7 +74,7 @@ def test_any_numbers_become_float64(function):
 
 
 @pytest.mark.parametrize("wrong", [3.0, [1, 2, 3], [[1], [2]], []], ids=str)
-def test_what_is_no_span_is_an_error(wrong):
+def test_numbers_that_are_no_span_are_an_error(wrong):
     for function in (length, clip, lambda s: intersection(s, [0, 1]), lambda s: tiou([0, 1], s), lambda s: giou(s, [0, 1]), lambda s: iop([0, 1], s)):
         with pytest.raises(ValueError, match=r"must have shape \(\.\.\., 2\), got \(.*\): give \[start, end\]"):
             function(wrong)
@@ -141,7 +141,7 @@ def test_merge(spans, merged):
     "preds, gts, overlap",
     [
         ([[0, 10], [20, 30]], [[5, 25]], 10 / 30),
-        ([[3, 7], [5, 9]], [[3, 9]], 1),  # what is said twice counts once
+        ([[3, 7], [5, 9]], [[3, 9]], 1),  # seconds that are covered twice count once
         ([[20, 26]], [[3, 9], [20, 26]], 0.5),
         ([[0, 0.25]], [[0, 0.5]], 0.5),
         ([], [[3, 9]], 0),
@@ -161,7 +161,7 @@ def test_best_of_several_true_spans():
     assert np.isnan(best_over_gts(preds, [[], [], [], []])).all() and best_over_gts(np.zeros((0, 2)), []).shape == (0,)
 
 
-def test_best_scores_every_pair_once_as_float64():
+def test_best_over_gts_gives_its_metric_every_pair_once_as_float64():
     seen = []
     best_over_gts([[0, 1], [2, 3]], [[[4, 5], [6, 7]], [[8, 9]]], lambda p, g: seen.extend([p, g]) or tiou(p, g))
     assert [a.tolist() for a in seen] == [[[0, 1], [0, 1], [2, 3]], [[4, 5], [6, 7], [8, 9]]] and {a.dtype for a in seen} == {np.dtype(np.float64)}

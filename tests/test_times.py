@@ -1,4 +1,4 @@
-"Seconds as people write them: the small failing cases of the field, and their siblings."
+"Times as people and models write them: texts, and the spans that must be read from them."
 
 import json
 
@@ -290,14 +290,14 @@ PROSE = [  # (text, the last period in seconds; None where it names none)
 
 
 @pytest.mark.parametrize("text, spans", ANSWERS)
-def test_answers(text, spans):
+def test_the_spans_of_an_answer_are_read(text, spans):
     found = read_spans(text)
     assert found == [pytest.approx(span, abs=1e-9) for span in spans]
     assert parse_spans(f"<think>from 1 to 2</think><time>{text}</time>") == found
 
 
 @pytest.mark.parametrize("text, span", PROSE)
-def test_prose(text, span):
+def test_the_last_period_in_prose_is_read(text, span):
     found = read_pairs(text)
     assert (found[-1] if found else None) == (span and pytest.approx(span, abs=1e-9))
     assert parse_spans(f"<think>from 1 to 2</think>{text}", "sentence") == found[-1:]
@@ -343,13 +343,13 @@ def test_prose(text, span):
         ("3" + " " * 1000, None),
     ],
 )
-def test_one_time(text, seconds):
+def test_a_single_time_is_read(text, seconds):
     assert read_time(text) == (seconds if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.shared
-def test_cases_of_the_field(shared):
-    "Every answer of the shared cases, by the convention that it is in."
+def test_the_shared_cases_are_read(shared):
+    "Each case is read in its own convention, and in `auto`."
     cases = shared / "cases" / "answers.jsonl"
     if not cases.is_file():
         pytest.skip(f"{cases} is not there")
@@ -368,11 +368,14 @@ def test_cases_of_the_field(shared):
 
 
 def test_answers_are_read_as_they_were():
-    """1,100 generated answers in every reading, each sound by the second reader of tests/fuzz. Who changes a reading on purpose writes the file anew
-    (tests/fuzz/golden.py), and says so in CHANGELOG: scores change with it."""
+    """1,100 generated answers, in every reading. The second reader, tests/fuzz/slow_reader.py, has no complaint about any of them.
+
+    If you change a reading on purpose, write the file again (tests/fuzz/golden.py) and say so in CHANGELOG: scores change with it."""
     lines = FILE.read_text().splitlines()
     assert len(lines) == 1100
     for text, spans in map(json.loads, lines):
         assert readings(text) == spans, text
-        sound = {name for name in spans if name == "tvg_r1" or not complaint(text, name, spans[name], DURATION)}  # that rule is wrong on purpose
+        sound = {
+            name for name in spans if name == "tvg_r1" or not complaint(text, name, spans[name], DURATION)
+        }  # that reading copies a published rule with its faults
         assert sound == set(spans), text

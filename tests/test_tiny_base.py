@@ -1,4 +1,4 @@
-"What the embedded model learned from, question by question, and the two experiments that train it: a few steps of each, for real."
+"The questions from which the embedded model learned, and a few real steps of the two experiments that train it."
 
 import numpy as np
 import pytest
@@ -37,7 +37,8 @@ def clip(play=PLAY) -> Clip:
 @pytest.mark.parametrize(
     "found, asked, answered",
     [
-        (what_at(PLAY, [2, 5, 6]), "what at 2", "2 none, 5 red circle and blue cross, 6 blue cross"),  # an end is the first second without
+        # the end of an appearance is the first second at which the object is gone
+        (what_at(PLAY, [2, 5, 6]), "what at 2", "2 none, 5 red circle and blue cross, 6 blue cross"),
         (list_seconds(CIRCLE, range(16)), "list red circle", "3, 4, 5, 9, 10, 11"),
         (list_seconds(CIRCLE, [0, 7]), "list red circle", "none"),
         (list_appearances(CIRCLE), "when red circle", "first 3-6, second 9-12"),
@@ -45,11 +46,11 @@ def clip(play=PLAY) -> Clip:
         (pick(CIRCLE, 1), "second of first 3-6, second 9-12", "9-12"),
     ],
 )
-def test_questions_by_hand(found, asked, answered):
+def test_questions_and_answers_are_those_written_by_hand(found, asked, answered):
     assert found == (asked, answered)
 
 
-def test_loose_answers_reach_out_but_never_cut_short_or_leave_the_video():
+def test_loose_answers_contain_the_span_and_stay_within_the_video():
     rng, query = np.random.default_rng(0), {"query": "the blue cross", "span": [5, 9]}
     said = [when_loosely(rng, query, list(range(16))) for _ in range(200)]
     spans = [parse_span(answer) for _, answer in said]

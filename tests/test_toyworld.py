@@ -86,10 +86,10 @@ def test_wrong_labels_are_as_many_as_asked_for_and_really_wrong(tmp_path):
     assert abs((agree < 1).mean() - 0.3) < 3 * (0.3 * 0.7 / len(agree)) ** 0.5
 
 
-def test_a_world_of_other_dials_is_another_world(tmp_path):
-    "Whichever of them differs: the folder is refused, and the same dials are the same world."
-    dials = ToyWorldConfig(objects=(2, 2), size=28)
-    world = make_world(tmp_path / "w", 1, 0, world=dials)
+def test_a_folder_with_a_world_of_other_settings_is_refused(tmp_path):
+    "Whichever setting differs. With the same settings the world is left as it is."
+    settings = ToyWorldConfig(objects=(2, 2), size=28)
+    world = make_world(tmp_path / "w", 1, 0, world=settings)
     made = (world / "samples.jsonl").stat()
     assert make_world(tmp_path / "w", 1, 0, world=ToyWorldConfig(objects=(2, 2), size=28)) == world
     others = dict(objects=(3, 3), p_reappear=0.0, event=(2, 3), p_distractor=0.0, noise=1.0, lengths=(9,), spacing=(2,), size=56)
@@ -97,11 +97,11 @@ def test_a_world_of_other_dials_is_another_world(tmp_path):
     assert set(others) == {field.name for field in dataclasses.fields(ToyWorldConfig)}
     for name, value in others.items():
         with pytest.raises(FileExistsError, match="another world"):
-            make_world(tmp_path / "w", 1, 0, world=dataclasses.replace(dials, **{name: value}))
+            make_world(tmp_path / "w", 1, 0, world=dataclasses.replace(settings, **{name: value}))
     assert (world / "samples.jsonl").stat() == made
 
 
-def test_a_script_follows_its_dials():
+def test_a_script_follows_its_settings():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         play = script(rng, ToyWorldConfig(objects=(4, 4), p_reappear=0.0, event=(3, 3), lengths=(12,), spacing=(2,)))
@@ -111,12 +111,12 @@ def test_a_script_follows_its_dials():
         assert [len(event["spans"]) for event in again] == [2, 2]
 
 
-def test_another_world_is_not_overwritten(world):
+def test_a_world_of_another_seed_is_not_overwritten(world):
     with pytest.raises(FileExistsError, match="another world"):
         make_world(world, videos=12, seed=6)
 
 
-def test_teacher_is_seeded_and_scored_honestly(world, toy_samples):
+def test_the_teacher_is_seeded_and_its_iou_is_that_of_its_span(world, toy_samples):
     scripts = read_scripts(world)
     for s in toy_samples:
         t = toy_teacher(s, scripts, 3)
@@ -145,6 +145,6 @@ def test_long_reasoning_about_an_absent_thing_names_no_time():
     assert reasoning(never, [[2, 4]], "long") == "white cross at 2, 3: first 2-4"
 
 
-def test_teacher_of_another_world_says_what_is_missing(tmp_path):
+def test_the_scripts_of_a_folder_that_is_no_toy_world_are_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="toy worlds only"):
         read_scripts(tmp_path)

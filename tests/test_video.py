@@ -1,4 +1,4 @@
-"Frames and clocks: what the stream says, and one exception for whatever is wrong."
+"Frames and their times are those of the stream, and every fault of a file is a `VideoError`."
 
 import json
 from fractions import Fraction
@@ -31,19 +31,19 @@ def write(path, milliseconds, audio_from=None, size=(64, 48)):
     return path
 
 
-def test_variable_frame_rate_times_are_the_streams(tmp_path):
+def test_times_at_a_variable_frame_rate_are_those_of_the_stream(tmp_path):
     shown = [0, 40, 80, 900, 2000, 2040, 5000]
     frames, times = read_frames(write(tmp_path / "vfr.mp4", shown), n=64)
     np.testing.assert_allclose(times, np.array(shown) / 1000, atol=1e-3)
     np.testing.assert_allclose(frames.mean((1, 2, 3)), 8 * np.arange(7), atol=4)
 
 
-def test_picture_that_starts_after_the_sound_keeps_the_players_clock(tmp_path):
+def test_pictures_that_start_after_the_sound_keep_the_clock_of_a_player(tmp_path):
     info = probe(write(tmp_path / "late.mp4", [1400 + 500 * i for i in range(6)], audio_from=0))
     assert info.times[0] == pytest.approx(1.4, abs=0.1)
 
 
-def test_picture_alone_starts_at_zero(tmp_path):
+def test_without_sound_the_first_picture_is_at_zero(tmp_path):
     assert probe(write(tmp_path / "offset.mp4", [1400 + 500 * i for i in range(6)])).times[0] == pytest.approx(0, abs=1e-3)
 
 
@@ -60,7 +60,7 @@ def test_a_clip_outside_the_video_is_an_error(tmp_path, clip):
         read_frames(write(tmp_path / "v.mp4", [0, 500, 1000]), clip=clip)
 
 
-def test_missing_folder_and_unreadable_files_name_themselves(tmp_path):
+def test_errors_of_missing_and_unreadable_files_and_of_folders_name_them(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty.mp4").touch()
     whole = write(tmp_path / "whole.mp4", [500 * i for i in range(8)]).read_bytes()
@@ -79,7 +79,7 @@ def test_a_changed_file_is_probed_again(tmp_path):
 
 
 @pytest.mark.parametrize("width,height", [(1920, 1080), (1, 1), (4000, 10), (320, 240), (28, 28)])
-def test_size_fits_the_budget(width, height):
+def test_the_size_is_a_multiple_of_28_within_the_budget_of_pixels(width, height):
     w, h = fit_size(width, height, 128 * 784)
     assert w % 28 == h % 28 == 0 and 784 <= w * h <= 128 * 784
 
@@ -90,7 +90,7 @@ def test_picked_frames_are_even_in_time():
 
 
 @pytest.mark.shared
-def test_real_videos_have_the_times_that_pyav_decodes(shared):
+def test_real_videos_have_the_times_of_their_packets(shared):
     for line in (shared / "data/videos/index.jsonl").read_text().splitlines():
         row = json.loads(line)
         path = shared / "data" / row["file"]
