@@ -47,13 +47,7 @@ POLICIES = {
     "repeated_query": ("keep", "join"),  # a sentence in several rows of one video: several samples, or one of several spans
     "absent": ("drop", "keep"),  # the file says that the video does not show it: an empty list of spans, or a negative video of HiREST
 }
-DROPPED_BY_POLICY = (
-    "inverted",
-    "past_end",
-    "start_past_end",
-    "zero_length",
-    "missing_duration",
-)  # reasons that policies decide about; they do not make a row malformed
+DROPPED_BY_POLICY = ("inverted", "past_end", "start_past_end", "zero_length", "missing_duration")  # reasons of policies, no malformed rows
 
 
 @dataclass(frozen=True)
