@@ -42,7 +42,7 @@ class BesideBlind:
     "Scores of policies and of answers that see no frame, on the same queries."
 
     policies: dict[str, Intervals]  # by name, in the order of the table
-    blind: dict[str, Intervals]  # whole video, centre third, random; with training samples the dataset prior too
+    blind: dict[str, Intervals]  # whole video, centre third, random; and the dataset prior if training samples are given
     leads: dict[str, dict[str, float]]  # policy → its mIoU above the best blind answer: difference, low, high in points, p
     queries: int
     videos: int
@@ -76,14 +76,14 @@ class BesideBlind:
         )
 
     def metrics(self, prefixes: Mapping[str, str]) -> dict[str, float]:  # policy → prefix of its metrics, such as "final/"
-        "For metrics.json: intervals of the policies, scores of the blind answers, leads. What is not a number is left out."
+        "For metrics.json: intervals of the policies, scores of the blind answers, leads. NaN is left out."
         values = {f"blind/{name}/mIoU": scores["mIoU"][0] for name, scores in self.blind.items()}
         for name, prefix in prefixes.items():
             if name not in self.policies:  # it was not evaluated
                 continue
             _, low, high = self.policies[name]["mIoU"]
             lead = self.leads[name]
-            if prefix:  # without one they are a benchmark's, which has the intervals of all its metrics
+            if prefix:  # an empty one is a benchmark's, which writes the intervals of all its metrics itself
                 values |= {f"{prefix}interval/mIoU/low": low, f"{prefix}interval/mIoU/high": high}
             values |= {f"{prefix}above_blind/{key}": lead[key] for key in ("difference", "low", "high", "p")}
         return {name: round(float(value), 4) for name, value in values.items() if not np.isnan(value)}

@@ -25,12 +25,12 @@ def black_frames(prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def shuffled_frames(prompt: dict[str, Any]) -> dict[str, Any]:
-    "A prompt of `build_prompt` in which the frames are in another order, the same for each video of as many frames; the times stay."
+    "A prompt of `build_prompt` in which the frames are in another order; the times stay. All videos with the same number of frames get the same order."
     key = _frames_key(prompt)
     n = len(prompt[key])
     rng = np.random.default_rng(n)
     order = rng.permutation(n)
-    while n > 1 and (np.diff(order) == 1).all():  # the order as it was
+    while n > 1 and (np.diff(order) == 1).all():  # draw again if the order did not change
         order = rng.permutation(n)
     return {**prompt, key: [prompt[key][i] for i in order]}
 
@@ -42,7 +42,7 @@ def text_only(prompt: dict[str, Any]) -> dict[str, Any]:
         blocks: list[dict[str, Any]] = []
         for block in message["content"]:
             if block["type"] == "image":
-                blocks.pop()  # the time of the frame, which is before it
+                blocks.pop()  # the block before an image is its time
             elif block["type"] != "video":
                 blocks.append(block)
         messages.append({**message, "content": blocks})

@@ -164,7 +164,7 @@ class TimedAnswer:
     "What an answer in words says about time."
 
     spans: list[list[float]]  # [start, end] in seconds, in the order as written
-    descriptions: list[str]  # the words after each span, up to the next; "" where there are none
+    descriptions: list[str]  # the words after each span, up to the next span; "" where there are none
     others: list[str]  # numbers that are no times
 
 # %% ../../nbs/parts/data/conversations.ipynb #566d4ebc

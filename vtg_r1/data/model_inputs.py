@@ -37,8 +37,8 @@ class VideoInputConfig:
     "The frames and the prompt that a model gets of a video; the same for SFT, difficulty, GRPO and evaluation."
 
     video_root: str  # folder that sample.video is relative to
-    frames: int = 64  # maximum per video (paper: 64)
-    pixels: int = 128 * 28 * 28  # budget per frame (paper: 128·28·28)
+    frames: int = 64  # maximum number per video (paper: 64)
+    pixels: int = 128 * 28 * 28  # maximum per frame (paper: 128·28·28)
     style: str = "full"  # of the prompt, a name of `core.prompts.STYLES`
     time_encoding: str = "interleaved"  # "interleaved" (each frame an image behind its time as text) or "native" (the model's own video input)
     options: bool = False  # ask grounded-QA samples for their option too, not for the span alone
@@ -46,11 +46,11 @@ class VideoInputConfig:
     cache: str = field(default_factory=cache_folder)  # folder of decoded frames; "" decodes every time
     cache_gb: float = field(default_factory=cache_gigabytes)  # maximum size of the cache, 10⁹ bytes
     backend: str = field(default_factory=default_backend)  # decoder: "decord", "pyav" or "torchcodec"
-    trusted: bool = False  # decode in this process, which a bad file may end
+    trusted: bool = False  # decode in this process, which a damaged file may crash; False decodes in a process of its own
     reading: str = "time"  # how the answers are read, one of `core.prompts.READINGS`
     answers: str = "span"  # what an answer may be: one "span", or a "set" of none, one or many
     max_tokens_per_video: int = 0  # of all frames together; 0 sets no limit
-    min_pixels: int = 784  # of a frame, below which that limit takes frames away
+    min_pixels: int = 784  # least size of a frame under that limit: if frames this small are still too many, there are fewer
     pixels_per_token: int = 784  # of a frame: 28·28 for Qwen2.5-VL, 32·32 for Qwen3-VL
     system_prompt: str = ""  # in place of the style's; "" takes that
 
@@ -153,15 +153,15 @@ def frame_budget(
     sample: Sample,
     view: VideoInputConfig,
 ) -> tuple[int, int]:  # (maximum number of frames, pixel budget per frame)
-    "What a sample's video may have, by number, rate and tokens; raises VideoError where the rate needs its length."
+    "How many frames a sample's video may have, and how large, by `frames`, `fps` and the token limit; raises VideoError where `fps` needs a video that cannot be read."
     return budget_for(_seconds_shown(sample, view) if view.fps else 0.0, view)
 
 
 def budget_for(
-    seconds: float,  # from the first frame to the last; only a rate needs it
+    seconds: float,  # from the first frame to the last; only `fps` needs it
     view: VideoInputConfig,
 ) -> tuple[int, int]:  # (maximum number of frames, pixel budget per frame)
-    "What a video of so many seconds may have, by number, rate and tokens."
+    "How many frames a video of so many seconds may have, and how large, by `frames`, `fps` and the token limit."
     frames, pixels = view.frames, view.pixels
     if view.fps:
         frames = min(frames, int(view.fps * seconds + 1e-6) + 1)

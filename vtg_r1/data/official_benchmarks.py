@@ -26,11 +26,11 @@ from .validation import read_with_videos
 _TIMELENS_BENCH = ("charades_timelens", "activitynet_timelens", "qvhighlights_timelens")
 BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos", *_TIMELENS_BENCH)
 OWN = ("samples", "csv", "jsonl")  # formats of own data
-OTHERS = tuple(name for name in READERS if name not in BENCHMARKS + OWN)  # further annotation files, such as a training set
+OTHERS = tuple(name for name in READERS if name not in BENCHMARKS + OWN)  # files that are no benchmark, such as a training set
 
 
 def _way_out(name: str, reason: str) -> str:
-    "What to give for an own table whose row a policy leaves out or mends."
+    "The end of an error about a row of an own table: the policy that drops or mends such a row; empty if there is none."
     options = {"inverted": "drop or swap", "past_end": "clip, drop or keep"}
     if name not in ("csv", "jsonl") or reason not in options:
         return ""
@@ -51,7 +51,7 @@ def load_benchmark(
         path: The official file; for NExT-GQA the folder that holds test.csv and gsub_test.json.
         columns: Field → column of an own table, as in `read_dataset`.
         videos: Folder of the videos, to measure durations that the file lacks; None guesses them from the last span.
-        policies: Of `read_dataset`, such as those with which an own table was converted; none for "samples".
+        policies: Policy → choice, as in `read_dataset`: for an own table those with which it was converted; none for "samples".
 
     Returns:
         The samples, and a report of what the file holds.
@@ -223,7 +223,7 @@ def compare(
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #6756a48b
 def _prior(samples: Sequence[Sample]) -> np.ndarray:
-    "The relative span [start, end] / duration, of the first thousand samples, that has the largest mean IoU to all of them."
+    "Of the relative spans, [start, end] / duration, of the first thousand samples, the one that has the largest mean IoU with all of them."
     samples = [s for s in samples if s.spans][:1000]
     spans = np.array([target_span(s.spans) for s in samples]) / np.array([s.duration for s in samples])[:, None]
     return spans[np.argmax(np.mean(tiou(spans[:, None], spans[None]), 1))]
@@ -245,7 +245,7 @@ def trivial_predictions(
 
 # %% ../../nbs/parts/data/official_benchmarks.ipynb #64d93927
 _COLUMNS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
-_PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four columns in percent (None: not published), source
+_PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four columns in percent (None: not listed here), source
     "nextgqa": {
         "Qwen2.5-VL-7B thinking": (25.81, 14.73, 8.72, 17.74, "2507.18100 Table 2"),
         "Qwen2.5-VL-7B": (31.60, 18.06, 7.46, 20.87, "2507.18100 Table 2"),
@@ -310,7 +310,7 @@ _PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four 
 
 def published(
     benchmark: str,  # one of `BENCHMARKS`
-) -> list[dict]:  # {"model", "source", "rule", "R1@0.3", …, "mIoU"}, percent; None if a number was not published
+) -> list[dict]:  # {"model", "source", "rule", "R1@0.3", …, "mIoU"}, percent; None where this list has no number
     "What papers report on a benchmark, zero-shot; an empty list if none is known."
     rows = []
     for model, row in _PUBLISHED.get(benchmark, {}).items():

@@ -41,7 +41,7 @@ class Protocol:
     "What a score depends on besides the predictions."
 
     benchmark: str
-    labels: str  # first digits of `file_digest`
+    labels: str  # the first twelve digits of `file_digest`
     queries: int
     rule: str  # of R1@m: "IoU ≥ m" or "IoU > m"
     parsing: str  # "stated spans", or the convention by which responses are read
@@ -60,7 +60,7 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        "Eight digits that differ where any part differs."
+        "Eight hexadecimal digits, which differ if any part differs."
         return hashlib.sha256(self.line.encode()).hexdigest()[:8]
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,11 +98,11 @@ def protocol_of(
 class Convention:
     "How predictions and labels become a number; the fields are the possible causes of a difference."
 
-    parsing: str = "stated"  # "stated": spans of the file, else its form's reading; or a reading for every response
+    parsing: str = "stated"  # "stated": the file's spans, or its responses by its form's reading where it has none; else a reading for all
     rule: str = ""  # "≥" or ">" (IoU against m); "" is the benchmark's own
     missing: str = "zero"  # queries without a row count as 0, or are left out ("skip")
     clipping: str = "none"  # of predicted spans, or "video": to the video's length
-    labels: str = "annotations"  # or "file": the truths that the prediction file repeats; or "other": of a second label file
+    labels: str = "annotations"  # or "file": the truths that the prediction file repeats; or "other": those of a second label file
     past_end: str = "keep"  # true spans that end after their video stay, or are cut ("clip")
 
 
@@ -171,7 +171,7 @@ class _Scorer:
     "Scores of one file by any convention; what conventions share is computed once."
 
     def __init__(self, samples: Sequence[Sample], file: PredictionFile, other: Mapping[str, list[list[float]]] | None):
-        # as in `official_benchmarks.score`, a query without a true span has no IoU; nor has one that the second label file has no span for
+        # as in `official_benchmarks.score`, a query without a true span is left out; so is one without a span in the second label file
         self.samples = [s for s in samples if s.spans and (other is None or other[s.qid])]
         self.durations = {s.qid: s.duration for s in samples}
         self.file, self.other = file, other
@@ -234,7 +234,7 @@ def _in_decimals(parts: Mapping[str, Fraction], total: Fraction) -> dict[str, fl
 
 
 def _shapley(
-    scores: Mapping[frozenset[str], dict[str, Fraction]],  # by the causes that are exchanged
+    scores: Mapping[frozenset[str], dict[str, Fraction]],  # by the causes that have the second convention's setting
     causes: Sequence[str],
     metric: str,
 ) -> dict[str, Fraction]:

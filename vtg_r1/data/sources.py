@@ -58,7 +58,7 @@ def read_annotations(
     missing_videos: str = "error",  # rows whose duration cannot be measured for want of a video: "error", or "skip"
 ) -> list[Sample]:
     """Samples of one or several annotation files; ends past the video are clipped. In our own format, csv or jsonl a record that cannot be read is an
-    error; of every file but samples the report is printed."""
+    error. The report of each file is printed, except of one in our own format."""
     return read_all_annotations(annotations, dataset, video_root, missing_videos)[0]
 
 
@@ -124,7 +124,7 @@ def _read_entry(
     return samples, report.counts().get("missing_duration/dropped", 0)
 
 # %% ../../nbs/parts/data/sources.ipynb #86e92d08
-_OF_OPTIONAL_FIELDS = ("invalid", "bad_options", "bad_answer", "bad_question", "not_json")  # reasons for which a sample is no sample
+_OF_OPTIONAL_FIELDS = ("invalid", "bad_options", "bad_answer", "bad_question", "not_json")  # reasons that may lie in an optional field
 
 
 def _check_own_rows(path: str, report: Report) -> None:

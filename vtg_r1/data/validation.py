@@ -208,7 +208,7 @@ def probe_videos(
 
 # %% ../../nbs/parts/data/validation.ipynb #29ae0cfa
 _FORM = r"(?:\.f\d+(?:-\d+)?|[_-]\d{3,4}p)"  # what a downloader writes behind a name: the number of a format, or the height
-SOURCE_RULES = {  # what a name is → its pattern; the group `id` is the name of the source, or `coded` where it must not look like words
+SOURCE_RULES = {  # what a name is → its pattern; the group `id` is the source; it is called `coded` where it has to look like a YouTube id, not like words
     "Flickr video of DiDeMo": r"\d+@N\d\d_(?P<id>\d+)_[0-9a-f]+",
     "camera of TACoS (MPII Cooking)": r"(?P<id>s\d+-d\d+)-cam-\d+",
     "YouTube id with the prefix of ActivityNet or QuerYD": rf"(?:v_|video-)(?P<id>{_YOUTUBE_ID}){_FORM}?",
@@ -223,13 +223,13 @@ _SOURCE_PATTERNS = [re.compile(pattern, re.A | re.S) for pattern in SOURCE_RULES
 
 
 def _looks_coded(vid: str) -> bool:
-    "Whether an id has capitals and digits as YouTube's have, and is no word such as `kitchen_001`."
+    "Whether an id has two capitals, or one and a digit, as most YouTube ids have; a name such as `kitchen_001` has not."
     capitals, digits = (len(re.findall(kind, vid, re.A)) for kind in ("[A-Z]", "[0-9]"))
     return capitals > 1 or (capitals == 1 and digits > 0)
 
 
 def _source_in(parts: dict[str, str]) -> str:
-    "The source that a matched name names; empty if its numbers do not ascend, or its id does not look coded where it must."
+    "The source that the groups of a matched pattern name; empty if the numbers do not ascend, or if `coded` does not look like a YouTube id."
     if "start" in parts and float(parts["start"]) >= float(parts["end"]):
         return ""
     if "coded" in parts:
@@ -272,7 +272,7 @@ def _published_rows(name: str, path: str | Path, split: str) -> list[Row]:
 def overlap_guard(
     benchmarks: Iterable[tuple[str, str | Path, str | None]],  # (dataset name, annotation path, split or None): the test sets
     by: Iterable[str] = _OVERLAPS,  # which kinds of overlap count
-) -> Callable[[Sample], str]:  # "" or "same video as <dataset>", "same source as …", "same query as …"
+) -> Callable[[Sample], str]:  # "" without overlap, else "same video as <dataset>", "same source as …" or "same query as …"
     "A function that names the overlap of a training sample with the benchmarks; it compares with every published row, also those that reading drops."
     kinds = tuple(by)
     unknown = sorted(set(kinds) - set(_OVERLAPS))
