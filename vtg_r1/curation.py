@@ -418,7 +418,7 @@ def _in_format(sample: Sample, response: str, params: CurationParams) -> bool:
 def assign_split(
     sample: Sample,  # with `teacher` filled
     params: CurationParams,  # the thresholds
-) -> tuple[bool, bool, str]:  # (in the cold start, in RL, why it is in no set, or why an agreeing answer is not in the cold start)
+) -> tuple[bool, bool, str]:  # (in the cold start, in RL, why it is in no set, or why it is not in the cold start although teacher and label agree)
     "The sets of one annotated sample."
     teacher = sample.teacher
     if teacher is None:

@@ -86,8 +86,8 @@ def difficulty(
     reading: str = "time",  # how responses are read
     answers: str = "span",  # what an answer may be: one "span", or a "set" of none, one or many
 ) -> dict[str, Any]:  # {policy, ious, mean_iou, pass_rate, consensus}, the record's `difficulty`
-    """The tIoU of each rollout with the best true span, or of its set with the true one; their mean, the share of hits, and, of single spans, the one that
-    most rollouts agree with."""
+    """The tIoU of each rollout with its best true span, or of its set with the true set; their mean; the share of hits; and for single spans the rollout's
+    span that the others agree with most."""
     spans: list[list[float]] = []
     if answers == "set":
         sets = [parse_set(r, reading, sample.duration) for r in responses]
@@ -102,7 +102,7 @@ def difficulty(
 
 def _consensus(spans: Sequence[Sequence[float]]) -> list[float] | None:
     "The span that agrees best with the others; None if there is none."
-    answers = [[list(map(float, span))] for span in spans if span[0] < span[1]]  # false for what could not be read
+    answers = [[list(map(float, span))] for span in spans if span[0] < span[1]]  # false for NaN, which is an answer that could not be read
     if len(answers) < 2:
         return answers[0][0] if answers else None
     return answers[consensus(answers)[0]][0]

@@ -139,7 +139,7 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
 
     @property
     def span_reward(self) -> str:
-        "The reward of the answered span, or set of spans, which the log and the curriculum need."
+        "Name of the reward of the answered span, or of the set of spans, which the log and the curriculum need."
         return "set_tiou" if self.answers == "set" else "tiou"
 
     def reward_entries(self) -> list[RewardEntry]:
@@ -168,7 +168,7 @@ def with_prompt_opening(
     reward: Callable[..., Any],  # of TRL's form
     opened: str,  # of `opening`
 ) -> Callable[..., Any]:  # under the same name, which TRL logs
-    "A reward that reads each completion with what its prompt opened put back, as evaluation does."
+    "A reward that puts the tag that the prompt opened back before each completion, as evaluation does."
     if not opened:
         return reward
 
@@ -239,7 +239,7 @@ def without_response_template(processor: Any) -> Any:  # the same, or a copy
 
 # %% ../nbs/05_grpo.ipynb #57041406
 def grpo_arguments(params: GRPOParams, folder: str | Path, processes: int) -> dict[str, Any]:  # keyword arguments of a trl GRPOConfig
-    "The paper's GRPO in TRL's words: a composite reward, advantages scaled within each group."
+    "The parameters of the stage under TRL's names; by default the paper's GRPO, with a composite reward and advantages scaled within each group."
     host, port = params.vllm_server.rsplit(":", 1)
     return dict(
         **common_arguments(params, folder),

@@ -105,7 +105,7 @@ def tiou_reward(completions: Completions, spans: Spans, multi_gt: str = "best", 
         spans: The true spans of each row, seconds: n lists of [start, end].
         multi_gt: Rows with several true spans: "best" scores the one hit best, "union" all together.
         reading: How answers are read, one of `core.prompts.READINGS` but "auto".
-        kwargs: Other columns; of these "duration" is used, by the reading "vtimellm".
+        kwargs: Other columns; of these only "duration" is used, and only by the reading "vtimellm".
 
     Returns:
         n rewards in [0, 1]; None for a row without a true span.
@@ -371,7 +371,7 @@ class RewardsParams(RunParams):
 
     num_generations: int = param(8, "Responses per group, G.", paper="8", minimum=2)
     groups: int = param(400, "Simulated groups per point of the signal plot.", minimum=1)
-    spread: float = param(1.5, "Deviation of a policy's start and end around its own guess.", unit="seconds", above=0)
+    spread: float = param(1.5, "Standard deviation of a policy's start and end around its own guess.", unit="seconds", above=0)
 
 # %% ../nbs/02_rewards.ipynb #261d67aa
 DURATION = 30.0  # seconds of the imagined video, about the mean of Charades-STA

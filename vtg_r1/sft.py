@@ -56,7 +56,7 @@ class SFTParams(TrainingParams):
         return self.batch_size // per_pass
 
     def samples_seen(self, train_samples: int, steps: int, processes: int) -> int:
-        """Samples that so many updates read. The last update of an epoch takes what is left. Several processes fill up its last forward pass with samples
+        """Samples that this number of updates reads. The last update of an epoch takes what is left. Several processes fill up its last forward pass with samples
         from the start of the epoch, which count again."""
         per_pass = self.per_device_batch_size * processes
         epoch = train_samples if processes == 1 else -(-train_samples // per_pass) * per_pass
