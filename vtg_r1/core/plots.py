@@ -53,7 +53,7 @@ SERIES = (*(ROLES[role] for role in ("after", "before", "truth", "teacher")), *_
 
 
 def looks_of(names: Sequence[str]) -> dict[str, Look]:
-    "A look for each name, such as `after RL`: that of the role which is its first word, else the next of the series that no role here has."
+    "A look for each name. A name whose first word is a role, such as `after RL`, gets that role's look; each other name gets the next free look of `SERIES`."
     looks = {}
     for name in names:
         role = name.split(" ")[0].strip(",:").lower()
@@ -123,7 +123,7 @@ def save_figure(figure: "Figure", path: str | Path) -> Path:
 
 # %% ../../nbs/parts/core/plots.ipynb #56b72661
 def timeline(ax: "Axes", spans: Mapping[str, Sequence[Sequence[float]] | None], limits: tuple[float, float], labels: bool = True) -> None:
-    "Spans [start, end] in seconds as bars, one line per name, the first on top; [] has the words `not in the video`, and None `no span`."
+    "Spans [start, end] in seconds as bars, one line per name, the first on top; [] is drawn as the words `not in the video`, None as `no span`."
     looks = looks_of(list(spans))
     for y, (name, named) in enumerate(spans.items()):
         bars = [(start, end - start) for start, end in named or [] if end > start]
@@ -318,7 +318,7 @@ def draw_curves(
 # %% ../../nbs/parts/core/plots.ipynb #a0530f39
 @style()
 def draw_recall(ious: Mapping[str, Sequence[float] | np.ndarray]) -> "Figure":
-    "R1@m in percent over every threshold m of named sets of tIoU; the mean beside each name, points at the thresholds that tables report."
+    "R1@m in percent over the threshold m, a line for each named set of tIoU. The legend has the means; points mark the thresholds that tables report."
     fig, axes = _axes(1, 1, 5, 3.6)
     ax = axes[0, 0]
     thresholds, marks = np.linspace(0, 1, 401)[1:], (0.3, 0.5, 0.7)
@@ -339,7 +339,7 @@ def draw_landscapes(
     duration: float,  # of the video, seconds
     step: float = 0.5,  # between answers, seconds
 ) -> "Figure":
-    "Reward over start and end of the answered span; the cross is the truth, the lines are 0.05, 0.3, 0.5, 0.7."
+    "Reward over start and end of the answered span; the cross is the truth, the lines join answers with a reward of 0.05, 0.3, 0.5 and 0.7."
     at = np.arange(0, duration + step / 2, step)
     starts, ends = np.meshgrid(at, at)
     columns, lines = min(3, len(rewards)), -(-len(rewards) // 3)

@@ -109,7 +109,7 @@ _LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_
 
 
 def environment_without_launcher() -> dict[str, str]:
-    "The environment variables but for those of the launcher, for a program that is not one of its processes."
+    "The environment variables without those of the launcher, for a program that is not one of its processes."
     return {k: v for k, v in os.environ.items() if k not in _LAUNCHER_NAMES and not k.startswith(_LAUNCHER_PREFIXES)}
 
 # %% ../../nbs/parts/core/runtime.ipynb #86e294ef

@@ -43,15 +43,15 @@ class Sample:
         video: Path relative to the video root, POSIX, never leaving it.
         duration: Seconds, > 0: of the video, or of `clip` if there is one.
         query: The sentence to be found.
-        spans: Ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending; [] is not in the video.
+        spans: Ground truth [[start, end], …], 0 ≤ start < end ≤ duration, ascending; []: the video does not show the query.
         source: Name of the dataset.
         split: The dataset's split.
-        clip: [start, end] of the source video that this sample is cut to.
+        clip: [start, end] seconds of the source video, if the sample is only this piece of it.
         question: Grounded QA only.
         options: Grounded QA only, at most five.
         answer: Grounded QA only, "A".."E".
-        teacher: {model, response, span, iou, usage}.
-        difficulty: {policy, ious, mean_iou, pass_rate}, shares from 0 to 1.
+        teacher: A teacher's answer and its tIoU: {model, response, span, iou, usage}.
+        difficulty: The tIoUs of a policy's rollouts, from 0 to 1: {policy, ious, mean_iou, pass_rate}, and what else its source gives.
 
     Example:
         >>> from vtg_r1 import Sample
@@ -150,7 +150,7 @@ _ROUNDED = 1e-3  # by which a mean may differ from that of the rounded values be
 
 
 def _check_difficulty(s: Sample) -> None:
-    "The policy's tIoUs are shares, and `mean_iou` is their mean: percent, or the numbers of another file, would select other samples."
+    "The policy's tIoUs lie in [0, 1] and `mean_iou` is their mean. Values in percent, or from another file, would select wrong samples."
     given = s.difficulty or {}
     ious = given.get("ious")
     if ious is not None and (not isinstance(ious, (list, tuple)) or not ious):
@@ -203,7 +203,7 @@ def _check_qa(s: Sample) -> None:
 
 # %% ../../nbs/parts/core/samples.ipynb #1e2acb10
 def validate(sample: Sample) -> Sample:
-    "Check a sample against the record's contract and return it; a `SampleError` names the field and the fix."
+    "Check a sample against the rules of the record and return it; a `SampleError` names the field and the fix."
     _check_texts(sample)
     if not is_number(sample.duration) or sample.duration <= 0:
         _fail(sample.qid, "duration", f"is {sample.duration!r}", "give seconds > 0", "missing_duration")
@@ -233,7 +233,7 @@ def below_root(
 def target_span(
     spans: Sequence[Sequence[float]],  # of a sample, at least one [start, end], seconds
 ) -> list[float]:
-    "The one span where only one can be used: that most annotators gave, among equals the earliest."
+    "The one span where only one can be used: the one that most annotators gave, and of several such spans the earliest."
     counts = Counter((span[0], span[1]) for span in spans)
     most = max(counts.values())
     return list(min(span for span, n in counts.items() if n == most))
@@ -279,7 +279,7 @@ class Finding:
     line: int | None = None  # line or record in the file, from 1
 
 
-_COUNTED = ("past_end", "inverted", "zero_length", "multi_span", "empty_query", "duplicates", "repeated_query")  # queries, counted before any policy
+_COUNTED = ("past_end", "inverted", "zero_length", "multi_span", "empty_query", "duplicates", "repeated_query")  # in each report, even with 0
 
 # %% ../../nbs/parts/core/samples.ipynb #d2c07744
 @dataclass
@@ -294,7 +294,7 @@ class Report:
     split: str = ""
     before: Counter[str] = field(default_factory=Counter)  # oddity → queries that show it in the file as published
     notes: list[str] = field(default_factory=list)  # what holds for the whole file
-    without_duration: dict[str, str] = field(default_factory=dict)  # qid → video of queries that were dropped for it alone, or have a guess
+    without_duration: dict[str, str] = field(default_factory=dict)  # qid → video of queries dropped only for this, or with a guessed duration
 
     def add(self, qid: str, reason: str, action: str, detail: str = "", line: int | None = None) -> None:
         "Record one `Finding`."
@@ -331,8 +331,8 @@ class Report:
         return "\n".join(rows)
 
 # %% ../../nbs/parts/core/samples.ipynb #0e947ddc
-LONGEST_LINE = 2**24  # bytes of a JSONL line; a longer one is an error, and is passed over without being held in memory
-MOST_BAD = 100_000  # bad records after which a reader takes a file for something else
+LONGEST_LINE = 2**24  # bytes of a JSONL line; a longer line is an error, and is skipped without being held in memory
+MOST_BAD = 100_000  # bad records after which a reader stops: the file must be something else
 
 
 class RepeatedKey(ValueError):

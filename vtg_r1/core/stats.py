@@ -116,7 +116,7 @@ def holm(
 
 # %% ../../nbs/parts/core/stats.ipynb #a3e6eb15
 def _in_batches(resamples: int, size: int) -> list[int]:
-    "Batch sizes that keep arrays of `size` columns near a million numbers."
+    "Batch sizes that sum to `resamples`; an array with one batch of rows and `size` columns has about a million numbers."
     step = max(1, 1_000_000 // size)
     return [min(step, resamples - i) for i in range(0, resamples, step)]
 
@@ -128,7 +128,7 @@ def bootstrap_ci(
     resamples: int = 2000,  # draws
     seed: int = 0,  # of the draws
 ) -> tuple[float, float]:  # same unit as `values`
-    "Percentile bootstrap interval of the mean; NaN where all values are in one group, which tells nothing about others."
+    "Percentile bootstrap interval of the mean; NaN where all values are in one group, which says nothing about other groups."
     sums, counts = _group_sums(np.asarray(values, np.float64), groups)
     if len(sums) < 2:
         return np.nan, np.nan

@@ -111,7 +111,7 @@ def _number_pattern(separators: str) -> re.Pattern[str]:
 
 # %% ../../nbs/parts/core/times.ipynb #519df628
 _TOGETHER = _number_pattern(".,:'\u2009")  # a comma between digits belongs to the number
-_APART = _number_pattern(".:'\u2009")  # it parts two numbers
+_APART = _number_pattern(".:'\u2009")  # a comma between digits separates two numbers
 _BAD_BEFORE = re.compile(rf"[{_LETTER}{_ODD}×^/+°$€£#.一二三四五六七八九十百千万亿]\Z|[{_LETTER}]-\Z")
 
 
@@ -139,7 +139,7 @@ def _time(text: str, match: re.Match[str], earlier: int, by_thousands: bool) -> 
     if not fields:
         return _Time(start, match.end(1), end, value, seconds)
     if (seconds, fields) in ((0.001, 2), (0.001, 3), (60.0, 3), (3600.0, 2)):
-        return _Time(start, match.end(1), end)  # `1:30 h` is open
+        return _Time(start, match.end(1), end)  # `1:30 h` is ambiguous
     return _Time(start, match.end(1), end, value, clock=True)
 
 
@@ -201,7 +201,7 @@ _LIST = re.compile(rf"[ \n]?[\"'`*]?[ \n]?([,;])[ \n]?[\"'`*]?{_ABOUT}(?:(?:{_UN
 
 @lru_cache(4096)
 def _joiner(gap: str) -> str:
-    'How the text between two numbers joins them: "to", "start" (the end came first), or the weaker "and", ",", ";" and " "; else "".'
+    'How the text between two numbers joins them: "to", "start" (the end is written first), or the weaker "and", ",", ";" and " "; "" if it does not.'
     if len(gap) > 80:
         return ""
     if _TAKEN_OUT in gap:
@@ -274,7 +274,7 @@ def _lead(gap: str) -> tuple[str, float]:
 # %% ../../nbs/parts/core/times.ipynb #3088013e
 @lru_cache(4096)
 def _may_follow(gap: str) -> bool:
-    "Whether a text may follow a time without a unit; a noun may not, it says what the number counts."
+    "Whether a text may follow a time without a unit; a noun may not, since the number then counts it."
     match = _TRAIL.match(gap)
     assert match
     word = match[1]
@@ -310,7 +310,7 @@ def _is_bracketed(layout: _Layout, i: int) -> bool:
 
 
 def _may_part(layout: _Layout, i: int) -> bool:
-    "Whether a comma without a space parts numbers i and i + 1: they make no number together, stand in brackets, or belong to two spans, `3-5,7-9`."
+    "Whether a comma without a space separates numbers i and i + 1: they make no number together, stand in brackets, or belong to two spans, `3-5,7-9`."
     number = layout.text[layout.times[i].start : layout.times[i + 1].number_end]
     inner = 0 < i < len(layout.times) - 2 and layout.whole
     ranges = inner and _joiner(layout.gaps[i]) == _joiner(layout.gaps[i + 2]) == "to" and not _GROUPS.fullmatch(number)
@@ -335,7 +335,7 @@ def _may_join(layout: _Layout, i: int, join: str) -> bool:
 
 
 def _in_seconds(a: _Time, b: _Time, a_front: float, b_front: float) -> list[float] | None:
-    "[start, end] of two numbers, with the units before them; None if the units leave it open."
+    "[start, end] of two numbers, with the units that stand in front of them; None if the units are ambiguous."
     if a.value is None or b.value is None:
         return None
     a_unit, b_unit = a.unit or a_front, b.unit or b_front
@@ -439,7 +439,7 @@ _LABEL = re.compile(
     r"(?m)(?:^|(?<=; ))(?:[*•-] )?[\[(*]*(?:(?:scene|segment|clip|event|part|step|shot|moment|span|answer|interval|section|instance|第)? ?#?[0-9]{1,3}(?:[.):](?=[ *])|[.)](?=\[)))"
     r"[\])*]* (?=[\[({\"'0-9.]|from|between|start|begin|at )"
 )
-_PLAIN_ANSWER = re.compile(r"\[([0-9]{1,6}(?:\.[0-9]{1,6})?), ([0-9]{1,6}(?:\.[0-9]{1,6})?)\]")  # our own form: nothing in it is open
+_PLAIN_ANSWER = re.compile(r"\[([0-9]{1,6}(?:\.[0-9]{1,6})?), ([0-9]{1,6}(?:\.[0-9]{1,6})?)\]")  # our own form: nothing in it is ambiguous
 _TIGHT_COMMA = re.compile(r"[0-9],[0-9]")
 _FIRST = re.compile(r"(?<![a-z])first:? (?=[0-9])")  # of several; in prose it begins a duration, `the first 3 to 5 s`
 _DIGITS = re.compile(r"[0-9]+")

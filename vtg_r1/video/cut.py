@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/parts/video/cut.ipynb #c0cc863f
 _TICKS = 90_000  # per second, of a cut's clock
 _AAC_RATES = (48000, 44100, 32000, 24000, 22050, 16000)  # samples per second
-_SLACK = 0.02  # seconds by which sound may lag behind its clock before silence or a cut puts it right
+_SLACK = 0.02  # seconds by which sound may differ from its clock before silence is added or sound is left out
 
 
 def _pictures(video: Path, facts: Facts, start: float, end: float) -> Iterator[tuple[float, Any]]:
@@ -200,7 +200,7 @@ def _sound_packets(video: Path, facts: Facts, stream: Any, start: float, end: fl
 
 # %% ../../nbs/parts/video/cut.ipynb #640a5312
 def _put_right(position: int | None, at: int, samples: np.ndarray) -> tuple[int, np.ndarray]:
-    "(position, samples) of sound that belongs at `at`: silence fills a hole, and what comes twice goes."
+    "(position, samples) of sound that belongs at `at`: silence fills a gap, and sound that comes twice is left out."
     if position is None:
         return at, samples
     if at < position:
