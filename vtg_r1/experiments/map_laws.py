@@ -197,7 +197,7 @@ class Law:
     about: str = ""  # what the number is, and of how many values
 
 
-Measured = tuple[float, tuple[float, float], float, str, bool, bool]  # estimate, interval, p, about, whether it is as the law says, whether it surely is not
+Measured = tuple[float, tuple[float, float], float, str, bool, bool]  # estimate, interval, p, about, agrees with the law, is refuted
 
 
 def _of_seeds(values: Sequence[float], about: str, least: float = 0.0) -> Measured:
