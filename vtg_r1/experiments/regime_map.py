@@ -139,7 +139,7 @@ def cells_of(rules: Mapping[str, Any], block: str) -> list[Cell]:
 
 
 def seeds_of(rules: Mapping[str, Any], block: str, n: int = 0) -> list[int]:
-    "The first `n` seeds of the map; 0 takes the block's number. None is a pilot's."
+    "The first `n` seeds of the map; 0 takes the block's number. The pilots had other seeds."
     first = rules["seeds"][0]
     return list(range(first, first + (n or rules.get("block_seeds", {}).get(block, len(rules["seeds"])))))
 
@@ -559,7 +559,7 @@ def cold_start_runs(runs: Runs) -> Runs:
 
 
 def gate(rules: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Estimate | None:  # points; None before both arms were run
-    "How much a medium chain beats none on relations before RL, at equal sentences: what C4 needs to be a question."
+    "By how much a medium chain beats no chain on relation questions before RL, after the same number of sentences. Block c4 runs only if this is enough."
     values: dict[str, list[float]] = {"medium": [], "none": []}
     updates = rules["blocks"]["c4"][0]["fixed"]["updates"]
     for row in rows.values():

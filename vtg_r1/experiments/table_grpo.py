@@ -122,7 +122,7 @@ VISITS_PER_STEP = 1 / 3  # of the trainer; fitted to the pilots' clean arms
 
 
 def predicted_curve(miou: float, labels: Labels, looks: Iterable[int], seed: int = 0) -> dict[int, float]:  # step → mIoU, percent
-    "What the table expects of a base with this sampled mIoU at the looks of a run."
+    "What the table expects of a base with this sampled mIoU at the steps where a run is evaluated."
     truths = np.random.default_rng(seed).integers(len(SPANS), size=200)
     steps = {step: max(1, round(step * VISITS_PER_STEP)) for step in looks if step}
     curve = train_table(start_logits(truths, miou), truths, labels, steps.values(), seed)

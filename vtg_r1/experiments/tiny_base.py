@@ -196,7 +196,7 @@ class Clip:
     queries: list[dict]  # every sentence about them with one answer
 
 
-BASE_WORLD = ToyWorldConfig(spacing=(1, 1, 1, 2), pairings="all", levels=LEVELS)  # the base has seen everything, as large models have
+BASE_WORLD = ToyWorldConfig(spacing=(1, 1, 1, 2), pairings="all", levels=LEVELS)  # the base sees all pairings and all levels of sentences
 
 
 def load_clips(

@@ -117,7 +117,7 @@ def read_review(
 
 # %% ../../nbs/parts/pages/review.ipynb #0f738516
 def _iou(answer: dict[str, Any], spans: list[list[float]] | None) -> float | None:
-    "IoU of a first span with the best true one; None without truth. Of what the video does not show, 1 for a refusal."
+    "IoU of a first span with the best true one; None without truth. Where the video does not show the query: 1 for a refusal, else 0."
     if spans is None:
         return None
     if not spans:
@@ -196,7 +196,7 @@ def review_page(
     return template.replace("SCRIPT_HASH", f"sha256-{digest}").replace("REVIEW_DATA", data)
 
 # %% ../../nbs/parts/pages/review.ipynb #3408511c
-_MOST_STRIPS = 60  # videos of a page with frames
+_MOST_STRIPS = 60  # a page with more videos than this has no frames
 
 
 def _frames_of(files: dict[str, Path | None], samples: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class LogWriter(TrainerCallback):
 def tiou_histogram(
     values: list[float | None],  # rewards for the span; None for a query without a true span
 ) -> list[int]:
-    "How many completions have a tIoU in each tenth from 0 to 1; a false refusal, which is paid less than 0, has 0, and None is not counted."
+    "How many completions have a tIoU in each tenth from 0 to 1. A false refusal is paid less than 0 and counts as 0. None is not counted."
     known = [min(max(value, 0.0), 1.0) for value in values if value is not None]
     return np.histogram(known, bins=10, range=(0, 1))[0].tolist()
 

@@ -94,7 +94,7 @@ def _text_tokens(processor: Any, text: str) -> int:
 
 
 def _most_frame_tokens(processor: Any, time_encoding: str, pixels: int) -> int:
-    "Tokens of one frame of so many pixels, the most that any shape takes."
+    "The most tokens that one frame of so many pixels takes, whatever its shape."
     sizes = [(28, 28), *(fit_size(1000 * width, 1000 * height, pixels) for width, height in RATIOS.values())]
     counts = []
     for size in sizes:
@@ -106,7 +106,7 @@ def _most_frame_tokens(processor: Any, time_encoding: str, pixels: int) -> int:
 
 
 def _largest_budgets(view: VideoInputConfig) -> list[tuple[int, int]]:  # (frames, pixels per frame)
-    "Budgets of which one is at least that of a video, for a video of any length."
+    "Budgets that bound the frames and pixels of a video: whatever its length, one of them is at least as large."
     if not (view.fps and view.max_tokens_per_video):
         return [budget_for(0.0, replace(view, fps=0.0))]
     frames_of, least = dict[int, int](), 1  # pixels per frame → most frames

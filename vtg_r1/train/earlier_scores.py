@@ -33,7 +33,7 @@ def _digest(parts: Iterable[Any]) -> str:
 
 @cache
 def _code() -> str:
-    "The package's own code, as its files are."
+    "A digest of the package's own source files."
     package = Path(vtg_r1.__file__).parent
     return _digest((path.relative_to(package).as_posix(), path.read_bytes()) for path in sorted(package.rglob("*.py")))
 
@@ -69,8 +69,8 @@ def evaluation_record(
 
 # %% ../../nbs/parts/train/earlier_scores.ipynb #1e028f61
 def _all_ended(rows: Path, length: Callable[[str], int], limit: int) -> bool:
-    "Whether every response of a file ended by itself."
-    return all(isinstance(row, dict) and length(row["response"] or "") < limit for _, row in iter_jsonl(rows))  # one more token ends it
+    "Whether every response of a file ended by itself, not at the limit."
+    return all(isinstance(row, dict) and length(row["response"] or "") < limit for _, row in iter_jsonl(rows))  # the token that ends it is one more
 
 
 def take_over_scores(
@@ -79,7 +79,7 @@ def take_over_scores(
     rows: Path,  # file of the new run's rows
     length: Callable[[str], int],  # tokens of a response
 ) -> Path | None:  # the folder of the run whose rows were taken; None if there are none
-    "Copy the rows of the run that saved the model and scored it on the same."
+    "Copy the rows of the run that saved the model, if its record is equal. The greatest lengths may differ if no response reached the smaller one."
     run = Path(folder).parent
     earlier = read_manifest(run).get("evaluated", {})
     equal = {**earlier, "length": ""} == {**record, "length": ""} and (run / "predictions.jsonl").is_file()

@@ -89,7 +89,7 @@ def step_on(card: str, params: Any, row: dict[str, Any], size: float) -> dict[st
     longer = params.max_completion_length / row["max_completion_length"]
     queries = params.prompts_per_step * params.num_generations / (row["prompts_per_step"] * row["num_generations"])
     prompt = _pixels_shown(params) / (row["frames"] * row["pixels"])
-    if not row["billions"]:  # its parts were not measured apart
+    if not row["billions"]:  # the toy step: its decoding was not measured apart
         return dict(card=card, step_seconds=row["step_seconds"] * queries * prompt * longer, decoding_seconds=None, gb=None, differs=differences)
     decoding, rest = row["decoding_seconds"] * longer, (row["step_seconds"] - row["decoding_seconds"]) * queries * prompt
     decoding, rest = _on_other_card(card, row, decoding, rest, size, params.max_completion_length)

@@ -34,7 +34,7 @@ def response_facts(
     length: Callable[[str], int],  # tokens of a text
     reading: str = "time",  # how answers are read
     thinking: bool = True,  # whether the format has a think block
-    asked: Sequence[bool] | None = None,  # whether an option is asked for, of each response; None: of none
+    asked: Sequence[bool] | None = None,  # for each response, whether an option was asked for; None: for no response
 ) -> dict[str, float]:  # mean length in tokens; shares in percent
     "Mean length, and the shares that reason (a think block that is not empty), are in the reading's format, and have a block with an answer."
 
@@ -182,7 +182,7 @@ def evaluate_sets(
 def query_tious(
     rows: list[dict[str, Any]],  # predictions of `evaluate_sets`
     sets: list[EvalSet],  # that were evaluated, in the same order
-) -> list[float]:  # tIoU of each query with its best true span; 0 without an answer; of what the video does not show, 1 for a refusal
+) -> list[float]:  # for each query: tIoU with the nearest true span, 0 without an answer; without a true span, 1 for a refusal, else 0
     "The tIoU of every held-out query."
     samples = [sample for s in sets for sample in s.samples]
     tious = [float(row["pred"] == []) for row in rows]
@@ -198,15 +198,15 @@ def late_evaluations(
     steps: Iterable[int],  # at which a policy was evaluated
     budget: int,  # steps of the training that is judged
 ) -> list[int]:
-    "The looks in the second half of a budget."
+    "The steps of the evaluations in the second half of a budget."
     return [step for step in steps if budget // 2 <= step <= budget]
 
 
 def curve_metrics(
     curve: Mapping[int, float],  # step → mIoU, percent
     budget: int,  # steps of the training that is judged
-) -> dict[str, float]:  # "late/mIoU", "area/mIoU", percent; empty without a look in the second half
-    "What is judged of a curve: the mean of its looks in the second half of the steps, and the mean height of the whole curve."
+) -> dict[str, float]:  # "late/mIoU", "area/mIoU", percent; empty without an evaluation in the second half
+    "What is judged of a curve: the mean of its evaluations in the second half of the steps, and the mean height of the whole curve."
     steps = sorted(step for step in curve if step <= budget)
     values = [curve[step] for step in steps]
     late = [curve[step] for step in late_evaluations(steps, budget)]

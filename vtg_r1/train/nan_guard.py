@@ -86,7 +86,7 @@ def read_batch(
     return about, rows, inputs
 
 # %% ../../nbs/parts/train/nan_guard.ipynb #62bf02c5
-_Trainer: Any = object  # the trainer's class comes behind these in the order of bases
+_Trainer: Any = object  # stands for the trainer's class, which `with_nan_guard` puts after these among the bases
 
 
 class _NaNGuard(_Trainer):
@@ -138,7 +138,7 @@ class _NaNGuard(_Trainer):
 
 # %% ../../nbs/parts/train/nan_guard.ipynb #fb797b24
 class _NaNGuardSFT(_NaNGuard):
-    "For SFT: batches carry the qids of their samples up to the step."
+    "For SFT: the collator adds the qids of the samples to a batch, and the step takes them out."
 
     data_collator: Any
 

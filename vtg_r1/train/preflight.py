@@ -119,7 +119,7 @@ def _check_gpus(config: Mapping[str, Any], processes: int, name: str) -> None:
 
 # %% ../../nbs/parts/train/preflight.ipynb #163fab36
 def _read(report: Preflight, params: Any, value: str | list, what: str, root: str) -> list[Sample] | None:
-    "The samples of a parameter with the videos that are there; None if they cannot be read, or will be made."
+    "The samples of a parameter whose videos exist; None if they cannot be read, or if an earlier step will make them."
     entries = annotation_entries(value, getattr(params, "dataset", "samples"))
     makers = {report.maker(entry["path"]) for entry in entries} - {""}
     if makers:
@@ -175,7 +175,7 @@ def _check_root(report: Preflight, root: str) -> None:
 
 
 def _look_for(report: Preflight, value: str | list, what: str) -> None:
-    "Whether annotation files are there, where their samples cannot be read."
+    "Check that annotation files exist. Their samples are not read, because the folder of their videos is missing."
     for entry in annotation_entries(value, ""):
         with report.trying(what):
             if not resolve(entry["path"]).exists() and not report.maker(entry["path"]):

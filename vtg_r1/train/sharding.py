@@ -112,7 +112,7 @@ def merged_onto_base(
 
 
 def whole_model(trainer: Any, folder: str | Path) -> Any:  # None in the other processes
-    "The model of a sharded trainer in one piece, in the first process; adapters are kept beside `folder`. Every process takes part, and the trainer is used up."
+    "The model of a sharded trainer in one piece, in the first process; adapters are kept beside `folder`. Every process takes part, and the trainer cannot be used afterwards."
     from transformers.integrations import unset_hf_deepspeed_config
 
     weights, model = _gathered(trainer), trainer.accelerator.unwrap_model(trainer.model)

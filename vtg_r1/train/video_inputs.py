@@ -49,12 +49,12 @@ def sft_collator(
 
 # %% ../../nbs/parts/train/video_inputs.ipynb #40f561a4
 class VideoGRPOTrainer(GRPOTrainer):
-    "TRL's GRPO trainer on rows with `prompt` and `images`, or `video` and `fps`, for any model that transformers can show them."
+    "TRL's GRPO trainer on rows with `prompt` and `images`, or `video` and `fps`, for any model to which transformers can show frames."
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(model, *args, **kwargs)
         if self.ref_model is not None:
-            use_checkpoint_positions(self.ref_model)  # TRL reads it by itself
+            use_checkpoint_positions(self.ref_model)  # TRL loads the reference model itself, without these positions
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
@@ -82,7 +82,7 @@ class VideoGRPOTrainer(GRPOTrainer):
             raise ValueError("TRL hands vLLM images only: show videos in the interleaved encoding")
 
     def _without_frames(self, row: dict[str, Any]) -> dict[str, Any]:
-        "A row that TRL takes for text; images stay in its messages, for rollouts of a function's own."
+        "A row that TRL takes for text. Its images stay in its messages, where a custom rollout function can read them."
         lean = {name: value for name, value in row.items() if name not in ("images", "video")}
         if "images" in row:
             lean["prompt"] = prepare_multimodal_messages(row["prompt"], images=row["images"])
