@@ -490,9 +490,7 @@ def document(folder: Path) -> str:
         "- *Mapped*: every row was assigned to its query, and its span was read.\n"
         "- *Score equal*: `vtg-r1 score` gives the number that the owner's rule, written independently in the test, computes from the raw file. If the owner's\n"
         "  convention differs from ours, the second number of `--explain` is compared instead.\n\n"
-        "Any of the files may be compressed by gzip.\n\n"
-        + markdown_table(head, rows)
-        + "\n"
+        "Any of the files may be compressed by gzip.\n\n" + markdown_table(head, rows) + "\n"
     )
 
 
