@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def beside(name: str) -> ModuleType:
-    "A Python file that lies beside this one."
+    "The module of a Python file in this folder."
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -91,7 +91,7 @@ def toctrees(index: dict) -> dict:
 
 
 def without_directives(cell: dict) -> dict:
-    "A code cell as a reader wants it: nbdev's directives gone, but a mark on what is in the package."
+    "A code cell without nbdev's directives; a cell that is exported to the package gets the tag `export`."
     lines = "".join(cell["source"]).split("\n")
     directives = [line for line in lines if line.startswith("#|")]
     tags = ["export"] if any("export" in d for d in directives) else []
@@ -103,7 +103,7 @@ def without_directives(cell: dict) -> dict:
 
 
 def note(run: Path, edited: int) -> dict:
-    "A cell that says whose outputs a page shows."
+    "A cell that names the run whose outputs a page shows."
     about = json.loads((run / "manifest.json").read_text(encoding="utf-8")) if (run / "manifest.json").is_file() else {}
     where = f" on {about['device']}" if about.get("device") else ""
     since = f" {edited} of its cells have been edited since." if edited else ""
@@ -148,7 +148,7 @@ def on_source(app, docname: str, source: list[str]):
 
 
 def mathml(display: str):
-    "A visitor that writes a formula as MathML, which browsers show by themselves."
+    "A visitor that writes a formula as MathML, which browsers show without a script."
 
     def visit(self, node):
         self.body.append(convert(node.astext(), display=display))

@@ -1,7 +1,7 @@
 """Put the outputs of the committed runs into the notebooks that ran: `make outputs`.
 
-Cells that `#| eval: false` marks are not run by nbdev's tests; what they show comes from the executed notebook of the stage's committed run, cell by cell.
-The same command takes back what a run in JupyterLab has left in a notebook. Lessons keep their own outputs.
+nbdev's tests do not run cells marked `#| eval: false`; their outputs are copied, cell by cell, from the executed notebook of the stage's committed run.
+So the command also removes the outputs that a run in JupyterLab has left in these cells. Lesson cells keep their own outputs.
 """
 
 import ast
@@ -37,7 +37,7 @@ def _as_lines(text: str | list[str]) -> list[str]:
 
 
 def clean_outputs(outputs: list[Cell]) -> list[Cell]:
-    "Outputs without progress bars, the kernel's warnings and the numbers of execution, in the form in which nbdev stores them."
+    "Outputs without stderr, progress bars, the kernel's warnings and execution numbers, in the form in which nbdev stores them."
     cleaned = []
     for output in outputs:
         output = {key: value for key, value in output.items() if key != "execution_count"} | {"metadata": {}}
@@ -56,7 +56,7 @@ def clean_outputs(outputs: list[Cell]) -> list[Cell]:
 
 
 def filled(notebook: Cell, executed: dict[str, Cell]) -> Cell:
-    "A notebook whose run cells have the outputs of an executed one; cells that it lacks have none."
+    "A notebook whose cells marked `#| eval: false` have the outputs of an executed one, or none if that lacks the cell."
     cells = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code" and source_of(cell).startswith("#| eval: false"):
@@ -67,7 +67,7 @@ def filled(notebook: Cell, executed: dict[str, Cell]) -> Cell:
 
 
 def meaning(source: str) -> str:
-    "What a cell does, however it is laid out."
+    "The code of a cell without its layout and comments."
     try:
         return ast.dump(ast.parse(source))
     except SyntaxError:  # a magic
@@ -75,7 +75,7 @@ def meaning(source: str) -> str:
 
 
 def edited_since(notebook: Cell, executed: dict[str, Cell]) -> int:
-    "How many cells that show an output of the run are not the cells that ran."
+    "How many cells that show an output of the run have other code than the cells that ran."
     pairs = [
         (source_of(c), source_of(executed[c["id"]])) for c in notebook["cells"] if c["cell_type"] == "code" and c["id"] in executed and c["outputs"]
     ]

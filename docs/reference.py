@@ -15,7 +15,7 @@ from typing import Any
 
 PACKAGE = "vtg_r1"
 STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benchmarks")
-ROOMS = {
+ROOMS = {  # subpackages, a page each
     "core": "spans, samples, prompts, metrics",
     "runs": "run folders, parameters, experiments",
     "video": "decoding and cutting",
@@ -28,13 +28,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def comments_of(source: str) -> dict[int, str]:
-    "The comment that ends a line, by line number."
+    "The comment at the end of each line, by line number."
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 
 def signature(function: Function) -> str:
-    "A definition without its body and its comments, a parameter a line if it is long."
+    "The signature without comments; a long one with one parameter per line."
     returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
     line = f"{function.name}({ast.unparse(function.args)}){returns}"
     if len(line) <= 88:
@@ -60,7 +60,7 @@ def _with_default(argument: ast.arg, default: ast.expr | None) -> str:
 
 
 def parameter_comments(function: Function, comments: dict[int, str]) -> list[tuple[str, str]]:
-    "Names of parameters and what the comments beside them say; the comment behind the head is of the result."
+    "Names of parameters and the comments beside them; the comment after the closing parenthesis is that of the result."
     arguments = function.args
     every = [*arguments.posonlyargs, *arguments.args, arguments.vararg, *arguments.kwonlyargs, arguments.kwarg]
     by_line: dict[int, list[str]] = {}
@@ -90,7 +90,7 @@ def documented(text: str) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    "Text whose brackets, tags and signs are no Markdown; code stays code."
+    "Text in which nothing but code is read as Markdown."
     pieces = re.split(r"(`[^`\n]+`)", text)
     return "".join(piece if piece.startswith("`") else re.sub(r"([\\\[\]<>*_{}|$@#~])", r"\\\1", piece) for piece in pieces)
 
@@ -111,7 +111,7 @@ def function_entry(function: Function, comments: dict[int, str], level: int) -> 
 
 
 def field_about(field: ast.AnnAssign, comments: dict[int, str]) -> str:
-    "What is said of a field of a dataclass: the comment beside it, or the text in its `param(default, text)`."
+    "The description of a field of a dataclass: the comment beside it, or the text in its `param(default, text)`."
     value = field.value
     if isinstance(value, ast.Call) and ast.unparse(value.func) == "param":
         default, text = ast.unparse(value.args[0]), ast.literal_eval(value.args[1])
@@ -182,14 +182,14 @@ def notebook_of(path: Path) -> str:
 
 
 def modules_of(package: Path, room: str) -> list[Path]:
-    "The modules of a room; of the stages in the order in which they run."
+    "The modules of a subpackage; for `stages` those of the stages, in the order in which they run."
     if room == "stages":
         return [package / f"{stage}.py" for stage in STAGES]
     return [p for p in sorted((package / room).glob("*.py")) if not p.name.startswith("_")]
 
 
 def room_page(package: Path, room: str, about: str) -> str:
-    "A page with every public name of a room."
+    "A page with every public name of a subpackage, or of the stages."
     parts = [f"# {PACKAGE if room == 'stages' else f'{PACKAGE}.{room}'}: {about}"]
     for path in modules_of(package, room):
         place = f"{PACKAGE}.{path.stem}" if room == "stages" else f"{PACKAGE}.{room}.{path.stem}"
@@ -248,7 +248,7 @@ def command_page() -> str:
 
 
 def _without_tags(text: str) -> str:
-    "Markdown whose angle brackets are no HTML; code stays code."
+    "Markdown in which an angle bracket outside code is no HTML."
     pieces = re.split(r"(^```.*?^```$|`[^`\n]+`)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(piece if piece.startswith("`") else piece.replace("<", "\\<") for piece in pieces)
 
@@ -260,7 +260,7 @@ def pages(package: Path) -> dict[str, str]:
 
 
 def write_pages(root: Path, folder: Path) -> list[str]:
-    "Write the pages, those that have changed, and name them."
+    "Write the pages that have changed; the names of all pages."
     sys.path.insert(0, str(root))
     folder.mkdir(exist_ok=True)
     written = pages(root / PACKAGE)

@@ -10,14 +10,14 @@ from vtg_r1.train.estimate import answer_seconds, training_seconds
 
 BASE = "Qwen/Qwen2.5-VL-7B-Instruct"
 CARD = "H100"
-TRAINED = {"cold_start": 13_000, "difficulty": 512, "rl": 18_000}  # paper, Table 1; 04 looks at a part
+TRAINED = {"cold_start": 13_000, "difficulty": 512, "rl": 18_000}  # samples: paper, Table 1; 04 takes a part of the RL set
 QUERIES = {"charades_sta": 3720, "nextgqa": 5553, "rextime": 921}
-LOOK = 256  # held-out queries of the recipe's cold start and RL
+LOOK = 256  # held-out queries that the recipe's cold start and RL are evaluated on
 TITLES = {"charades_sta": "Charades-STA", "nextgqa": "NExT-GQA", "rextime": "ReXTime"}
 
 
 def hours(recipe: Recipe) -> list[tuple[str, ...]]:
-    "A row for each step that takes GPUs: its name, how many processes, their hours."
+    "A row for each step that takes GPUs: its name, the number of processes, hours of wall time."
     rows = []
     for step in recipe.steps:
         if step.stage == "curation":  # the teacher's hours are the server's
@@ -41,7 +41,7 @@ def hours(recipe: Recipe) -> list[tuple[str, ...]]:
 
 
 def numbers(benchmark: str) -> list[tuple[str, ...]]:
-    "What the paper reports, and what each number is to be compared with."
+    "What the paper reports on a benchmark: a row per model, with the step of the recipe to compare it with."
     after = {"Qwen2.5-VL-7B": "base", "TVG-ColdStart": "cold_start", "TVG-R1": "rl", "TVG-R1 (ablation tables)": "rl"}
     rows = [row for row in published(benchmark) if row["model"] in after]
     known = {
@@ -81,11 +81,11 @@ vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in a t
 | `vtg-r1 recipe configs/recipe_7b_released.yaml` | the authors' RL set (row tvg_r1) and its videos, their cold start (RuizheChen/TVG_Coldstart), the base model ({BASE}), the three test sets with videos, 8 GPUs of 80 GB; no teacher |
 | `vtg-r1 recipe configs/recipe_7b.yaml` | all sources below except tvg_r1, the base model ({BASE}), a teacher (56,000 requests), 8 GPUs of 80 GB |
 
-`--dry-run` names everything that is missing, all at once, and begins nothing. A recipe that was stopped goes on with the same command; finished stages are kept. `vtg-r1 runs` lists all runs.
+`--dry-run` names everything that is missing, all at once, and runs nothing. A recipe that was stopped goes on with the same command; finished stages are kept. `vtg-r1 runs` lists all runs.
 
 ## Where annotations and videos come from
 
-`vtg-r1 data where NAME` prints a row. Names and repositories only: nothing is copied here, and the rights stay with their owners. Gigabytes are sums of the sizes that the pages of the named archives showed when they were read; an archive may have changed since. "Not known" means that no page that could be read said it. The hub says what a folder holds before it is fetched:
+`vtg-r1 data where NAME` prints a row. The table has names and repositories only: nothing is copied here, and the rights stay with their owners. Gigabytes are sums of the sizes that the pages of the named archives showed when they were read; an archive may have changed since. "Not known" means that no page that could be read gives it. This command asks the Hugging Face Hub how many gigabytes a folder has:
 
 ```bash
 python -c "from huggingface_hub import HfApi; print(sum(getattr(f, 'size', 0) for f in HfApi().list_repo_tree('yeliudev/VideoMind-Dataset', 'internvid_vtime', repo_type='dataset')) / 1e9)"
@@ -99,18 +99,18 @@ The authors' README says which folders its scripts fetch (`Download_raw_videos.s
 
 ```
 data/
-  videos/            all videos; a stage looks for a file by its name, with any usual ending, in the subfolder that its name gives, or directly here
+  videos/            all videos; a stage looks for a video's name, with any usual file ending, in the subfolder that the name gives, or directly here
   <data set>/        its annotation files, as in the column "place here"
 outputs/             runs
 ```
 
 ## Hours
 
-Estimates, none measured. Extrapolated from LoRA steps of one query and 1024 tokens, with random weights, on one H200 ([perf](../perf/README.md)), to {CARD} cards, all weights and responses of 2048 tokens. Shorter responses take less. `vtg-r1 estimate` shows this for GRPO on one card; here the processes share the work, but in RL each decodes as long as one alone. [07](../nbs/07_benchmarks.ipynb) measures base, cold start and RL, each takes the same time.
+These hours are estimates; none is measured. They are extrapolated from LoRA steps of one query and 1024 tokens, with random weights, on one H200 ([perf](../perf/README.md)), to {CARD} cards, the training of all weights and responses of 2048 tokens. Shorter responses take less. `vtg-r1 estimate` does the same for GRPO on one card. Here the processes share all work but the decoding in RL, which takes each of them as long as it would take one alone. [07](../nbs/07_benchmarks.ipynb) asks three policies, base, cold start and RL; each takes the same time.
 
 {markdown_table(("step", "processes", "hours (estimate)"), hours(recipe))}
 
-Training all weights of 7B takes 16 bytes per parameter: 133 GB, divided among the processes (FSDP2). Activations come on top; their memory was not measured.
+Training all weights of the 7B model, which has 8.3 billion parameters, takes 16 bytes per parameter: 133 GB, divided among the processes (FSDP2). Activations come on top; their memory was not measured.
 
 ## Commands, in order
 
@@ -127,12 +127,12 @@ vtg-r1 runs                                              # state, scores and age
 ## The number to see after each
 
 - `curation`: `coldstart.jsonl` about 13,000 samples, `rl.jsonl` about 18,000 (paper, Table 1). `table1.json` in the run has the counts by source.
-- `difficulty`: no number of the paper. `vtg-r1 difficulty` says what it means.
-- `cold_start` and `rl`: the tables of 07, then the recipe's own table; compare with the paper:
+- `difficulty`: the paper has no number for it. `vtg-r1 difficulty` explains the result.
+- `cold_start` and `rl`: compare the tables of 07, and the table at the end of the recipe, with the paper:
 
 {markdown_table(columns, [row for benchmark in QUERIES for row in numbers(benchmark)])}
 
-The paper gives two numbers for the same model, by table; for the cold start Table 3 has mIoU 42.19, 26.14 and 26.26 (Charades-STA, NExT-GQA, ReXTime). `R1@m` counts IoU ≥ m. The recipe's table has the blind answers beside each: the whole video, its centre third, a random span and, in `recipe_7b`, the prior of the training spans. Video-OPD ([arXiv 2602.02994](https://arxiv.org/abs/2602.02994)) has measured the released model again, on the corrected labels of TimeLens-Bench: it is below its base on Charades (`R1@0.5` 23.6 against 35.1) and ActivityNet (31.0 against 32.5), about level on QVHighlights (41.2 against 41.7). The gain on clean labels is open.
+The paper gives two numbers for the same model in different tables. For the cold start Table 3 has mIoU 42.19, 26.14 and 26.26 (Charades-STA, NExT-GQA, ReXTime). `R1@m` is the share of queries whose IoU is at least m. The recipe's table also has answers that see no frame: the whole video, its centre third, a random span and, in `recipe_7b`, the typical span of the training set. Video-OPD ([arXiv 2602.02994](https://arxiv.org/abs/2602.02994)) has measured the released model again, on the corrected labels of TimeLens-Bench: it is below its base on Charades (`R1@0.5` 23.6 against 35.1) and ActivityNet (31.0 against 32.5), and about level on QVHighlights (41.2 against 41.7). So it is open whether the recipe gains on clean labels.
 """
 
 

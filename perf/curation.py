@@ -1,10 +1,10 @@
-"""Curation at the paper's scale: 150K synthetic candidates of six sources, a pool of 56K, killed at random points and resumed; peak memory and seconds, measured.
+"""Peak memory and seconds of curation at the paper's scale: 150K synthetic candidates of six sources, a pool of 56K. A second run is killed at random points and resumed.
 
     python perf/curation.py                # 56K, three kills, about three minutes on one core
     python perf/curation.py --pool 1400    # the same, small
 
-The teacher's answers are written one by one to the log that `vtg_r1.data.teacher` keeps, as if they had just arrived, so killing meets every step. Exit code 1 if any output byte differs
-from the uninterrupted run's, an answer was asked for twice, or memory passed the limit.
+No teacher is asked: simulated answers are written one by one to the log that `vtg_r1.data.teacher` keeps, as if they had just arrived. So a kill can fall into every part of the work.
+Exit code 1 if any output byte differs from the uninterrupted run's, an answer was asked for twice, a kill came too late, or memory passed the limit.
 """
 
 import argparse
@@ -38,7 +38,7 @@ TEACHER, VIEW = Teacher("synthetic", "http://localhost/v1", key_env=""), VideoIn
 
 
 def make_sources(folder: Path, scale: float, seed: int) -> None:
-    "One JSONL a source, `scale` times the paper's size."
+    "Write one JSONL per source, `scale` times the paper's size."
     rng = random.Random(seed)
 
     def rows(name, n):
@@ -59,14 +59,14 @@ def make_sources(folder: Path, scale: float, seed: int) -> None:
 
 
 def story(sample) -> tuple[dict, dict]:
-    "A query and a script around one sample, for the simulated teacher to know."
+    "The query and the script of one sample, from which the simulated teacher makes its answer."
     span = [int(sample.spans[0][0]), int(sample.spans[0][1]) + 1]
     event = {"name": sample.query, "spans": [span]}
     return {"span": span, "named": [event]}, {"seconds": span[1] + 15, "step": 1, "events": [event]}
 
 
 def curate(folder: Path, scale: float, seed: int) -> dict:
-    "All steps; what an earlier, killed process finished is not done again."
+    "Run all steps of curation. What an earlier, killed process finished is not done again."
     out, entries = folder / "out", [{"path": folder / f"{name}.jsonl"} for name in PAPER]
     out.mkdir(exist_ok=True)
     instance = [name for name in PAPER if name != "grounded_videollm"]
@@ -96,7 +96,7 @@ def size(folder: Path) -> int:
 
 
 def child(folder: Path, args, kill_at: float | None = None) -> tuple[float, dict | None]:
-    "Run `curate` in a process of its own, or kill it once its folder holds `kill_at` bytes; seconds, and its result or None where it was killed."
+    "Run `curate` in its own process, and kill it once its folder holds `kill_at` bytes. Returns seconds, and the result or None if it was killed."
     began = time.monotonic()
     command = [sys.executable, __file__, "--child", str(folder), "--pool", str(args.pool), "--seed", str(args.seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -104,7 +104,7 @@ def child(folder: Path, args, kill_at: float | None = None) -> tuple[float, dict
             try:
                 reached = size(folder) >= kill_at
             except FileNotFoundError:
-                continue  # a file got its name while it was looked at
+                continue  # a file was renamed in between
             if reached:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()

@@ -1,13 +1,14 @@
-"""What a new token costs: our decoding loop beside transformers' own, behind the shared prefix and without it; then the whole step, taken apart.
+"""What a new token costs: our decoding loop beside transformers' own, with the shared prefix and without it; then the seconds of each part of a training step.
 
     python perf/decoding.py [--repeats 5] [--quick] [--save outputs/reference/bench]
     python perf/decoding.py --gpu 3b --lora 16 --frames 31 --tokens 1024 --repeats 2     # on a GPU: a model of the published shape, bfloat16, with the CUDA graph
 
-The ways take turns in one process and must sample the same tokens (on a GPU in bfloat16: their agreement is printed). Every token ends a response with a probability of about 2 %, so responses are of
-many lengths. A time is the median of the repeats; that of the prompts' pass is taken off. `ours, compiled` is compiled before the first repeat, which takes minutes.
-torch's profiler counts what a token launches: operators without parts, and kernels. On a GPU these are launches (a graph is one); on a CPU the operators that compute, so no views and empty
-tensors, and the C++ kernels of the compiled pass.
-The limit is the time to read the weights and the prompts' cache once per token at the bandwidth that a copy reaches. The last line is `decode: ratio ×`, of transformers' loop behind the same cache.
+The ways take turns in one process and must sample the same tokens (on a GPU in bfloat16 the share of equal tokens is printed instead). Every token ends a response with a probability of about 2 %,
+so responses have many lengths. A time is the median of the repeats, less that of reading the prompts. `ours, compiled` is compiled before the first repeat, which takes minutes.
+torch's profiler counts what a token launches: operators that call no other operator, and kernels. On a GPU kernels are launches, and a CUDA graph is one. On a CPU they are the operators that
+compute (views and empty tensors do not) and the C++ kernels of the compiled pass.
+The limit is the time to read the weights and the prompts' cache once per token at the bandwidth of a copy. The last line, `decode: ratio ×`, is the time of transformers' loop behind the same cache
+divided by ours.
 """
 
 import argparse
@@ -27,7 +28,7 @@ ENDS = 0.02  # probability of a token that ends a response
 
 
 def setting(frames: int, g: int, lora: int):
-    "The model, prompts read once, the row of each response, and tokens that end one."
+    "The model, the processor, the prompts read once, the prompt's index for each response, and the tokens that end a response."
     from vtg_r1.models.prefix_cache import base_model, read_prompts, same_prompts
     from vtg_r1.models.templates import processor_frames, prompt_text
 
@@ -49,7 +50,7 @@ def setting(frames: int, g: int, lora: int):
 
 
 def ways_of(model, processor, prompts, of: list[int], ends: list[int]):
-    "Name → function of the number of tokens that samples the responses."
+    "The ways to decode by name: functions that take the number of tokens and sample the responses."
     from vtg_r1.models.decoding import generate_shared
 
     pad = processor.tokenizer.pad_token_id
@@ -91,7 +92,7 @@ def sample(way, tokens: int, clock) -> tuple[torch.Tensor, float]:
 
 @cache
 def computes(name: str) -> bool:
-    "Whether an event of the profiler computes: a kernel of the compiled pass, or an operator that does not only look at memory in another way."
+    "Whether an event of the profiler computes something: a kernel of the compiled pass, or an operator that is more than a view."
     if not name.startswith("aten::"):
         return "cpp_fused" in name
     if name.startswith(
@@ -104,12 +105,12 @@ def computes(name: str) -> bool:
 
 
 def kernels_of(event) -> int:
-    "The kernels of an event: those of its parts, or itself."
+    "The number of kernels of an event: those of its parts, or itself."
     return sum(kernels_of(part) for part in event.cpu_children) or int(computes(event.name))
 
 
 def launched(way, tokens: int) -> tuple[int, int]:  # (operators, kernels)
-    "What was launched: operators without parts, and kernels."
+    "What was launched: operators that call no other, and kernels."
     on_gpu = torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as found:
         sample(way, tokens, time.perf_counter)
@@ -121,7 +122,7 @@ def launched(way, tokens: int) -> tuple[int, int]:  # (operators, kernels)
 
 
 def rows_passed(model, way, tokens: int) -> list[int]:
-    "Rows of each pass behind that of the prompts."
+    "The number of rows of each pass after that of the prompts."
     rows: list[int] = []
     hook = model.get_input_embeddings().register_forward_hook(lambda module, args, out: rows.append(len(args[0])))
     sample(way, tokens, time.perf_counter)
@@ -130,7 +131,7 @@ def rows_passed(model, way, tokens: int) -> list[int]:
 
 
 def limit(model, prompts, clock) -> float:
-    "Seconds to read weights and prompts' cache once."
+    "Seconds to read the weights and the prompts' cache once."
     from vtg_r1.models.prefix_cache import base_model
 
     text = base_model(model).config.get_text_config()
@@ -145,7 +146,7 @@ def limit(model, prompts, clock) -> float:
 
 
 def step_parts(frames: int, tokens: int, g: int, clock) -> dict[str, float]:
-    "Seconds of each part of a step of our trainer: one prompt, its group, responses of the greatest length."
+    "Seconds of each part of a step of our trainer: one prompt, its group, responses of `tokens` tokens."
     from vtg_r1.models import prefix_cache
 
     rows, seconds = [row for row in shared_prefix.rows_of(1, frames) for _ in range(g)], dict[str, float]()
@@ -204,13 +205,13 @@ def main():
         parser.error("--gpu needs a GPU, and torch finds none")
     torch.set_num_threads(args.threads)
     shared_prefix.GPU = args.gpu
-    inductor.config.cpp.enable_kernel_profile = True  # else the profiler does not see them
+    inductor.config.cpp.enable_kernel_profile = True  # else the profiler does not see the compiled kernels
     frames, repeats = (max(1, args.frames // 5), 1) if args.quick else (args.frames, args.repeats)
     clock = time.process_time if args.cpu else time.perf_counter
     model, processor, prompts, of, ends = setting(frames, args.rows, args.lora)
     ways, times, prefills, said = ways_of(model, processor, prompts, of, ends), {}, {}, {}
     sample(ways["ours, compiled"], args.tokens, clock)
-    plain = {**ways, "ours, compiled": ways["ours, fixed shapes"]}  # what is not compiled: the prompts' pass, and passes with a hook
+    plain = {**ways, "ours, compiled": ways["ours, fixed shapes"]}  # reading the prompts, and passes with a hook, are not compiled
     for _ in range(repeats):
         for name, way in ways.items():
             prefills.setdefault(name, []).append(sample(plain[name], 1, clock)[1])
@@ -223,7 +224,7 @@ def main():
         steps = said[name].shape[1] - 1
         passed = rows_passed(model, plain[name], args.tokens)
         ms = 1000 * (median(times[name]) - median(prefills[name])) / steps
-        counted = [launched(partial(way, eos_token_id=ends[:1]), tokens) for tokens in (3, 7)]  # no row leaves
+        counted = [launched(partial(way, eos_token_id=ends[:1]), tokens) for tokens in (3, 7)]  # every response goes on to its last token
         operators, kernels = ((more - few) / 4 for few, more in zip(*counted))
         padding = 1 - int((lengths - 1).sum()) / sum(passed[-steps:])
         shape = min(said[name].shape[1], first.shape[1])

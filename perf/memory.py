@@ -1,12 +1,12 @@
-"""Peak memory and time of a GRPO or SFT step of Qwen2.5-VL-shaped models with random weights: what a preset takes of a card, without fetching a checkpoint.
+"""Peak memory and time of a GRPO or SFT step of Qwen2.5-VL-shaped models with random weights: what a preset needs on a GPU, without a checkpoint.
 
     python perf/memory.py --size 3b --frames 64 --num-generations 8 --response 1024 --lora 16      # LoRA on one GPU
     python perf/memory.py --size 3b --frames 64 --num-generations 8 --response 1024                # all weights
     python perf/memory.py --size 7b --frames 64 --num-generations 8 --response 1024 --lora 16 --attention flash_attention_2
     python perf/memory.py --size tiny --frames 4 --num-generations 4 --response 16 --steps 2       # on a CPU, to try the script
 
-It trains through the project's own trainers on a video of noise. Random weights never end a response, so every one is as long as it may be: this is the upper end. The first step is left out of
-the time. Prints one JSON line, and one row for the table in perf/README.md. Out of memory is a result too, and is printed as one.
+It trains through the project's own trainers on a video of noise. Random weights practically never end a response, so every one has the greatest length: memory and time are upper bounds. The first
+step is left out of the time. Prints one JSON line, and on stderr one row for the table in perf/README.md. Running out of memory is a result too, and is printed as one.
 """
 
 import argparse
@@ -63,7 +63,7 @@ SIZES = {  # config.json of Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct
 
 
 def random_model(size: str, attention: str, device: str | None = None):
-    "A model of a published shape with random weights, bfloat16 on a GPU, and the toy processor, whose tokens are among its own."
+    "A model of a published shape with random weights, bfloat16 on a GPU, and the toy processor, whose vocabulary is smaller than the model's."
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from vtg_r1.models.loading import load_processor
@@ -144,7 +144,7 @@ def _clocked(trainer, seconds: list[float]) -> None:
 
 
 def measure(args) -> dict:
-    "One run of a few steps: peak memory, median seconds of a step but the first, responses (SFT: samples) a second."
+    "One run of a few steps: peak memory, median seconds of a step without the first, responses (SFT: samples) per second."
     from transformers import TrainerCallback
 
     from vtg_r1.train.trainer import fit

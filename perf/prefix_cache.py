@@ -1,8 +1,8 @@
-"""What seeing a video once saves outside training: loading frames beside qwen_vl_utils, and five queries on one video beside asking one by one or in a batch.
+"""What reading a video once saves outside training: loading frames beside qwen_vl_utils, and several queries on one video beside asking them one by one or in a batch.
 
     OMP_NUM_THREADS=1 python perf/prefix_cache.py [frames|evaluation …] [--repeats 5] [--threads 1] [--cpu] [--videos FOLDER] [--save FOLDER]
 
-The variants take turns in one process; a time is the median of the repeats. Peak memory is that of a process of its own that runs one variant once. `frames` needs `pip install qwen-vl-utils`.
+The variants take turns in one process; a time is the median of the repeats. Peak memory is measured in a separate process that runs one variant once. `frames` needs `pip install qwen-vl-utils`.
 Every benchmark prints a table and a last line `name: ratio ×`.
 """
 
@@ -29,7 +29,7 @@ def clock(work, now=time.perf_counter) -> float:
 
 
 def peak(*what: str) -> float:
-    "GB at most in use by a process that runs one variant once."
+    "Peak memory in GB of a process that runs one variant once."
     out = subprocess.run([sys.executable, __file__, "--child", json.dumps(what)], capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
 
@@ -55,7 +55,7 @@ def synthetic(path: Path, seconds: int = 120, size=(854, 480), rate: int = 30) -
 
 
 def qwen(path: str):
-    "The peer: qwen_vl_utils' own loader, with its decord reader."
+    "The other way: qwen_vl_utils' own loader, with its decord reader."
     os.environ["FORCE_QWENVL_VIDEO_READER"] = "decord"
     from qwen_vl_utils import fetch_video
 
@@ -63,7 +63,7 @@ def qwen(path: str):
 
 
 def ours(path: str, folder: str, backend: str = "pyav"):
-    "Frames and their seconds, from a cache object that knows nothing yet, as in a new process."
+    "Frames and their seconds, through a new cache object, as in a new process; `folder` may hold frames already."
     from vtg_r1.video import reader as video
     from vtg_r1.video.cache import FrameCache
 
@@ -76,7 +76,7 @@ def cold(path: str, backend: str = "pyav"):
 
 
 def unchecked(path: str):
-    "What the reader before did: decord's clock, and the pictures that decord gives for its indices; nothing is compared."
+    "What an earlier reader did: decord's times, and the pictures that decord gives for its indices, without any check."
     from vtg_r1.video import decoders, reader
 
     clock = decoders.decord_unchecked(Path(path), np.array([0]), 28, 28)[1]
@@ -85,7 +85,7 @@ def unchecked(path: str):
 
 
 def resampling(path: str) -> tuple[float, float, float, float]:
-    "Our pixels against torchvision's antialiased bicubic and against its bilinear, on the same decoded frames at the same size: mean difference (levels of 256) and PSNR (dB) of each."
+    "How far our pixels are from torchvision's antialiased bicubic and from its bilinear, on the same decoded frames and size: mean difference (levels of 256) and PSNR (dB) of each."
     import torch
     from torchvision.transforms.functional import InterpolationMode, resize
 
@@ -105,7 +105,7 @@ def resampling(path: str) -> tuple[float, float, float, float]:
 
 
 def frames(args) -> list[dict]:
-    "Loading 64 frames: cold (decode, resize, check, keep), warm (from the cache), and what the checks cost, beside qwen_vl_utils."
+    "Loading 64 frames: cold (decode, resize, check, put into the cache), warm (from the cache), and what the checks cost, beside qwen_vl_utils."
     home, rows = Path(tempfile.mkdtemp()), []
     clips = sorted(p for p in Path(args.videos).iterdir() if p.suffix in (".mp4", ".mkv", ".webm")) if args.videos else []
     if not clips:
@@ -116,7 +116,7 @@ def frames(args) -> list[dict]:
         kept = tempfile.mkdtemp()
         same = ours(path, kept), cold(path)
         assert all(np.array_equal(a, b) for a, b in zip(*same))
-        time.sleep(max(0.0, 2.1 - (time.time() - os.stat(path).st_ctime)))  # so that the digest of a new file is noted
+        time.sleep(max(0.0, 2.1 - (time.time() - os.stat(path).st_ctime)))  # the cache notes the digest of a file only when the file is 2 s old
         ours(path, kept)
         variants = {
             "qwen_vl_utils": lambda p=path: qwen(p),

@@ -1,4 +1,4 @@
-"""Time to pay 100,000 completions and to score 100,000 predictions on one core, beside a plain loop over pairs as released evaluators have it, and TRL's own format reward.
+"""Time to compute the rewards of 100,000 completions and the scores of 100,000 predictions on one core, beside a plain loop over pairs as in released evaluators, and TRL's own format reward.
 
 OMP_NUM_THREADS=1 python perf/rewards_and_scores.py [N]
 """

@@ -1,10 +1,10 @@
-"""What reading a prompt once saves: update, rollout and whole train() of SharedPrefixGRPOTrainer beside stock TRL, on a 4-layer model with Qwen2.5-VL's proportions.
+"""What reading a prompt once per group saves: update, rollout and whole train() of SharedPrefixGRPOTrainer beside stock TRL, on a 4-layer model with the proportions of Qwen2.5-VL-3B.
 
     python perf/shared_prefix.py [update|rollout|train|anatomy|grid …] [--repeats 5] [--quick] [--save outputs/reference/bench]
     python perf/shared_prefix.py update rollout --gpu 3b --repeats 3      # a model of the published shape with random weights, bfloat16, all activations kept
 
-The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is that of a process that does one repeat of one variant.
-On a GPU the variants come one after another, each warmed up once, and peak memory is what torch allocated.
+The variants of a benchmark take turns in one process; a time is the median of the repeats. Peak memory is measured in a separate process that does one repeat of one variant.
+On a GPU the variants run one after another, each after one repeat that is not counted, and peak memory is what torch allocated.
 Every benchmark prints a table and a last line `name: ratio ×`.
 """
 
@@ -24,7 +24,7 @@ GPU = ""  # size of `memory.SIZES` to measure on a GPU
 
 
 def bench_model(seed: int = 0):
-    "A model and its processor: Qwen2.5-VL's architecture and proportions at an eighth of the width, 4 layers each; on a GPU a published shape."
+    "A model and its processor: the architecture of Qwen2.5-VL-3B at an eighth of its width, with 4 layers in the decoder and 4 in the vision tower; on a GPU a published shape."
     if GPU:
         from memory import random_model
 
@@ -69,7 +69,7 @@ def rows_of(prompts: int, frames: int, seed: int = 0) -> list[dict]:
 
 
 def spread(completion_ids, **columns):
-    "A reward that differs between responses."
+    "A made-up reward that differs between responses."
     return [float(sum(ids) % 7) for ids in completion_ids]
 
 
@@ -111,7 +111,7 @@ def trainer_of(once: bool, rows: list[dict], g: int, c: int, given: list | None 
 
 
 def responses(n: int, c: int, ragged: bool = False) -> list[list[int]]:
-    "Random responses of `c` tokens, or of a quarter of that and more."
+    "Random responses of `c` tokens; `ragged` ones of a quarter of that to `c`."
     noise = np.random.default_rng(1)
     return [noise.integers(100, 500, noise.integers(c // 4, c + 1) if ragged else c).tolist() for _ in range(n)]
 
@@ -160,7 +160,7 @@ def rollout_variant(variant: str, frames: int, c: int, g: int, ragged: bool = Fa
 
 
 def train_variant(variant: str, frames: int, c: int, g: int, ragged: bool = False):
-    "A function that trains for a step on two prompts: rows, preprocessing, rollout, micro-batches of a group or a row, AdamW."
+    "A function that trains for one step on two prompts: preprocessing, rollout, updates in micro-batches of a group or of a row, AdamW."
     rows = rows_of(2, frames)
 
     def work():
@@ -185,14 +185,14 @@ CASES = {  # (frames, C, G, ragged, variants)
 
 
 def peak(kind: str, variant: str, case: tuple) -> float:
-    "GB at most in use by a process that does one repeat."
+    "Peak memory in GB of a process that does one repeat."
     command = [sys.executable, __file__, "--child", json.dumps([kind, variant, *case[:4]]), "--threads", str(torch.get_num_threads())]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
 
 
 def measure_on_gpu(kind: str, case: tuple, repeats: int) -> list[dict]:
-    "One row a variant, one after another; how far each is from the first is noted, since bfloat16 agrees to a few per mille only."
+    "One row per variant, one after another. What each computes is noted and not compared, since bfloat16 agrees to a few per mille only."
     import gc
 
     rows = []
@@ -223,7 +223,7 @@ def measure_on_gpu(kind: str, case: tuple, repeats: int) -> list[dict]:
 
 
 def measure(kind: str, case: tuple, repeats: int, clock, memory: bool = True) -> list[dict]:
-    "One row a variant; they take turns, and must agree."
+    "One row per variant. They take turns, and must compute the same."
     if GPU:
         return measure_on_gpu(kind, case, repeats)
     made = {variant: KINDS[kind](variant, *case[:4]) for variant in case[4]}
@@ -245,7 +245,7 @@ def measure(kind: str, case: tuple, repeats: int, clock, memory: bool = True) ->
 
 
 def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
-    "A table of all cases of a kind, and the ratio of the first to the better stock variant."
+    "Print a table of all cases of a kind, and for the first case the time of the faster stock variant divided by ours."
     rows, head = [], None
     for case in CASES[kind]:
         case = (max(1, case[0] // 5), *case[1:]) if quick else case
@@ -265,7 +265,7 @@ def bench(kind: str, repeats: int, quick: bool, clock) -> list[dict]:
 
 
 def preprocess_variant(variant: str, frames: int, c: int, g: int, ragged: bool = False):
-    "A function that does everything of a generation batch but generating: processor, rewards, advantages."
+    "A function that does all of a generation batch except generating: processor, rewards, advantages."
     rows = rows_of(1, frames)
     trainer = trainer_of(variant == "shared prefix", rows, g, c, responses(g, c, ragged))
 
@@ -276,7 +276,7 @@ def preprocess_variant(variant: str, frames: int, c: int, g: int, ragged: bool =
 
 
 def anatomy(repeats: int, quick: bool, clock) -> list[dict]:
-    "Where a step goes: one prompt, its group; stock's update in its faster way."
+    "The parts of a step of one prompt and its group; stock's update is the one row by row, its faster way."
     frames, c, g, _, _ = CASES["update"][0]
     frames, rows = max(1, frames // 5) if quick else frames, []
 

@@ -484,13 +484,13 @@ def document(folder: Path) -> str:
     head = ["file of", "rows", "recognised", "mapped", "score equal to the owner's rule", "the owner's numbers"]
     return (
         "# Prediction files that `vtg-r1 score` reads\n\n"
-        "Made by `python tests/test_formats.py`, and compared by its test. Each row is a file written by hand in the owner's shape. The files for Charades-STA have\n"
-        "a miss, an IoU of exactly 0.5, a sentence that stands twice on its video, and, where the owner allows it, a query without a row. *Mapped*: every row was\n"
-        "assigned to its query, and its span was read.\n"
-        "*Score equal*: `vtg-r1 score` gives what the owner's rule, written independently in the test, computes from the raw file. Where the owner's convention\n"
-        "is another than ours, that is the second number of `--explain`. Any of the files may be packed by gzip.\n\n"
-        + markdown_table(head, rows)
-        + "\n"
+        "Made by `python tests/test_formats.py`, and compared by its test. Each row of the table is a small file, written by hand in the form of the project that is\n"
+        "named first, its owner. The files for Charades-STA have a miss, an IoU of exactly 0.5, a sentence that occurs twice in its video, and, where the owner allows\n"
+        "it, a query without a row.\n\n"
+        "- *Mapped*: every row was assigned to its query, and its span was read.\n"
+        "- *Score equal*: `vtg-r1 score` gives the number that the owner's rule, written independently in the test, computes from the raw file. If the owner's\n"
+        "  convention differs from ours, the second number of `--explain` is compared instead.\n\n"
+        "Any of the files may be compressed by gzip.\n\n" + markdown_table(head, rows) + "\n"
     )
 
 

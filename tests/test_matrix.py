@@ -300,7 +300,15 @@ def cells(name: str, encoding: str, world: World) -> list[str]:
 
 HEAD = """# Which models work, and on which path
 
-Made by `python tests/test_matrix.py > docs/models.md`; `pytest -m long tests/test_matrix.py` checks that it still holds. Every model is tiny and has random weights, and its config, model and processor classes are those of transformers. *ok*: token ids, greedy text, log-probabilities and, without LoRA, the whole gradient vector of a GRPO update are those of plain transformers calls written in the test, to 1e-5. A decoder with linear attention sums in float32 along the sequence, padding included: there the plain call is of the whole batch. *refused*: the stage ends before training with one line that names what works instead. GRPO is the stock path, without a shared prefix. What a model of yours can do, `vtg-r1 check-model` measures.
+Made by `python tests/test_matrix.py > docs/models.md`; `pytest -m long tests/test_matrix.py` checks that it still holds. Every model is tiny and has random weights, and its config, model and processor classes are those of transformers.
+
+- *interleaved*: each frame is an image after its time as text. *native*: the model's own video input. *has no clock*: that input does not tell the model how far apart the frames are.
+- *ok*: token ids, greedy text, log-probabilities and, without LoRA, the whole gradient vector of a GRPO update are those of plain transformers calls written in the test, to 1e-5. The plain calls take one row at a time. With linear attention padding and other rows change float32 sums, so for those families the plain call takes the whole batch.
+- *refused*: the stage ends before training with one line that names what works instead.
+- *GRPO* is TRL's trainer without a shared prefix; [sharing](sharing.md) has the families that share one.
+- *LoRA reaches*: the share of the decoder's parameters, without embeddings, that are in linear layers on which LoRA goes.
+
+`vtg-r1 check-model` measures a model of your own.
 
 | family | encoding | inference | SFT | SFT, LoRA | GRPO | GRPO, LoRA | LoRA reaches |
 |---|---|---|---|---|---|---|---|"""

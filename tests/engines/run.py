@@ -123,10 +123,10 @@ def page(results: dict) -> str:
     lines = [
         "# Engines",
         "",
-        "What ran for real, and where. `make engines` writes this page from the reports of the tests in `tests/engines`.",
+        "Which training and inference engines were run, and on which machine. `make engines` writes this page from the reports of the tests in `tests/engines`.",
         "",
-        "Everything here ran on CPU processes, in float32, with gloo. Sharding, gathering, reducing, saving and resuming are the libraries' own code. A shim",
-        "(`tests/engines/shim`) lets accelerate shard on CPU, where it otherwise ignores FSDP and DeepSpeed. Seconds are those of a shared machine and no measure.",
+        "Everything here ran in CPU processes, in float32, with gloo. Sharding, gathering, reducing, saving and resuming are the libraries' own code. accelerate ignores",
+        "FSDP and DeepSpeed on a CPU; a small module (`tests/engines/shim`) makes it shard there too. The seconds are of a machine with other work and measure no speed.",
         "",
         "| engine | tests | ran on | versions | not proven |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"`vtg-r1 calibrate`: from which agreement on a model's answers are given."
+"`vtg-r1 calibrate`: the agreement of its answers below which a model should not answer."
 
 import hashlib
 import json
@@ -87,7 +87,7 @@ def calibrate_command(
 
 
 def _print_calibration(made: "Calibration") -> None:
-    "What was found, for a person."
+    "Print the calibration for a person."
     print(f"threshold {made.threshold:.3f}: of {made.samples} answers at temperature {made.temperature:g}, the mean tIoU of their pairs")
     print(f"it keeps {made.coverage:.1%} of the right answers on new queries like these (from {made.right} right ones, tIoU ≥ {made.right_tiou:g})")
     if made.precision is not None:

@@ -1,4 +1,4 @@
-"`vtg-r1 data where|validate|convert|curate`: where data comes from, what is in it, samples of it, the training sets."
+"`vtg-r1 data where|validate|convert|curate`: find annotation files, check them, convert them to samples, make training sets."
 
 import os
 import sys
@@ -149,7 +149,7 @@ def _refuse_existing(files: dict[str, str | None]) -> None:
 
 
 def _check_distinct(files: Mapping[str, str | None]) -> None:
-    "Files that are read and written are different ones."
+    "Raise `UserError` if two options name one file, or one to be written names a folder."
     options: dict[str, str] = {}  # by real path
     for option, name in files.items():
         if not name:

@@ -1,4 +1,4 @@
-"`vtg-r1 difficulty`: what rollouts say before RL is paid for."
+"`vtg-r1 difficulty`: what rollouts before RL say about a policy and its samples."
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"`vtg-r1 env`: what a bug report has to say of the machine."
+"`vtg-r1 env`: versions and machine, for a bug report."
 
 import os
 import platform

@@ -111,7 +111,7 @@ def _refuse_empty(queries: list[str]) -> None:
 
 
 def _say_who_read(model: str) -> None:
-    "Say on stderr what the embedded model knows, and which videos another backend than the first has read, and why."
+    "Say on stderr that the embedded model knows only shapes, and which videos were read by another than the first backend, and why."
     if model == "tiny":
         print("model tiny is the embedded one, which knows only coloured shapes; for other videos give --model", file=sys.stderr)
     for file, reason in PROCESS_FACTS.get("videos_switched", {}).items():
@@ -175,7 +175,7 @@ def load_model_and_processor(model: str, device: str | None, chat_template_kwarg
 
 
 def _clip_files(clip: str | None, video: str, count: int) -> list[Path | None]:
-    "The file of each query's clip; a `UserError` if one is a folder or the video itself."
+    "The file of each query's clip; `UserError` if it is a folder or the video itself."
     if clip is None:
         return [None] * count
     path = Path(clip)

@@ -1,4 +1,4 @@
-"`vtg-r1 check-model MODEL`: what a model can really do here, measured."
+"`vtg-r1 check-model MODEL`: measure what a model can do here."
 
 import re
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +68,7 @@ _CLOSING_TAG = re.compile(r"[<\[◁]\|?/|<\w+\|>")  # </thinking>, [/THINK], ◁
 
 
 def _opening(abilities: "Abilities") -> str:
-    "What the generation prompt writes of a response, and what follows."
+    "What the generation prompt writes of a response, and what this means for training."
     other = abilities.foreign_opening
     if _CLOSING_TAG.search(other):
         return (
@@ -85,7 +85,7 @@ def _opening(abilities: "Abilities") -> str:
 
 
 def table(abilities: "Abilities") -> dict[str, Any]:
-    "Line by line for a person."
+    "The lines that are printed for a person, by name."
     from ..models.abilities import remedy
 
     lines: dict[str, Any] = {name: _one_encoding(encoding) for name, encoding in abilities.encodings.items()}

@@ -103,7 +103,7 @@ def demo(
 
 
 def _print_place(place: dict[str, object], as_json: bool) -> None:
-    "The address or file of a page, at once: the command goes on."
+    "Print the address or file of a page at once, since the command goes on."
     if as_json:
         print_json(place)
     else:

@@ -27,9 +27,9 @@ from ..runs.run import newest_run, read_manifest, run_folder, run_state, running
 from .common import AsJson, command, print_json
 from .run import run_stage, stage_params
 
-STEP_KEYS = {"stage", "files"}  # the rest of a step are parameters of its stage
-MEASURE_KEYS = {"policies", "benchmarks", "train_annotations", "files"}  # the rest of a measure are parameters of 07
-WAIT = 60  # seconds in which the kernel of a killed recipe ends by itself
+STEP_KEYS = {"stage", "files"}  # other keys of a step are parameters of its stage
+MEASURE_KEYS = {"policies", "benchmarks", "train_annotations", "files"}  # other keys of `measure` are parameters of 07
+WAIT = 60  # seconds that the kernel of a killed recipe gets to end by itself
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Step:
     name: str  # of the step, such as cold_start
     stage: str
     params: RunParams
-    needs: list[str]  # steps whose folders it takes
+    needs: list[str]  # steps whose folders its parameters name
 
     @property
     def folder(self) -> Path:
@@ -100,7 +100,7 @@ def read_recipe(path: str) -> Recipe:
 
 
 def _plain(name: str) -> str:
-    "A name as a part of a folder's."
+    "A name in the form that a folder's name may contain."
     return re.sub(r"[^A-Za-z0-9]+", "_", str(name)).strip("_").lower()
 
 
@@ -218,7 +218,7 @@ def _run_step(step: Step) -> None:
         print(f"{step.name}: {folder} is {state}; it is made again from what {step.stage} keeps outside its run folder", file=sys.stderr)
         shutil.rmtree(folder)
     print(f"{step.name}: {step.notebook}", file=sys.stderr)
-    with contextlib.redirect_stdout(sys.stderr):  # the table alone is printed
+    with contextlib.redirect_stdout(sys.stderr):  # stdout gets the table alone
         run_stage(step.notebook, given, as_json=False)
 
 
@@ -315,7 +315,7 @@ def _scores(folder: Path) -> dict[str, float]:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    names = {"before/mIoU": "initial", "after/mIoU": "final", "initial/mIoU": "initial", "final/mIoU": "final"}  # the first two in 0.1
+    names = {"before/mIoU": "initial", "after/mIoU": "final", "initial/mIoU": "initial", "final/mIoU": "final"}  # the first two are of version 0.1
     scores = {when: metrics[name] for name, when in names.items() if name in metrics}
     return scores or ({"final": metrics["mIoU"]} if "mIoU" in metrics else {})
 

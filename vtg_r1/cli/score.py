@@ -129,7 +129,7 @@ def _queries(
 
 
 def _scored_rows(file: PredictionFile, reading: str | None, missing: str) -> Predictions:
-    "What is scored; where queries without a row are left out, so are those without a span of NExT-GQA's two files."
+    "The rows that are scored. With `missing` skip, questions for which NExT-GQA's two files give no span are left out too."
     rows = file.predictions(reading)
     if missing == "skip":
         rows = {qid: row for qid, row in rows.items() if qid not in file.ungrounded}
@@ -167,7 +167,7 @@ def _worst(samples: Sequence[Sample], rows: Predictions, count: int) -> list[str
 
 
 def _print_blind(beside: BesideBlind) -> None:
-    "The answers that see no frame, and a sentence."
+    "Print the answers that see no frame, and the sentence that compares."
     print("beside answers that see no frame:")
     for name, scores in beside.blind.items():
         value, low, high = scores["mIoU"]
@@ -195,7 +195,7 @@ def _print_scores(metrics: Mapping[str, float], protocol: Protocol, explanation:
 
 
 def _recognised(file: PredictionFile, reading: str | None) -> list[str]:
-    "What the file is, and how its rows found their queries."
+    "Notes on what the file is, and how its rows were assigned to queries."
     form = FORMS[file.form]
     ways = ", ".join(f"{count} by {way}" for way, count in file.ways.items())
     notes = [f"form of {form.owner}: {form.what}; {len(file.rows)} rows, queries found: {ways}"]
@@ -216,7 +216,7 @@ def _recognised(file: PredictionFile, reading: str | None) -> list[str]:
 
 
 def _problems(predictions: Predictions, samples: Sequence[Sample], missing: str) -> list[str]:
-    "Queries without a row, and predictions that overlap nothing: what is wrong with them, and how many they are."
+    "Notes on queries without a row, and on rows that count as misses: what is wrong with them, and how many."
     without = [s.qid for s in samples if s.qid not in predictions]
     notes = []
     if without:
@@ -263,7 +263,7 @@ def _explanation(
 
 
 def _print_explanation(result: dict[str, Any]) -> None:
-    "The parts as a table whose last line is their sum."
+    "Print the parts as a table whose last row is their sum."
     metrics = list(result["difference"])
     first, second = result["conventions"]
 
