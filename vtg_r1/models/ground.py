@@ -41,12 +41,12 @@ class InferenceConfig:
     reading: str = "time"  # how its answers are read
     answers: str = "span"  # as in `VideoInputConfig`
     system_prompt: str = ""  # as in `VideoInputConfig`
-    max_tokens_per_video: int = 0  # as in `VideoInputConfig`, as the next two
+    max_tokens_per_video: int = 0  # as in `VideoInputConfig`, and so are the next two
     min_pixels: int = 784
     pixels_per_token: int = 784
 
     def view(self, video_root: str | Path) -> VideoInputConfig:
-        "The same for the parts that read videos; frames are decoded every time."
+        "The same settings as the parts that read videos take them, without a cache of frames."
         own: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(VideoInputConfig) if hasattr(self, f.name)}
         return VideoInputConfig(str(video_root), cache="", **own)
 
@@ -84,18 +84,18 @@ class Answer:
     span: list[float] | None  # seconds within the video; None if the response gives none
     reasoning: str
     response: str  # whole, as written
-    agreement: float | None = None  # of several sampled answers, mean tIoU of their pairs; None for one greedy answer
-    refused: list[list[float]] | None = None  # the spans that it does not give, for want of agreement
-    spans: list[list[float]] | None = None  # all of them, where sets are asked for; [] if the response says that there is none
+    agreement: float | None = None  # mean tIoU of the pairs of sampled answers; None for one greedy answer
+    refused: list[list[float]] | None = None  # the spans that are not given, because the sampled answers agree too little
+    spans: list[list[float]] | None = None  # all spans, where sets are asked for; [] if the response says that there is none
 
 
 @dataclass(frozen=True)
 class Sampling:
-    "How often a model is asked the same, and from which agreement on it answers."
+    "How often a model is asked the same question, and how far its responses must agree for an answer."
 
     samples: int = 8  # responses per query (K), at least 2
     temperature: float = 1.0  # of the responses
-    threshold: float = 0.0  # an answer with less agreement is refused, of `Calibration`; 0 refuses none
+    threshold: float = 0.0  # as in `Calibration`: an answer with less agreement is refused; 0 refuses none
     seed: int = 0  # of the draw
 
 
@@ -120,7 +120,7 @@ def ground(
     video: str | Path,  # a file
     queries: Sequence[str],  # sentences
     config: InferenceConfig = InferenceConfig(),  # of `resolve_model`
-    sampling: Sampling | None = None,  # answer by the consensus of several responses; None answers greedily
+    sampling: Sampling | None = None,  # None is one greedy answer; else the consensus of several responses
 ) -> list[Answer]:  # in the order of `queries`
     "When each of some sentences happens in a video; raises `VideoError`, and `ValueError` for a query with a control word."
     words = control_words(processor)

@@ -85,7 +85,7 @@ def _checked_base(adapter: Path) -> str:  # a folder or hub id
 
 
 def base_of(name: str) -> str:
-    "The base on which a model is loaded that consists of adapters alone; empty of any other model."
+    "The base of a model that consists of adapters alone; empty for any other model."
     source = model_path(name)
     adapter = _file_of(source, ADAPTER_CONFIG)
     return _checked_base(adapter) if adapter and not _file_of(source, "config.json") else ""
@@ -198,7 +198,7 @@ def one_line_errors(
 
 # %% ../../nbs/parts/models/loading.ipynb #047ef42d
 def hub_problem(model: str) -> str:
-    "Why the Hub cannot be reached, or nothing; with a problem only the Hub's cache is read, without a minute of retries."
+    "Why the Hub cannot be reached; empty if it can. After a problem only the Hub's cache is read, without a minute of retries."
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies
@@ -230,7 +230,7 @@ def _hub_refusal(source: str) -> str:
             HfApi().model_info(source, timeout=10)
         except HfHubHTTPError as e:
             return f"cannot be had from the Hub: {str(e).splitlines()[0]}"
-        except Exception as e:  # of the HTTP library, which is another one from release to release of the Hub's
+        except Exception as e:  # of the HTTP library, which differs between releases of huggingface_hub
             problem = f"{type(e).__name__}: {e}".splitlines()[0]
     return f"is not in the Hub's cache, and the Hub cannot be reached ({problem})" if problem else ""
 
@@ -238,7 +238,7 @@ def _hub_refusal(source: str) -> str:
 def check_model_exists(
     model: str,  # as `model_path` takes it
 ) -> None:
-    "Raise `UserError` if there is no such model, or if its run is not finished: before videos are decoded, and without the minutes of retries that loading takes."
+    "Raise `UserError` if there is no such model, or if its run is not finished. Stages ask before they decode videos; the minutes of retries that loading takes are avoided."
     try:
         source = model_path(model)
     except FileNotFoundError as e:
@@ -261,7 +261,7 @@ def check_model_exists(
 def _frame_attention(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, cu_seq_lens_q: Any = None, scaling: Any = None, **kwargs: Any
 ) -> tuple[Any, None]:
-    "Attention within frames, whose patches are one row (1, H, T, D), all of one length at once; cu_seq_lens_q (frames + 1,) has their bounds."
+    "Attention within frames, one batched call for all frames of a length. The patches are one row (1, H, T, D); cu_seq_lens_q (frames + 1,) has the bounds of the frames."
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -310,7 +310,7 @@ def _tokens_of_frame(processor: Any) -> float:
 
 
 def whole_frames(processor: Any) -> list[str]:  # what was switched off
-    "Switch off what makes an image processor cut a frame into tiles, where it has a switch: one without which fewer than half the tokens are left."
+    "Switch off what makes an image processor cut a frame into tiles. A setting counts as such a switch if a frame has fewer than half the tokens without it."
     from transformers.processing_utils import ImagesKwargs
 
     images, off = processor.image_processor, list[str]()
@@ -331,7 +331,7 @@ def whole_frames(processor: Any) -> list[str]:  # what was switched off
 
 # %% ../../nbs/parts/models/loading.ipynb #2a797aeb
 def refuse_adapters(name: str) -> None:
-    "Raise `RunError` if a model to be trained is a folder of adapters: they would be loaded frozen on their base."
+    "Raise `RunError` if a model to be trained is a folder of adapters: training would leave these unchanged."
     from transformers.utils.peft_utils import find_adapter_config_file
 
     adapter = find_adapter_config_file(model_path(name))
@@ -344,7 +344,7 @@ def refuse_adapters(name: str) -> None:
 
 
 def source_of(name: str, *files: str) -> str:
-    "The folder or hub id that has one of these files of a model; for adapters that were saved without them that of their base."
+    "The folder or hub id of a model that has one of these files; for adapters that were saved without them, the folder or hub id of their base."
     source = model_path(name)
     adapter = Path(source) / ADAPTER_CONFIG
     if adapter.is_file() and not any((Path(source) / file).is_file() for file in files):
@@ -353,7 +353,7 @@ def source_of(name: str, *files: str) -> str:
 
 
 def _chat_template(name: str, processor: Any) -> str:
-    "The chat template of a model's processor, of several named ones that which is called default; without one a `ValueError`."
+    "The chat template of a model's processor, or of several named ones the one called default; without any a `ValueError`."
     template = getattr(processor, "chat_template", None)
     if isinstance(template, list):  # the form of older files
         template = {entry["name"]: entry["template"] for entry in template}
@@ -411,7 +411,7 @@ def read_model(
     name: str,  # as `load_model`
     **options: Any,  # of `from_pretrained`: precision, quantization, place
 ) -> Any:  # of transformers
-    "A checkpoint's model. `UserError` where its files do not fit: weights are missing, which transformers would fill with random numbers, or have other shapes."
+    "A checkpoint's model. `UserError` where its files do not fit: weights have other shapes, or are missing, and transformers would fill them with random numbers."
     from transformers import AutoModelForImageTextToText
 
     from vtg_r1.models.positions import use_checkpoint_positions
@@ -470,7 +470,7 @@ def model_fingerprint(name: str) -> str:
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c6e02
 def producing_run(name: str) -> Path | None:
-    "The folder of the run that made a model, if it is one of ours."
+    "The folder of the run that made a model; None if the model lies in no run's folder."
     folder = Path(model_path(name)).absolute()
     if not folder.is_dir():
         return None
@@ -501,7 +501,7 @@ class LinearLayers:
 
     names: list[str]  # full names in the model
     share: float  # of the decoder's parameters, embeddings left out, in [0, 1]
-    others: dict[str, int]  # what holds parameters of two or more dimensions and is no linear layer, such as "Experts.gate_up_proj" → parameters
+    others: dict[str, int]  # parameters of two or more dimensions outside linear layers, such as "Experts.gate_up_proj" → parameters
 
     def describe(self) -> str:
         "One line for a person."
@@ -511,7 +511,7 @@ class LinearLayers:
 
 
 def _own_modules(module: Any, name: str) -> Iterator[tuple[str, Any]]:
-    "A module and all in it, by name, as if no adapters were on them."
+    "A module and all modules in it by name, as they are without adapters."
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 

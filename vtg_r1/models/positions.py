@@ -80,7 +80,7 @@ def _by_rule(core: Any, kinds: torch.Tensor, mask: torch.Tensor | None, layout: 
 
 
 class _CheckpointPositions:
-    "Comes before a class of transformers: its positions, by the rule of the checkpoints."
+    "A mixin in front of a class of transformers: positions by the rule of the checkpoints."
 
     def get_rope_index(
         self, input_ids: torch.Tensor, mm_token_type_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **layout: Any
@@ -88,14 +88,14 @@ class _CheckpointPositions:
         "Positions (3, B, L), and how far each row's next position is ahead of its number of tokens, (B, 1)."
         inputs = dict(mm_token_type_ids=mm_token_type_ids, attention_mask=attention_mask, **layout)
         theirs, ahead = super().get_rope_index(input_ids, **inputs)  # type: ignore[misc]
-        if layout.get("video_grid_thw") is None:  # the rules differ in how far apart the frames of a video are
+        if layout.get("video_grid_thw") is None:  # both rules agree on text and images
             return theirs, ahead
         ours = _by_rule(self, mm_token_type_ids, attention_mask, layout).to(theirs)
         return ours, ahead + (ours.amax((0, 2)) - theirs.amax((0, 2)))[:, None]
 
 
 def _with_rule(model_class: type) -> type:
-    "A class of transformers with `_CheckpointPositions`. Its name is the same, under which transformers keeps what belongs to a class."
+    "A class of transformers with `_CheckpointPositions`. It keeps its name, by which transformers looks up what belongs to a class."
     names = dict(__module__=model_class.__module__, __qualname__=model_class.__qualname__, __doc__=model_class.__doc__)
     return type(model_class.__name__, (_CheckpointPositions, model_class), names)
 

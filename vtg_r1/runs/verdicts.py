@@ -39,7 +39,7 @@ class Effect:
 
 
 def effect_from(estimate: Estimate, values: Sequence[float], name: str = "") -> Effect:
-    "An effect from its estimate, and the differences by seed that it is drawn with."
+    "An effect from its estimate; `values` are the differences by seed, which a figure draws."
     if np.isnan(estimate.error):
         return Effect(name, list(values), estimate.mean, None, None, None)
     low, high = estimate.interval(0.95), estimate.interval(0.90)
@@ -100,7 +100,7 @@ def effect_verdict(
 
 
 def _holds(effect: Effect, rule: Mapping[str, Any]) -> bool | None:
-    "Whether an effect with a verdict is as its claim says; None is undecided."
+    "Whether an effect with a verdict is what its claim says; None is undecided."
     if effect.ci95 is None or effect.ci90 is None:
         return None
     if "equivalence_margin" in rule:  # the claim is that it does not help
