@@ -116,7 +116,7 @@ def test_queries_without_truth_and_mismatched_lengths_are_errors():
         best_over_gts([[0, 1], [0, 1]], [[[0, 1]]])
     with pytest.raises(ValueError, match="^no queries to score$"):
         grounding_metrics([], [])
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="^1 predictions, 2 rows of true spans: give one row per prediction$"):
         didemo_metrics([[0, 5]], [[[0, 5]] * 3] * 2)
     with pytest.raises(ValueError, match="2 values, 1 groups"):
         bootstrap_ci([0, 1], ["a"])

@@ -236,8 +236,8 @@ def test_a_later_file_wins(tmp_path):
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("- steps", "must hold `name: value` lines, holds list"),
-        ("", "must hold `name: value` lines, holds NoneType"),
+        ("- steps", "holds list; write `name: value` lines"),
+        ("", "is empty; write `name: value` lines"),
         ("steps: [", "while parsing"),
         ("when: 2026-13-01", "month must be in 1..12"),
         ("sft: {steps: 1}", "has sections for sft, none for grpo"),

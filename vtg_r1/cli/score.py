@@ -102,7 +102,7 @@ def score_command(
         raise UserError(e) from None
     metrics = score(benchmark, samples, rows, missing)
     scored = [s for s in samples if missing == "zero" or s.qid in rows]
-    beside = beside_blind(scored, {"of these predictions": rows}, train, above=benchmark in COUNTS_ABOVE)
+    beside = beside_blind(scored, {"this file": rows}, train, above=benchmark in COUNTS_ABOVE)
     notes = [*_recognised(answers, reading), *_problems(rows, samples, missing)]
     if "Acc@QA" in metrics and not any(row.answer for row in rows.values()):
         notes.append("no row has an answer, so accuracies are 0")
@@ -179,7 +179,7 @@ def _print_scores(metrics: Mapping[str, float], protocol: Protocol, explanation:
     if as_json:
         document = {**metrics, "protocol": protocol.to_dict()}
         if beside:
-            document["beside_blind"] = beside.metrics({"of these predictions": "predictions/"})
+            document["beside_blind"] = beside.metrics({"this file": "predictions/"})
         if explanation:
             document["explanation"] = explanation
         print_json(document)

@@ -268,8 +268,10 @@ def didemo_metrics(
     spans = np.round(_prediction_array(preds) / chunk) * chunk
     if not len(spans):
         raise ValueError("no queries to score")
-    best_three = []
-    for span, true in zip(spans, plain_rows(gts), strict=True):
+    truths, best_three = plain_rows(gts), []
+    if len(truths) != len(spans):
+        raise ValueError(f"{len(spans)} predictions, {len(truths)} rows of true spans: give one row per prediction")
+    for span, true in zip(spans, truths):
         best_three.append(np.sort(tiou(np.broadcast_to(span, (len(true), 2)), true))[-3:])
     iou = np.array(best_three)
     return {"n": len(iou), "rank@1": 100 * float((iou.min(1) >= 1).mean()), "mIoU": 100 * float(iou.mean())}

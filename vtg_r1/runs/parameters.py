@@ -319,7 +319,8 @@ def _read_file(path: str | Path, stage: str) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise UserError(f"parameter file {path}: {e}") from e
     if not isinstance(content, dict):
-        raise UserError(f"parameter file {path}: must hold `name: value` lines, holds {type(content).__name__}")
+        held = "is empty" if content is None else f"holds {type(content).__name__}"
+        raise UserError(f"parameter file {path}: {held}; write `name: value` lines")
     if not content or not all(key in STAGES and isinstance(part, (dict, NoneType)) for key, part in content.items()):
         return content
     if stage not in content:
