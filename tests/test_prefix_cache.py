@@ -30,7 +30,7 @@ QUERIES = (  # (video, query)
 
 
 def tokens(config, **other):
-    "Keyword arguments for the configuration of another family: the token ids and sizes of the tiny model."
+    "Keyword arguments for the configuration of another family: the tiny model's token ids and vocabulary, and smaller sizes."
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     text = {k: getattr(config.text_config, k) for k in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
     text |= dict(
@@ -123,11 +123,11 @@ def ask(videos, style="full", encoding="interleaved", queries=QUERIES):
 
 
 def read(model, processor, shown, videos=None) -> tuple[Prompts, list[int]]:
-    "(The distinct prompts of a batch; for each row the index of its prompt among them.)"
-    of, first, own = same_prompts(shown)
+    "(The distinct prompts of a batch; for each row the index of its prompt among them.) `videos`: other video numbers, to make a fault."
+    of, first, video_of_prompt = same_prompts(shown)
     distinct = [shown[i] for i in first]
     texts = [prompt_text(processor, p) for p in distinct]
-    return read_prompts(processor, model, texts, processor_frames(distinct), videos or own), of
+    return read_prompts(processor, model, texts, processor_frames(distinct), videos or video_of_prompt), of
 
 
 def usual_logits(model, processor, shown):
@@ -169,7 +169,7 @@ def test_rollouts_draw_the_same_tokens_with_the_same_seed(tiny, videos, style, e
     for share_prefix, prompts, samples in (
         (True, shown, 4),
         (False, [s for s in shown for _ in range(4)], 1),
-    ):  # the rows are repeated here: transformers 5.17 cannot repeat pictures without vision_start tokens
+    ):  # repeated here as well, to check how `generate` repeats
         torch.manual_seed(3)
         rollouts.append(generate(model, processor, prompts, 10, temperature=1.0, num_completions=samples, share_prefix=share_prefix))
     assert rollouts[0] == rollouts[1] and len(rollouts[0]) == 4 * len(shown) and len(set(rollouts[0])) > len(shown)
@@ -186,7 +186,11 @@ def test_sampling_settings_in_a_checkpoints_generation_config_are_ignored(tiny, 
 
     usual, own = answers(), model.generation_config
     settings = [dict(repetition_penalty=1.5), dict(min_p=0.9), dict(no_repeat_ngram_size=1), dict(temperature=9.0), dict(top_k=1), dict(top_p=0.1)]
-    settings += [dict(sequence_bias=[[[74], 50.0]]), dict(bad_words_ids=[[i] for i in range(60, 90)]), dict(num_return_sequences=3)]
+    settings += [
+        dict(sequence_bias=[[[74], 50.0]]),
+        dict(bad_words_ids=[[i] for i in range(60, 90)]),
+        dict(num_return_sequences=3),
+    ]  # ids of single characters: 74 is d, 60 to 89 are V to s
     settings += [dict(return_dict_in_generate=True), dict(prompt_lookup_num_tokens=2), dict(exponential_decay_length_penalty=[2, 9.0])]
     for setting in settings:
         model.generation_config = tf.GenerationConfig(**{**own.to_dict(), "do_sample": True, **setting})
@@ -215,13 +219,14 @@ def test_without_given_positions_the_model_takes_those_of_the_prompts_it_read_la
     padded = [torch.nn.functional.pad(ids, (width - len(ids), 0)) for ids in prompts.ids]
     mask = [torch.nn.functional.pad(torch.ones_like(ids), (width - len(ids), 0)) for ids in prompts.ids]
     positions = torch.stack([torch.nn.functional.pad(p, (width - p.shape[1], 0)) for p in prompts.positions], 1)
-    for own in (dict(position_ids=positions), {}):
+    for given in (dict(position_ids=positions), {}):
         read(model, processor, other)
-        start = dict(input_ids=torch.stack(padded), attention_mask=torch.stack(mask), **own)
+        start = dict(input_ids=torch.stack(padded), attention_mask=torch.stack(mask), **given)
         first = dict(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
         with torch.inference_mode(), shared_decoding(model, prompts, of) as cache:
             out = model.generate(**start, **{cache_name(): cache}, **first)
-        assert far(out.logits[0], usual) < 1e-5 if own else far(out.logits[0], usual) > 1e-3
+        difference = far(out.logits[0], usual)
+        assert difference < 1e-5 if given else difference > 1e-3
 
 
 def test_two_videos_with_equal_prompts_are_kept_apart(tiny, videos):
@@ -268,8 +273,9 @@ def test_each_video_is_preprocessed_and_encoded_once(tiny, videos, style, monkey
     common = [len(os.path.commonprefix(ids)) if style == "full" and len(ids) > 1 else 0 for ids in by_video]
     once = sum(n + sum(len(ids) - 1 - n for ids in group) for n, group in zip(common, by_video))
     assert counted["pictures"] == 16 and counted["tokens"] == [once, 8 * len(shown)]  # then one token per rollout
+    # style short shows a video once per prompt; before 5.20 transformers also encodes it each time
     if style == "full" or "mm_encoder_outputs" in inspect.signature(model.forward).parameters:
-        assert counted["patches"] == 6 * 16 + 6 * 16 + 4 * 24  # transformers before 5.20 cannot be handed a vision tower's output
+        assert counted["patches"] == 6 * 16 + 6 * 16 + 4 * 24  # frames × patches of each video
 
 
 def test_an_adapter_answers_the_same_with_and_without_sharing(videos):
@@ -288,7 +294,7 @@ def test_an_adapter_answers_the_same_with_and_without_sharing(videos):
 
 
 @pytest.mark.parametrize(
-    "ids, end, lengths, parents",
+    "ids, end, lengths, parents",  # 9: vision token; end: tokens up to the last vision token; lengths, parents: as in `PackedPrompts`
     [
         ([[1, 2, 3]], 2, [[2]], [None]),
         ([[1, 2, 3], [1, 2, 3, 4]], 2, [[2], [0, 1]], [None, [0, 0]]),

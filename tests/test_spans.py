@@ -80,7 +80,7 @@ def test_numbers_that_are_no_span_are_an_error(wrong):
             function(wrong)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize(  # with_points: iop with zero_length=1.0, where a zero-length prediction inside counts 1, as in NExT-GQA's evaluator
     "pred, gt, share, with_points",
     [
         ([3, 9], [0, 30], 1, 1),
@@ -157,7 +157,7 @@ def test_best_of_several_true_spans():
     gts = [[[20, 30], [3, 9]], [[0, 1]], [], [[3, 9], [0, 4], [6, 8]]]
     assert np.array_equal(best_over_gts(preds, gts), [1, 0, NAN, 2 / 3], equal_nan=True)
     assert np.array_equal(best_over_gts(preds, gts, iop), [1, 0, NAN, 1], equal_nan=True)
-    assert np.array_equal(best_over_gts(preds, gts, lambda p, g: list(giou(p, g))), [1, -1, NAN, 2 / 3], equal_nan=True)
+    assert np.array_equal(best_over_gts(preds, gts, lambda p, g: list(giou(p, g))), [1, -1, NAN, 2 / 3], equal_nan=True)  # a score may return a list
     assert np.isnan(best_over_gts(preds, [[], [], [], []])).all() and best_over_gts(np.zeros((0, 2)), []).shape == (0,)
 
 
