@@ -15,7 +15,9 @@ import pytest
 from vtg_r1.core.samples import load_samples
 from vtg_r1.data.toyworld import make_world
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so in a background job of a script; programs that tests start would ignore Ctrl-C too
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell starts a script's background jobs with Ctrl-C ignored, and the programs that tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
