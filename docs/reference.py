@@ -1,6 +1,6 @@
 """The reference pages of the site, made from the code: signatures, docstrings and the comments beside parameters, and the help of the command line.
 
-Modules are read, not imported, so that a page costs no library.
+Modules are read, not imported, so that a page costs no library; only the page of the commands imports `vtg_r1.cli`.
 """
 
 import ast
@@ -239,6 +239,7 @@ def command_page() -> str:
     from vtg_r1.cli import app
 
     command = typer.main.get_command(app)
+    # any command will do: without one typer would print the help and end
     with command.make_context("vtg-r1", ["env"], resilient_parsing=True) as context:
         text = get_docs_for_click(obj=command, ctx=context, name="vtg-r1", title="The command line")
     for name, about in summaries(command).items():  # typer cuts them at 45 characters
