@@ -1,4 +1,4 @@
-"""Native positions and log-probabilities against the versions of transformers that the checkpoints were published with.
+"""Native positions and log-probabilities against earlier versions of transformers: the one that a family's checkpoints were published with, and for some a later one.
 
 The versions are installed into folders of their own: this takes minutes and needs the package index."""
 
@@ -160,7 +160,7 @@ CASES = [  # version, family, class, layout of videos, seconds per step
     ("4.49.0", "qwen2_vl", "Qwen2VL", "whole", None),
     ("4.49.0", "qwen2_5_vl", "Qwen2_5_VL", "whole", FRACTIONAL),
     ("4.57.6", "qwen2_vl", "Qwen2VL", "whole", None),
-    ("4.57.6", "qwen2_5_vl", "Qwen2_5_VL", "whole", [1.0, 2.0, 3.0]),  # this version, unlike the published one, cuts seconds to whole numbers
+    ("4.57.6", "qwen2_5_vl", "Qwen2_5_VL", "whole", [1.0, 2.0, 3.0]),  # cuts seconds to whole numbers, unlike the published 4.49
     ("4.57.6", "qwen3_vl", "Qwen3VL", "timestamps", None),
     ("4.57.6", "qwen3_vl_moe", "Qwen3VLMoe", "timestamps", None),
     ("4.57.6", "glm4v", "Glm4v", "glm", None),

@@ -120,7 +120,7 @@ def run_rank(stage: str, parameters: dict, variables: dict[str, str], rank: int,
     module.main(from_mapping(getattr(module, params_class), parameters))
 
 
-def run_ranks(stage: str, parameters: dict, out: Path, shim: bool = True) -> str:  # what they printed, if one failed
+def run_ranks(stage: str, parameters: dict, out: Path, shim: bool = True) -> str:  # what they printed and how they ended, if one failed; else empty
     "Run a training stage in the processes of its `accelerate_config`, without the launcher's programs, which take most of the time of a small run."
     given, output = {**STAGES[stage], **parameters}, out / f"{stage}-{parameters['run_name']}.txt"
     variables = launcher_variables(given["accelerate_config"])
@@ -131,14 +131,15 @@ def run_ranks(stage: str, parameters: dict, out: Path, shim: bool = True) -> str
     deadline = time.monotonic() + 400
     while any(process.is_alive() for process in ranks) and not any(process.exitcode for process in ranks) and time.monotonic() < deadline:
         time.sleep(0.05)
-    failed = [process.exitcode for process in ranks] != [0] * count
+    codes = [process.exitcode for process in ranks]  # None: still running
     for process in ranks:
         process.join(20)
         process.kill()  # one that waits for another that has failed
         process.join()
-    if failed:
-        return output.read_text()
-    return ""
+    if codes == [0] * count:
+        return ""
+    printed = output.read_text() if output.exists() else ""
+    return f"{printed}exit codes {codes}"
 
 
 def run_command(words: list[str], env: dict[str, str], output: str) -> None:
