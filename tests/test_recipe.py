@@ -205,6 +205,14 @@ def test_an_error_in_a_recipe_is_named_on_one_line(tmp_path, change, problem):
     assert problem in str(e.value) and "\n" not in str(e.value)
 
 
+def test_a_step_with_outputs_of_its_own_is_looked_for_there(tmp_path):
+    content = yaml.safe_load(TINY.replace("OUT", str(tmp_path / "shared")))
+    content["steps"]["curation"]["outputs_dir"] = str(tmp_path / "own")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    curation, cold_start, *_ = read_recipe(str(tmp_path / "recipe.yaml")).steps
+    assert cold_start.params.annotations == str(curation.folder / "coldstart.jsonl") == str(tmp_path / "own/curation/small-curation/coldstart.jsonl")
+
+
 def test_runs_lists_state_scores_and_age(tmp_path, capsys):
     done, half = (start_run("grpo", name, {"seed": 0}, tmp_path) for name in ("done", "half"))
     done.save_metrics({"initial/mIoU": 41.25, "final/mIoU": 52.0})

@@ -39,7 +39,6 @@ class Step:
     name: str  # of the step, such as cold_start
     stage: str
     params: RunParams
-    needs: list[str]  # steps whose folders its parameters name
 
     @property
     def folder(self) -> Path:
@@ -121,9 +120,9 @@ def _add_step(recipe: Recipe, path: str, name: str, given: Mapping[str, Any], sh
         params = from_mapping(params_class, {**values, "run_name": f"{recipe.name}-{name}"})
     except UserError as e:
         raise UserError(f"recipe {path}, step {name}: {e}") from e
-    step = Step(name, stage, params, list(dict.fromkeys(references(dict(given)))))
+    step = Step(name, stage, params)
     recipe.steps.append(step)
-    folders[name] = f"{recipe.outputs}/{stage}/{params.run_name}"
+    folders[name] = f"{params.outputs_dir}/{stage}/{params.run_name}"
     return step
 
 

@@ -240,7 +240,9 @@ RENAMED: dict[str, str | tuple[str, ...]] = {  # name in 0.1 → name now, or on
 def _new_name(name: str, known: Iterable[str]) -> str:
     "What a parameter of an earlier version is called now; empty if it is none."
     renamed = RENAMED.get(name, ())
-    return next((new for new in ((renamed,) if isinstance(renamed, str) else renamed) if new in known), "")
+    if isinstance(renamed, str):
+        renamed = (renamed,)
+    return next((new for new in renamed if new in known), "")
 
 
 def _name_problem(name: str, known: Mapping[str, Field[Any]]) -> str:
