@@ -62,6 +62,18 @@ def page() -> str:
         for step in recipe.steps
         if step.stage != "benchmarks"
     )
+    ways = [
+        ("`vtg-r1 recipe configs/recipe_toy.yaml`", "two CPU cores, minutes"),
+        (
+            "`vtg-r1 recipe configs/recipe_7b_released.yaml`",
+            "the authors' RL set (row tvg_r1) and its videos, their cold start (RuizheChen/TVG_Coldstart), "
+            f"the base model ({BASE}), the three test sets with videos, 8 GPUs of 80 GB; no teacher",
+        ),
+        (
+            "`vtg-r1 recipe configs/recipe_7b.yaml`",
+            f"all sources below except tvg_r1, the base model ({BASE}), a teacher (56,000 requests), 8 GPUs of 80 GB",
+        ),
+    ]
     columns = ("benchmark", "after step", "model of the paper", "`R1@0.3`", "`R1@0.5`", "`R1@0.7`", "mIoU", "source")
     return f"""# Reproduce the paper
 
@@ -75,11 +87,7 @@ vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in a t
 
 ## Three ways
 
-| command | what it needs |
-| --- | --- |
-| `vtg-r1 recipe configs/recipe_toy.yaml` | two CPU cores, minutes |
-| `vtg-r1 recipe configs/recipe_7b_released.yaml` | the authors' RL set (row tvg_r1) and its videos, their cold start (RuizheChen/TVG_Coldstart), the base model ({BASE}), the three test sets with videos, 8 GPUs of 80 GB; no teacher |
-| `vtg-r1 recipe configs/recipe_7b.yaml` | all sources below except tvg_r1, the base model ({BASE}), a teacher (56,000 requests), 8 GPUs of 80 GB |
+{markdown_table(("command", "what it needs"), ways)}
 
 `--dry-run` names everything that is missing, all at once, and runs nothing. A recipe that was stopped goes on with the same command; finished stages are kept. `vtg-r1 runs` lists all runs.
 

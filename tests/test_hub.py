@@ -68,7 +68,7 @@ def test_a_name_that_the_hub_does_not_take_is_refused_before_the_run_is_read(tmp
 def test_a_hub_that_cannot_be_reached_is_named_in_the_error(run, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["push", str(run.path), "me/mine"]) == 1
-    assert "the Hub refused it" in capsys.readouterr().err
+    assert "the Hub did not take it" in capsys.readouterr().err
 
 
 def test_the_card_keeps_a_prompt_that_begins_with_a_slash_and_notes_a_resume(run):

@@ -26,6 +26,7 @@ from vtg_r1.data.toyworld import make_world, read_scripts, toy_teacher
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.abilities import measure_encoding
 from vtg_r1.models.generation import generate, model_inputs
+from vtg_r1.models.ground import InferenceConfig, ground
 from vtg_r1.models.loading import linear_layers, load_model, load_processor
 from vtg_r1.runs.run import read_manifest
 from vtg_r1.sft import SFTParams, sft_trainer
@@ -275,11 +276,15 @@ def check_grpo(plain: Plain, world: World, encoding: str, rank: int) -> str:
 
 
 def check_refused(plain: Plain, world: World, encoding: str) -> str:
-    "Both trainers refuse with one line that names a remedy."
-    problem = measure_encoding(load_processor(str(folder(plain.name))), encoding, 784, plain.model).problem
-    for make in (check_sft, check_grpo):
+    "Inference and both trainers, with and without LoRA, refuse with one line that names a remedy."
+    processor = load_processor(str(folder(plain.name)))
+    problem = measure_encoding(processor, encoding, 784, plain.model).problem
+    ask = partial(ground, load_model(str(folder(plain.name)), "cpu"), processor, Path(world.root) / world.samples[0].video, ["a circle"])
+    attempts = [partial(ask, InferenceConfig(frames=4, pixels=784, prompt_style="full", time_encoding=encoding))]
+    attempts += [partial(make, plain, world, encoding, rank) for make in (check_sft, check_grpo) for rank in (0, 4)]
+    for attempt in attempts:
         with pytest.raises(UserError, match="use (time_encoding|another model)") as e:
-            make(plain, world, encoding, 0)
+            attempt()
         assert problem in str(e.value) and "\n" not in str(e.value)
     return f"refused: {problem.split(':')[0].split(' (')[0].removeprefix('it ').removeprefix('its ')}"
 
@@ -303,8 +308,12 @@ HEAD = """# Which models work, and on which path
 Made by `python tests/test_matrix.py > docs/models.md`; `pytest -m long tests/test_matrix.py` checks that it still holds. Every model is tiny and has random weights, and its config, model and processor classes are those of transformers.
 
 - *interleaved*: each frame is an image after its time as text. *native*: the model's own video input. *has no clock*: that input does not tell the model how far apart the frames are.
-- *ok*: token ids, greedy text, log-probabilities and, without LoRA, the whole gradient vector of a GRPO update are those of plain transformers calls written in the test, to 1e-5. The plain calls take one row at a time. With linear attention padding and other rows change float32 sums, so for those families the plain call takes the whole batch.
-- *refused*: the stage ends before training with one line that names what works instead.
+- *ok* compares with plain transformers calls that are written in the test. Token ids are equal; other numbers agree to 1e-5.
+  - inference: greedy text and the log-probabilities of the first token; another clip and another frame rate must change them.
+  - SFT: the taught tokens and their mean loss. GRPO: the log-probabilities of the rollouts' tokens and, without LoRA, the whole gradient vector of an update.
+  - LoRA: the expected layers have an adapter, and every adapter gets a gradient.
+- The plain calls take one row at a time. In families with linear attention padding and other rows change float32 sums, so for GRPO their plain call takes the whole batch. For qwen2_5_vl's native video the plain calls use the positions of the published checkpoints; transformers 5.3 to 5.24 has others.
+- *refused*: the command or stage ends before it answers or trains, with one line that names what works instead.
 - *GRPO* is TRL's trainer without a shared prefix; [sharing](sharing.md) has the families that share one.
 - *LoRA reaches*: the share of the decoder's parameters, without embeddings, that are in linear layers on which LoRA goes.
 

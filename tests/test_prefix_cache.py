@@ -294,15 +294,15 @@ def test_an_adapter_answers_the_same_with_and_without_sharing(videos):
 
 
 @pytest.mark.parametrize(
-    "ids, end, lengths, parents",  # 9: vision token; end: tokens up to the last vision token; lengths, parents: as in `PackedPrompts`
+    "ids, lengths, parents",  # 9: vision token; lengths, parents: as in `PackedPrompts`
     [
-        ([[1, 2, 3]], 2, [[2]], [None]),
-        ([[1, 2, 3], [1, 2, 3, 4]], 2, [[2], [0, 1]], [None, [0, 0]]),
-        ([[1, 9, 6], [1, 9, 7]], 2, [[2]], [None]),
-        ([[1, 9, 9, 9, 5, 6], [1, 9, 9, 9, 5, 7, 8]], 4, [[5], [0, 1]], [None, [0, 0]]),
-        ([[1, 9, 9, 2], [1, 9, 9, 9, 2]], 3, [[3], [0, 1]], [None, [0, 0]]),
-        ([[1, 9, 9, 9, 2], [1, 9, 9, 2]], 4, [[4, 3]], [None]),
-        ([[5, 6, 9, 9, 9, 2], [5, 7, 9, 9, 9, 2]], 5, [[5, 5]], [None]),
+        ([[9, 2, 3]], [[2]], [None]),
+        ([[9, 2, 3], [9, 2, 3, 4]], [[2], [0, 1]], [None, [0, 0]]),
+        ([[1, 9, 6], [1, 9, 7]], [[2]], [None]),
+        ([[1, 9, 9, 9, 5, 6], [1, 9, 9, 9, 5, 7, 8]], [[5], [0, 1]], [None, [0, 0]]),
+        ([[1, 9, 9, 2], [1, 9, 9, 3, 4]], [[3], [0, 1]], [None, [0, 0]]),
+        ([[1, 9, 5, 9, 2], [1, 9, 6, 9, 2]], [[4, 4]], [None]),
+        ([[5, 6, 9, 9, 9, 2], [5, 7, 9, 9, 9, 2]], [[5, 5]], [None]),
     ],
     ids=[
         "one prompt",
@@ -310,14 +310,15 @@ def test_an_adapter_answers_the_same_with_and_without_sharing(videos):
         "only the last token differs",
         "query behind the frames",
         "equal up to the end of the frames",
-        "different within the frames",
+        "other words between the frames",
         "query before the frames",
     ],
 )
-def test_a_shared_prefix_holds_the_whole_video_and_no_prompts_last_token(ids, end, lengths, parents):
+def test_a_shared_prefix_holds_the_whole_video_and_no_prompts_last_token(ids, lengths, parents):
     tokens = [torch.tensor(row) for row in ids]
+    ends = [max(i for i, token in enumerate(row) if token == 9) + 1 for row in ids]  # tokens up to the last vision token
     positions = [torch.arange(len(row)).expand(3, -1) for row in ids]
-    packed = pack_prompts(Prompts(tokens, positions, [{}] * len(ids), [{}] * len(ids), [0] * len(ids), [end] * len(ids)), list(range(len(ids))))
+    packed = pack_prompts(Prompts(tokens, positions, [{}] * len(ids), [{}] * len(ids), [0] * len(ids), ends), list(range(len(ids))))
     assert sorted(packed.leaves) == list(range(len(ids))) and max(packed.leaves.values()) < len(lengths[-1])
     assert packed.lengths == lengths and packed.parents == parents and packed.ids.shape[1] == sum(map(sum, lengths))
 

@@ -21,6 +21,7 @@ from vtg_r1.models.templates import processor_frames, prompt_text
 
 LOG_PROBS, GRADIENT = 5e-6, 1e-5  # relative, float32
 TABLE = Path(__file__).parents[1] / "docs" / "sharing.md"
+# every run of the tests compares passes and gradients of these families; the other families are in the table alone
 EXACT = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "internvl", "gemma3", "gemma4", "glm4v", "glm46v")
 FRAMES = {0: (4, 56, 84), 1: (6, 84, 56)}  # video → frames, height, width
 ASKED = ((0, "when does the red circle appear?"), (1, "the blue square"), (0, "the green cross is gone at the left"))

@@ -21,7 +21,7 @@ OpenBrowser = Annotated[bool, Option("--open", help="open the browser")]
     "push",
     "vtg-r1 push outputs/grpo/mine me/my-policy --dry-run",
     "vtg-r1 push outputs/grpo/mine me/my-policy --public",
-    fails="the Hub refused it",
+    fails="the Hub did not take it",
 )
 def push_command(
     run: Annotated[str, Argument(metavar="RUN_FOLDER", help="e.g. outputs/grpo/mine")],
@@ -39,7 +39,7 @@ def push_command(
     try:
         report = push(resolve(run), repo, not public, dry_run)
     except (HTTPError, HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as e:
-        raise CommandFailed(f"the Hub refused it ({type(e).__name__}: {e}); nothing of the run has changed") from e
+        raise CommandFailed(f"the Hub did not take it ({type(e).__name__}: {e}); nothing of the run has changed") from e
     if as_json:
         print_json(report)
         return 0

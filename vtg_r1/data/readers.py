@@ -279,9 +279,13 @@ def _frame_rate(video: dict) -> float | None:
 
 
 def _maybe_frames(spans: list, video: dict) -> ValueError | None:
-    "The error of a video one of whose spans cannot be seconds but could be frames: then all of them may be frames."
+    "The error of a video whose spans may be frames: one of them cannot be seconds but could be frames, or nothing tells."
     duration: Any = video.get("duration")
     n_frames: Any = video.get("num_frames")
+    if n_frames is not None and duration is None:
+        return ValueError(
+            "num_frames without fps or duration: give `fps` if its spans are frames; if they are seconds, `duration`, or remove `num_frames`"
+        )
     if not is_number(duration) or not is_number(n_frames):
         return None
     pairs = [pair for span in spans if isinstance(span, (list, tuple)) for pair in (span, *span) if _is_pair(pair)]  # a query may have several

@@ -124,7 +124,7 @@ PLACES = {
         ),
         Place(
             "charades_sta",
-            "test, Table 5",
+            "test, Tables 3 and 5",
             "github.com/jiyanggao/TALL: charades_sta_test.txt",
             f"{VIDEOMIND}: charades_sta; or huggingface.co/datasets/lmms-lab/charades_sta: Charades_v1_480",
             "Charades: non-commercial academic licence of the Allen Institute",

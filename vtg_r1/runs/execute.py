@@ -367,7 +367,7 @@ def ensure_run(
     if holder:
         raise RunError(f"{folder} is being made by {holder}: wait for its end")
     if status:
-        raise RunError(f"{folder} holds a run that is {status}: remove that folder to have it made again")
+        raise RunError(f"{folder} holds a run whose status is {status}: remove that folder to have it made again")
     print(f"{folder.name}: no finished {stage} run there, making it with {notebook}", flush=True, file=sys.stderr)
     pairs = [word for name, value in parameters.items() for word in ("-p", name, json.dumps(value))]
     with ThreadPoolExecutor(1) as pool:

@@ -160,7 +160,7 @@ def _check_toy(report: Preflight, params: Any) -> None:
     with report.trying("data"):
         if state not in ("", "finished"):
             raise UserError(
-                f"{run_folder('curation', name, params.outputs_dir)} holds a run that is {state}: remove that folder to have it made again"
+                f"{run_folder('curation', name, params.outputs_dir)} holds a run whose status is {state}: remove that folder to have it made again"
             )
     report.say("data", f"the toy world: run {name} of 01_curation, {state or 'made now'}")
 
