@@ -1,6 +1,6 @@
 """CLEAN starts processes that have the heavy libraries loaded already.
 
-They are forked from a server process without threads, so a test can run a stage in its own process without waiting for imports."""
+They are forked from a server process that only imports, so a test can run a stage in its own process without waiting for imports."""
 
 import multiprocessing
 

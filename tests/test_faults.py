@@ -477,7 +477,7 @@ def check_full(here: Path, room: int, reason: str, tmp_path: Path, before=None):
     *files, cache = map(json.loads, done.stdout.splitlines())
     assert len(files) == 9
     for name, said, kept, left in files:
-        assert said == f"{here / name} cannot be written ({reason}): make room there; what it held before is untouched", said
+        assert said == f"{here / name} cannot be written ({reason}): make room there", said
         assert kept and not left, (name, left)
     assert len(cache[1]) == 1 and "frames are not kept" in cache[1][0] and reason in cache[1][0] and cache[2]
 

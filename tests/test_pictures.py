@@ -360,6 +360,23 @@ def test_the_sound_of_a_cut_is_the_one_of_its_seconds(maker, suffix, codec, late
     assert len(expected) in (4, 5) and cut_clicks == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.parametrize("start", [1.0, 2.5, 3.777])
+def test_the_sound_of_a_cut_begins_at_its_sample(maker, start, tmp_path):
+    "Noise is at the same second as in the source, to 2 samples of 48,000 a second: a whole frame of sound has 1024."
+    rate, source = 48000, tmp_path / "noise.mov"
+    noise = np.convolve(np.random.default_rng(0).normal(size=8 * rate) * 9000, np.full(8, 1 / 8), "same").astype(np.int16)  # low enough for aac
+    with wave.open(str(tmp_path / "noise.wav"), "wb") as f:
+        f.setparams((1, 2, rate, 0, "NONE", ""))
+        f.writeframes(noise.tobytes())
+    maker.ff("-i", maker.base(), "-i", tmp_path / "noise.wav", "-map", "0:v", "-map", "1:a", "-t", 8, "-c:v", "copy", "-c:a", "pcm_s16le", source)
+    with av.open(str(cut(source, tmp_path / "c.mp4", [start, start + 3]))) as f:
+        frames = [(frame.time, frame.to_ndarray().mean(0)) for frame in f.decode(audio=0)]
+    second, samples = next((time, samples) for time, samples in frames if time > 1)
+    place = round((start + second) * rate)
+    agreement = [float(np.corrcoef(noise[place + off : place + off + len(samples)], samples)[0, 1]) for off in range(-1100, 1101)]
+    assert max(agreement) > 0.8 and abs(int(np.argmax(agreement)) - 1100) <= 2
+
+
 def test_a_sound_that_no_decoder_knows_is_an_error(maker, tmp_path):
     maker.ff("-i", maker.base(), "-f", "lavfi", "-i", "sine", "-t", "5", "-c:v", "copy", "-c:a", "pcm_s16le", tmp_path / "good.mov")
     (tmp_path / "odd.mov").write_bytes((tmp_path / "good.mov").read_bytes().replace(b"sowt", b"zzzz"))

@@ -453,6 +453,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                         'vtg_r1/data/conversations.py'),
                                            'vtg_r1.data.conversations._in_brackets': ( 'parts/data/conversations.html#_in_brackets',
                                                                                        'vtg_r1/data/conversations.py'),
+                                           'vtg_r1.data.conversations._is_ambiguous': ( 'parts/data/conversations.html#_is_ambiguous',
+                                                                                        'vtg_r1/data/conversations.py'),
                                            'vtg_r1.data.conversations._is_counted': ( 'parts/data/conversations.html#_is_counted',
                                                                                       'vtg_r1/data/conversations.py'),
                                            'vtg_r1.data.conversations._is_whole_answer': ( 'parts/data/conversations.html#_is_whole_answer',

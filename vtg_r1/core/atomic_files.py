@@ -27,7 +27,7 @@ class DiskFull(OSError):
     "A file that could not be written to its end."
 
     def __str__(self) -> str:
-        return f"{self.filename} cannot be written ({self.strerror}): make room there; what it held before is untouched"
+        return f"{self.filename} cannot be written ({self.strerror}): make room there"
 
 
 def _disk_full_errno(error: Exception) -> int | None:
@@ -107,7 +107,7 @@ def append(
     text: str,  # whole lines
     sync: bool = False,  # wait until they are on the disk
 ) -> int:  # byte offset of the first of these lines
-    "Add lines to the end of a file, all of them or none; only one process may append at a time."
+    "Add lines to the end of a file; only one process may append at a time. An error, such as a full disk, adds none; a kill may leave a part of them."
     data = text.encode()
     with naming(path), open(path, "ab+", buffering=0) as f:
         size = start = f.seek(0, os.SEEK_END)
@@ -147,7 +147,7 @@ class HeldLock(ExitStack):
 
 
 def lock(
-    path: str | Path,  # made if missing, and never removed; its text names the holder
+    path: str | Path,  # made if missing; its text names the holder
     patience: float = 0.2,  # seconds to wait; a process that only checks whether the lock is free holds it for a moment
 ) -> HeldLock:
     "Take a lock, or raise `LockHeld`, which names the process that has it."

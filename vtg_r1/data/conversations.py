@@ -227,6 +227,16 @@ _ITEM = re.compile(  # the number or mark of an item in a list, in front of a ti
 )
 
 
+def _is_ambiguous(text: str, a: _Time, b: _Time) -> bool:
+    "Whether a number may be seconds or minutes, because only the other one has a unit: `1 min - 2`, `2 - 2 min 30 s`."
+    if bool(a.unit) == bool(b.unit):
+        return False
+    with_unit = a if a.unit else b
+    if with_unit.unit not in ("h", "m"):
+        return False
+    return with_unit is a or len(_AMOUNT.findall(text[b.start : b.end])) > 1
+
+
 def _numbers_only(text: str) -> list[list[float]]:
     "The spans of a text that is a list of numbers, as `[[1, 2], [3, 4]]` or `1, 2; 3, 4`; none for any other text."
     try:
@@ -256,6 +266,8 @@ def read_times(
     descriptions, rest = [], text[: times[chosen[0]].start]
     for i, following in zip(chosen, [*chosen[1:], None]):
         a, b = times[i], times[i + 1]
+        if _is_ambiguous(text, a, b):
+            raise ValueError(f"{text[a.start : b.end]!r} has a unit for one number only: write it behind both")
         end = len(text) if following is None else times[following].start
         words = text[b.end : end]
         rest += " " + words

@@ -178,7 +178,8 @@ def _sound_packets(video: Path, facts: Facts, stream: Any, start: float, end: fl
     import av
 
     to_float = av.AudioResampler("fltp", stream.layout, stream.rate)
-    position = None  # samples from the start of the cut
+    length = round((end - start) * stream.rate)  # samples
+    position = None  # of the next sample, counted from the start of the cut; below 0 in front of it
     for seconds, frame in _sound(video, facts, start):
         if seconds >= end:
             break
@@ -188,14 +189,12 @@ def _sound_packets(video: Path, facts: Facts, stream: Any, start: float, end: fl
             if position is None or abs(at - position) > _SLACK * stream.rate:
                 position, samples = _put_right(position, at, samples)
             at += part.samples
-            samples = np.ascontiguousarray(samples[:, max(0, -position) : max(0, round((end - start) * stream.rate) - position)])
-            position = max(0, position)
-            if not samples.shape[1]:
-                continue
-            piece = av.AudioFrame.from_ndarray(samples, "fltp", stream.layout.name)
-            piece.sample_rate, piece.pts, piece.time_base = stream.rate, position, Fraction(1, stream.rate)
+            wanted = np.ascontiguousarray(samples[:, max(0, -position) : max(0, length - position)])
+            if wanted.shape[1]:
+                piece = av.AudioFrame.from_ndarray(wanted, "fltp", stream.layout.name)
+                piece.sample_rate, piece.pts, piece.time_base = stream.rate, max(0, position), Fraction(1, stream.rate)
+                yield from stream.encode(piece)
             position += samples.shape[1]
-            yield from stream.encode(piece)
     yield from stream.encode()
 
 # %% ../../nbs/parts/video/cut.ipynb #640a5312
