@@ -57,6 +57,9 @@ LINEAR = (
 )
 
 
+WIDE = 3  # the axis of MiniCPM's `pixel_values` (1, channels, height, width) along which it puts pictures side by side
+
+
 class World:
     "Two queries about two clips of the toy world, with a teacher's response."
 
@@ -147,7 +150,9 @@ class Plain:
         "The same of several rows, by one call with the usual padding: prompts on the left, responses on the right."
         prompts, longest = [one["input_ids"].shape[1] for one in inputs], max(map(len, responses))
         rows = [self.behind(one, r, max(prompts) - n, longest - len(r)) for one, r, n in zip(inputs, responses, prompts)]
-        logits = self.model(**{key: torch.cat([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}).logits.log_softmax(-1)
+        axis = {"pixel_values": WIDE} if self.name == "minicpmv4_6" else {}
+        whole = {key: torch.cat([torch.as_tensor(row[key]) for row in rows], axis.get(key, 0)) for key in rows[0]}
+        logits = self.model(**whole).logits.log_softmax(-1)
         places = [max(prompts) - 1 + torch.arange(len(r)) for r in responses]
         return [row[at, torch.tensor(r)] for row, at, r in zip(logits, places, responses)]
 
@@ -280,7 +285,7 @@ def check_refused(plain: Plain, world: World, encoding: str) -> str:
     processor = load_processor(str(folder(plain.name)))
     problem = measure_encoding(processor, encoding, 784, plain.model).problem
     ask = partial(ground, load_model(str(folder(plain.name)), "cpu"), processor, Path(world.root) / world.samples[0].video, ["a circle"])
-    attempts = [partial(ask, InferenceConfig(frames=4, pixels=784, prompt_style="full", time_encoding=encoding))]
+    attempts = [partial(ask, InferenceConfig(frames=4, pixels=784, style="full", time_encoding=encoding))]
     attempts += [partial(make, plain, world, encoding, rank) for make in (check_sft, check_grpo) for rank in (0, 4)]
     for attempt in attempts:
         with pytest.raises(UserError, match="use (time_encoding|another model)") as e:
