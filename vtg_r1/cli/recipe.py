@@ -86,7 +86,7 @@ def read_recipe(path: str) -> Recipe:
             f"recipe {path}, measure: train_annotations {recipe.train_annotations} is no samples file; "
             "give a .jsonl, such as $curation/rl.jsonl, or leave it out"
         )
-    if measure.get("benchmarks") and not isinstance(measure.get("policies"), dict):
+    if measure.get("benchmarks") and not (isinstance(measure.get("policies"), dict) and measure["policies"]):
         raise UserError(f"recipe {path}: measure has benchmarks and no policies; give `name: model` lines below policies")
     for benchmark, own in (measure.get("benchmarks") or {}).items():
         recipe.benchmarks[benchmark] = {}
@@ -105,6 +105,10 @@ def _plain(name: str) -> str:
 
 def _add_step(recipe: Recipe, path: str, name: str, given: Mapping[str, Any], shared: Mapping[str, Any], folders: dict[str, str]) -> Step:
     "Add a step, whose folder later steps may name."
+    if name in folders:
+        raise UserError(
+            f"recipe {path}: two steps would be called {name}; write benchmarks and policies by names that differ in ASCII letters and digits"
+        )
     stage = str(given.get("stage"))
     params_class = stage_params(stage)
     if params_class is None:
