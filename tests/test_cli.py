@@ -352,6 +352,7 @@ def test_convert_says_what_it_leaves_out(world, toy_samples, tmp_path, capsys):
         ((), "none of its 7 records can be used, e.g. missing_duration"),
         (("--columns", "sentence=x"), "no column of a sample"),
         (("--columns", "query"), "write FIELD=COLUMN"),
+        (("--columns", "query=sentence,query=title"), "query is given twice"),
     ]:
         code, out, err = vtg(capsys, "data", "convert", "--dataset", "csv", "--annotations", mine, "--out", tmp_path / "t.jsonl", *args)
         assert code == 2 and said in err.splitlines()[-1] and not out and "Traceback" not in err

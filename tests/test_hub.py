@@ -71,6 +71,18 @@ def test_a_hub_that_cannot_be_reached_is_named_in_the_error(run, capsys, monkeyp
     assert "the Hub did not take it" in capsys.readouterr().err
 
 
+def test_an_answer_of_the_hub_in_several_lines_is_one_line(run, capsys, monkeypatch):
+    from httpx import HTTPError
+
+    def refuse(*args):
+        raise HTTPError("403 Forbidden.\n\nYou may not write\nto this namespace.")
+
+    monkeypatch.setattr("vtg_r1.pages.hub.push", refuse)
+    assert main(["push", str(run.path), "me/mine"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "403 Forbidden. You may not write to this namespace." in err
+
+
 def test_the_card_keeps_a_prompt_that_begins_with_a_slash_and_notes_a_resume(run):
     from vtg_r1.pages.hub import card
 

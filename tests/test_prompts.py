@@ -400,7 +400,7 @@ def test_the_letter_of_an_option_is_read(response, ours, released):
 
 
 def test_hostile_text_is_read_in_linear_time():
-    n = 20_000
+    n = 100_000
     for evil in [
         "1" * n,
         "1:" * n,
@@ -419,7 +419,10 @@ def test_hostile_text_is_read_in_linear_time():
             for reading in READINGS:
                 start = time.process_time()
                 parse_spans(text, reading, 30.0), parse_answer(text, reading), is_well_formed(text, reading=reading)
-                assert time.process_time() - start < 2, (evil[:10], reading)  # quadratic time would be minutes
+                assert time.process_time() - start < 2, (
+                    evil[:10],
+                    reading,
+                )  # 0.2 s at most; a pattern in quadratic time, such as ` +y`, would take 6 s or more
 
 
 @pytest.mark.parametrize(
@@ -576,7 +579,7 @@ def test_without_thinking_gives_what_stands_behind_it():
     assert without_thinking("<think>so: [1, 2]</think>\n <time>[3, 9]</time> ") == "<time>[3, 9]</time>" and without_thinking("<think>so") == ""
 
 
-def test_only_a_bracketed_letter_is_an_option_and_a_block_may_have_lines():
+def test_the_released_rule_takes_the_first_letter_in_brackets_and_a_block_may_have_lines():
     assert [parse_answer(text, "tvg_r1") for text in ("(Bold)", "(B)", "(7)")] == ["B", "B", None]
     assert is_well_formed("<think>a\nb</think>\n<time>[3,\n9]</time>")
 

@@ -195,6 +195,10 @@ def test_the_released_data_needs_no_teacher(world, toy_samples, tmp_path, capsys
         (("  rl:", "  empty:\n  rl:"), "step empty: give its stage and parameters"),
         (("train_annotations: $curation/rl.jsonl", "train_annotations: train.txt"), "measure: train_annotations train.txt is no samples file"),
         (("train_annotations: $curation/rl.jsonl", "prior: $curation/rl.jsonl"), "parameter 'prior' is now called 'train_annotations'"),
+        (("cold start: $cold_start/model", "Base: $cold_start/model"), "two steps would be called toy_world-base"),  # they would have one run folder
+        (("{base: tiny, cold start: $cold_start/model, RL: $rl/model}", "{}"), "measure has benchmarks and no policies"),
+        (("toy world: {eval_limit: 12}", "- toy world"), "benchmarks: give `name: value` lines"),
+        (("toy world: {eval_limit: 12}", "toy world: 12"), "toy world: give `name: value` lines"),
     ],
 )
 def test_an_error_in_a_recipe_is_named_on_one_line(tmp_path, change, problem):

@@ -54,6 +54,16 @@ def test_clip_times_count_from_the_clip(tmp_path):
     np.testing.assert_allclose(frames.mean((1, 2, 3)), 8 * (8 + times / 0.25), atol=4)
 
 
+def test_a_clip_may_begin_while_the_last_frame_is_on_display(tmp_path):
+    path = write(tmp_path / "v.mp4", [0, 500, 1000])
+    last, end = probe(path).times[-1], probe(path).duration
+    assert last < end
+    frames, times = read_frames(path, n=4, clip=((last + end) / 2, end))
+    assert times.tolist() == [0] and abs(frames.mean() - 16) < 4
+    with pytest.raises(VideoError, match="is not a stretch"):
+        read_frames(path, clip=(end, end + 1))
+
+
 @pytest.mark.parametrize("clip", [(3.0, 2.0), (-1.0, 2.0), (90.0, 95.0)])
 def test_a_clip_outside_the_video_is_an_error(tmp_path, clip):
     with pytest.raises(VideoError, match="not a stretch"):

@@ -96,6 +96,9 @@ def parse_fields(text: str, option: str, may_be_empty: bool = False) -> dict[str
     fields = [field.split("=", 1) for field in text.split(",")]
     if any(len(field) != 2 or not field[0] or not (field[1] or may_be_empty) for field in fields):
         raise UserError(f"{option} {text!r}: write FIELD=COLUMN, several separated by commas")
+    names = [field[0] for field in fields]
+    if len(set(names)) < len(names):
+        raise UserError(f"{option} {text!r}: {max(names, key=names.count)} is given twice")
     return dict(fields)
 
 

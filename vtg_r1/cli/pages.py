@@ -39,7 +39,8 @@ def push_command(
     try:
         report = push(resolve(run), repo, not public, dry_run)
     except (HTTPError, HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled) as e:
-        raise CommandFailed(f"the Hub did not take it ({type(e).__name__}: {e}); nothing of the run has changed") from e
+        reason = " ".join(str(e).split())  # the Hub's own messages have several lines
+        raise CommandFailed(f"the Hub did not take it ({type(e).__name__}: {reason}); nothing of the run has changed") from e
     if as_json:
         print_json(report)
         return 0

@@ -72,30 +72,38 @@ def read_recipe(path: str) -> Recipe:
     if unknown or not isinstance(content.get("steps"), dict) or not content.get("name"):
         excess = f"; {sorted(unknown)} is none of them" if unknown else ""
         raise UserError(f"recipe {path}: give name, steps, and if needed shared and measure{excess}")
-    shared: dict[str, Any] = content.get("shared") or {}
+    shared = _lines(path, "shared", content.get("shared"))
     recipe = Recipe(str(content["name"]), str(shared.get("outputs_dir", "outputs")), [], {}, "")
     folders: dict[str, str] = {}
     for name, given in content["steps"].items():
         if not isinstance(given, dict):
             raise UserError(f"recipe {path}, step {name}: give its stage and parameters as `name: value` lines")
         _add_step(recipe, path, name, given, shared, folders)
-    measure = content.get("measure") or {}
+    measure = _lines(path, "measure", content.get("measure"))
+    benchmarks = _lines(path, "benchmarks", measure.get("benchmarks"))
     recipe.train_annotations = filled(str(measure.get("train_annotations") or ""), folders)
     if recipe.train_annotations and not recipe.train_annotations.endswith(".jsonl"):
         raise UserError(
             f"recipe {path}, measure: train_annotations {recipe.train_annotations} is no samples file; "
             "give a .jsonl, such as $curation/rl.jsonl, or leave it out"
         )
-    if measure.get("benchmarks") and not isinstance(measure.get("policies"), dict):
+    if benchmarks and not (isinstance(measure.get("policies"), dict) and measure["policies"]):
         raise UserError(f"recipe {path}: measure has benchmarks and no policies; give `name: model` lines below policies")
-    for benchmark, own in (measure.get("benchmarks") or {}).items():
+    for benchmark, own in benchmarks.items():
         recipe.benchmarks[benchmark] = {}
         for policy, model in measure["policies"].items():
             common = {key: value for key, value in measure.items() if key not in MEASURE_KEYS}
-            given = {"stage": "benchmarks", "files": measure.get("files", []), **common, **(own or {}), "model": model}
+            given = {"stage": "benchmarks", "files": measure.get("files", []), **common, **_lines(path, str(benchmark), own), "model": model}
             step = _add_step(recipe, path, f"{_plain(benchmark)}-{_plain(policy)}", given, shared, folders)
             recipe.benchmarks[benchmark][policy] = step
     return recipe
+
+
+def _lines(path: str, name: str, given: Any) -> dict[str, Any]:
+    "A part of a recipe; empty where it is not given."
+    if given is not None and not isinstance(given, dict):
+        raise UserError(f"recipe {path}, {name}: give `name: value` lines")
+    return given or {}
 
 
 def _plain(name: str) -> str:
@@ -105,6 +113,10 @@ def _plain(name: str) -> str:
 
 def _add_step(recipe: Recipe, path: str, name: str, given: Mapping[str, Any], shared: Mapping[str, Any], folders: dict[str, str]) -> Step:
     "Add a step, whose folder later steps may name."
+    if name in folders:
+        raise UserError(
+            f"recipe {path}: two steps would be called {name}; write benchmarks and policies by names that differ in ASCII letters and digits"
+        )
     stage = str(given.get("stage"))
     params_class = stage_params(stage)
     if params_class is None:

@@ -668,7 +668,7 @@ def prefill(
     of: list[int],  # prompt of each row that will be generated
     encode_once: bool = False,  # run the vision tower once per video, before the model's forward pass; not for sharded weights (FSDP, ZeRO-3), which need that pass
 ) -> Cache:
-    "A cache in which every prompt, but for its last token, is once for all its rows; recurrent states are by row."
+    "A cache of every prompt but for its last token: once for all its rows where groups are of one size, in turn, else once per row. Recurrent states are by row."
     device, n = prompts.ids[0].device, len(prompts.ids)
     packed = pack_prompts(prompts, list(range(n)))
     tree, cache = build_tree(packed.lengths, packed.parents, device), PrefillCache()

@@ -55,7 +55,7 @@ def evaluation_record(
     settings: Iterable[Any],  # everything else that decides a response: batch size, …
     max_completion_length: int,  # tokens
 ) -> dict[str, str]:  # name → digest or name
-    "What decides the responses of a policy to held-out sets: equal records, equal responses."
+    "What decides the responses of a policy to held-out sets: equal records on one machine, equal responses."
     settings_of_view = {**asdict(view), "video_root": "", "cache": "", "cache_gb": 0}
     return {
         "model": _digest((path.name, file_identity(path)) for path in sorted(Path(folder).iterdir())),

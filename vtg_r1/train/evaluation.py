@@ -123,7 +123,7 @@ class EvalResult:
 
 
 def evenly_spaced(samples: list[Sample], limit: int = 0) -> list[Sample]:
-    "At most `limit` evenly spaced samples of a list (0: all), so that a short set has every level and length that a long one has."
+    "At most `limit` evenly spaced samples of a list (0: all), so that a short set is not the beginning of a long one."
     if not limit or limit >= len(samples):
         return samples
     return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).round().astype(int)]
@@ -198,14 +198,14 @@ def late_evaluations(
     steps: Iterable[int],  # at which a policy was evaluated
     budget: int,  # steps of the training that is judged
 ) -> list[int]:
-    "The steps of the evaluations in the second half of a budget."
+    "The steps of the evaluations in the second half of a budget, from its middle on; the middle of an odd budget is rounded down."
     return [step for step in steps if budget // 2 <= step <= budget]
 
 
 def curve_metrics(
     curve: Mapping[int, float],  # step → mIoU, percent
     budget: int,  # steps of the training that is judged
-) -> dict[str, float]:  # "late/mIoU", "area/mIoU", percent; empty without an evaluation in the second half
+) -> dict[str, float]:  # "late/mIoU", "area/mIoU", percent; empty without two evaluations, one of them in the second half
     "What is judged of a curve: the mean of its evaluations in the second half of the steps, and the mean height of the whole curve."
     steps = sorted(step for step in curve if step <= budget)
     values = [curve[step] for step in steps]

@@ -162,7 +162,7 @@ def fit_size(
     height: int,  # pixels of the source
     max_pixels: int = 128 * 28 * 28,  # pixel budget per frame (paper: 128·28·28)
 ) -> tuple[int, int]:  # (width, height) in pixels
-    "The largest size within the budget whose sides are multiples of 28; each side has at least one."
+    "The source's size, scaled down to the budget where it is larger, with sides rounded to multiples of 28, at least one, and never above the budget."
     if max_pixels < _SQUARE**2:
         raise ValueError(f"max_pixels must hold one {_SQUARE}x{_SQUARE} square, got {max_pixels}")
     scale = min(1.0, (max_pixels / (width * height)) ** 0.5)
@@ -275,7 +275,7 @@ def _pictures(path: Path, n: int, max_pixels: int, clip: Sequence[float] | None,
     start = 0.0
     if clip is not None:
         start, end = clip
-        if not 0 <= start < end or start > facts.times[-1]:
+        if not 0 <= start < end or (start > facts.times[-1] and start >= facts.duration):  # the last frame is on display until the end
             raise VideoError(path, f"clip {list(clip)} is not a stretch of its {facts.duration:.2f} s")
     picked = pick_frames(facts.times, n, clip)
     frames = BACKENDS[backend].frames(path, facts, picked, *fit_size(facts.width, facts.height, max_pixels))
