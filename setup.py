@@ -1,4 +1,4 @@
-"Packaging of the exported library; every value comes from settings.ini, so nothing but setuptools is needed to build."
+"Packaging of the exported library, for which nothing but setuptools is needed. Name, version, requirements and commands come from settings.ini; the licence's name, the classifiers and decord's marker stand here."
 
 from configparser import ConfigParser
 from pathlib import Path

@@ -66,7 +66,8 @@ def parameter_comments(function: Function, comments: dict[int, str]) -> list[tup
     by_line: dict[int, list[str]] = {}
     for argument in every:
         if argument is not None:
-            by_line.setdefault(argument.lineno, []).append(argument.arg)
+            for line in {argument.lineno, argument.end_lineno or argument.lineno}:  # behind a type of several lines it is at its end
+                by_line.setdefault(line, []).append(argument.arg)
     head_end = function.body[0].lineno - 1
     rows = [(names[0], comments[line]) for line, names in by_line.items() if line in comments and len(names) == 1 and line != head_end]
     if head_end in comments:

@@ -29,7 +29,7 @@ def clock(work, now=time.perf_counter) -> float:
 
 
 def peak(*what: str) -> float:
-    "Peak memory in GB of a process that runs one variant once."
+    "Peak memory in GB (2³⁰ bytes) of a process that runs one variant once."
     out = subprocess.run([sys.executable, __file__, "--child", json.dumps(what)], capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
 

@@ -16,6 +16,7 @@ from vtg_r1.core.confidence import consensus, covered_tiou, refusal_threshold, r
 from vtg_r1.core.runtime import UserError, project_root
 from vtg_r1.core.samples import iter_jsonl, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig
+from vtg_r1.experiments import coverage as experiment
 from vtg_r1.experiments.coverage import VIDEOS, answered_world, covered
 from vtg_r1.models.generation import generate, predict
 from vtg_r1.models.ground import Sampling, ground, resolve_model
@@ -105,6 +106,25 @@ def test_the_threshold_keeps_the_stated_share_of_right_answers_on_committed_toy_
 def test_a_committed_toy_world_gets_the_same_answers_again(tmp_path):
     worlds = json.loads((project_root() / "outputs/reference/sets/coverage.json").read_text())["worlds"]
     assert answered_world("tiny", 0, VIDEOS, tmp_path) == worlds[0]
+
+
+def test_two_models_of_one_name_do_not_share_their_answers(tmp_path, monkeypatch):
+    "The experiment keeps answers from call to call, in a folder of the weights."
+    folders = []
+
+    def answered(name, seed, videos, folder):
+        folders.append(folder)
+        return {"agreements": [0.5] * 9, "tious": [1.0] * 9}
+
+    monkeypatch.setattr(experiment, "answered_world", answered)
+    monkeypatch.setattr(experiment, "resolve", lambda path: tmp_path / path)
+    for stage in ("sft", "grpo"):
+        (tmp_path / stage / "a/model").mkdir(parents=True)
+        (tmp_path / stage / "a/manifest.json").write_text("{}")
+        (tmp_path / stage / "a/model/config.json").write_text(json.dumps(stage))
+        monkeypatch.setattr("sys.argv", ["coverage", str(tmp_path / stage / "a"), "--out", str(tmp_path / "out.json")])
+        experiment.main()
+    assert len(set(folders)) == 2 and len(folders) == 2 * experiment.WORLDS
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.8, 0.9, 0.95])

@@ -163,6 +163,7 @@ def test_reference_entries_have_signature_comments_defaults_and_result(reference
     entry = reference["core"].split("\n### markdown_table\n")[1].split("\n###")[0].split("\n## ")[0]
     assert "markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str" in entry
     assert "- `rows`: cells of each row, in the order of `head`" in entry and "- *returns* without a newline at the end" in entry
+    assert '- `cases`: \\{"title", "pictures"' in reference["core"], "the comment behind a type of several lines"
     assert "- `epochs`: Passes over the cold-start set. Default: `1.0`, in the paper `1`." in reference["stages"]
 
 

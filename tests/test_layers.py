@@ -1,6 +1,6 @@
 """The order of the package's folders: a module imports from its own folder and from the layers below it.
 
-Imports inside functions count too. A folder, or a stage at the top of the package, is called a room here. Stages may import each other without cycles."""
+Imports inside functions count too. A name of `vtg_r1.__all__` is imported from its module, not from the top, which lies above all layers. A folder, or a stage at the top of the package, is called a room here. Stages may import each other without cycles."""
 
 import ast
 from pathlib import Path
@@ -57,12 +57,14 @@ def level(module: str) -> int:
 
 
 def problems(package: Path) -> list[str]:
-    "Imports that run upward or sideways into another room of the same layer, cycles, and private names of other modules."
+    "Imports that run upward, sideways into another room of the same layer, or to the top of the package; cycles; and private names of other modules."
     names = module_names(package)
     edges: dict[str, set[str]] = {name: set() for name in names}
     found = []
     for name, path in names.items():
         for target, taken in imports(name, path, set(names)):
+            if not target and name and taken not in ("", "__version__"):
+                found.append(f"{name} takes {taken} from the top of the package")
             if target == name or not target:
                 continue
             if taken.startswith("_") and taken != "__version__":
@@ -76,7 +78,7 @@ def problems(package: Path) -> list[str]:
 
 
 def cycles(edges: dict[str, set[str]]) -> list[list[str]]:
-    "Cycles of imports, each once."
+    "Cycles of imports, at least one where modules import each other in a circle."
     done, found = set(), []
 
     def visit(name: str, trail: list[str]) -> None:
@@ -108,6 +110,8 @@ def test_the_top_of_the_package_holds_only_stages():
         ("core/low.py", "def f():\n    from vtg_r1.train.high import g", "core.low imports train.high"),
         ("core/low.py", "def f():\n    from ..train import high", "core.low imports train.high"),
         ("core/low.py", "import vtg_r1.grpo", "core.low imports grpo"),
+        ("core/low.py", "def f():\n    from vtg_r1 import tiou_reward", "core.low takes tiou_reward from the top"),
+        ("core/low.py", "from .. import tiou_reward", "core.low takes tiou_reward from the top"),
         ("video/low.py", "from ..runs.run import start", "video.low imports runs.run"),
         ("train/high.py", "from ..core.low import _secret", "takes the private name _secret"),
         ("core/other.py", "def f():\n    from .low import x", "cycle: core.low → core.other → core.low"),

@@ -186,6 +186,14 @@ def test_a_file_that_cannot_be_advised_on_is_one_line(tmp_path, capsys, content,
     assert len(lines) == 1 and error in lines[0] and "rl_scored.jsonl" in lines[0]
 
 
+def test_labels_of_which_hardly_one_is_wrong_have_no_place_on_the_map():
+    "Its least share of wrong labels is 20 %, where a filter may be worth its price."
+    for wrong, advised in ((0.0, False), (0.35, True)):
+        advice = advise(scored(60, wrong, 0.2, 0.8, np.random.default_rng(0)))
+        assert bool(advice.place) == any("At this place" in sentence for sentence in advice.sentences) == advised
+        assert any("little to remove" in sentence for sentence in advice.sentences) != advised
+
+
 def test_the_advice_mentions_zero_std_groups_only_if_there_are_any():
     silent = [replace(s, difficulty={**s.difficulty, "ious": [0.1] * 8}) for s in scored(20, 0.0, 0.0, 1.0, np.random.default_rng(0))]
     assert any("zero-std groups" in sentence for sentence in advise(silent).sentences)

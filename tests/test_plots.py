@@ -171,6 +171,16 @@ def test_a_seed_that_ends_early_has_a_shorter_curve():
     assert mean.get_ydata() == pytest.approx([0.15, 0.15, 0.2, 0.2, 0.2]) and len(axes.collections) == 1
 
 
+def test_the_legend_has_an_arm_without_the_first_panels_curve():
+    rows = [
+        {"arm": arm, "seed": 0, "step": i, "curve": curve, "value": 0.5}
+        for arm, curve in (("r1", "reward"), ("r1", "mIoU"), ("sft", "mIoU"))
+        for i in (0, 1)
+    ]
+    (legend,) = draw_curves(rows, {"reward": "reward", "mIoU": "mIoU"}).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["r1", "sft"]
+
+
 def test_log_shows_the_panels_it_has_values_for():
     log = [{"step": i, "loss": 1.0, "reward": 0.1 * i, "frac_reward_zero_std": None if i == 1 else 0.0} for i in range(3)]
     fig = draw_log(log, window=2)

@@ -126,7 +126,7 @@ def rollouts_of(sample: Sample) -> dict[str, Any]:
 def resumable_rollouts(
     path: str | Path,  # JSONL of {"qid", "responses"}; complete batches in it are kept
     generate_fn: Callable[[list[Sample]], list[str]],  # K responses for each sample of a batch, those of one sample together
-    samples: Sequence[Sample],  # in any order; those of one video are in one batch
+    samples: Sequence[Sample],  # in any order; those of one video are in one batch if they fit
     batch_size: int,  # samples
     seed: int = 0,  # of all batches
 ) -> dict[str, list[str]]:  # qid → K responses
@@ -564,10 +564,10 @@ def advise(
 
 
 def _nearest(miou: float, noise: float) -> list[dict[str, Any]]:
-    "The cells of the map with the nearest base, and with the nearest share of wrong labels there."
+    "The cells of the map with the nearest base, and with the nearest share of wrong labels there; none where 0 is nearer than the least share of the map."
     cells = json.loads(resources.files("vtg_r1").joinpath("assets/regime_map.json").read_text(encoding="utf-8"))
     base = min({cell["base_miou"] for cell in cells}, key=lambda value: abs(value - miou))
-    share = min({cell["label_noise"] for cell in cells}, key=lambda value: abs(100 * value - noise))
+    share = min({0.0} | {cell["label_noise"] for cell in cells}, key=lambda value: abs(100 * value - noise))
     return [cell for cell in cells if cell["base_miou"] == base and cell["label_noise"] == share]
 
 
@@ -596,6 +596,8 @@ def _sentences(
         )
     elif noise is None:
         sentences.append("The share of wrong labels is unknown: annotate with a teacher (01_curation) and score those samples.")
+    if noise and not place:
+        sentences.append("Few labels are wrong, fewer than anywhere on the map: a filter of wrong labels has little to remove.")
     if not place:
         return sentences
     effects = [cell.get("measured", cell["predicted"]) for cell in place]

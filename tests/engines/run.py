@@ -89,6 +89,7 @@ def run(name: str) -> int:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
     report = HOME / f"{name}.xml"
     HOME.mkdir(exist_ok=True)
+    report.unlink(missing_ok=True)  # a pytest that crashes writes none, and an old one would be recorded as today's
     words = ["-q", "-m", "long or not long", "-o", "junit_logging=system-out", f"--junitxml={report}", str(HERE / part.file)]
     code = subprocess.run([python, "-m", "pytest", *words], cwd=ROOT, env=env, check=False).returncode
     record(name, report, python)

@@ -167,7 +167,7 @@ def nodes(tree, path=()) -> Iterator[tuple]:
 
 
 def mutated(tree, rng: random.Random):
-    "A JSON tree with one to three nodes replaced, removed, renamed, repeated or moved."
+    "A JSON tree with one to three nodes replaced, removed, renamed, repeated or put into a list."
     tree = [copy.deepcopy(tree)]  # so that the top may be replaced too
     for _ in range(rng.choice((1, 1, 2, 3))):
         *way, key = rng.choice([p for p in nodes(tree) if p])
@@ -267,6 +267,7 @@ def examine(name: str, path: Path, seconds: float = 2.0) -> str:
         samples, report = read_dataset(name, path, past_end="clip", zero_length="drop")
     except SampleError as e:
         assert len(str(e)) < 3000, f"a message of {len(str(e))} characters"
+        assert time.process_time() - start < seconds, "slow"
         return "refused"
     for s in samples:
         assert from_dict(s.to_dict()) == s and not Path(s.video).is_absolute() and ".." not in Path(s.video).parts and "://" not in s.video, s.video

@@ -161,7 +161,7 @@ def draw_timelines(
 
 # %% ../../nbs/parts/core/plots.ipynb #201ee16d
 def frame_strip(ax: "Axes", pictures: Sequence[np.ndarray] | np.ndarray, times: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    "Frames (n, H, W, 3) side by side, each centred on its own second of `times` (n,); returns the seconds of the left and right end."
+    "Frames (n, H, W, 3) side by side, all of one width, so that each is centred on its second of evenly spaced `times` (n,); returns the seconds of the left and right end."
     half = 0.5
     if len(times) > 1:
         half = (times[-1] - times[0]) / (len(times) - 1) / 2
@@ -292,7 +292,7 @@ def draw_curves(
     rows: list[dict[str, Any]],  # {"arm", "seed", "step", "curve", "value"}
     panels: Mapping[str, str],  # curve → label of its axis
 ) -> "Figure":
-    "Curves over steps, one look per arm: seeds as thin lines, their mean, and the 95 % band of the mean."
+    "Curves over steps, one look per arm: seeds as thin lines, their mean, and from three seeds on the 95 % band of the mean."
     fig, axes = _axes(1, len(panels), 3.2 * len(panels), 3)
     looks = looks_of(list(dict.fromkeys(row["arm"] for row in rows)))
     for ax, (curve, label) in zip(axes[0], panels.items()):
@@ -312,7 +312,8 @@ def draw_curves(
         for steps, low, high, colour in bands:
             ax.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
         ax.set(xlabel="optimiser step", ylabel=label, ylim=limits)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    named = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels())}  # an arm may lack the first panel's curve
+    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=4)
     return fig
 
 # %% ../../nbs/parts/core/plots.ipynb #a0530f39

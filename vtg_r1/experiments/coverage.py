@@ -7,6 +7,7 @@ __all__ = ['WORLDS', 'VIDEOS', 'SAMPLES', 'answered_world', 'covered', 'main']
 
 # %% ../../nbs/experiments/coverage.ipynb #b887f5b8
 import argparse
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..core.samples import load_samples
 from ..data.toyworld import SET_LEVELS, ToyWorldConfig, make_world
 from ..models.generation import generate
 from ..models.ground import resolve_model
-from ..models.loading import load_model, load_processor
+from ..models.loading import load_model, load_processor, model_fingerprint
 from ..models.sampled_answers import resumable_consensus
 
 # %% ../../nbs/experiments/coverage.ipynb #7fc872ee
@@ -63,7 +64,8 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="tiny")
     parser.add_argument("--out", default=str(project_root() / "outputs/reference/sets/coverage.json"))
     arguments = parser.parse_args()
-    folder = resolve("outputs") / "coverage" / Path(arguments.model).name
+    weights = model_fingerprint(resolve_model(arguments.model)[0])  # the runs of two stages may have the same name
+    folder = resolve("outputs") / "coverage" / hashlib.sha256(weights.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     worlds = [answered_world(arguments.model, seed, VIDEOS, folder) for seed in range(WORLDS)]
     for seed, row in enumerate(covered(worlds)):

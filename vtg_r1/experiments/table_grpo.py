@@ -48,7 +48,7 @@ def start_logits(
     truths: np.ndarray,  # (questions,), indices of spans
     miou: float,  # that sampled answers have, percent
 ) -> np.ndarray:  # (questions, 78)
-    "A policy of a given competence: logits in proportion to the tIoU with the true span."
+    "A policy of a given competence, but of none below guessing: logits in proportion to the tIoU with the true span."
     low, high = 0.0, 80.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -153,7 +153,7 @@ def predictions(
 def misled_start(
     truths: np.ndarray,  # (questions,)
     p_right: float,  # chance of the true span
-    near: bool,  # mass on the span one second off, else on a wrong one
+    near: bool,  # mass on the span one second off (the whole video has none and keeps the mass itself), else on a wrong one
     seed: int = 0,
 ) -> np.ndarray:  # (questions, 78), logits
     "A policy that a teacher's rule has misled: mass on one wrong answer, `p_right` on the true one, a thousandth on the rest."

@@ -238,7 +238,7 @@ def make_examples(
     folder: Path,
     sets: bool = False,  # ask for what comes never, once or twice
 ) -> list[Example]:
-    "New toy videos that no model was trained on."
+    "New toy videos. No model was trained on them, unless its run had the seed 77: then it knows their scenes in smaller pictures."
     from PIL import Image
 
     levels = ("direct", *SET_LEVELS) if sets else ToyWorldConfig.levels
