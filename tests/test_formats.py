@@ -1023,6 +1023,16 @@ def test_each_cause_has_its_part(tmp_path):
     assert result["parts"]["parsing"] == result["parts"]["label file"] == dict.fromkeys(result["difference"], 0.0)
 
 
+def test_a_number_is_not_checked_by_a_truth_that_its_query_lacks(tmp_path):
+    absent = [Sample(f"a_{i}", "a.mp4", 20.0, f"event {i}", []) for i in range(2)]
+    rows = [{"qid": f"charades_{i}", "pred": [9, 11], "target": [9, 12], "output_text": ""} for i in range(2)]
+    (tmp_path / "some.jsonl").write_text(lines(rows[1:]))
+    with pytest.raises(PredictionError, match="name their query by number alone, and there are 1 of them for 2 queries"):
+        read_prediction_file(tmp_path / "some.jsonl", absent)
+    (tmp_path / "all.jsonl").write_text(lines(rows))
+    assert read_prediction_file(tmp_path / "all.jsonl", absent).ways == {"number": 2}
+
+
 def test_parts_add_up_where_both_numbers_lie_halfway_between_two_decimals(tmp_path):
     "Of 128 queries 3 are above 0.5 and 2 at it: 2.34375 and 3.90625 %, which four decimals round up and down."
     samples = [Sample(f"q{i}", "v.mp4", 20.0, f"event {i}", [[0.0, 10.0]]) for i in range(128)]
