@@ -32,7 +32,7 @@ def family(build_family: Callable[[], Pair]) -> Callable[[], Pair]:
 
 
 def tokenizer(named: dict[str, str], others: tuple[str, ...] = (), eos: str = "<|im_end|>", bos: str | None = None) -> Any:
-    """A byte-level BPE of about 400 tokens, trained here, with a family's special tokens: `named` are attributes such as image_token, `others` are not.
+    """A byte-level BPE of about 350 tokens, trained here, with a family's special tokens: `named` are attributes such as image_token, `others` are not.
     Where there is a `bos`, the tokenizer puts it in front by itself, as the public ones do; so do the templates."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -11,7 +11,7 @@ from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.difficulty import make_curriculum
 from vtg_r1.grpo import GRPOParams, grpo_trainer
 from vtg_r1.models.tiny import build_tiny
-from vtg_r1.rewards import set_tiou_reward
+from vtg_r1.rewards import set_tiou_reward, tiou_reward
 from vtg_r1.train.callbacks import CompletionLogger, PeriodicEval, PlateauStop, WeightAverage, plateaued
 from vtg_r1.train.evaluation import EvalSet
 from vtg_r1.train.trainer import fit
@@ -53,13 +53,14 @@ def test_a_training_whose_reward_does_not_rise_ends_after_its_patience(world, to
     assert capsys.readouterr().out == "step 12: no gain in reward for 2 steps, training ends here\n"
 
 
-def test_the_histogram_of_tious_counts_false_refusals_as_0_and_leaves_out_queries_without_a_span(tmp_path):
+def test_the_histogram_of_tious_counts_false_refusals_as_0_and_leaves_out_what_has_no_tiou(tmp_path):
     args, state, logger = TrainingArguments(str(tmp_path / "checkpoints"), use_cpu=True), TrainerState(global_step=1), CompletionLogger(keep=2)
     state.log_history = [{"loss": 0.1, "step": 1}]
-    reward, refusal, answer = logger.wrap_reward(set_tiou_reward), response_text(None, []), response_text(None, [[0, 4]])
-    truths = [[[0, 4]], [[0, 8]], [[0, 4]], [[0, 4]], [], None]
-    paid = reward(completions=[answer, answer, refusal, refusal, refusal, answer], spans=truths, qid=list("abcdef"))
-    assert paid == [1, 0.5, -0.5, -0.5, 1, None]
+    refusal, answer = response_text(None, []), response_text(None, [[0, 4]])
+    truths = [[[0, 4]], [[0, 8]], [[0, 4]], [[0, 4]], []]
+    paid = logger.wrap_reward(set_tiou_reward)(completions=[answer, answer, refusal, refusal, refusal], spans=truths, qid=list("abcde"))
+    assert paid == [1, 0.5, -0.5, -0.5, 1]
+    assert logger.wrap_reward(tiou_reward)(completions=[answer], spans=[[]], qid=["f"]) == [None]  # of one span, where there is none
     logger.on_train_begin(args, state, TrainerControl())
     logger.on_log(args, state, TrainerControl(), logs={"loss": 0.1})
     assert state.log_history[0]["tiou_histogram"] == [2, 0, 0, 0, 0, 1, 0, 0, 0, 2]

@@ -1023,6 +1023,30 @@ def test_each_cause_has_its_part(tmp_path):
     assert result["parts"]["parsing"] == result["parts"]["label file"] == dict.fromkeys(result["difference"], 0.0)
 
 
+def test_a_number_is_not_checked_by_a_truth_that_its_query_lacks(tmp_path):
+    absent = [Sample(f"a_{i}", "a.mp4", 20.0, f"event {i}", []) for i in range(2)]
+    rows = [{"qid": f"charades_{i}", "pred": [9, 11], "target": [9, 12], "output_text": ""} for i in range(2)]
+    (tmp_path / "some.jsonl").write_text(lines(rows[1:]))
+    with pytest.raises(PredictionError, match="name their query by number alone, and there are 1 of them for 2 queries"):
+        read_prediction_file(tmp_path / "some.jsonl", absent)
+    (tmp_path / "all.jsonl").write_text(lines(rows))
+    assert read_prediction_file(tmp_path / "all.jsonl", absent).ways == {"number": 2}
+
+
+def test_parts_add_up_where_both_numbers_lie_halfway_between_two_decimals(tmp_path):
+    "Of 128 queries 3 are above 0.5 and 2 at it: 2.34375 and 3.90625 %, which four decimals round up and down."
+    samples = [Sample(f"q{i}", "v.mp4", 20.0, f"event {i}", [[0.0, 10.0]]) for i in range(128)]
+    ends = [8, 8, 8, 5, 5] + [1] * 123
+    (tmp_path / "p.jsonl").write_text(lines([{"qid": s.qid, "pred": [0, end]} for s, end in zip(samples, ends)]))
+    file = read_prediction_file(tmp_path / "p.jsonl", samples)
+    above, reaching = (replace(CONVENTIONS["ours"], rule=rule) for rule in (">", "≥"))
+    for first, second in ((above, reaching), (reaching, above)):
+        result = explain("samples", samples, file, first, second)
+        assert abs(result["difference"]["R1@0.5"]) == 1.5624
+        assert_adds_up(result)
+        assert result["parts"]["parsing"] == dict.fromkeys(result["difference"], 0.0)
+
+
 def test_parts_are_the_mean_over_all_orders(tmp_path):
     "Compared with a slow computation: the causes are exchanged one by one, in every order."
     rows = [{"qid": "AAAAA_0", "pred": [0, 5]}, {"qid": "AAAAA_1", "pred": [5, 25]}, {"qid": "BBBBB_4", "pred": [20, 30]}]

@@ -1,6 +1,6 @@
 """The outputs and sentences of the notebooks agree with the committed runs in outputs/reference, and perf/README.md with its measurements.
 
-Outputs of run cells come from `make outputs`. Each sentence about a committed run has a function here that checks it against the numbers.
+Outputs of run cells come from `make outputs`. Each paragraph of 01 to 07 that names a committed run has a function here that checks numbers of it.
 """
 
 import ast

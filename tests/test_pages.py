@@ -416,6 +416,36 @@ def test_videos_that_browsers_do_not_play_are_copied_with_their_clock(grey, worl
         preview(str(tmp_path / "notes.mp4"), tmp_path)
 
 
+def test_a_copy_is_upright_on_the_clock_of_the_reader_and_mkv_is_not_webm(grey, tmp_path):
+    "A transport stream begins at 1.4 s of its own clock; a phone writes how a film is turned into the header of its track."
+    import av
+
+    side = bytearray(grey(tmp_path / "m.mp4", "mpeg4", 8, 10).read_bytes())
+    matrix = side.index(b"tkhd") + 44
+    side[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big") for v in (0, 0x10000, 0, 0xFFFF0000, 0, 0, 0, 0, 0x40000000))
+    (tmp_path / "side.mp4").write_bytes(side)
+    for path, size in ((grey(tmp_path / "a.ts", "mpeg2video", 8, 25), (64, 48)), (tmp_path / "side.mp4", (48, 64))):
+        copy, info = preview(str(path), tmp_path / "copies"), probe(path)
+        with av.open(copy) as f:
+            assert [float(p.pts * p.time_base) for p in f.demux(video=0) if p.size] == pytest.approx(info.times.tolist(), abs=1e-3)
+        assert (probe(copy).width, probe(copy).height) == (info.width, info.height) == size
+    for suffix, played in (("webm", True), ("mkv", False)):
+        path = str(grey(tmp_path / f"v.{suffix}", "libvpx-vp9", 8, 10))
+        assert (preview(path, tmp_path / "copies") == path) is played
+
+
+def test_a_copy_that_takes_too_long_leaves_nothing(tmp_path, monkeypatch):
+    def run(command, **kwargs):
+        Path(command[-1]).write_bytes(b"half a copy")
+        raise subprocess.TimeoutExpired(command, 120)
+
+    monkeypatch.setattr("vtg_r1.pages.browser_video.subprocess.run", run)
+    (tmp_path / "v.mp4").write_bytes(b"a video")
+    with pytest.raises(VideoError, match="longer than two minutes"):
+        preview(str(tmp_path / "v.mp4"), tmp_path / "copies")
+    assert not list((tmp_path / "copies").iterdir())
+
+
 # --- review ---
 
 
@@ -646,6 +676,16 @@ def test_every_file_is_a_lane_of_its_own(tmp_path):
     _, predictions = read_review([tmp_path / name for name in names])
     assert list(predictions) == ["p", "run/p", "run/p (2)", "run/p (3)", "run/teacher", "run/truth"]
     assert [rows["q"]["spans"][0][0] for rows in predictions.values()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_query_may_be_in_two_files_and_its_qid_not_stand_for_two_queries(reviewed, tmp_path):
+    _, samples, _, _ = reviewed
+    write_jsonl(tmp_path / "rl.jsonl", samples)
+    write_jsonl(tmp_path / "scored.jsonl", [replace(s, difficulty={"ious": [0.5]}) for s in samples[:2]])
+    assert '"difficulty"' in read_review([tmp_path / "rl.jsonl", tmp_path / "scored.jsonl"])[0][samples[0].qid]
+    write_jsonl(tmp_path / "other.jsonl", [replace(samples[0], query="something else")])
+    with pytest.raises(SampleError, match=r"other.jsonl: qid .* is another query in a file before it"):
+        read_review([tmp_path / "rl.jsonl", tmp_path / "other.jsonl"])
 
 
 def test_predictions_for_other_queries_are_told(reviewed, tmp_path, capsys):

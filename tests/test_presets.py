@@ -41,7 +41,7 @@ def test_every_value_has_a_source_and_a_parameter(preset):
         refuse_toy_values(part(preset, stage))
     for line in text.splitlines():
         if re.match(r"  \w+:", line):
-            assert re.search(r"# .*(paper|code|ours|own|all)", line), f"{preset}: no source: {line}"
+            assert re.search(r"# .*\b(paper|code|ours|own|all)\b", line), f"{preset}: no source: {line}"
 
 
 def arguments(stage: str, world: int) -> dict:

@@ -121,7 +121,7 @@ class GRPOParams(TrainingParams, RolloutParams, RewardParams, CurriculumParams):
         minimum=0,
     )
     eval_steps: int = param(0, "Steps between evaluations of the in-domain set during training; 0 for none.", paper="20 (code)", minimum=0)
-    eval_subset: int = param(96, "Held-out samples of such an evaluation.", minimum=0)
+    eval_subset: int = param(96, "Held-out samples of such an evaluation; 0 for all.", minimum=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -118,7 +118,7 @@ def _print_place(place: dict[str, object], as_json: bool) -> None:
     old_name="view",
 )
 def review(
-    files: Annotated[list[str], Argument(metavar="FILE.jsonl...", help="samples, and prediction files for them; each file is a lane")],
+    files: Annotated[list[str], Argument(metavar="FILE.jsonl...", help="samples, and prediction files for them; each of these is a lane")],
     videos: Annotated[str | None, Option(metavar="DIR", help="root of the videos; default: the folder videos beside the samples")] = None,
     html: Annotated[str | None, Option(metavar="OUT.html", help="write the page to this file, with links to the videos")] = None,
     host: Host = "127.0.0.1",

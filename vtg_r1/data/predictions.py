@@ -615,8 +615,10 @@ class _Queries:
                 sentence = shorten(repr(row.query or row.prompt), 120)
                 raise _Problem("unknown", f"video {row.video!r} with {sentence} is not in the annotations")
         if row.index is not None:
-            self.ways["number, checked by the true span" if row.truths else "number"] += 1
-            return self._by_index(row)
+            place = self._by_index(row)
+            checked = row.truths and self.samples[place].spans
+            self.ways["number, checked by the true span" if checked else "number"] += 1
+            return place
         example = min(self.positions, default="")
         raise _Problem("unknown", f"qid {row.qid!r} is not in the annotations; their ids look like {example!r}")
 

@@ -223,13 +223,14 @@ _DIGITS = 4  # decimals of percent in the result
 
 
 def _in_decimals(parts: Mapping[str, Fraction], total: Fraction) -> dict[str, float]:
-    "Parts in decimals that still add up to the rounded total: those with the greatest remainder are rounded up."
+    "Parts in decimals that still add up to the rounded total: those with the greatest remainder are rounded up; a part of 0 stays 0."
     unit = 10**_DIGITS
     floors = {name: math.floor(part * unit) for name, part in parts.items()}
-    left = round(total * unit) - sum(floors.values())
-    by_remainder = sorted(parts, key=lambda name: floors[name] - parts[name] * unit)
-    for name in by_remainder[:left]:
-        floors[name] += 1
+    left = round(total * unit) - sum(floors.values())  # below 0 if two numbers halfway between decimals are rounded towards each other
+    by_remainder = sorted((name for name in parts if parts[name]), key=lambda name: floors[name] - parts[name] * unit)
+    step = 1 if left > 0 else -1
+    for name in by_remainder[::step][: abs(left)]:
+        floors[name] += step
     return {name: value / unit for name, value in floors.items()}
 
 

@@ -85,10 +85,16 @@ def _lane(path: Path, taken: Iterable[str]) -> str:
     return next(name for name in names if name not in used)
 
 
+def _asked(line: str) -> tuple[Any, ...]:
+    "Video, clip and sentence of a sample's line."
+    sample = json.loads(line)
+    return sample["video"], sample.get("clip"), sample["query"]
+
+
 def read_review(
     paths: Sequence[str | Path],  # JSONL files of samples or of predictions, in any order
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:  # qid → line of a sample; lane → qid → {spans, response}
-    "Read samples and predictions for review; a bad row is a `SampleError` that names its line."
+    "Read samples and predictions for review; a bad row is a `SampleError` that names its line. Of a query in two files the later line counts."
     lines: dict[str, str] = {}
     predictions: dict[str, dict[str, Any]] = {}
     for path in map(Path, paths):
@@ -106,6 +112,9 @@ def read_review(
                 lane[qid] = _prediction(row, where)
         if not samples and not lane:
             raise SampleError(f"{path}: holds no rows", reason="empty_file")
+        for qid in samples.keys() & lines.keys():
+            if _asked(samples[qid]) != _asked(lines[qid]):
+                raise SampleError(f"{path}: qid {qid!r} is another query in a file before it; review them one by one", "qid", "duplicate_qid")
         lines |= samples
         if lane:
             predictions[_lane(path, predictions)] = lane
