@@ -139,6 +139,18 @@ def test_a_model_that_ignores_its_pixels_is_blind():
     assert not measure_encoding(processor, "interleaved", PIXELS).problem
 
 
+def test_a_model_is_measured_though_an_earlier_one_had_its_address(monkeypatch):
+    monkeypatch.setattr("vtg_r1.models.abilities.id", lambda x: 0, raising=False)  # as after the earlier one is gone
+    model, processor = build_tiny(0)
+    require_encoding("tiny", processor, "interleaved", PIXELS, model)
+    blind = build_tiny(0)[0]
+    blind.model.visual.register_forward_hook(
+        lambda module, inputs, out: type(out)({k: torch.zeros_like(v) if torch.is_tensor(v) else v for k, v in out.items()})
+    )
+    with pytest.raises(UserError, match="it is blind"):
+        require_encoding("tiny", processor, "interleaved", PIXELS, blind)
+
+
 def test_prompts_processed_one_by_one_join_to_the_batch_of_all():
     for name in ("qwen3_vl", "gemma4", "minicpmv4_6", "mistral3", "smolvlm"):
         processor = pair(name)[1]

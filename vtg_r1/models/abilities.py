@@ -299,7 +299,8 @@ def remedy(
     return "; or ".join(f"for {name} {encoding.remedy}" for name, encoding in encodings.items())
 
 
-_measured: WeakKeyDictionary[Any, dict[tuple[str, int], EncodingAbilities]] = WeakKeyDictionary()
+# processor → model, or the processor again where no model is loaded → (time encoding, pixels) → abilities
+_measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[tuple[str, int], EncodingAbilities]]] = WeakKeyDictionary()
 
 
 def require_encoding(
@@ -314,8 +315,8 @@ def require_encoding(
 
     if encoding == "native" and model is not None:
         require_checkpoint_positions(model)
-    known = _measured.setdefault(processor, {})
-    key = (f"{encoding} {id(model) if model is not None else ''}", pixels)
+    known = _measured.setdefault(processor, WeakKeyDictionary()).setdefault(processor if model is None else model, {})
+    key = (encoding, pixels)
     if key not in known:
         known[key] = measure_encoding(processor, encoding, pixels, model)
     problem = known[key].problem
