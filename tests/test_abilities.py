@@ -1,7 +1,7 @@
 """What a model can do is measured.
 
 A time encoding says how frame times reach the model: "interleaved" writes them before each frame, "native" is the processor's own video input. An encoding that would be silently
-wrong is refused: *no clock* means that other times give the same inputs. An *opening* is what the generation prompt already writes of the response, such as "<think>"; it is
+wrong is refused: *no clock* means that other times give the same inputs, or the same logits. An *opening* is what the generation prompt already writes of the response, such as "<think>"; it is
 used as it is. LoRA reaches linear layers."""
 
 import json
@@ -135,8 +135,20 @@ def test_a_model_that_ignores_its_pixels_is_blind():
     model.model.visual.register_forward_hook(
         lambda module, inputs, out: type(out)({k: torch.zeros_like(v) if torch.is_tensor(v) else v for k, v in out.items()})
     )
-    assert measure_encoding(processor, "interleaved", PIXELS, model).problem.startswith("it is blind")
+    assert measure_encoding(processor, "interleaved", PIXELS, model).problem == "it is blind: two different clips give the same logits"
     assert not measure_encoding(processor, "interleaved", PIXELS).problem
+
+
+def test_a_model_is_measured_though_an_earlier_one_had_its_address(monkeypatch):
+    monkeypatch.setattr("vtg_r1.models.abilities.id", lambda x: 0, raising=False)  # as after the earlier one is gone
+    model, processor = build_tiny(0)
+    require_encoding("tiny", processor, "interleaved", PIXELS, model)
+    blind = build_tiny(0)[0]
+    blind.model.visual.register_forward_hook(
+        lambda module, inputs, out: type(out)({k: torch.zeros_like(v) if torch.is_tensor(v) else v for k, v in out.items()})
+    )
+    with pytest.raises(UserError, match="it is blind"):
+        require_encoding("tiny", processor, "interleaved", PIXELS, blind)
 
 
 def test_prompts_processed_one_by_one_join_to_the_batch_of_all():

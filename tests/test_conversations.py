@@ -69,6 +69,17 @@ def test_spans_are_separated_from_descriptions_and_other_numbers(answer, spans, 
     assert (times.spans, times.descriptions, times.others) == (spans, descriptions, others)
 
 
+@pytest.mark.parametrize("answer", ["1 min - 2", "1 h - 2", "2 - 2 min 30 s", "30 - 1 min", "1 min 5 - 2 min", "1:30 - 2"])
+def test_a_number_that_may_be_minutes_or_seconds_is_refused(answer):
+    with pytest.raises(ValueError, match="has a unit for one number only"):
+        read_times(answer)
+
+
+@pytest.mark.parametrize("answer, span", [("1 - 2 min", [60, 120]), ("2 - 2 min", [120, 120]), ("2 - 1:30", [2, 90]), ("1:30 - 95", [90, 95])])
+def test_two_numbers_of_which_one_has_a_unit_are_read_where_they_do_not_descend(answer, span):
+    assert read_times(answer).spans == [span]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -609,16 +609,26 @@ def test_a_file_is_tried_again_when_its_child_ends_for_another_reason(what, used
     "what, tries, said",
     [
         ("killed", 2, r"its decoder was killed twice \(SIGKILL\)"),
-        ("stalls", 2, "longer than 0.6 s, twice, nearly all of it waiting"),
+        ("stalls", 2, "longer than 0.6 s, twice, most of it waiting"),
+        ("stops", 2, "longer than 0.6 s, twice, most of it waiting"),
         ("spins", 1, "takes longer than 0.6 s$"),
         ("crashes", 1, "SIGABRT"),
     ],
 )
-def test_a_file_that_fails_every_time_is_one_error_and_no_hang(what, tries, said, mishaps, tmp_path):
+def test_a_file_that_fails_every_time_is_one_error_and_no_hang(what, tries, said, mishaps, tmp_path, monkeypatch):
+    if what == "stops":
+        monkeypatch.setattr(sandbox, "_GRACE", 3.0)
     start = time.monotonic()
     with pytest.raises(VideoError, match=said):
         run_sandboxed(tmp_path / "v", mishaps, do=what)
     assert (tmp_path / "v").stat().st_size == tries and time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("sent", ["[" * 100_000, '"x"', '{"worked": "x"}', '{"worked": 0}\n5'])
+def test_a_child_that_sends_anything_but_an_answer_is_one_error(sent, mishaps, tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "_SERVE", f"import sys; sys.stdin.readline(); print({sent!r})  # %r")
+    with pytest.raises(VideoError, match="made the decoder leave with status 0"):
+        run_sandboxed(tmp_path / "v", mishaps, do="ok")
 
 
 def test_a_killed_data_loader_worker_ends_the_epoch_with_an_error_that_names_it(world, toy_samples):

@@ -133,6 +133,18 @@ def test_without_the_checksum_damage_would_not_be_noticed(tmp_path, video, monke
     assert not same(first, fetch(folder, make)) and make.calls == 1
 
 
+def test_other_files_in_the_folder_of_the_cache_stay(tmp_path, video):
+    make, folder = Counted(video), tmp_path / "c"
+    folder.mkdir()
+    others = [folder / name for name in ("film.mp4", "film.mp4.part", ".film.part", "mine.frames")]
+    for other in others:
+        other.write_bytes(b"x" * 10_000)
+        os.utime(other, (1e9, 1e9))
+    for i in range(3):
+        fetch(folder, make, (i,), 1.5 * make()[0].nbytes / 1e9)
+    assert all(other.exists() for other in others) and len(entries(folder)) == 2  # mine.frames and the latest
+
+
 def test_the_least_recently_used_entry_is_removed_first(tmp_path, video):
     make, folder = Counted(video), tmp_path / "c"
     room = 4 * (make()[0].nbytes + 200) / 1e9

@@ -228,12 +228,16 @@ _ITEM = re.compile(  # the number or mark of an item in a list, in front of a ti
 
 
 def _is_ambiguous(text: str, a: _Time, b: _Time) -> bool:
-    "Whether a number may be seconds or minutes, because only the other one has a unit: `1 min - 2`, `2 - 2 min 30 s`."
+    "Whether a number may be seconds or minutes, because only the other one has a unit: `1 min - 2`, `2 - 2 min 30 s`, `30 - 1 min`."
     if bool(a.unit) == bool(b.unit):
         return False
     with_unit = a if a.unit else b
+    if with_unit.unit == ":":
+        return a.seconds > b.seconds
     if with_unit.unit not in ("h", "m"):
         return False
+    if with_unit is b and a.seconds * _SECONDS[b.unit] > b.seconds:
+        return True
     return with_unit is a or len(_AMOUNT.findall(text[b.start : b.end])) > 1
 
 

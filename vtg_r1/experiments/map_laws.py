@@ -303,7 +303,7 @@ def _as_predicted(data: MapData, rule: Mapping[str, Any]) -> Measured:
 
 # %% ../../nbs/experiments/map_laws.ipynb #1c72b207
 def _time_or_height(data: MapData, rule: Mapping[str, Any]) -> Measured:
-    "L3: the effect at twice the step of its peak, less half of the peak; its sign is turned below the breakdown, so that above 0 fits the law. A seed's peak is at the step where the other seeds have it."
+    "L3: the effect at twice the step of its peak, less half of the peak; its sign is turned below the breakdown, so that above 0 fits the law. A seed's peak is at the step where the other seeds have it, of the looks whose double is a look too."
     sides = {}
     for side, sign in (("below", -1), ("above", 1)):
         cells = [cell for cell in data.clean_cells() if dict(cell.at)["label_noise"] == rule[side]]

@@ -176,7 +176,7 @@ def when_loosely(
     query: dict,  # of `queries`
     times: list[int],  # of all frames, seconds
 ) -> tuple[str, str]:
-    "Question and answer: when, each end up to three frames too far out."
+    "Question and answer: when, each end zero to three frames too far out."
     before, after = (int(n) * (times[1] - times[0]) for n in rng.integers(0, 4, 2))
     span = [max(query["span"][0] - before, times[0]), min(query["span"][1] + after, times[-1])]
     answer = f"<time>{format_span(span)}</time>"

@@ -126,11 +126,15 @@ def _why_unusable(processor: Any, encoding: str, model: Any) -> str:
         return _LEFT_OUT
     if not _instructions_arrive(processor, prompt):
         return _NO_INSTRUCTIONS
-    if _same_pixels(inputs, other_clip) or not _answers_differ(model, inputs, other_clip):
+    if _same_pixels(inputs, other_clip):
         return "it is blind: two different clips give the same inputs"
+    if not _answers_differ(model, inputs, other_clip):
+        return "it is blind: two different clips give the same logits"
     slower = model_inputs(processor, [noise_prompt(encoding, frames, 2.0)], "cpu")
-    if _same(inputs, slower) or not _answers_differ(model, inputs, slower):
+    if _same(inputs, slower):
         return "it has no clock: frames 0.2 s and 2 s apart give the same inputs"
+    if not _answers_differ(model, inputs, slower):
+        return "it has no clock: frames 0.2 s and 2 s apart give the same logits"
     if encoding == "interleaved" and _times_torn(processor, frames):
         return _TORN
     return ""
@@ -188,7 +192,7 @@ def _clock_step(processor: Any, encoding: str, model: Any) -> float | None:
 
 # %% ../../nbs/parts/models/abilities.ipynb #cb57595e
 def _frame_tokens(processor: Any, encoding: str, pixels: int) -> dict[str, float]:
-    "Tokens per frame and its surroundings, by the frame's shape, within a budget of pixels."
+    "Tokens per frame, and what the processor writes around it, by the frame's shape, within a budget of pixels."
     tokens = {}
     for ratio, (width, height) in RATIOS.items():
         size = fit_size(1000 * width, 1000 * height, pixels)
@@ -295,7 +299,8 @@ def remedy(
     return "; or ".join(f"for {name} {encoding.remedy}" for name, encoding in encodings.items())
 
 
-_measured: WeakKeyDictionary[Any, dict[tuple[str, int], EncodingAbilities]] = WeakKeyDictionary()
+# processor → model, or the processor again where no model is loaded → (time encoding, pixels) → abilities
+_measured: WeakKeyDictionary[Any, WeakKeyDictionary[Any, dict[tuple[str, int], EncodingAbilities]]] = WeakKeyDictionary()
 
 
 def require_encoding(
@@ -310,8 +315,8 @@ def require_encoding(
 
     if encoding == "native" and model is not None:
         require_checkpoint_positions(model)
-    known = _measured.setdefault(processor, {})
-    key = (f"{encoding} {id(model) if model is not None else ''}", pixels)
+    known = _measured.setdefault(processor, WeakKeyDictionary()).setdefault(processor if model is None else model, {})
+    key = (encoding, pixels)
     if key not in known:
         known[key] = measure_encoding(processor, encoding, pixels, model)
     problem = known[key].problem

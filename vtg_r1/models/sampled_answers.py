@@ -108,8 +108,8 @@ class Calibration:
     threshold: float  # an answer with less agreement is refused
     right_tiou: float  # tIoU with the truth from which an answer is right
     queries: int  # of the held-out file, answered or not
-    right: int  # number of those answered rightly; the threshold comes from these
-    answered: float | None  # share of the queries with an agreement of at least the threshold
+    right: int  # number of those answered rightly with a span; the threshold comes from these
+    answered: float | None  # share of the queries answered with a span, with an agreement of at least the threshold
     precision: float | None  # share of right answers among the answered queries
     samples: int  # responses per query, K
     temperature: float

@@ -36,7 +36,8 @@ class SubsetParams(ParameterGroup):
     max_train_samples: int = param(0, "Number of training samples, drawn by seed; 0 takes all.", minimum=0)
     match_size_to: str = param("", "JSONL of samples: draw as many training samples as it has.")
     stratify_by: list[Literal["source", "words", "span"]] = param(
-        [], "Draw with the mix of `match_size_to` in these: source, words of the teacher's reasoning, length of the span."
+        [],
+        "Draw with the mix of `match_size_to`, or without it that of all samples, in these: source, words of the teacher's reasoning, length of the span.",
     )
 
 # %% ../../nbs/parts/train/training_parameters.ipynb #3919efea

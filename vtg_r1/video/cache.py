@@ -9,6 +9,7 @@ __all__ = ['FrameCache', 'LRUCache', 'cache_folder', 'cache_gigabytes']
 import hashlib
 import math
 import os
+import re
 import threading
 import time
 import warnings
@@ -80,6 +81,9 @@ def _write_whole(path: Path, pieces: list[Any]) -> None:
             f.write(piece)
 
 # %% ../../nbs/parts/video/cache.ipynb #7af4bb88
+_OWN_NAME = re.compile(r"\.?[0-9a-f]{32}\.(?:frames|id)(?:\.\d+\.[0-9a-f]+\.part)?")  # of entries, records and their temporary files
+
+
 def _make_room(folder: Path, limit: int) -> None:
     "Remove old temporary files, then the least recently used entries until the rest fits into `limit` bytes."
     entries: list[tuple[int, int, str]] = []  # (time of last use in ns, bytes, path)
@@ -87,6 +91,8 @@ def _make_room(folder: Path, limit: int) -> None:
     now = time.time_ns()
     with os.scandir(folder) as files:
         for file in files:
+            if not _OWN_NAME.fullmatch(file.name):
+                continue
             with suppress(FileNotFoundError):  # another process was faster
                 used = file.stat().st_mtime_ns
                 if used >= now + HOUR:
@@ -112,7 +118,7 @@ class _Entries:
     def __init__(
         self,
         folder: str | Path,  # made when the first entry is written
-        gigabytes: float = _GIGABYTES,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th for a moment
+        gigabytes: float = _GIGABYTES,  # 10⁹ bytes the folder may hold; each process may exceed it by a 64th and one entry for a moment
     ):
         self.folder = Path(folder)
         self.limit = int(gigabytes * 1e9)

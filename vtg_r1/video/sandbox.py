@@ -141,6 +141,7 @@ class _Death(NamedTuple):
     worked: float  # seconds of processor time that its last job took
     used: bool  # it had answered other jobs
     waited: bool  # all of its threads waited for each other
+    late: bool  # its parent ended it after its time, since its own alarm had not
 
 
 def _waits_for_itself(pid: int) -> bool:
@@ -163,6 +164,7 @@ class _Child:
         self.used = False  # has answered a job
         self.worked = 0.0  # seconds of processor time before its last job
         self.waited = False  # it was ended since all of its threads waited for each other
+        self.late = False  # it was ended since its own alarm had not ended it
         command = [sys.executable, "-P", "-c", _SERVE % gigabytes]
         environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(folder or os.getcwd() for folder in sys.path)}
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: from its first moment the child receives no Ctrl-C
@@ -188,7 +190,7 @@ class _Child:
             time.sleep(0.01)
         self.stdout.close()
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        return _Death(self.process.returncode, usage.ru_utime + usage.ru_stime - self.worked, self.used, self.waited)
+        return _Death(self.process.returncode, usage.ru_utime + usage.ru_stime - self.worked, self.used, self.waited, self.late)
 
     def ask(self, job: dict[str, Any]) -> Answer | None:
         "The answer to a job, or None where the child died, sent no answer, or had to be killed because its alarm did not end it."
@@ -198,10 +200,10 @@ class _Child:
             with suppress(BrokenPipeError):
                 self.stdin.write(json.dumps(job).encode() + b"\n")
                 self.stdin.flush()
-            self.worked = self._read_line()["worked"]
+            self.worked = float(self._read_line()["worked"])
             values = self._read_line()
             return values, [self._read_array(np.dtype(kind), shape) for kind, shape in values.pop("arrays")]
-        except (EOFError, LookupError, TypeError, ValueError):
+        except (AttributeError, EOFError, LookupError, RecursionError, TypeError, ValueError):
             return None
         finally:
             answered.set()
@@ -211,8 +213,8 @@ class _Child:
         end, waiting = time.monotonic() + seconds, 0
         while not answered.wait(1):
             waiting = waiting + 1 if _waits_for_itself(self.process.pid) else 0
-            self.waited = waiting >= _LONGEST_WAIT
-            if self.waited or time.monotonic() > end:
+            self.waited, self.late = waiting >= _LONGEST_WAIT, time.monotonic() > end
+            if self.waited or self.late:
                 self.process.kill()
                 return
 
@@ -279,7 +281,8 @@ os.register_at_fork(after_in_child=_forget)
 
 # %% ../../nbs/parts/video/sandbox.ipynb #e10325fe
 def _is_stall(death: _Death, limits: ResourceLimits) -> bool:
-    return death.status == -signal.SIGALRM and death.worked < limits.seconds / 4
+    "Whether a child used up its time and mostly waited. One that no alarm ends is stopped, or waits for a disk."
+    return death.late or death.status == -signal.SIGALRM and death.worked < limits.seconds / 4
 
 
 def _may_be_innocent(death: _Death, limits: ResourceLimits) -> bool:
@@ -295,7 +298,7 @@ def _explain(death: _Death, limits: ResourceLimits) -> str:
     if death.status == -signal.SIGPROF:
         return f"its decoder hangs: it worked {MOST_WORK:g} s without giving a picture"
     if _is_stall(death, limits):
-        return f"takes longer than {limits.seconds:g} s, twice, nearly all of it waiting: does the disk or the network answer, is the machine overloaded?"
+        return f"takes longer than {limits.seconds:g} s, twice, most of it waiting: does the disk or the network answer, is the machine overloaded?"
     if death.status == -signal.SIGALRM:
         return f"takes longer than {limits.seconds:g} s"
     if death.status == -signal.SIGKILL:
