@@ -1,4 +1,4 @@
-"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills ten runs of every stage, each at a random step."
+"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills ten runs of every stage, each at a random step, but the first of sft while it writes a checkpoint."
 
 import json
 import os
