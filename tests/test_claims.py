@@ -397,12 +397,25 @@ def test_the_name_of_a_run_changes_with_everything_that_its_result_depends_on(jo
 
 
 @pytest.mark.parametrize(
-    "change,error", [(("$sft/model", "$gone/model"), "refers to \\$gone"), (("stage: sft,", "stage: sftt,"), "has stage 'sftt'")]
+    "change,error",
+    [
+        (("$sft/model", "$gone/model"), "refers to \\$gone"),
+        (("stage: sft,", "stage: sftt,"), "has stage 'sftt'"),
+        (("r1: {stage: grpo,", "r1: {stage: grpo, shared_across_seeds: true,"), r"row 'r1' is shared across seeds and refers to \$sft"),
+    ],
 )
 def test_a_wrong_name_in_a_grid_is_refused(tmp_path, change, error):
     (tmp_path / "grid.yaml").write_text(TABLE.replace(*change))
     with pytest.raises(RunError, match=error):
         read_grid(tmp_path / "grid.yaml")
+
+
+@pytest.mark.parametrize("part", ["stages", "rows"])
+def test_a_smoke_part_that_changes_what_the_grid_has_not_is_refused(tmp_path, part):
+    (tmp_path / "grid.yaml").write_text(f"{TABLE}smoke: {{{part}: {{gone: {{steps: 1}}}}}}\n")
+    read_grid(tmp_path / "grid.yaml")
+    with pytest.raises(RunError, match=f"smoke changes 'gone', which is none of its {part}"):
+        read_grid(tmp_path / "grid.yaml", smoke=True)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from vtg_r1.core.runtime import UserError, project_root, resolve
 from vtg_r1.core.samples import Sample, SampleError, iter_jsonl, load_samples, write_jsonl, write_jsonl_files
 from vtg_r1.curation import (
     CurationParams,
+    SourceFiles,
     allocate,
     answered,
     assign_split,
@@ -23,10 +24,12 @@ from vtg_r1.curation import (
     collect,
     dataset_card,
     destinations,
+    event_lengths,
     filter_facts,
     folder_lock,
     iter_samples,
     main,
+    make_pool,
     plot_filter,
     plot_sample,
     read_source,
@@ -230,6 +233,17 @@ def test_work_folder_is_named_by_content(tmp_path):
         work_folder(tmp_path / "w", [{"path": tmp_path / "none"}])
 
 
+def test_the_pool_depends_on_the_folder_of_the_videos_also_where_none_is_opened(tmp_path):
+    "Absolute names are read as relative to it, so another folder must not take up the candidates of the first."
+    rows = [sample(str(i), video="v.mp4").to_dict() | {"video": str(tmp_path / "here/v.mp4")} for i in range(2)]
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    params = CurationParams(outputs_dir=str(tmp_path), validate_videos=False)
+    files = [SourceFiles([{"path": tmp_path / "s.jsonl"}], [], tmp_path / name) for name in ("here", "there")]
+    assert {s.video for s in iter_samples(make_pool(params, files[0]).folder / "pool.jsonl")} == {"v.mp4"}
+    with pytest.raises(SampleError, match="2 unsafe_video"):
+        make_pool(params, files[1])
+
+
 def test_files_appear_whole_or_not_at_all(tmp_path):
     def rows():
         yield "a.jsonl", {"x": 1}
@@ -382,6 +396,10 @@ def test_figures_of_the_filter_and_of_a_sample(world, toy_samples):
     ]
     assert {round(line.get_xdata()[0], 2) for line in fig.axes[0].lines} == {CurationParams().sft_min_iou, CurationParams().rl_min_iou}
     assert {t.get_text() for t in fig.legends[0].get_texts()} == {"cold start and RL", "RL only", "filtered"}
+    apart = CurationParams(keep_coldstart_in_rl=False)
+    facts = filter_facts(annotated, apart)
+    assert {t.get_text() for t in plot_filter(facts, apart).legends[0].get_texts()} == {"cold start only", "RL only", "filtered"}
+    assert "event seconds/cold start only/50" in event_lengths(facts) and "event seconds/cold start and RL/50" not in event_lengths(facts)
     shown = next(s for s in annotated if s.teacher["span"])
     strip, line = plot_sample(shown, VideoInputConfig(str(world / "videos"), frames=4)).axes
     assert (

@@ -28,12 +28,15 @@ def test_a_measured_step_is_not_extrapolated(size, seconds, gb):
         (dict(max_completion_length=512), "max_completion_length", 68.7 / 2 + 4.4),
         (dict(frames=32), "frames", 68.7 + 4.4 / 2),
         (dict(lora_rank=0), "lora_rank", 68.7 + 4.4),
+        (dict(quantize="4bit"), "quantize", 68.7 + 4.4),
+        (dict(max_tokens_per_video=4096), "max_tokens_per_video", 68.7 + 4.4 / 2),
+        (dict(model="Qwen/Qwen3-VL-8B-Instruct"), "model", 54.2 + 5.1),  # the step of the 7B model, which has other layers
     ],
 )
 def test_what_differs_is_named_and_moves_the_numbers(change, named, seconds):
     (other,) = estimate_run(GRPOParams(**{**dict(model="Qwen/Qwen2.5-VL-3B-Instruct", **SHAPE), **change}), "H200")
     assert other["differs"] == [named] and other["step_seconds"] == pytest.approx(seconds)
-    assert (other["gb"] is None) == (named == "lora_rank")
+    assert (other["gb"] is None) == (named in ("lora_rank", "quantize"))
 
 
 @pytest.mark.parametrize("card, decoding, arithmetic", [("H200", 54.2, 1.0), ("RTX 4090", 1024 * 144e9 / 1e12, 989 / 165)])

@@ -1,4 +1,4 @@
-"Settings of the tools agree, workflows and hooks call what exists, notebooks keep their form, and no address is made up."
+"Settings of the tools agree, workflows and hooks call what exists, notebooks keep their form, and no placeholder of an address is left."
 
 import configparser
 import json
@@ -114,9 +114,11 @@ def test_reading_a_notebook_in_jupyterlab_leaves_its_file_as_it_was(notebook, tm
     )
 
 
-def test_no_address_is_made_up():
+def test_no_placeholder_of_an_address_is_left():
     files = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout.decode().split("\0")
     texts = [
-        ROOT / f for f in files if f.endswith((".md", ".ini", ".toml", ".yml", ".cff", ".py", ".ipynb")) and not f.startswith(("tests/", "outputs/"))
+        ROOT / f
+        for f in files
+        if f.endswith((".md", ".ini", ".toml", ".yml", ".yaml", ".cff", ".py", ".ipynb")) and not f.startswith(("tests/", "outputs/"))
     ]
     assert [p for p in texts if p.is_file() and "example.invalid" in p.read_text(encoding="utf-8")] == []

@@ -244,6 +244,8 @@ def test_a_later_file_wins(tmp_path):
         ("grpo: 5", "unknown parameter 'grpo'"),
         ("difficulty: a", "unknown parameter 'difficulty'"),  # a parameter of other stages, and no section
         ("grpo: {stepz: 1}", "unknown parameter 'stepz', did you mean 'steps'?"),
+        ("steps: 5\nseed: 1\nsteps: 6", "'steps' stands twice"),
+        ("grpo: {steps: 1}\nsft: {}\ngrpo: {seed: 2}", "'grpo' stands twice"),
         ("max_response: 5", "parameter 'max_response' is now called 'max_completion_length'"),
         ("on: 5", "unknown parameter 'True'"),
         (None, "No such file"),

@@ -245,6 +245,11 @@ def test_the_released_rule_is_read_with_its_faults(response, span):
         ('{"label": "a man", "span": "0:03 - 0:09"}', "json", [[3, 9]]),
         ('{"label": "a man\'s dog", "start": 3, "end": 9}', "json", [[3, 9]]),
         ('{"result": [[1, 2]]}', "json", [[1, 2]]),  # of unknown keys: the list in it
+        ('{"frames": [10, 25]}', "json", []),  # two bare numbers under a key that names no span
+        ('{"start": "soon", "end": 4, "size": [640, 480]}', "json", []),
+        ('{"answer": "B", "time": [3, 9]}', "json", [[3, 9]]),
+        ('{"data": {"time_span" : [3, 9]}}', "json", [[3, 9]]),
+        ('{"note": "x"} [3, 9]', "json", [[3, 9]]),  # behind the object
         ('so {x}: [1, 2] and {"start": 3, "end": 9}', "json", [[1, 2]]),
         ('I saw [them]: {"start": 3, "end": 9}', "json", [[3, 9]]),
         ("not [1, 2]: ```json [3, 4]``` nor [5, 6]", "json", [[3, 4]]),

@@ -1,4 +1,4 @@
-"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills ten runs of every stage, each at a random step."
+"Runs that are killed and resumed end like uninterrupted ones. VTG_R1_KILLS=10 kills ten runs of every stage, each at a random step, but the first of sft while it writes a checkpoint."
 
 import json
 import os
@@ -181,6 +181,8 @@ def test_killed_rollouts_are_taken_up_by_the_next_run_with_the_same_scores(setti
     assert wanted <= len(before) and read_manifest(out / "difficulty/killed")["status"] == "running"
     assert returncode(rollouts(setting, out, "again")) == 0
     assert done()[: len(before) - 1] == before[:-1]  # the last line may have been half written
+    missing = 6 - sum(line.endswith("}") for line in before)
+    assert f" {missing}/{missing} [" in (setting[0] / f"difficulty-{out.name}-again.txt").read_text()  # its progress bar counts only these
     assert ((out / "difficulty/again/rl_scored.jsonl").read_text(), json.loads((out / "difficulty/again/metrics.json").read_text())) == all_rollouts
 
 

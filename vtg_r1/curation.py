@@ -541,7 +541,7 @@ def dataset_card(
     sections = [
         "# Dataset card: cold start and RL",
         "`coldstart.jsonl` holds samples whose teacher response is imitated (`teacher.response`), `rl.jsonl` samples for reinforcement learning on the "
-        "ground truth (`spans`), `filtered.jsonl` all other samples, one `{reason, detail, sample}` per line. Times are seconds from the start of the "
+        "ground truth (`spans`), `filtered.jsonl` the other samples of the pool and those excluded before the draw, one `{reason, detail, sample}` per line. Times are seconds from the start of the "
         "video, or of `clip` if there is one.",
         "## Counts (the counterpart of Table 1)",
         table1_markdown(table1(folder, sources)),
@@ -552,6 +552,7 @@ def dataset_card(
 
 # %% ../nbs/01_curation.ipynb #24f05672
 SPLITS = ("cold start and RL", "RL only", "filtered")
+_COLD_ONLY = "cold start only"  # without keep_coldstart_in_rl, or where ε2 is above ε1
 
 
 def filter_facts(
@@ -566,7 +567,7 @@ def filter_facts(
         if in_rl:
             split = "RL only"
         if in_coldstart:
-            split = "cold start and RL"
+            split = "cold start and RL" if in_rl else _COLD_ONLY
         teacher = s.teacher or {"iou": 0.0, "response": ""}
         words, seconds = len(teacher["response"].split()), max((end - start for start, end in s.spans), default=0.0)
         rows.append({"set": split, "teacher tIoU": teacher["iou"], "words": words, "span_s": seconds, "source": s.source})
@@ -584,17 +585,18 @@ def plot_filter(
     import seaborn as sns
 
     data = pd.DataFrame(facts)
+    sets = SPLITS if _COLD_ONLY not in set(data["set"]) else (_COLD_ONLY, *(name for name in SPLITS if name in set(data["set"])))
     labels = {"span_s": "event length (s)", "words": "words in the teacher's response"}
     columns = [column for column in labels if data[column].nunique() > 1]
     widths = [1.5] + [1] * len(columns)
     fig, axes = plt.subplots(1, len(widths), figsize=(5 + 3 * len(columns), 3.2), width_ratios=widths, squeeze=False)
     first, *others = axes[0]
-    ious = {name: data["teacher tIoU"][data["set"] == name] for name in SPLITS}
+    ious = {name: data["teacher tIoU"][data["set"] == name] for name in sets}
     lines = {f"ε1 = {params.sft_min_iou:g}": params.sft_min_iou, f"ε2 = {params.rl_min_iou:g}": params.rl_min_iou}
     draw_histogram(ious, "teacher tIoU with the ground truth", "samples", lines, bins=25, stacked=True, ax=first)
     first.get_legend().remove()
-    fig.legend(handles=legend_of(SPLITS), loc="outside lower center", ncols=3)
-    order = dict(order=SPLITS, hue_order=SPLITS, palette={name: look.colour for name, look in looks_of(SPLITS).items()})
+    fig.legend(handles=legend_of(sets), loc="outside lower center", ncols=3)
+    order = dict(order=sets, hue_order=sets, palette={name: look.colour for name, look in looks_of(sets).items()})
     for ax, column in zip(others, columns):
         sns.boxplot(data, x=column, y="set", hue="set", **order, fill=False, fliersize=1, legend=False, ax=ax)
         ax.set(xlabel=labels[column], ylabel="")
@@ -702,6 +704,8 @@ def make_pool(params: CurationParams, files: SourceFiles) -> Pool:
     facts = dict[str, Any](seed=params.seed, quotas=params.quotas, overlap_by=params.overlap_by, videos=list(videos.values()))
     if params.answers != "span":
         facts["answers"] = params.answers
+    if not params.validate_videos:  # the names of opened videos are relative to it already
+        facts["video_root"] = os.path.relpath(files.video_root, project_root())
     work = work_folder(root, [*files.entries, *files.benchmarks], **facts)
     guard = None
     with folder_lock(work):
@@ -810,7 +814,7 @@ def save_card(run: Run, params: CurationParams, pool: Pool, lengths: dict[str, d
 # %% ../nbs/01_curation.ipynb #ce368bb0
 def event_lengths(facts: Sequence[dict]) -> dict[str, float]:  # of `filter_facts` → metric → seconds
     "Least, quartiles and greatest length of the events of each set."
-    lengths = {split: [f["span_s"] for f in facts if f["set"] == split] for split in SPLITS}
+    lengths = {split: [f["span_s"] for f in facts if f["set"] == split] for split in (*SPLITS, _COLD_ONLY)}
     return {
         f"event seconds/{split}/{percent}": float(np.percentile(seconds, percent))
         for split, seconds in lengths.items()

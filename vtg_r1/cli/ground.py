@@ -55,7 +55,8 @@ def ground_command(
     as_json: AsJson = False,
 ) -> int:
     """Find when something happens in a video. Prints the span in seconds and the reasoning. A run folder is asked as it was trained, the embedded
-    model as it was made, any other model as the paper asks. With --samples it is asked several times, and says how far the answers agree."""
+    model as it was made, any other model as the paper asks, but with times as text. With --samples it is asked several times, and says how far the
+    answers agree."""
     from ..models.loading import check_model_exists
 
     _refuse_empty(queries)

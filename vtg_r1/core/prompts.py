@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from .samples import JSON_DECODER, RepeatedKey
+from .samples import JSON_DECODER, RepeatedKey, is_number
 from .times import LARGEST_TIME, SECOND_NAMES, read_pairs, read_spans, read_time
 
 # %% ../../nbs/parts/core/prompts.ipynb #f74afdd7
@@ -298,6 +298,7 @@ _SPAN_KEYS = frozenset(
     "span spans segment segments window windows interval intervals timestamp timestamps time times timespan relevantwindows moment moments answer".split()
 )
 
+_KEY_BEFORE = re.compile(r"[\"']([\w -]{1,30})[\"']\s*:\s*$")
 _UNIT_FIELD = re.compile(r"[\"'](?:time[ _-]?)?units?[\"']\s*+:\s*+[\"']([^\"']*+)[\"']", re.I)
 
 
@@ -331,25 +332,35 @@ def _spans_in(value: Any) -> list[list[float]]:
     return [span for row in spans for span in row]
 
 
+def _names_spans(before: str) -> bool:
+    "Whether a text ends in a key of JSON that names a span; the two numbers behind another one may count frames or pixels."
+    key = _KEY_BEFORE.search(before)
+    return key is not None and re.sub("[ _-]", "", key[1].lower()) in _SPAN_KEYS
+
+
 def _json_spans(text: str) -> list[list[float]]:
     "The spans of the JSON in a text, in a code fence or bare."
     fenced = text.partition("```")[2].partition("```")[0]
-    text = (fenced or text).strip()
+    text, object_end = (fenced or text).strip(), 0
     for bracket in sorted((mark for mark in "[{" if mark in text), key=text.index):  # what stands first
-        _, mark, rest = text.partition(bracket)
-        rest = (mark + rest)[:LONGEST_JSON]
+        begin = text.index(bracket)
+        rest = text[begin : begin + LONGEST_JSON]
         if '"' not in rest:
             rest = rest.replace("'", '"')
         if any(unit.strip().lower() not in SECOND_NAMES for unit in _UNIT_FIELD.findall(rest)):
             return []
         try:
-            spans = _spans_in(JSON_DECODER.raw_decode(rest)[0])
+            value, length = JSON_DECODER.raw_decode(rest)
+            spans = _spans_in(value)
         except RepeatedKey:
             return []
         except (ValueError, RecursionError):
             continue
+        if begin < object_end and all(map(is_number, value)) and not _names_spans(text[max(begin - 60, 0) : begin]):
+            return []
         if spans or bracket == "[":  # an object of unknown keys may hold a list of spans; a list of objects is all there is
             return spans
+        object_end = begin + length
     return []
 
 # %% ../../nbs/parts/core/prompts.ipynb #f3a25a08

@@ -431,7 +431,7 @@ def log_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]], sync: bool = False) -> int:  # byte offset of the first row
-    "Add rows to a log, all of them or none, and end first the half line of a killed process; `sync` waits until they are on the disk."
+    "Add rows to a log, as `append` does, and end first the half line of a killed process; `sync` waits until they are on the disk."
     return append(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), sync)
 
 # %% ../../nbs/parts/core/samples.ipynb #cca6a9b5

@@ -57,8 +57,8 @@ def read_annotations(
     video_root: str | Path = "",  # folder of the videos, in which durations are measured that a file lacks
     missing_videos: str = "error",  # rows whose duration cannot be measured for want of a video: "error", or "skip"
 ) -> list[Sample]:
-    """Samples of one or several annotation files; ends past the video are clipped. In our own format, csv or jsonl a record that cannot be read is an
-    error. The report of each file is printed, except of one in our own format."""
+    """Samples of one or several annotation files; ends past the video are clipped, but in our own format they are an error. In our own format, csv or
+    jsonl a record that cannot be read is an error. The report of each file is printed, except of one in our own format."""
     return read_all_annotations(annotations, dataset, video_root, missing_videos)[0]
 
 

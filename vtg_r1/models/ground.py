@@ -29,7 +29,7 @@ from ..video.reader import probe
 # %% ../../nbs/parts/models/ground.ipynb #a2e7c7cf
 @dataclass(frozen=True)
 class InferenceConfig:
-    "How a model is shown a video and asked about it; the defaults are the paper's."
+    "How a model is shown a video and asked about it; the defaults are the paper's, except `time_encoding`."
 
     frames: int = 64  # maximum per video
     pixels: int = 128 * 28 * 28  # budget per frame

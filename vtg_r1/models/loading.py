@@ -198,7 +198,7 @@ def one_line_errors(
 
 # %% ../../nbs/parts/models/loading.ipynb #047ef42d
 def hub_problem(model: str) -> str:
-    "Why the Hub cannot be reached; empty if it can. After a problem only the Hub's cache is read, without a minute of retries."
+    "Why the Hub cannot be reached; empty if it can, or where that is not tried: for a local model, and behind a proxy. After a problem only the Hub's cache is read, without a minute of retries."
     import socket
     from urllib.parse import urlsplit
     from urllib.request import getproxies

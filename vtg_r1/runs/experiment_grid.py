@@ -50,6 +50,8 @@ def read_grid(
     if smoke:
         for part in ("stages", "rows"):
             for name, changes in short.pop(part, {}).items():
+                if name not in grid[part]:
+                    raise RunError(f"{path}: smoke changes {name!r}, which is none of its {part}")
                 grid[part][name] = {**grid[part][name], **changes}
         grid |= short
     grid["overrides"] = overrides or {}
@@ -80,6 +82,11 @@ def _check_rows(grid: dict[str, Any]) -> None:
     except graphlib.CycleError as e:
         circle = " → ".join(f"${name}" for name in reversed(e.args[1]))
         raise RunError(f"rows wait for each other in a circle, {circle}; one of them must begin") from None
+    seeded = {name for name, row in grid["rows"].items() if not row.get("shared_across_seeds")}
+    for name in grid["rows"]:
+        inputs = [other for other in needs[name] if other in seeded]
+        if inputs and name not in seeded:
+            raise RunError(f"row {name!r} is shared across seeds and refers to ${inputs[0]}, which has a run for each seed")
 
 
 def _row_parameters(grid: dict[str, Any], name: str, folders: Mapping[str, str]) -> dict[str, Any]:

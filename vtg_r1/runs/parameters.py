@@ -16,6 +16,7 @@ import json
 import operator
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -293,7 +294,14 @@ STAGES = ("curation", "rewards", "sft", "difficulty", "grpo", "ablations", "benc
 
 
 class _Loader(yaml.SafeLoader):
-    "YAML with the floats of version 1.2."
+    "YAML with the floats of version 1.2. A name that stands twice in a mapping is an error; PyYAML would keep the last value."
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        twice = [name for name, n in names.items() if n > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(problem=f"{twice[0]!r} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))

@@ -193,7 +193,7 @@ class SharedPrefixGRPOTrainer(_SharedPrefixRollout):
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
     def _by_group(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        "Micro-batches of whole groups in random order. Draws as many random numbers as TRL's own shuffle, so that runs can be compared."
+        "Micro-batches of rows sorted by group, the groups in random order. Draws as many random numbers as TRL's own shuffle, so that runs can be compared."
         shuffled = batch["of"][torch.randperm(len(batch["of"]))].tolist()
         rank = {prompt: i for i, prompt in enumerate(dict.fromkeys(shuffled))}
         order = torch.tensor([rank[i] for i in batch["of"].tolist()]).argsort(stable=True)
