@@ -35,7 +35,7 @@ def answered_world(name: str, seed: int, videos: int, folder: Path) -> dict[str,
     world = make_world(folder / f"{config.answers}-{seed}", videos, 5000 + seed, f"coverage{seed}", ToyWorldConfig(levels=levels), progress=True)
     samples = load_samples(world / "samples.jsonl")
     ask: Any = partial(
-        generate, load_model(path), load_processor(path), max_completion_length=config.max_completion_length, temperature=1.0, samples=SAMPLES
+        generate, load_model(path), load_processor(path), max_completion_length=config.max_completion_length, temperature=1.0, num_completions=SAMPLES
     )
     rows = resumable_consensus(folder / f"{config.answers}-{seed}.jsonl", ask, samples, config.view(world / "videos"), 16, seed)
     pairs = [(row["agreement"], covered_tiou(row["pred"], sample.spans)) for row, sample in zip(rows, samples) if row["pred"]]

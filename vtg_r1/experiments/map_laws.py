@@ -544,7 +544,7 @@ def atlas(rules: Mapping[str, Any], rows: Rows, questions: Mapping[str, Question
         for budget in PREDICTED_BUDGETS:
             entry = dict(base_miou=mious[at["base"]], label_noise=at["label_noise"], label_errors=at["label_errors"], steps=budget)
             entry |= dict(predicted=round(predicted_effect(predicted, cell, budget), 1))
-            result = cell_result(rules, specs, cell, questions["plain"], budget)
+            result = cell_result(rules, specs, cell, questions["plain"], budget) if budget <= cell.control.steps else None
             if result:
                 entry |= dict(measured=round(100 * result.effect.mean, 1), verdict=result.effect.verdict, seeds=result.seeds)
             entries.append(entry)
