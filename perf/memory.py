@@ -5,8 +5,8 @@
     python perf/memory.py --size 7b --frames 64 --num-generations 8 --response 1024 --lora 16 --attention flash_attention_2
     python perf/memory.py --size tiny --frames 4 --num-generations 4 --response 16 --steps 2       # on a CPU, to try the script
 
-It trains through the project's own trainers on a video of noise. Random weights practically never end a response, so every one has the greatest length: memory and time are upper bounds. The first
-step is left out of the time. Prints one JSON line, and on stderr one row for the table in perf/README.md. Running out of memory is a result too, and is printed as one.
+It trains through the project's own trainers on a video of noise. Random weights practically never end a response, so every one has the greatest length: for this number of visual tokens, memory and time
+are upper bounds. The first step is left out of the time. Prints one JSON line, and on stderr one row for the table in perf/README.md. Running out of memory is a result too, and is printed as one.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def random_model(size: str, attention: str, device: str | None = None):
 
 
 def noise_video(folder: Path, frames: int, pixels: int) -> None:
-    "A video of noise, one frame a second, as near to the pixel budget as its sides of whole patches allow."
+    "A square video of noise, one frame a second; its side is the largest multiple of 28 pixels within the budget."
     import av
 
     side = int(pixels**0.5) // 28 * 28
@@ -101,8 +101,15 @@ def noise_video(folder: Path, frames: int, pixels: int) -> None:
         f.mux(stream.encode())
 
 
-def trainer_of(args, folder: Path):
+def long_response(tokens: int, processor) -> str:
+    "A response of so many tokens for SFT, with the one that ends it."
     from vtg_r1.core.prompts import response_text
+
+    around = len(processor.tokenizer(response_text("", [1, 2]))["input_ids"]) + 1
+    return response_text("x" * (tokens - around), [1, 2])  # the toy tokenizer has a token for each letter
+
+
+def trainer_of(args, folder: Path):
     from vtg_r1.core.samples import Sample
     from vtg_r1.data.model_inputs import VideoInputConfig
     from vtg_r1.grpo import GRPOParams, grpo_trainer
@@ -110,7 +117,7 @@ def trainer_of(args, folder: Path):
 
     model, processor = random_model(args.size, args.attention)
     noise_video(folder, args.frames, args.pixels)
-    teacher = {"response": response_text("word " * args.response, [1, 2])}
+    teacher = {"response": long_response(args.response, processor)}
     samples = [
         Sample(f"q{i}", "v.mp4", float(args.frames), f"something {i}", [[1.0, 2.0]], teacher=teacher)
         for i in range(max(args.prompts, 2) * args.steps)
@@ -200,7 +207,7 @@ def row(found: dict) -> str:
     return f"| {what} | {found['device']} | " + " | ".join(map(str, numbers)) + " |"
 
 
-def main(argv=None) -> dict:
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--size", choices=SIZES, required=True)
     p.add_argument("--stage", choices=("grpo", "sft"), default="grpo")
@@ -218,7 +225,11 @@ def main(argv=None) -> dict:
     p.add_argument("--cuda-graph", action="store_true", help="decode as one graph")
     p.add_argument("--compile", action="store_true", help="compile the pass that decodes a token")
     p.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
-    found = measure(p.parse_args(argv))
+    return p
+
+
+def main(argv=None) -> dict:
+    found = measure(parser().parse_args(argv))
     print(json.dumps(found))
     print(row(found), file=sys.stderr)
     return found

@@ -57,8 +57,9 @@ def test_fps_limits_the_number_of_frames_per_second(videos, name, fps, encoding)
         else:
             seconds = [float(b["text"]) for b in prompt["prompt"][1]["content"][:-1] if b["type"] == "text"]
             assert (len(seconds) - 1) <= fps * (seconds[-1] - seconds[0]) + 0.3
-    everything = build_prompt(sample, replace(view, fps=0))
-    assert len(everything.get("images") or everything["video"]) > len(prompt.get("images") or prompt["video"])
+    if fps == 0.5:  # every one of these videos has more frames than that
+        everything, limited = (build_prompt(sample, v) for v in (replace(view, fps=0), view))
+        assert len(everything.get("images") or everything["video"]) > len(limited.get("images") or limited["video"])
 
 
 def test_with_fps_a_clip_behind_the_end_of_its_video_is_the_readers_error(tmp_path):

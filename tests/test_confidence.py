@@ -330,6 +330,28 @@ def test_calibrate_refuses_in_one_line(world, toy_samples, tmp_path, capsys, mon
     assert len(lines) == 1 and said in lines[0] and not (tmp_path / "c.json").exists()
 
 
+def test_calibrate_with_other_videos_does_not_go_on_with_the_answers_to_the_first(world, toy_samples, tmp_path, capsys):
+    write_jsonl(tmp_path / "few.jsonl", [s.to_dict() for s in toy_samples[:3]])
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for video in {s.video for s in toy_samples[:3]}:
+        (broken / video).write_bytes(b"no video")
+    words = [
+        "calibrate",
+        str(tmp_path / "few.jsonl"),
+        "--out",
+        str(tmp_path / "c.json"),
+        "--samples",
+        "2",
+        "--coverage",
+        "0.01",
+        "--right-tiou",
+        "0.01",
+    ]
+    assert main([*words, "--videos", str(broken)]) == 2 and "it counts as not answered" in capsys.readouterr().err
+    assert main([*words, "--videos", str(world / "videos")]) == 0 and "not answered" not in capsys.readouterr().err
+
+
 def test_a_calibration_of_another_prompt_is_refused(made):
     calibration = read_calibration(made)
     check_calibration(calibration, made, calibration.model_key, calibration.config)

@@ -230,6 +230,7 @@ def rows(**changes):
         (dict(start=4.0), dict(zero_length="keep"), [[4.0, 4.0]], "zero_length/kept"),
         (dict(start=-0.5), {}, [[-0.5, 4.0]], "negative_start/kept"),
         (dict(start=-0.5), dict(past_end="clip"), [[0.0, 4.0]], "negative_start/clipped"),
+        (dict(start=-0.5), dict(past_end="drop"), [[0.0, 4.0]], "negative_start/clipped"),
         (dict(duration=None), {}, None, "missing_duration/dropped"),
         (dict(duration=None), dict(missing_duration="last_end"), [[1.0, 4.0]], "missing_duration/guessed"),
         (dict(query="  "), {}, None, "empty_query/dropped"),
@@ -279,6 +280,11 @@ def test_own_rows_have_paths_below_the_video_root(tmp_path):
     assert [s.video for s in read_rows(absolute, **given)[0]] == ["kitchen/a.mp4"]
     with pytest.raises(SampleError, match="read them with read_rows"):
         iter_rows(absolute, Report(""), **given)
+
+
+def test_a_qid_made_unique_is_not_one_that_the_file_has_itself():
+    found, report = read_rows([row for qid in ("a", "a#2", "a", "a#2", "a") for row in rows(qid=qid)])
+    assert [s.qid for s in found] == ["a", "a#2", "a#3", "a#2#2", "a#4"] and report.counts()["duplicate_qid/renamed"] == 3
 
 
 def test_policy_names_are_checked():
@@ -383,6 +389,7 @@ def test_a_table_that_reads_wrong_is_one_error(content, said, tmp_path, capsys):
     [
         (("start_ms", "end_ms", "duration"), (1500, 3500, 30), (1.5, 3.5, 30)),
         (("startMs", "endms", "duration_ms"), (1500, 3500, 30000), (1.5, 3.5, 30)),
+        (("start_us", "endUs", "duration_ns"), (1_500_000, 3_500_000, 30 * 10**9), (1.5, 3.5, 30)),
         (("Start (min)", "End (min)", "length in hours"), (1.5, 2, 0.5), (90, 120, 1800)),
         (("start_frame", "end_frame", "num_frames"), (60, 90, 900), (2, 3, 30)),
         (("start_idx", "end_idx", "duration_sec"), (60, 90, 30), (2, 3, 30)),
@@ -408,6 +415,7 @@ def test_the_name_of_a_column_may_give_the_unit(columns, cells, seconds, tmp_pat
     [
         ("start_ms", "0:05", "start is '0:05', a clock time, and column 'start_ms' names another unit"),
         ("start_pct", 10, "column 'start_pct' holds shares of the video"),
+        ("start_norm", 0.1, "column 'start_norm' holds shares of the video"),
         ("start_idx", 10, "column 'start_idx' holds frames, and fps is None: give a column fps"),
     ],
 )

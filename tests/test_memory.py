@@ -18,6 +18,12 @@ def test_shapes_have_the_published_number_of_weights(size, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+def test_a_response_for_sft_has_as_many_tokens_as_are_asked_for(tmp_path):
+    args = memory.parser().parse_args("--size tiny --stage sft --frames 2 --pixels 784 --response 100 --steps 1".split())
+    (labels, *_) = next(iter(memory.trainer_of(args, tmp_path).get_train_dataloader()))["labels"]
+    assert (labels != -100).sum() == 100
+
+
 def test_the_script_measures_a_tiny_step(capsys):
     result = memory.main("--size tiny --frames 4 --pixels 3136 --num-generations 2 --response 8 --steps 2 --lora 4 --cuda-graph".split())
     assert result == json.loads(capsys.readouterr().out.splitlines()[-1])

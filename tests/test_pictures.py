@@ -115,6 +115,21 @@ def test_a_cut_begins_with_the_picture_on_display(maker, few, tmp_path):
     assert problems == []
 
 
+def test_files_with_hidden_pictures_have_some(maker):
+    "A hidden picture of VP8 is a packet of its own; VP9 packs it with a picture that is shown, and lists both at the packet's end."
+    packets = {}
+    for name in ("vp8 webm hidden pictures", "vp9 hidden pictures"):
+        with av.open(str(maker.kinds()[name]())) as f:
+            packets[name[:3]] = [bytes(packet) for packet in f.demux(video=0) if packet.size]
+    assert sum(not packet[0] >> 4 & 1 for packet in packets["vp8"]) > 0 and len(packets["vp8"]) > 100
+    assert sum(packet[-1] & 0xE0 == 0xC0 for packet in packets["vp9"]) > 0 and len(packets["vp9"]) == 100
+
+
+def test_the_judge_knows_the_film_beside_a_still_picture(maker):
+    for name in ("cover first mp4", "cover first mkv"):
+        assert len(in_order(maker.kinds()[name](), 168, 84)[0]) == 100
+
+
 def forced(path: Path) -> tuple[np.ndarray, np.ndarray]:
     "16 pictures with their seconds from decord alone, without a check."
     clock = decord_unchecked(path, np.array([0]), 168, 84)[1]

@@ -102,7 +102,16 @@ def test_a_metric_that_is_text_is_refused(tmp_path):
         start_run("demo", "a", {"seed": 0}, tmp_path).save_metrics({"mIoU": "high"})
 
 
-@pytest.mark.parametrize("address", ["https://me:hunter2@host/v1", "https://host/v1?api_key=hunter2", "https://host/v1?a=b&X-Goog-Signature=hunter2"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://me:hunter2@host/v1",
+        "https://host/v1?api_key=hunter2",
+        "https://host/v1?a=b&X-Goog-Signature=hunter2",
+        "https://hunter2@host/v1",
+        "https://host/v1?sig=hunter2",
+    ],
+)
 def test_an_address_with_a_key_is_refused_and_the_key_written_nowhere(tmp_path, capsys, address):
     path = stage(tmp_path, START)
     assert main(["run", str(path), "-p", "run_name", "one", "-p", "outputs_dir", str(tmp_path), "-p", "steps", address]) == 2

@@ -175,7 +175,11 @@ def test_rows_without_true_spans_have_no_best():
 
 
 @pytest.mark.parametrize(
-    "row, text, fix", [([3, 9], "[3, 9]", ": [[3, 9]]"), ("soon", "'soon'", ", such as [[3, 9]]"), ([[3, 9, 1]], "[[3, 9, 1]]", ", such as [[3, 9]]")]
+    "row, text, fix",
+    [
+        ([3, 9], "[3, 9]", ": [[3, 9]]"),
+        *((row, repr(row), ", such as [[3, 9]]") for row in ("soon", [[3, 9, 1]], ["10", "25"], np.array(["10", "25"]).tolist(), "", {}, 0)),
+    ],
 )
 def test_a_row_that_is_no_list_of_spans_is_named(row, text, fix):
     with pytest.raises(ValueError, match=f"^true spans of row 1 are {re.escape(text)}; give a list of \\[start, end\\] in seconds{re.escape(fix)}$"):

@@ -71,6 +71,13 @@ class Maker:
         "The source through an encoder."
         return self.kept(name, "-i", self.src, *args)
 
+    def two_passes(self, name: str, *args: str) -> Path:
+        "The source through an encoder twice; libvpx makes hidden pictures only where a first pass has measured the source."
+        log = str(self.folder / f"{name}.log")
+        if not (self.folder / name).exists():
+            self.ff("-i", self.src, *args, "-pass", "1", "-passlogfile", log, "-f", "null", "-")
+        return self.encoded(name, *args, "-pass", "2", "-passlogfile", log)
+
     def with_sound(self, name: str, *args: str) -> Path:
         return self.kept(name, "-i", self.src, *SOUND, *args)
 
@@ -116,6 +123,8 @@ class Maker:
         ts = lambda: e("h264.ts", *X)
         avi = lambda: e("mpeg4.avi", "-c:v", "mpeg4", "-b:v", "800k")
         mts = ("-f", "mpegts", "-mpegts_m2ts_mode", "1")
+        hidden = ("-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16")  # alt-ref frames: decoded, never shown
+        vp9_hidden = lambda: self.two_passes("vp9_arf.webm", "-c:v", "libvpx-vp9", *hidden, "-cpu-used", "6")
         kinds: dict[str, Callable[[], Path]] = {
             # containers and codecs
             "h264 mp4": self.base,
@@ -141,14 +150,10 @@ class Maker:
             "av1 mkv": lambda: e("av1.mkv", *av1),
             "av1 ivf": lambda: e("av1.ivf", *av1),
             "vp8 webm": lambda: e("vp8.webm", "-c:v", "libvpx", "-g", "25", "-deadline", "realtime"),
-            "vp8 webm hidden pictures": lambda: e(  # alt-ref frames: decoded, never shown
-                "vp8_arf.webm", "-c:v", "libvpx", "-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-deadline", "good", "-cpu-used", "4"
-            ),
+            "vp8 webm hidden pictures": lambda: self.two_passes("vp8_arf.webm", "-c:v", "libvpx", *hidden, "-deadline", "good", "-cpu-used", "4"),
             "vp9 webm": lambda: e("vp9.webm", *vp9),
             "vp9 mp4": lambda: e("vp9.mp4", *vp9),
-            "vp9 hidden pictures": lambda: e(  # the same
-                "vp9_arf.webm", "-c:v", "libvpx-vp9", "-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-cpu-used", "6"
-            ),
+            "vp9 hidden pictures": vp9_hidden,
             "mpeg1 mpg": lambda: e("mpeg1.mpg", "-r", "25", "-c:v", "mpeg1video", "-b:v", "800k", "-bf", "2"),
             "mpeg2 mpg": lambda: e("mpeg2.mpg", *mpeg2, "-bf", "2"),
             "mpeg2 vob": lambda: e("mpeg2.vob", *mpeg2, "-bf", "2", "-f", "vob"),
@@ -160,7 +165,7 @@ class Maker:
             "mpeg4 mp4": lambda: e("mpeg4.mp4", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
             "mpeg4 avi": avi,
             "mpeg4 avi B-frames": lambda: e("mpeg4_b.avi", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
-            "mpeg4 avi packed": lambda: e("packed.avi", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2", "-vtag", "DIVX"),
+            "mpeg4 avi with DivX's tag": lambda: e("divx.avi", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2", "-vtag", "DIVX"),
             "mpeg4 bare": lambda: e("bare.m4v", "-c:v", "mpeg4", "-b:v", "800k", "-bf", "2"),
             "msmpeg4 avi": lambda: e("msmpeg4.avi", "-c:v", "msmpeg4", "-b:v", "800k"),
             "wmv1": lambda: e("wmv1.wmv", "-c:v", "wmv1", "-b:v", "800k"),
@@ -300,11 +305,7 @@ class Maker:
             "flashsv flv": lambda: e("flashsv.flv", "-c:v", "flashsv"),
             "jpeg2000 mov": lambda: e("j2k.mov", "-c:v", "jpeg2000", "-frames:v", "40"),
             "mjpeg mp4": lambda: e("mjpeg.mp4", "-c:v", "mjpeg", "-q:v", "3"),
-            "vp9 hidden pictures cut": lambda: c(
-                "arf_cut.webm",
-                e("vp9_arf.webm", "-c:v", "libvpx-vp9", "-g", "50", "-auto-alt-ref", "1", "-lag-in-frames", "16", "-cpu-used", "6"),
-                3.3,
-            ),
+            "vp9 hidden pictures cut": lambda: c("arf_cut.webm", vp9_hidden(), 3.3),
             "live webm": lambda: e("live.webm", *vp9, "-f", "webm", "-live", "1"),
             "mkv without an index": lambda: c("live.mkv", self.base(), None, "-live", "1"),
             "mp4 without an edit list": lambda: c("no_edits.mp4", self.base(), None, "-use_editlist", "0"),
@@ -385,6 +386,7 @@ class Maker:
         return out
 
     def cover(self, name: str, first: bool) -> Path:
+        "A film and a still picture. An mp4 marks it as its cover and lists it last; in an mkv it is a stream like others, only not the default one."
         out = self.folder / name
         jpeg = self.folder / "cover.jpg"
         self.ff("-f", "lavfi", "-i", "testsrc=s=640x480:d=1", "-frames:v", "1", jpeg)
@@ -397,12 +399,13 @@ class Maker:
 
 
 def in_order(path: Path, width: int, height: int) -> tuple[list[float], np.ndarray]:
-    "Seconds on the player's clock and pictures `(N, height, width, 3)`, as players show them; a cover picture is not the film."
+    "Seconds on the player's clock and pictures `(N, height, width, 3)`, as players show them; a cover or a still picture beside it is not the film."
     seconds: list[float | None] = []
     images = []
     with av.open(str(path)) as f:
         streams = [s for s in f.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        stream, origin = streams[0], (f.start_time or 0) / av.time_base
+        stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+        origin = (f.start_time or 0) / av.time_base
         stream.codec_context.thread_count = 1
         steps = []
         for packet in f.demux(stream):

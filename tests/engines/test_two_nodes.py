@@ -1,4 +1,4 @@
-"""Two nodes as two network namespaces of this machine, each with one CPU process of FSDP2 (by the shim): training, a node that is killed, and resuming.
+"""Two nodes as two network namespaces of this machine, each with one CPU process of FSDP2 (by the shim): training, the death of a node's process, and resuming.
 
 Part of `make engines`. Needs root, for the namespaces, and ip. The commands are those of examples/slurm_two_nodes.sh. Not proven: a network that loses packets, two file
 systems, clocks that differ."""
@@ -88,4 +88,5 @@ def test_two_nodes_train_end_together_and_resume(nodes, world, tmp_path):
     assert seconds < 60
 
     finish(start(nodes, config, {**given, "run_name": "killed", "save_steps": 2, "resume": True}, tmp_path), tmp_path, "killed")
+    assert "resuming from step 2 of 4" in (tmp_path / "killed-0.txt").read_text()
     assert (curve(killed) == curve(whole)).all() and responses(killed) == responses(whole)

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO-2 and ZeRO-3 on two CPU processes, by the shim: the cold start as in one process, with the evaluation after it, adapters, GRPO, and the saved model.
+"""DeepSpeed's ZeRO-2 and ZeRO-3 on two CPU processes, by the shim, beside DDP on two: the cold start with the evaluation after it, adapters, GRPO; and the saved model.
 
 Part of `make engines`, which installs DeepSpeed into an environment of its own."""
 

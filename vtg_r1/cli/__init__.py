@@ -1,4 +1,4 @@
-"""The command line, `vtg-r1`. Progress goes to stderr, results to stdout; exit code 0 is success, 1 a failed run, 2 bad input, 130 Ctrl-C."""
+"""The command line, `vtg-r1`. Progress goes to stderr, results to stdout; exit code 0 is success, 1 a failed run, 2 bad input, 130 Ctrl-C, 141 a reader of stdout that is gone."""
 
 import os
 import sys

@@ -64,7 +64,7 @@ def calibrate_command(
     view = config.view(resolve(videos))
     ask: Any = partial(generate, *pair, max_completion_length=config.max_completion_length, temperature=temperature, num_completions=samples)
     source, key = {"path": annotations, "sha256": sha256(resolve(annotations))}, model_fingerprint(folder)
-    settings = [key, asdict(config), source["sha256"], samples, temperature, batch_size]
+    settings = [key, asdict(config), source["sha256"], str(resolve(videos)), samples, temperature, batch_size]
     part = place.with_name(f".{place.stem}_{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}.jsonl")  # a stopped call goes on in it
     rows = resumable_consensus(part, ask, queries, view, batch_size)
     failed = [row for row in rows if "error" in row]

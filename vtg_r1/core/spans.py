@@ -117,10 +117,12 @@ def plain_rows(
 def _plain_row(i: int, row: Any, what: str) -> list[list[float]]:
     if hasattr(row, "tolist"):
         row = row.tolist()
+    if row is None:
+        return []
     try:
-        spans = [[float(t) for t in span] for span in row or ()]
-        if all(len(span) == 2 for span in spans):
-            return spans
+        spans = [[float(t) for t in span] for span in row]
+        if all(len(span) == 2 for span in spans) and not any(isinstance(part, (str, dict)) for part in (row, *row)):
+            return spans  # float would read the text "10" as the span 1 to 0
     except (TypeError, ValueError):
         pass  # raised below, with the number of the row
     text = repr(row)[:100]

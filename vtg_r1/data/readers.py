@@ -644,11 +644,14 @@ def _with_qids(rows: Iterable[Row], report: Report) -> Iterator[Row]:
     for index, row in enumerate(rows):
         if "problem" not in row:
             qid = f"{row['vid']}_{index}" if row["qid"] is None else row["qid"]
-            n = counts[qid] = counts.get(qid, 0) + 1
-            if n > 1:
-                report.add(qid, "duplicate_qid", "renamed", f"to {qid}#{n}", row.get("line"))
-                qid += f"#{n}"
-            row["qid"] = qid
+            unique = qid
+            while unique in counts:  # the file may have a qid such as a#2 itself
+                counts[qid] += 1
+                unique = f"{qid}#{counts[qid]}"
+            counts[unique] = 1
+            if unique != qid:
+                report.add(qid, "duplicate_qid", "renamed", f"to {unique}", row.get("line"))
+            row["qid"] = unique
         yield row
 
 
@@ -1194,13 +1197,15 @@ def _optional_fields(cells: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, 
 
 _TIMES = ("start", "end", "spans", "duration", "clip")  # the fields that are seconds
 _UNITS = {  # words in the name of a column → (factor, divisor) of its numbers
+    "ns nanosecond nanoseconds": (1, 10**9),
+    "us usec usecs microsecond microseconds": (1, 10**6),
     "ms msec msecs millis millisecond milliseconds": (1, 1000),
     "s sec secs second seconds": (1, 1),
     "min mins minute minutes": (60, 1),
     "h hr hrs hour hours": (3600, 1),
 }
 _UNIT_OF = {word: unit for words, unit in _UNITS.items() for word in words.split()}
-_SHARES = {"percent", "pct", "ratio", "fraction", "normalized", "normalised"}
+_SHARES = {"percent", "pct", "ratio", "fraction", "norm", "normalized", "normalised", "relative"}
 
 
 def _name_words(column: str) -> list[str]:

@@ -292,7 +292,7 @@ def _same_world(folder: Path, settings: dict[str, Any]) -> Path:
 def _write_videos(
     folder: Path, videos: int, seed: int, split: str, world: ToyWorldConfig, progress: bool
 ) -> Iterator[tuple[list[Sample], dict[str, Any]]]:
-    "Write the videos, two at a time, and yield the samples and the script of each; a video depends on (seed, its number) alone."
+    "Write the videos, two at a time, and yield the samples and the script of each; a video depends on the seed, its number and the settings alone."
     from tqdm import tqdm
 
     with ThreadPoolExecutor(2) as pool:  # noise and encoder let go of Python's lock

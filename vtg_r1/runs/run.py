@@ -100,8 +100,8 @@ def refuse_secrets(parameters: Mapping[str, Any]) -> None:
             parts = urlsplit(address)
         except ValueError:
             continue  # not an address: the code that opens it reports that
-        names_of_keys = [field for field in parse_qs(parts.query) if re.search("key|token|secret|password|signature", field, re.I)]
-        if parts.password or names_of_keys:
+        names_of_keys = [field for field in parse_qs(parts.query) if re.search("key|token|secret|password|signature|^sig$", field, re.I)]
+        if parts.username or parts.password or names_of_keys:  # a token is often the user, as in https://TOKEN@host
             raise RunError(
                 f"{name} carries a password or a key, and the run's manifest keeps parameters: "
                 f"give {parts.scheme}://{parts.hostname}… and put the key into an environment variable"
