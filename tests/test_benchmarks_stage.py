@@ -14,7 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtg_r1.benchmarks import BenchmarkData, BenchmarksParams, intervals, main, measure_reliability, prepare_data, score_all, score_table
+from vtg_r1.benchmarks import (
+    BenchmarkData,
+    BenchmarksParams,
+    intervals,
+    main,
+    measure_reliability,
+    predict_samples,
+    prepare_data,
+    score_all,
+    score_table,
+)
 from vtg_r1.core.runtime import RunError, UserError
 from vtg_r1.core.samples import Sample, load_samples, write_jsonl
 from vtg_r1.data.model_inputs import VideoInputConfig, build_prompt, training_set
@@ -279,6 +289,25 @@ def test_vllm_gets_the_prompts_frames_seeds_and_devices(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match="pip install vllm"):
         VLLMEngine("tiny", view)
+
+
+def test_vllm_samples_as_many_answers_as_are_asked_for(world, toy_samples, tmp_path, monkeypatch):
+    "The engine is made for one greedy answer per query; the sampled answers are asked of the same one."
+
+    class LLM:
+        def __init__(self, **given):
+            pass
+
+        def generate(self, prompts, sampling_params, use_tqdm):
+            text = types.SimpleNamespace(text="<time>[1, 2]</time>")
+            return [types.SimpleNamespace(outputs=[text] * sampling.get("n", 1)) for sampling in sampling_params]
+
+    monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(LLM=LLM, SamplingParams=lambda **k: k))
+    view = VideoInputConfig(str(world / "videos"), 4, 784, "short")
+    data, engine = BenchmarkData("toyworld", world / "samples.jsonl", toy_samples[:2], None, view), VLLMEngine("tiny", view, 9)
+    run = start_run("benchmarks", "sampled", {}, tmp_path)
+    rows = predict_samples(run, BenchmarksParams(num_samples=4, temperature=0.7), data, engine)
+    assert [len(row["sampled"]) for row in rows] == [4, 4] and (engine.temperature, engine.num_completions) == (0.0, 1)
 
 
 @pytest.mark.shared

@@ -41,7 +41,7 @@ from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.difficulty import STRATEGIES, CurriculumSampler, make_curriculum, resumable_rollouts, with_difficulty
 from vtg_r1.runs.experiment_grid import grid_jobs, read_grid, results, run_jobs
 from vtg_r1.runs.parameters import from_mapping
-from vtg_r1.runs.run import read_manifest
+from vtg_r1.runs.run import read_manifest, start_run
 from vtg_r1.runs.verdicts import UNDECIDED, claim_arms, claim_record, contrast, effect_verdict, judge, of_mean
 from vtg_r1.train.stage_data import subsample
 
@@ -141,6 +141,19 @@ def test_a_tiny_grid_writes_verdicts_tables_figures_and_a_reference(shown, tmp_p
     assert {"arms.csv", "curves.csv", "06_ablations.ipynb"} <= {p.name for p in folder.iterdir()} and (folder / "figs/curves.png").is_file()
     kept = keep_reference(folder, tmp_path / "reference")
     assert (kept / "claims.json").is_file() and len(list(kept.glob("runs/*/*/metrics.json"))) == 4 and not list(kept.rglob("*.safetensors"))
+
+
+def test_a_run_whose_grid_has_changed_since_is_not_kept(tmp_path):
+    "The copy would have the rules of today beside the verdicts of then."
+    (tmp_path / "grid.yaml").write_text("seeds: [0]")
+    run = start_run("ablations", "one", {"seed": 0}, tmp_path)
+    run.record(runs={})
+    run.add_input(tmp_path / "grid.yaml", "grid")
+    run.finish()
+    assert (keep_reference(run.path, tmp_path / "kept") / "claims.yaml").read_text() == "seeds: [0]"
+    (tmp_path / "grid.yaml").write_text("seeds: [0, 1]")
+    with pytest.raises(RunError, match="grid.yaml has changed since"):
+        keep_reference(run.path, tmp_path / "kept")
 
 
 @pytest.mark.slow

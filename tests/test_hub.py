@@ -49,6 +49,14 @@ def test_a_dry_run_shows_exactly_what_would_be_sent(run, capsys):
     assert f"dry run: {len(sent)} files, {sum(sizes.values()):,d} bytes would go to model me/mine" in out
 
 
+@pytest.mark.parametrize("key, named", [("models/mine@3f1c", True), ("models/mine", True), ("9f86d081884c7d65", False)])
+def test_a_folder_with_one_slash_is_no_base_model_of_the_hub(run, key, named):
+    from vtg_r1.pages.hub import card
+
+    run.record(parameters={**run.manifest["parameters"], "model": "models/mine"}, policy={"path": "models/mine", "key": key})
+    assert ("base_model: models/mine" in card(run.path, "me/mine")) == named
+
+
 def test_only_finished_runs_with_safetensors_are_sent(run, tmp_path, capsys):
     (run.path / "model/model.safetensors").rename(run.path / "model/pytorch_model.bin")
     assert main(["push", str(run.path), "me/mine", "--dry-run"]) == 2 and "no .safetensors there" in capsys.readouterr().err

@@ -321,8 +321,8 @@ def styles_differ_before_rl() -> bool:
 
 
 def some_seeds_reason_and_some_do_not() -> bool:
-    rates = seeds_of("claims", "r1", "final/thinking_rate")
-    return min(rates) < 10 and max(rates) > 90
+    none, second, *others = sorted(seeds_of("claims", "r1", "final/thinking_rate"))
+    return none == 0 and f"{second:.0f}" == "19" and [f"{others[0]:.0f}", f"{others[-1]:.0f}", len(others)] == ["86", "99", 3]
 
 
 def claims_took_their_time() -> bool:
@@ -388,7 +388,7 @@ SENTENCES: dict[tuple[str, str], Callable[[], bool]] = {  # (notebook, words of 
     ("06_ablations", "The 99 runs of the committed run took 1.3 hours together"): claims_took_their_time,
     (
         "06_ablations",
-        "In the committed run some seeds of R1 end with almost no in-domain answer that reasons, others with nothing else",
+        "In the committed run the reasoning is gone from one seed of R1: none of its in-domain answers reasons at the end. In a second seed 19 % do, in the other three from 86 to 99 %.",
     ): some_seeds_reason_and_some_do_not,
     ("07_benchmarks", "In the committed run the mean tIoU rises with the agreement up to an agreement of about 0.4"): refusing_gains_little,
     ("07_benchmarks", "`dataset prior` is 25.4 here and 26.4 in"): dataset_priors_differ,

@@ -110,6 +110,21 @@ def test_two_folders_of_videos_are_a_problem_as_in_the_stage(split, tmp_path):
     assert preflight(GRPOParams(**given)).problems == []
 
 
+def test_a_missing_file_beside_one_that_an_earlier_step_makes_is_a_problem(split, tmp_path):
+    files = [{"path": str(tmp_path / "curation/rl.jsonl")}, {"path": str(tmp_path / "gone.jsonl")}]
+    given = dict(model="tiny", annotations=files, video_root=split["video_root"], outputs_dir=str(tmp_path))
+    report = preflight(GRPOParams(**given), {str(tmp_path / "curation"): "curation"})
+    (problem,) = report.problems
+    assert "gone.jsonl: no such file" in problem
+    assert ("data", f"{files[0]['path']}: made by curation", False) in report.lines
+
+
+def test_a_data_set_of_the_hub_is_not_said_to_be_there(tmp_path):
+    sources = [{"path": "somebody/moments", "dataset": "huggingface"}]
+    report = preflight(CurationParams(sources=sources, video_root=str(tmp_path), outputs_dir=str(tmp_path)))
+    assert report.problems == [] and ("source", "somebody/moments: a data set of the Hub, not looked up", False) in report.lines
+
+
 def test_a_context_that_is_too_short(split, tmp_path):
     from transformers import AutoConfig
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vtg_r1.core.prompts import parse_set
+from vtg_r1.core.prompts import parse_answer, parse_set
 from vtg_r1.core.runtime import RunError, UserError, project_root
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.grpo import GRPOParams, grpo_arguments, rewards_of
@@ -211,6 +211,12 @@ def test_the_trial_batch_mixes_samples_and_keeps_their_truths(batch, toy_samples
 def test_made_up_answers_are_read(reading):
     answers = made_up_answers([[3, 9]], 16.0, "B" if reading == "time" else None, reading)
     assert tiou_reward([answers["exact"], answers["whole video"]], [[[3, 9]]] * 2, reading=reading) == [1.0, 6 / 16]
+
+
+@pytest.mark.parametrize("letter", "ABCDE")
+def test_made_up_answers_choose_the_right_option_or_a_wrong_one(letter):
+    answers = made_up_answers([[3, 9]], 16.0, letter)
+    assert parse_answer(answers["exact"]) == letter and parse_answer(answers["late"]) in {"A", "B"} - {letter}
 
 
 def test_made_up_answers_of_a_style_without_thinking_are_in_its_format():

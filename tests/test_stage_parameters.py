@@ -88,3 +88,20 @@ def test_a_large_model_with_the_toy_defaults_is_refused_on_one_line(stage, capsy
     assert main(["run", str(NOTEBOOKS[stage]), "-p", "model", "Qwen/Qwen2.5-VL-7B-Instruct"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "pixels = 784" in line and "max_completion_length" in line and "-f FILE" in line and "configs/" in line
+
+
+@pytest.mark.parametrize(
+    "stage, name, entry",
+    [
+        ("grpo", "annotations", "a.jsonl"),
+        ("grpo", "eval_annotations", {"dataset": "tacos"}),
+        ("difficulty", "annotations", {"path": 3}),
+        ("curation", "sources", {"dataset": "tacos"}),
+        ("curation", "benchmarks", {"path": None}),
+    ],
+)
+def test_a_file_of_a_list_that_has_no_path_is_refused_in_one_line(stage, name, entry):
+    "`annotations: [a.jsonl]` ended in a traceback, in the dry run too."
+    with pytest.raises(UserError, match=f"{name}, entry 2 is .*: write a file as {{path: …}}") as e:
+        stage_params(stage)(**{name: [{"path": "b.jsonl"}, entry]})
+    assert "\n" not in str(e.value)

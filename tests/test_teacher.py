@@ -211,6 +211,52 @@ def test_budgets_stop_the_run_before_they_are_exceeded(world, teacher, proxy, tm
     assert "budget" in annotate(samples, priced, view, tmp_path / "other.jsonl", progress=False).stopped and not (tmp_path / "other.jsonl").exists()
 
 
+def with_client(monkeypatch, create):
+    "Requests are answered by this function, without a server."
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    @contextmanager
+    def client(teacher):
+        yield SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create))), ""
+
+    monkeypatch.setattr("vtg_r1.data.teacher._client", client)
+
+
+def test_a_lost_answer_is_not_asked_for_again_beyond_the_budget(world, tmp_path, monkeypatch):
+    "Each attempt may be charged 8 tokens: two fit into 20, and the request has six attempts."
+    import openai
+
+    def create(**request):
+        raise openai.APITimeoutError(httpx.Request("POST", "http://localhost"))
+
+    with_client(monkeypatch, create)
+    careful = Teacher("m", "u", key_env="", max_length=8, budget_tokens=20)
+    tally = annotate(world[0][:1], careful, world[1], tmp_path / "log.jsonl", progress=False)
+    with Log(tmp_path / "log.jsonl") as log:
+        assert log.tokens_in + log.tokens_out == 16
+    assert "budget" in tally.stopped and tally.failed == 1
+
+
+def test_an_interrupt_behind_the_last_sample_ends_the_attempts_too(world, tmp_path, monkeypatch):
+    import openai
+
+    busy = httpx.Response(429, request=httpx.Request("POST", "http://localhost"), headers={"retry-after": "60"})
+
+    def create(messages, **request):
+        if world[0][0].query in str(messages):
+            time.sleep(0.5)
+            raise KeyboardInterrupt
+        raise openai.RateLimitError("busy", response=busy, body=None)
+
+    with_client(monkeypatch, create)
+    other = next(s for s in world[0] if world[0][0].query not in s.query)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        annotate([world[0][0], other], Teacher("m", "u", key_env="", attempts=2), world[1], tmp_path / "log.jsonl", progress=False)
+    assert time.monotonic() - began < 30
+
+
 def test_a_refused_sample_is_not_asked_again_and_a_wrong_or_missing_key_ends_the_run(world, teacher, proxy, tmp_path, monkeypatch):
     samples, view = world[0][:3], world[1]
     proxy.faults = {1: "401"}

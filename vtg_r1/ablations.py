@@ -21,7 +21,7 @@ import numpy as np
 
 from .core.atomic_files import atomic_dir, write_json
 from .core.plots import draw_curves, looks_of, moving_mean, style
-from .core.runtime import RunError, resolve, shown_path
+from .core.runtime import RunError, resolve, sha256, shown_path
 from .core.samples import log_rows
 from .curation import CurationParams
 from .difficulty import DifficultyParams
@@ -447,9 +447,12 @@ def keep_reference(
     manifest = read_manifest(folder)
     if manifest.get("status") != "finished":
         raise RunError(f"{folder}: not a finished run (status {manifest.get('status')})")
+    grid = resolve(manifest["inputs"]["grid"]["path"])
+    if sha256(grid) != manifest["inputs"]["grid"]["sha256"]:
+        raise RunError(f"{grid} has changed since {folder} was judged by it: put the file back, or run the grid again")
     with atomic_dir(to) as part:
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns("logs", ".*"), dirs_exist_ok=True)
-        shutil.copy(resolve(manifest["inputs"]["grid"]["path"]), part / "claims.yaml")  # whose rules judged it
+        shutil.copy(grid, part / "claims.yaml")  # whose rules judged it
         for path in map(resolve, manifest["runs"].values()):
             copy = part / "runs" / path.parent.name / path.name
             copy.mkdir(parents=True)

@@ -381,7 +381,7 @@ def predict_samples(
         return []
     if isinstance(generate_fn, VLLMEngine):
         ask: Any = copy.copy(generate_fn)
-        ask.temperature, ask.samples = params.temperature, params.num_samples
+        ask.temperature, ask.num_completions = params.temperature, params.num_samples
     else:
         ask = partial(generate_fn, temperature=params.temperature, num_completions=params.num_samples)
     batch = max(1, params.batch_size // params.num_samples)

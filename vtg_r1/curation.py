@@ -46,7 +46,7 @@ from vtg_r1.core.samples import (
 from .core.tables import markdown_table
 from .data.model_inputs import VideoInputConfig
 from .data.readers import iter_rows, read_dataset
-from .data.sources import explain_empty_split, refuse_options
+from .data.sources import explain_empty_split, refuse_entries, refuse_options
 from .data.teacher import Teacher, TeacherError, annotate, judge_precomputed, with_teacher
 from .data.toyworld import SET_LEVELS, ToyWorldConfig, make_world, read_scripts, require_training_seed, toy_teacher
 from .data.validation import measure, overlap_guard, plot_quality, probe_each, summary, video_files
@@ -138,6 +138,11 @@ class CurationParams(RunParams, SourceParams, TeacherParams):
     rl_min_iou: float = param(0.4, "Teacher tIoU (ε2) below which a sample is not in RL.", paper="0.4")
     keep_coldstart_in_rl: bool = param(True, "Whether samples of the cold start are RL samples too.", paper="not given")
     label_source: Literal["teacher", "ground_truth"] = param("teacher", "Origin of the timestamps that the cold start imitates.", paper="teacher")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_entries("sources", self.sources)
+        refuse_entries("benchmarks", self.benchmarks)
 
 # %% ../nbs/01_curation.ipynb #6b57d345
 def _read_rows(path: str | Path) -> Iterator[dict[str, Any]]:

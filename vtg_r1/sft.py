@@ -193,7 +193,7 @@ def draw_curves(run: Run, params: SFTParams, log: list[dict[str, Any]]) -> None:
 
 
 def draw_examples(run: Run, params: SFTParams, data: StageData, initial: EvalResult, final: EvalResult) -> None:
-    "Draw and save six held-out queries, evenly spaced through the set, with the spans before and after."
+    "Draw and save up to six held-out queries, evenly spaced through the set, with the spans before and after."
     count = len(data.eval_samples)
     if params.figures:
         rows = timeline_rows(data.eval_samples, {"before": initial, "after": final}, range(0, count, -(-count // 6)))

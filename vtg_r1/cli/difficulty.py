@@ -17,7 +17,7 @@ NAMES = {
     "p_right": "p(right): chance of a right answer",
     "pass_at_k": "pass@K: questions with a right answer among their rollouts",
     "zero_std": "zero-std groups: no gradient",
-    "zero_std_wrong": "zero-std groups among the questions that are answered wrong",
+    "zero_std_wrong": "zero-std groups among the questions with a mean tIoU below 0.5",
 }
 
 

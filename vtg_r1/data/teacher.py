@@ -343,6 +343,10 @@ def annotate(
         def one(sample: Sample, key: str) -> None:
             def lost(error: str) -> None:
                 log.add({"key": key, "qid": sample.qid, "lost": error, "usage": _max_usage(teacher, log)})
+                over = _over_budget(teacher, log, max(0, len(waiting) - 1))
+                if over:
+                    stats.stopped = over
+                    raise NoResponse(f"{error}; another attempt could exceed {over}")
 
             kwargs = request(sample, teacher, view)
             pace.wait()
@@ -376,11 +380,11 @@ def annotate(
                 if stats.stopped:
                     break
                 waiting[pool.submit(one, sample, key)] = (sample, key)
+            while waiting:
+                collect()
         except BaseException:
             stop.set()  # no request is repeated; the answers of running requests are still logged
             raise
-        while waiting:
-            collect()
     return stats
 
 # %% ../../nbs/parts/data/teacher.ipynb #43a70d03

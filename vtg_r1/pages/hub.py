@@ -88,7 +88,8 @@ def card(
         facts = DatasetCardData(license="other", task_categories=["video-text-to-text"], tags=tags)
         return str(DatasetCard.from_template(facts, str(_CARD), **content))
     base = str(parameters.get("model"))
-    hub_id = base if base.count("/") == 1 else None  # else a folder or the embedded model
+    identity = str(manifest.get("policy", {}).get("key", base))  # of a hub id "id@commit" or the id; of a folder a hash
+    hub_id = base if base.count("/") == 1 and identity.split("@")[0] == base else None  # else a folder or the embedded model
     model_facts = ModelCardData(license="other", library_name="transformers", pipeline_tag="video-text-to-text", tags=tags, base_model=hub_id)
     return str(ModelCard.from_template(model_facts, str(_CARD), **content))
 

@@ -241,7 +241,8 @@ def made_up_answers(
     for number, (kind, answer) in enumerate(kinds.items()):
         option = ""
         if letter and tag == "time":
-            option = f"<answer>{letter if number % 2 == 0 else chr(ord(letter) ^ 1)}</answer>"
+            wrong = "B" if letter == "A" else "A"
+            option = f"<answer>{letter if number % 2 == 0 else wrong}</answer>"
         answers[kind] = f"{think}<{tag}>{format_answer(answer)}</{tag}>{option}"
         if reading == "vtimellm":
             answers[kind] = f"{think}{_in_hundredths(answer, duration)}"

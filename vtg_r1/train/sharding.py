@@ -43,7 +43,7 @@ def strategy_name(state: Any) -> str:  # "one process", "DDP (MULTI_GPU)", "FSDP
 
 
 def shards_weights(trainer: Any) -> bool:  # of TRL
-    "Whether a trainer spreads the weights over processes."
+    "Whether FSDP or DeepSpeed trains. Then the weights may be spread over processes (not by ZeRO-2), and they are gathered at the end."
     return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
