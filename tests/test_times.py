@@ -151,6 +151,9 @@ ANSWERS = [  # (text, its spans in seconds; [] must be unreadable)
     ("00:00:12;10 - 00:00:19;05", []),
     ("0:75 - 0:80", []),
     ("12:30 pm - 12:40 pm", []),
+    ("12:30 - 12:40 pm", []),
+    ("12:30 - 12:40 p.m.", []),
+    ("0:12 - 0:40 am Tisch", [[12, 40]]),  # German
     ("3x to 5x", []),
     ("½ - 3", []),
     ("1½ - 3", []),
@@ -317,6 +320,7 @@ def test_the_last_period_in_prose_is_read(text, span):
         ("1:02:03 min", None),
         ("1:30 ms", None),
         ("1:02:03 ms", None),
+        ("12:01:05 AM", None),  # a time of day
         ("12.5", 12.5),
         ("00:12.50", 12.5),
         ("1 min 3 s", 63),

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 # %% ../../nbs/parts/core/times.ipynb #fee771f0
 LONGEST_ANSWER = 1000  # characters of an answer; a longer one is none
-MOST_DIGITS = 100  # groups of digits in an answer; one with more is none
+MOST_DIGITS = 100  # groups of digits in a text; one with more has no span
 LARGEST_TIME = 1e12  # seconds; a larger number is no time
 
 _FORMS = {"'": "‘’‚′ʹ´", '"': "“”„″", "~": "〜∼", ", ": "，、", "; ": "；", ". ": "。", "-": "−‐‑", "–": "‒—―─", ".": "٫"}
@@ -107,7 +107,7 @@ class _Time:
 def _number_pattern(separators: str) -> re.Pattern[str]:
     "Digits with what may separate them, then a unit, or a character with which they are no time."
     number = rf"\.?[0-9](?:[0-9]|[{separators}](?=[0-9]))*"
-    return re.compile(rf"({number})(?:[ -]?({_WHOLE_UNIT})\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]))?")
+    return re.compile(rf"({number})(?:[ -]?({_WHOLE_UNIT})\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]| [ap]\.?m(?!\.? ?[{_LETTER}])))?")
 
 # %% ../../nbs/parts/core/times.ipynb #519df628
 _TOGETHER = _number_pattern(".,:'\u2009")  # a comma between digits belongs to the number
