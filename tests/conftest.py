@@ -21,7 +21,7 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = (  # the files that take longest, which begin first: with `-n 2 --dist loadfile` both workers then end at about the same time
+LONGEST = (  # the files that take longest, which begin first: with the flags of `make test` both workers then end at about the same time
     "test_stages",
     "test_own_data",
     "test_claims",

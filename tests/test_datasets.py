@@ -592,6 +592,15 @@ def test_the_video_of_a_query_without_spans_is_measured_too(tmp_path):
     assert read_with_videos("hirest", negatives, tmp_path / "videos", workers=1)[2]["named"] == 0, "a query that is dropped anyway opens no video"
 
 
+@pytest.mark.parametrize("durations", [(9.0, 30.0, 12.0), (30.0, 9.5), (9.0, 9.9)], ids=str)
+def test_of_several_durations_of_a_video_the_one_furthest_off_is_reported(durations, two_kitchens):
+    "Whichever row has it."
+    rows = [{"video": "b/v.mp4", "query": f"q{i}", "spans": [[1, 2]], "duration": d} for i, d in enumerate(durations)]
+    (two_kitchens / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    probed = read_with_videos("jsonl", two_kitchens / "rows.jsonl", two_kitchens / "videos", workers=1)[2]
+    assert probed["off_by_more_than_1s"] == ({"b/v.mp4": [30.0, 9.0]} if 30.0 in durations else {})
+
+
 def test_the_duration_of_a_query_on_a_clip_is_the_clips(two_kitchens):
     "Times of a clip count from its start, so its duration is end minus start, not the file's length. A clip that ends after its file is cut to the file."
     rows = [

@@ -162,6 +162,19 @@ def test_nan_probabilities_are_an_error_as_in_transformers(videos):
             loop(pair, prompts, ROWS["groups"], 0, **WAYS["temperature"])
 
 
+def test_nan_is_an_error_where_fewer_tokens_are_drawn_than_lie_between_two_looks(videos, monkeypatch):
+    "As on a GPU, where the loop looks at every sixteenth token."
+    monkeypatch.setattr(decoding, "_LOOKS", {"cpu": 16})
+    pair = build_tiny(1)
+    prompts = prompts_of(pair, videos)
+    expected = theirs(pair, prompts, ROWS["groups"], 0, length=20, **WAYS["cut off"])
+    assert same(ours(pair, prompts, ROWS["groups"], 0, length=20, **WAYS["cut off"]), expected)
+    with torch.no_grad():
+        pair[0].lm_head.weight[7] = torch.nan
+    with pytest.raises(RuntimeError, match="probability tensor contains"):
+        ours(pair, prompts, ROWS["groups"], 0, length=10, **WAYS["temperature"])
+
+
 def test_sample_tokens_draws_what_torch_multinomial_draws():
     probabilities = torch.randn(50, 300, generator=torch.Generator().manual_seed(0)).softmax(-1)
     torch.manual_seed(5)

@@ -59,6 +59,16 @@ def test_a_token_budget_per_video_bounds_the_time_of_a_step():
     assert half < same and many == pytest.approx(same)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [dict(max_tokens_per_video=4096), dict(quantize="4bit"), dict(share_prefix=False), dict(cuda_graph=True), dict(compile_decoding=True)],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_run_that_works_in_another_way_than_the_measured_one_is_not_called_measured(change):
+    (row,) = estimate_run(GRPOParams(**{**dict(model="Qwen/Qwen2.5-VL-3B-Instruct", **SHAPE), **change}), "H200")
+    assert row["differs"] == list(change)
+
+
 def test_every_card_has_a_row_and_only_the_measured_card_does_not_differ():
     rows = estimate_run(GRPOParams(model="Qwen/Qwen2.5-VL-7B-Instruct", **SHAPE))
     assert [row["card"] for row in rows] == list(CARDS)

@@ -1,4 +1,4 @@
-"The dry run: every trap that ends in a false result, and everything that would stop a stage, in one list, before anything is decoded or trained."
+"The dry run: traps that end in a false result, and what would stop a stage, in one list, before anything is decoded or trained."
 
 import json
 

@@ -245,6 +245,14 @@ def test_rows_that_cannot_score_are_counted(tmp_path, capsys):
     assert "count as misses" not in capsys.readouterr().err
 
 
+def test_a_point_is_not_called_a_miss_of_nextgqas_iop(tmp_path, capsys):
+    sample = load_benchmark("nextgqa", HERE / "nextgqa")[0][0]
+    (tmp_path / "said.jsonl").write_text(json.dumps(dict(qid=sample.qid, pred=[[sample.spans[0][0]] * 2])))
+    assert run("nextgqa", "--missing", "skip", "--json", predictions=tmp_path / "said.jsonl")["mIoP"] == 100
+    said = "1 of 1 rows give a span that ends at its start or before (NExT-GQA's IoP counts a point within the truth as 1), and count as misses"
+    assert said in capsys.readouterr().err
+
+
 def test_a_right_refusal_is_no_miss(tmp_path, capsys):
     rows = [
         dict(qid=qid, video=f"{qid}.mp4", duration=10.0, query="x", spans=spans)

@@ -169,7 +169,7 @@ def pathological() -> Iterator[tuple[str, str]]:
 
 
 def fuzzed(n: int, seed: int = 0) -> Iterator[str]:
-    "`n` responses: pieces in random order, or a good response; up to two mutations put a piece in, take one out or double one."
+    "`n` responses: pieces in random order, or a good response; up to two mutations put a piece in, or take out or double up to seven characters."
     rng = random.Random(seed)
     for i in range(n):
         if i % 3:

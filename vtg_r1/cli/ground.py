@@ -27,7 +27,7 @@ Device = Annotated[str | None, Option(metavar="NAME", help="cuda, cpu, …; defa
     'vtg-r1 ground match.mp4 "a goal" "the fans leave" --model outputs/grpo/mine --json',
     'vtg-r1 ground match.mp4 "a goal" --model Qwen/Qwen2.5-VL-7B-Instruct --clip goal.mp4',
     'vtg-r1 ground match.mp4 "a goal" --model outputs/grpo/mine --calibration calibration.json',
-    fails="a response holds no span",
+    fails="a query has no answer: no span within the video is read, or --calibration refuses it",
 )
 def ground_command(
     video: Annotated[str, Argument(metavar="VIDEO", help="any file that FFmpeg reads")],

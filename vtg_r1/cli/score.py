@@ -103,7 +103,7 @@ def score_command(
     metrics = score(benchmark, samples, rows, missing)
     scored = [s for s in samples if missing == "zero" or s.qid in rows]
     beside = beside_blind(scored, {"this file": rows}, train, above=benchmark in COUNTS_ABOVE)
-    notes = [*_recognised(answers, reading), *_problems(rows, samples, missing)]
+    notes = [*_recognised(answers, reading), *_problems(rows, samples, missing, benchmark)]
     if "Acc@QA" in metrics and not any(row.answer for row in rows.values()):
         notes.append("no row has an answer, so accuracies are 0")
     notes += _worst(scored, rows, worst)
@@ -211,11 +211,11 @@ def _recognised(file: PredictionFile, reading: str | None) -> list[str]:
         notes.append(f"{file.other_truths} rows repeat another truth than the annotations have: another label file? --explain shows what that makes")
     ends = [end for row in file.rows.values() if not row.shares for _, end in row.spans or []]
     if ends and max(ends) <= 1 and min(row.duration for row in file.rows.values()) > 2:
-        notes.append("every span ends before second 1: are these shares of the video? NExT-GQA's evaluator takes those from a file named *_gs.json")
+        notes.append("no span ends after second 1: are these shares of the video? NExT-GQA's evaluator takes those from a file named *_gs.json")
     return notes
 
 
-def _problems(predictions: Predictions, samples: Sequence[Sample], missing: str) -> list[str]:
+def _problems(predictions: Predictions, samples: Sequence[Sample], missing: str, benchmark: str) -> list[str]:
     "Notes on queries without a row, and on rows that count as misses: what is wrong with them, and how many."
     without = [s.qid for s in samples if s.qid not in predictions]
     notes = []
@@ -223,12 +223,13 @@ def _problems(predictions: Predictions, samples: Sequence[Sample], missing: str)
         notes.append(f"{len(without)} queries have no prediction ({missing}): {', '.join(without[:3])}{', …' * (len(without) > 3)}")
     first = [row.spans[0] for row in predictions.values() if row.spans]
     present = {s.qid for s in samples if s.spans}
+    point = " (NExT-GQA's IoP counts a point within the truth as 1)" if benchmark == "nextgqa" else ""
     counts = {
         "give no span (null, or a response in which none can be read)": sum(row.as_set is None for row in predictions.values()),
         "say that the video does not show it, which it does": sum(
             row.refused and not row.spans and qid in present for qid, row in predictions.items()
         ),
-        "give a span that ends at its start or before": sum(end <= start for start, end in first),
+        f"give a span that ends at its start or before{point}": sum(end <= start for start, end in first),
     }
     return notes + [f"{count} of {len(predictions)} rows {problem}, and count as misses" for problem, count in counts.items() if count]
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 # %% ../../nbs/parts/core/times.ipynb #fee771f0
 LONGEST_ANSWER = 1000  # characters of an answer; a longer one is none
-MOST_DIGITS = 100  # groups of digits in an answer; one with more is none
+MOST_DIGITS = 100  # groups of digits in a text; one with more has no span
 LARGEST_TIME = 1e12  # seconds; a larger number is no time
 
 _FORMS = {"'": "‘’‚′ʹ´", '"': "“”„″", "~": "〜∼", ", ": "，、", "; ": "；", ". ": "。", "-": "−‐‑", "–": "‒—―─", ".": "٫"}
@@ -107,7 +107,7 @@ class _Time:
 def _number_pattern(separators: str) -> re.Pattern[str]:
     "Digits with what may separate them, then a unit, or a character with which they are no time."
     number = rf"\.?[0-9](?:[0-9]|[{separators}](?=[0-9]))*"
-    return re.compile(rf"({number})(?:[ -]?({_WHOLE_UNIT})\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]))?")
+    return re.compile(rf"({number})(?:[ -]?({_WHOLE_UNIT})\.?|([{_LETTER}{_ODD}×^/+°%‰$€£@半十百千万亿]| [ap]\.?m(?!\.? ?[{_LETTER}])))?")
 
 # %% ../../nbs/parts/core/times.ipynb #519df628
 _TOGETHER = _number_pattern(".,:'\u2009")  # a comma between digits belongs to the number
@@ -404,6 +404,7 @@ def _pair(layout: _Layout, i: int) -> list[float] | None:
 def _all_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list[float]]:
     "The spans of a text in which every number belongs to one, else none."
     layout, spans = _lay_out(text, pattern, True, explicit), []
+    layout.explicit |= any(time.compound or time.unit not in (0.0, 1.0) for time in layout.times)  # minutes, hours or milliseconds are named
     if len(layout.times) % 2:
         return []
     for i in range(0, len(layout.times), 2):
@@ -428,7 +429,9 @@ def _any_pairs(text: str, pattern: re.Pattern[str], explicit: bool) -> list[list
     return spans
 
 # %% ../../nbs/parts/core/times.ipynb #7514b90c
-_NEEDS_UNITS = re.compile(rf"{COUNTS}|(?<![a-z])(?:minutes?|mins?|hours?|hrs?|milliseconds?|ms)(?![a-z])|分钟|分鐘|小时|小時|毫秒")
+_NEEDS_UNITS = re.compile(
+    rf"{COUNTS}|(?<![a-z])(?:minutes?|mins?|hours?|hrs?|milliseconds?|ms)(?![a-z])|[\])] ?[mh](?![a-z])|分钟|分鐘|小时|小時|毫秒"
+)
 _N = rf"\.?[0-9]+(?:[.,][0-9]+)*+(?![0-9:'\u2009])(?![ -]?(?:{_UNIT})(?![{_LETTER}]))"  # whole, and without a unit of time
 _RANGE = r"(?:-|–|~|→|->|to|至|到)"
 _N_TO_N = rf"(?<![{_LETTER}0-9.,:'\u2009~→–-]){_N}(?: ?(?:{COUNTS} ?)?{_RANGE} ?(?:{COUNTS} ?)?{_N})?(?! ?{_RANGE} ?[0-9.])"

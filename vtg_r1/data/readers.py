@@ -491,7 +491,7 @@ def _tvgbench(r: dict) -> Iterator[Row]:
 def normalise_query(
     query: str,  # as an annotation has it
 ) -> str:
-    "A sentence as overlap and duplicate checks compare it: lower case, single spaces, no outer punctuation."
+    "A sentence as overlap and duplicate checks compare it: lower case, single spaces, without `.`, `?` and `!` at its ends."
     return re.sub(r"\s+", " ", query).strip().strip(".?!").strip().lower()
 
 # %% ../../nbs/parts/data/readers.ipynb #aa7ac3e3

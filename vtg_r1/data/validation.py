@@ -177,11 +177,12 @@ def probe_videos(
     without_duration: Mapping[str, str] = {},  # as `Report.without_duration`: these videos too, and no such duration is compared
 ) -> dict[str, Any]:
     """Open every video that the samples name, once each: named, readable, missing [video], unreadable {video: reason}, durations {video: s},
-    off_by_more_than_1s {video: [annotated, measured]}, switched {video: which decoder read it, and why not the chosen one}."""
-    annotated: dict[str, float | None] = dict.fromkeys(without_duration.values())
+    off_by_more_than_1s {video: [the annotated one that is furthest off, measured]}, switched {video: which decoder read it, and why not the chosen one}."""
+    annotated: dict[str, set[float]] = {video: set() for video in without_duration.values()}
     for s in samples:
-        is_of_file = not s.clip and s.qid not in without_duration
-        annotated[s.video] = s.duration if is_of_file else annotated.get(s.video)
+        stated = annotated.setdefault(s.video, set())
+        if not s.clip and s.qid not in without_duration:
+            stated.add(s.duration)
     files = {video: file for video, file in video_files(root, annotated).items() if file}
     durations, unreadable, off = {}, {}, {}
     for (_, seconds, reason), video in zip(
@@ -191,9 +192,9 @@ def probe_videos(
             unreadable[video] = reason
             continue
         durations[video] = round(seconds, 3)
-        expected = annotated[video]
-        if expected is not None and abs(expected - durations[video]) > 1:
-            off[video] = [expected, durations[video]]
+        by = {abs(stated - durations[video]): stated for stated in annotated[video]}
+        if by and max(by) > 1:
+            off[video] = [by[max(by)], durations[video]]
     switched = PROCESS_FACTS.get("videos_switched", {})
     paths = {video: str(Path(root) / file) for video, file in files.items()}
     return {

@@ -176,6 +176,9 @@ def sample_tokens(probabilities: torch.Tensor) -> torch.Tensor:  # (B, V) → (B
     return (probabilities / torch.empty_like(probabilities).exponential_(1)).argmax(-1)
 
 
+_LOOKS = {"cpu": 1}  # tokens between two looks at which rows are finished; 16 on other devices, since the host waits for them
+
+
 def _loop(
     step: Callable[[Slots, list[int], list[int]], DecodingStep],  # the pass of some prompts and slots of the cache; it drops the others
     slots: Slots,
@@ -188,7 +191,7 @@ def _loop(
 ) -> torch.Tensor:  # (B, P + C)
     "transformers' loop over the tokens, with forward passes of the rows that are not finished. Finished rows draw random numbers as in transformers."
     width, last = input_ids.shape[1], stopping_criteria.max_length
-    every = 1 if input_ids.device.type == "cpu" else 16  # tokens between two looks at which rows are finished: the host waits for the device
+    every = _LOOKS.get(input_ids.device.type, 16)
     forward = step(slots, list(range(len(slots.groups))), list(range(len(slots.rows))))
     ends = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)  # else rows go on until all are finished, as in transformers
     ids = torch.nn.functional.pad(input_ids, (0, last - width), value=pad)
@@ -207,12 +210,12 @@ def _loop(
             tokens = tokens.where(going, pad)
         ids[:, n] = tokens
         going &= ~stopping_criteria(ids[:, : n + 1], None)
-        if (n + 1 - width) % every:
+        if (n + 1 - width) % every and n + 1 < last:
             continue
         rest, is_finite = torch.stack([going.sum(), finite]).tolist()
         if not is_finite:
             raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")  # torch's words, by which others know it
-        if not rest:
+        if not rest or n + 1 == last:
             return ids[:, : n + 1]
         if ends and rest <= 0.75 * len(slots.rows):
             fewer, prompts, places = slots.without((~going).tolist())
