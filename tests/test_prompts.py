@@ -246,6 +246,9 @@ def test_the_released_rule_is_read_with_its_faults(response, span):
         ('{"label": "a man\'s dog", "start": 3, "end": 9}', "json", [[3, 9]]),
         ('{"result": [[1, 2]]}', "json", [[1, 2]]),  # of unknown keys: the list in it
         ('{"frames": [10, 25]}', "json", []),  # two bare numbers under a key that names no span
+        ('{"frames": [[10, 25]]}', "json", []),
+        ('{"answer": {"frame_range": [{"start": 10, "end": 25}]}}', "json", []),
+        ('{"result": [[10, 25]]}', "json", [[10.0, 25.0]]),
         ('{"start": "soon", "end": 4, "size": [640, 480]}', "json", []),
         ('{"answer": "B", "time": [3, 9]}', "json", [[3, 9]]),
         ('{"data": {"time_span" : [3, 9]}}', "json", [[3, 9]]),

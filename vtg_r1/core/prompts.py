@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from .samples import JSON_DECODER, RepeatedKey, is_number
-from .times import LARGEST_TIME, SECOND_NAMES, read_pairs, read_spans, read_time
+from .times import COUNTS, LARGEST_TIME, SECOND_NAMES, read_pairs, read_spans, read_time
 
 # %% ../../nbs/parts/core/prompts.ipynb #f74afdd7
 @dataclass(frozen=True)
@@ -298,6 +298,7 @@ _SPAN_KEYS = frozenset(
     "span spans segment segments window windows interval intervals timestamp timestamps time times timespan relevantwindows moment moments answer".split()
 )
 
+_COUNT_KEY = re.compile(COUNTS, re.I)
 _KEY_BEFORE = re.compile(r"[\"']([\w -]{1,30})[\"']\s*:\s*$")
 _UNIT_FIELD = re.compile(r"[\"'](?:time[ _-]?)?units?[\"']\s*+:\s*+[\"']([^\"']*+)[\"']", re.I)
 
@@ -332,10 +333,12 @@ def _spans_in(value: Any) -> list[list[float]]:
     return [span for row in spans for span in row]
 
 
-def _names_spans(before: str) -> bool:
-    "Whether a text ends in a key of JSON that names a span; the two numbers behind another one may count frames or pixels."
+def _may_be_spans(value: list, before: str) -> bool:
+    "Whether a list behind a key of JSON may hold spans: not if the key names frames or the like, and two bare numbers only if it names a span."
     key = _KEY_BEFORE.search(before)
-    return key is not None and re.sub("[ _-]", "", key[1].lower()) in _SPAN_KEYS
+    if key and _COUNT_KEY.search(key[1]):
+        return False
+    return not all(map(is_number, value)) or (key is not None and re.sub("[ _-]", "", key[1].lower()) in _SPAN_KEYS)
 
 
 def _json_spans(text: str) -> list[list[float]]:
@@ -356,7 +359,7 @@ def _json_spans(text: str) -> list[list[float]]:
             return []
         except (ValueError, RecursionError):
             continue
-        if begin < object_end and all(map(is_number, value)) and not _names_spans(text[max(begin - 60, 0) : begin]):
+        if begin < object_end and not _may_be_spans(value, text[max(begin - 60, 0) : begin]):
             return []
         if spans or bracket == "[":  # an object of unknown keys may hold a list of spans; a list of objects is all there is
             return spans
