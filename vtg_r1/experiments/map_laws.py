@@ -103,12 +103,12 @@ def cell_result(
     questions: Questions,
     budget: int = 0,  # 0 is the whole run
     chosen: np.ndarray | None = None,  # mask of questions
-) -> CellResult | None:  # None where an arm has no row
+) -> CellResult | None:  # None where an arm has no row, or its runs end before the budget
     "The verdict of a cell."
     arms = [list(specs.get(spec, {}).values()) for spec in (cell.treated, cell.control)]
-    if not all(arms):
-        return None
     budget, rule = budget or cell.control.steps, rules["rules"]
+    if not all(arms) or budget > cell.control.steps:
+        return None
     mask = np.ones(len(questions), bool) if chosen is None else chosen
     videos = [q["video"] for q, wanted in zip(questions, mask) if wanted]
     treated, control = (np.array([late_tious(row, budget)[mask] for row in arm]) for arm in arms)
@@ -544,7 +544,7 @@ def atlas(rules: Mapping[str, Any], rows: Rows, questions: Mapping[str, Question
         for budget in PREDICTED_BUDGETS:
             entry = dict(base_miou=mious[at["base"]], label_noise=at["label_noise"], label_errors=at["label_errors"], steps=budget)
             entry |= dict(predicted=round(predicted_effect(predicted, cell, budget), 1))
-            result = cell_result(rules, specs, cell, questions["plain"], budget) if budget <= cell.control.steps else None
+            result = cell_result(rules, specs, cell, questions["plain"], budget)
             if result:
                 entry |= dict(measured=round(100 * result.effect.mean, 1), verdict=result.effect.verdict, seeds=result.seeds)
             entries.append(entry)
