@@ -61,8 +61,6 @@ def test_an_adapter_on_the_cold_start_has_it_as_its_reference(cold, toy_samples,
     assert any(not torch.equal(p, base[n]) for n, p in start.state_dict().items())
     trainer = grpo_trainer(load_model(str(folder), device="cpu"), processor, toy_samples[:4], view, tmp_path, GRPOParams(beta=0.04, **SMALL))
     assert trainer.ref_model is None
-    trainer.model.train()
-    trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     batch = dict(input_ids=torch.tensor([processor.tokenizer("when is the red circle")["input_ids"]]))
     log = fit(trainer, "GRPO", {})
     assert all("kl" in row for row in log) and abs(log[0]["kl"]) < 1e-6

@@ -26,7 +26,9 @@ from .validation import read_with_videos
 _TIMELENS_BENCH = ("charades_timelens", "activitynet_timelens", "qvhighlights_timelens")
 BENCHMARKS = ("charades_sta", "activitynet", "nextgqa", "rextime", "qvhighlights", "tvgbench", "tacos", *_TIMELENS_BENCH)
 OWN = ("samples", "csv", "jsonl")  # formats of own data
-OTHERS = tuple(name for name in READERS if name not in BENCHMARKS + OWN)  # files that are no benchmark, such as a training set
+OTHERS = tuple(
+    name for name in READERS if name not in BENCHMARKS + OWN
+)  # files without a benchmark of ours, such as training sets and DiDeMo's splits
 
 
 def _way_out(name: str, reason: str) -> str:
@@ -256,7 +258,7 @@ _PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four 
         "TVG-ColdStart": (21.74, 11.54, 5.24, 15.09, "2507.18100 Table 2"),
         "TVG-R1": (41.65, 20.78, 10.01, 29.25, "2507.18100 Table 2"),
         "TVG-R1 (ablation tables)": (None, None, None, 30.41, "2507.18100 Table 3"),
-        "VideoMind-7B": (None, None, None, 31.4, "VideoMind"),
+        "VideoMind-7B": (None, None, None, 31.4, "2503.13444"),
     },
     "rextime": {
         "Qwen2.5-VL-7B thinking": (12.16, 7.17, 2.71, 10.17, "2507.18100 Table 2"),
@@ -268,7 +270,7 @@ _PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four 
         "TVG-ColdStart": (13.57, 7.82, 4.34, 10.18, "2507.18100 Table 2"),
         "TVG-R1": (41.04, 24.54, 11.07, 28.20, "2507.18100 Table 2"),
         "TVG-R1 (ablation tables)": (None, None, None, 26.38, "2507.18100 Table 3"),
-        "VideoMind-7B": (None, None, None, 27.61, "VideoMind"),
+        "VideoMind-7B": (None, None, None, 27.61, "2503.13444"),
     },
     "charades_sta": {
         "Qwen2.5-VL-7B": (68.98, 48.18, 22.87, 46.14, "2507.18100 Table 5"),
@@ -280,7 +282,7 @@ _PUBLISHED: dict[str, dict[str, tuple]] = {  # benchmark → model → the four 
         "TVG-R1": (70.75, 50.46, 23.92, 46.73, "2507.18100 Table 5"),
         "TVG-R1 (ablation tables)": (None, None, None, 48.78, "2507.18100 Table 3"),
         "Time-R1-7B": (78.1, 60.8, 35.3, None, "2503.13377"),
-        "VideoMind-7B": (None, None, None, 50.2, "VideoMind"),
+        "VideoMind-7B": (None, None, None, 50.2, "2503.13444"),
     },
     "activitynet": {"Time-R1-7B": (58.6, 39.0, 21.4, None, "2503.13377")},
     "tvgbench": {"Time-R1-7B": (41.8, 29.4, 16.4, None, "2503.13377")},
