@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -340,18 +341,17 @@ def annotate(
         tqdm(desc=f"teacher {teacher.model}", unit=" samples", disable=not progress) as bar,
     ):
 
-        def one(sample: Sample, key: str) -> None:
-            def lost(error: str) -> None:
-                log.add({"key": key, "qid": sample.qid, "lost": error, "usage": _max_usage(teacher, log)})
-                over = _over_budget(teacher, log, max(0, len(waiting) - 1))
-                if over:
-                    stats.stopped = over
-                    raise NoResponse(f"{error}; another attempt could exceed {over}")
+        def lost(sample: Sample, key: str, error: str) -> None:
+            log.add({"key": key, "qid": sample.qid, "lost": error, "usage": _max_usage(teacher, log)})
+            if over := _over_budget(teacher, log, max(0, len(waiting) - 1)):
+                stats.stopped = over
+                raise NoResponse(f"{error}; another attempt could exceed {over}")
 
+        def one(sample: Sample, key: str) -> None:
             kwargs = request(sample, teacher, view)
             pace.wait()
             began = time.monotonic()
-            row = ask(client, kwargs, teacher.attempts, lost, stop.wait, api_key)
+            row = ask(client, kwargs, teacher.attempts, partial(lost, sample, key), stop.wait, api_key)
             row["usage"] = row["usage"] or _max_usage(teacher, log)  # a server that reports no usage
             log.add({"key": key, "qid": sample.qid, **row, "seconds": round(time.monotonic() - began, 2)})
 
@@ -365,9 +365,7 @@ def annotate(
         try:
             for sample in samples:
                 key = request_key(sample, teacher, view)
-                # with a budget, the first request is sent alone: its answer gives the length of a prompt
-                at_once = teacher.concurrency if log.longest_prompt or not _has_budget(teacher) else 1
-                while key in {k for _, k in waiting.values()} or len(waiting) >= at_once:
+                while key in {k for _, k in waiting.values()} or len(waiting) >= _at_once(teacher, log):
                     collect()
                 known = log.answer_to(sample, teacher, view)
                 if known is not None:
@@ -388,8 +386,10 @@ def annotate(
     return stats
 
 # %% ../../nbs/parts/data/teacher.ipynb #43a70d03
-def _has_budget(teacher: Teacher) -> bool:
-    return teacher.budget_tokens is not None or teacher.budget_money is not None
+def _at_once(teacher: Teacher, log: Log) -> int:
+    "How many requests may wait at a time. With a budget the first is sent alone: its answer gives the length of a prompt."
+    has_budget = teacher.budget_tokens is not None or teacher.budget_money is not None
+    return 1 if has_budget and not log.longest_prompt else teacher.concurrency
 
 
 def _count_known(sample: Sample, row: dict[str, Any], stats: AnnotationStats) -> None:
