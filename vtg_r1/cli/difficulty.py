@@ -64,7 +64,8 @@ def _print(result: "Advice", n: int, advice: bool) -> None:
         noise, low, high = result.label_noise
         print(f"{noise:6.1f} %  labels that are wrong, estimated from label, teacher and policy [{low:.1f}, {high:.1f}]")
     else:
-        print("     ?    labels that are wrong: needs the teacher's answers and the rollouts' consensus in the file; 04_difficulty writes both")
+        missing = "needs samples with a teacher's answer (01_curation) that 04_difficulty has scored, and some agreement of the two"
+        print(f"     ?    labels that are wrong: {missing}")
     print(f"n = {n} samples")
     if not advice:
         return

@@ -416,7 +416,7 @@ class SharedPrefixLayer(DynamicLayer):
             self.keys, self.values = (x[..., : self.filled, :] for x in self.places)
 
     def get_seq_length(self) -> int:
-        "Tokens so far, including the prompt's."
+        "Tokens so far, including the prompt's; after `reserve`, all reserved places count."
         return self.length + self.filled
 
 # %% ../../nbs/parts/models/prefix_cache.ipynb #6e6e9fc7
