@@ -93,7 +93,7 @@ vtg-r1 recipe configs/recipe_toy.yaml    # minutes on two CPU cores; ends in a t
 
 ## Where annotations and videos come from
 
-`vtg-r1 data where NAME` prints a row. The table has names and repositories only: nothing is copied here, and the rights stay with their owners. Gigabytes are sums of the sizes that the pages of the named archives showed when they were read; an archive may have changed since. "Not known" means that no page that could be read gives it. This command asks the Hugging Face Hub how many gigabytes a folder has:
+`vtg-r1 data where NAME` prints a row. The table has names and repositories only: nothing is copied here, and the rights stay with their owners. Gigabytes are sums of the sizes that the pages of the named archives showed when they were read; an archive may have changed since. An archive without a repository is in that of the videos. "Not known" means that no page that could be read gives it. This command asks the Hugging Face Hub how many gigabytes a folder has:
 
 ```bash
 python -c "from huggingface_hub import HfApi; print(sum(getattr(f, 'size', 0) for f in HfApi().list_repo_tree('yeliudev/VideoMind-Dataset', 'internvid_vtime', repo_type='dataset')) / 1e9)"

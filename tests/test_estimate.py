@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vtg_r1.cli import main
 from vtg_r1.core.runtime import project_root
 from vtg_r1.grpo import GRPOParams
-from vtg_r1.train.estimate import CARDS, estimate_run, measured_rows
+from vtg_r1.train.estimate import CARDS, billions, estimate_run, measured_rows
 
 SHAPE = dict(
     frames=64, pixels=100352, num_generations=8, prompts_per_step=1, per_device_batch_size=8, max_completion_length=1024, lora_rank=16, steps=600
@@ -36,7 +38,30 @@ def test_a_measured_step_is_not_extrapolated(size, seconds, gb):
 def test_what_differs_is_named_and_moves_the_numbers(change, named, seconds):
     (other,) = estimate_run(GRPOParams(**{**dict(model="Qwen/Qwen2.5-VL-3B-Instruct", **SHAPE), **change}), "H200")
     assert other["differs"] == [named] and other["step_seconds"] == pytest.approx(seconds)
-    assert (other["gb"] is None) == (named in ("lora_rank", "quantize"))
+    assert (other["gb"] is None) == (named in ("lora_rank", "quantize", "model"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(model="Qwen/Qwen2.5-VL-72B-Instruct"),
+        dict(frames=256),
+        dict(num_generations=16),
+        dict(max_completion_length=2048),
+        dict(share_prefix=False),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_memory_that_may_exceed_the_measured_one_is_not_estimated(change):
+    rows = estimate_run(GRPOParams(**{**dict(model="Qwen/Qwen2.5-VL-7B-Instruct", **SHAPE), **change}))
+    assert {row["gb"] for row in rows} == {row["fits"] for row in rows} == {None}
+
+
+def test_adapters_alone_have_the_size_of_their_base(tmp_path):
+    weights = {"base_model.model.lora_A.weight": torch.zeros(4, 4)}
+    save_file(weights, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen2.5-VL-7B-Instruct"}))
+    assert billions(str(tmp_path)) == 7.0
 
 
 @pytest.mark.parametrize("card, decoding, arithmetic", [("H200", 54.2, 1.0), ("RTX 4090", 1024 * 144e9 / 1e12, 989 / 165)])

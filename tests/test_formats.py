@@ -1,7 +1,7 @@
 """Prediction files of other projects: recognised, mapped to the benchmark's queries, and scored as their owners score them.
 
-Each file is written by hand in the shape that its owner's repository writes. For each owner, a function `owner_…` repeats the rule of its evaluator on the
-raw file, without this project's code. docs/formats.md is the table of what these tests find; `python tests/test_formats.py` writes it anew.
+Each file is written by hand in the shape that its owner's repository writes. The expected scores come from a function `owner_…`, which repeats the rule of its evaluator
+on the raw file without this project's code, or, for three owners, from `by_hand`. docs/formats.md is the table of what these tests find; `python tests/test_formats.py` writes it anew.
 """
 
 import contextlib
@@ -488,8 +488,9 @@ def document(folder: Path) -> str:
         "named first, its owner. The files for Charades-STA have a miss, an IoU of exactly 0.5, a sentence that occurs twice in its video, and, where the owner allows\n"
         "it, a query without a row.\n\n"
         "- *Mapped*: every row was assigned to its query, and its span was read.\n"
-        "- *Score equal*: `vtg-r1 score` gives the number that the owner's rule, written independently in the test, computes from the raw file. If the owner's\n"
-        "  convention differs from ours, the second number of `--explain` is compared instead.\n\n"
+        "- *Score equal*: `vtg-r1 score` gives the number that the owner's rule, written independently in the test, computes from the raw file, or\n"
+        "  that was worked out by hand. If the owner's convention differs from ours, the second number of `--explain` is compared instead, or the score with\n"
+        "  `--missing skip` (NExT-GQA, VideoChat-R1 on NExT-GQA).\n\n"
         "Any of the files may be compressed by gzip.\n\n" + markdown_table(head, rows) + "\n"
     )
 

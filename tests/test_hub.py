@@ -20,6 +20,7 @@ def run(tmp_path):
     source = tmp_path / "rl.jsonl"
     source.write_text("{}\n")
     run.add_input(source, "annotations")
+    run.add_input(source, "reward /home/somebody/my_rewards.py:boundary")
     save_policy(*build_tiny(0), run.path / "model")
     (run.path / "model/optimizer.pt").write_bytes(b"pickle")
     (run.path / "model/.secret").write_text("token")

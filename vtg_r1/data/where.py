@@ -34,13 +34,13 @@ PLACES = {
     for place in (
         Place(
             "tvg_r1",
-            "training: the authors' own cold-start and RL sets, filtered by their teacher",
+            "training: the authors' own RL set, filtered by their teacher",
             "huggingface.co/datasets/RuizheChen/TVG_processed_data: TVG_RL.json (raw chains: RuizheChen/TVG_raw_annotation)",
             f"those of the training sets below ({VIDEOMIND} and {GROUNDED})",
             "none stated in github.com/zjuruizhechen/TVG-R1; the videos keep theirs",
             "none of its own",
             "data/tvg_r1/TVG_RL.json",
-            "13K cold start, 18K RL (paper, Table 1)",
+            "18K RL (paper, Table 1)",
         ),
         Place(
             "hirest",

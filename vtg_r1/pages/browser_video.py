@@ -93,7 +93,6 @@ def _write(video: Path, facts: Facts, part: str, rate: Any) -> None:
 def main(path: str, copy: str, part: str) -> None:
     "In the child: write a copy if one is needed."
     with open_container(Path(path)) as source:
-        picture_stream(source, Path(path))
         if not playable(source):
             transcode(source, part)
             os.replace(part, copy)

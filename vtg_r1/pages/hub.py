@@ -61,6 +61,12 @@ def _without_folders(value: Any) -> Any:
     return value
 
 
+def _role(role: str) -> str:
+    "The role of an input; that of an own reward, such as `reward /home/me/my_rewards.py:boundary`, without the folders."
+    kind, space, name = role.partition(" ")
+    return kind + space + str(_without_folders(name))
+
+
 def _value_table(values: dict[str, Any]) -> str:
     "A Markdown table of names and values."
     rows = [(name, json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value) for name, value in values.items()]
@@ -76,7 +82,7 @@ def card(
 
     manifest, metrics_file = finished_run(folder), Path(folder) / "metrics.json"
     parameters = _without_folders(manifest["parameters"])
-    sources = [(role, Path(source["path"]).name, source["sha256"]) for role, source in manifest["inputs"].items()]
+    sources = [(_role(role), Path(source["path"]).name, source["sha256"]) for role, source in manifest["inputs"].items()]
     content: dict[str, Any] = dict(name=repo.split("/")[-1], manifest=manifest, parameters=_value_table(parameters))
     metrics = json.loads(metrics_file.read_text(encoding="utf-8")) if metrics_file.exists() else {}
     if metrics:

@@ -54,8 +54,12 @@ def _parameters_in(model: str) -> int:
 
 def billions(model: str) -> float:
     "Parameters in billions by the weights in a folder, else by a model's name, such as Qwen/Qwen2.5-VL-3B-Instruct; 0 is the embedded model."
+    from vtg_r1.models.loading import base_of
+
     if model in ("", "tiny"):
         return 0.0
+    if Path(model).is_dir():
+        model = base_of(model) or model
     counted = _parameters_in(model)
     if counted:
         return round(counted / 1e9, 2)
@@ -98,9 +102,17 @@ def step_on(card: str, params: Any, row: dict[str, Any], size: float) -> dict[st
         return dict(card=card, step_seconds=row["step_seconds"] * queries * prompt * longer, decoding_seconds=None, gb=None, differs=differences)
     decoding, rest = row["decoding_seconds"] * longer, (row["step_seconds"] - row["decoding_seconds"]) * queries * prompt
     decoding, rest = _on_other_card(card, row, decoding, rest, size, params.max_completion_length)
-    cached = (params.prompts_per_step - 1) * row["gb_per_further_query"] * prompt
-    gb = row["peak_gb"] + cached if params.lora_rank and not params.quantize else None  # all weights and 4 bits: not measured
-    return dict(card=card, step_seconds=decoding + rest, decoding_seconds=decoding, gb=gb, differs=differences)
+    return dict(card=card, step_seconds=decoding + rest, decoding_seconds=decoding, gb=_gb(params, row, size), differs=differences)
+
+
+def _gb(params: Any, row: dict[str, Any], size: float) -> float | None:
+    "GB of a step: those of the measured one and the caches of further queries; None where a group may need more than the measured one."
+    shown = _pixels_shown(params) / (row["frames"] * row["pixels"])
+    longer = any(getattr(params, name) > row[name] for name in ("num_generations", "max_completion_length"))
+    other = size not in (row["billions"], NAMED[row["billions"]]) or not params.lora_rank or params.quantize or not params.share_prefix
+    if shown > 1 or longer or other:
+        return None
+    return row["peak_gb"] + (params.prompts_per_step - 1) * row["gb_per_further_query"] * shown
 
 
 def _on_other_card(card: str, row: dict[str, Any], decoding: float, rest: float, size: float, tokens: int) -> tuple[float, float]:

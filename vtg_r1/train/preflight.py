@@ -358,7 +358,8 @@ def _memory(params: Any, card: str, size: float, processes: int) -> str:
         return "under 2 GB"
     if hasattr(params, "num_generations") and params.lora_rank and not params.quantize:
         gb = step_on(card, params, nearest_row(size), size)["gb"]
-        return f"{gb:.0f} GB of GPU memory with LoRA, extrapolated from measured steps"
+        if gb is not None:
+            return f"{gb:.0f} GB of GPU memory with LoRA, extrapolated from measured steps"
     if hasattr(params, "lora_rank") and not params.lora_rank:
         return f"all weights: {16 * size:.0f} GB of weights, gradients and optimizer, {16 * size / processes:.0f} GB per process if they are spread; activations are not measured"
     return f"{2 * size:.0f} GB of weights; the rest is not measured"
