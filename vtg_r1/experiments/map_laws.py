@@ -86,14 +86,14 @@ def by_spec(rows: Rows) -> dict[RunSpec, dict[int, Mapping[str, Any]]]:  # run â
 # %% ../../nbs/experiments/map_laws.ipynb #d60cc29b
 @dataclass
 class CellResult:
-    "What a cell says at a budget; effects are treated minus control, in points of mIoU."
+    "What a cell says at a budget; `effect` and `averaged` are treated minus control."
 
     cell: Cell
     budget: int  # steps
     seeds: int  # of the arm that has fewer
     effect: Effect  # of the late looks, as fractions of 1; its interval has seeds and questions
     saved: Estimate  # steps by which the treated arm is earlier
-    averaged: Estimate  # of the averaged weights at the run's end
+    averaged: Estimate  # of the averaged weights at the run's end, points of mIoU
 
 
 def cell_result(
@@ -192,7 +192,7 @@ class Law:
     verdict: str  # "holds", "fails", "undecided", "not run"
     estimate: float = float("nan")
     ci95: tuple[float, float] = (float("nan"), float("nan"))
-    p: float = float("nan")  # of the opposite
+    p: float = float("nan")  # of a true number of 0: two-sided, in L2 and L6 on the law's side
     p_holm: float = float("nan")
     about: str = ""  # what the number is, and of how many values
 
@@ -317,7 +317,8 @@ def _time_or_height(data: MapData, rule: Mapping[str, Any]) -> Measured:
                 left.append(sign * (gap[2 * peak] - 0.5 * gap[peak]))
             values.append(float(np.mean(left)))
         sides[side] = _of_seeds(values, f"points, {side}")
-    worst = max(sides.values(), key=lambda measured: measured[2] if measured[0] > 0 else 1 + measured[2])  # the weaker half decides
+    # shown is the half of the larger p, of those against the law if there are any
+    worst = max(sides.values(), key=lambda measured: measured[2] if measured[0] > 0 else 1 + measured[2])
     return (*worst[:4], all(measured[4] for measured in sides.values()), any(measured[5] for measured in sides.values()))
 
 
