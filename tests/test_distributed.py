@@ -92,12 +92,12 @@ def test_several_machines_without_an_address_are_refused(tmp_path):
 
 
 def fixed_rollouts(prompts, trainer):
-    """The same responses for any number of processes: each next response to a query names a span that is 2 s longer.
+    """The same responses for any number of processes: each next response to a query names a span that is 4 s longer, and the last two have more tokens.
 
     Sampled responses cannot be the same: every process draws from its own generator. The test compares all that comes after sampling: rewards, advantages of
-    groups that are spread over processes, the loss with its normalisation by the tokens of all processes, and the gradient."""
+    a group that is spread over processes, the loss with its normalisation by the tokens of all processes, and the gradient."""
     first = trainer.accelerator.process_index * len(prompts)
-    texts = [response_text("seen.", [1, 2 + 2 * ((first + i) % trainer.num_generations)]) for i in range(len(prompts))]
+    texts = [response_text("seen.", [1, 2 + 4 * ((first + i) % trainer.num_generations)]) for i in range(len(prompts))]
     tokenizer = trainer.processing_class.tokenizer
     ids = [tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] for text in texts]
     shown = trainer.processing_class.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
@@ -118,7 +118,7 @@ def train(rank, world_size, port, samples, view, folder):
     torch.set_num_threads(1)
     set_seed(0)
     model, processor = load_model("tiny", device="cpu"), load_processor("tiny")
-    sizes = dict(prompts_per_step=2, num_generations=4, per_device_batch_size=2)
+    sizes = dict(prompts_per_step=1, num_generations=4, per_device_batch_size=2)
     params = GRPOParams(steps=3, learning_rate=1e-3, warmup_steps=0, share_prefix=False, **sizes)
     trainer = grpo_trainer(model, processor, samples, view, folder, params)
     trainer.rollout_func = fixed_rollouts
@@ -206,7 +206,7 @@ def generate_with(stage: str, world, out, name: str, processes: int, **more) -> 
 
 @pytest.fixture(scope="module")
 def thirteen(world, tmp_path_factory):
-    "Thirteen samples, in an order in which the queries of a video do not follow each other."
+    "Thirteen samples, in an order that mixes the queries of four videos."
     out = tmp_path_factory.mktemp("parallel")
     samples = load_samples(world / "samples.jsonl")
     write_jsonl(out / "samples.jsonl", [samples[i] for i in np.random.default_rng(3).permutation(13)])
@@ -293,7 +293,7 @@ def generate_in_step(out, prompts, rank, world_size, port):
 def test_processes_of_a_sharded_model_make_the_same_number_of_passes(tmp_path):
     """Every pass through a sharded model needs all processes.
 
-    A process that has no prompts left, or none with a readable video, takes part with the prompts of another one. Where no process has any, there is no pass."""
+    A process that has no prompts left, or none with a readable video, takes part with a prompt of another one. Where no process has any, there is no pass."""
     prompts = [[["a", "b"], [], [], ["e"]], [["c"], ["d"], [], []]]
     port = free_port()
     started = [CLEAN.Process(target=generate_in_step, args=(tmp_path, prompts, rank, 2, port)) for rank in range(2)]

@@ -78,7 +78,7 @@ def test_errors_of_missing_and_unreadable_files_and_of_folders_name_them(tmp_pat
     for name in ("gone.mp4", "text.mp4", "empty.mp4", "half.mp4", "."):
         with pytest.raises(VideoError) as e:
             read_frames(tmp_path / name)
-        assert str(tmp_path) in str(e.value) and e.value.reason
+        assert str(tmp_path / name) in str(e.value) and e.value.reason
 
 
 def test_a_changed_file_is_probed_again(tmp_path):

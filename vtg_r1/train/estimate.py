@@ -107,12 +107,12 @@ def step_on(card: str, params: Any, row: dict[str, Any], size: float) -> dict[st
 
 def _gb(params: Any, row: dict[str, Any], size: float) -> float | None:
     "GB of a step: those of the measured one and the caches of further queries; None where a group may need more than the measured one."
-    shown = _pixels_shown(params) / (row["frames"] * row["pixels"])
+    share = _pixels_shown(params) / (row["frames"] * row["pixels"])
     longer = any(getattr(params, name) > row[name] for name in ("num_generations", "max_completion_length"))
     other = size not in (row["billions"], NAMED[row["billions"]]) or not params.lora_rank or params.quantize or not params.share_prefix
-    if shown > 1 or longer or other:
+    if share > 1 or longer or other:
         return None
-    return row["peak_gb"] + (params.prompts_per_step - 1) * row["gb_per_further_query"] * shown
+    return row["peak_gb"] + (params.prompts_per_step - 1) * row["gb_per_further_query"] * share
 
 
 def _on_other_card(card: str, row: dict[str, Any], decoding: float, rest: float, size: float, tokens: int) -> tuple[float, float]:

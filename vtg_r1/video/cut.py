@@ -267,5 +267,5 @@ def cut(
         raise VideoError(video, "would be overwritten by its own cut: name another file")
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out.absolute()) as part:
-        run_sandboxed(video, _LIMITS, do="cut", part=str(part), span=[start, end])
+        run_sandboxed(video, _LIMITS, do="cut", backend="pyav", part=str(part), span=[start, end])
     return out

@@ -23,7 +23,7 @@ def _read_job(path: str, backend: str, n: int, max_pixels: int, clip: list[float
     return {"by_decoding": by_decoding}, [frames, times]
 
 
-def _cut_job(path: str, part: str, span: list[float]) -> Answer:
+def _cut_job(path: str, backend: str, part: str, span: list[float]) -> Answer:
     write_cut(Path(path), Path(part), *span)
     return {}, []
 
