@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from vtg_r1.core.prompts import response_text
+from vtg_r1.core.runtime import RunError
 from vtg_r1.data.model_inputs import VideoInputConfig
 from vtg_r1.difficulty import make_curriculum
 from vtg_r1.grpo import GRPOParams, grpo_trainer
@@ -126,3 +127,11 @@ def test_the_sums_of_a_weight_average_move_to_the_device_of_the_weights():
     assert torch.equal(average.sums["weight"], 2 * model.weight)
     average.on_step_end(None, TrainerState(global_step=3, max_steps=4), TrainerControl(), model=model.to("meta"))
     assert {total.device.type for total in average.sums.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_averaged_weights_are_refused_where_they_are_spread(monkeypatch, variable):
+    "The launcher says so by the environment: the arguments of a trainer have no trace of it."
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(RunError, match="average_weights needs whole weights"):
+        WeightAverage(4).on_train_begin(None, TrainerState(global_step=0, max_steps=4), TrainerControl())

@@ -627,3 +627,12 @@ def test_a_closed_pipe_ends_a_command_without_an_error(world, tmp_path):
     finally:
         os.close(write)
     assert done.returncode == 141 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
+    def refuse(*args):
+        raise PermissionError(13, "Permission denied", "/root/outputs")
+
+    monkeypatch.setattr("vtg_r1.cli.recipe.list_runs", refuse)
+    assert main(["runs"]) == 2
+    assert capsys.readouterr().err == "vtg-r1 runs: [Errno 13] Permission denied: '/root/outputs'\n"

@@ -359,7 +359,7 @@ def test_a_calibration_of_another_prompt_is_refused(made):
         check_calibration(calibration, made, calibration.model_key, calibration.config | {"style": "full"})
 
 
-# ---- the pages ----
+# ---- the pages, and scores without samples ----
 
 
 def test_the_review_page_has_agreement_and_refusals(made, world, tmp_path):

@@ -57,6 +57,11 @@ def test_memory_that_may_exceed_the_measured_one_is_not_estimated(change):
     assert {row["gb"] for row in rows} == {row["fits"] for row in rows} == {None}
 
 
+def test_a_card_is_refused_for_the_embedded_model(capsys):
+    assert main(["estimate", "--card", "H100"]) == 2
+    assert "the embedded model was measured on two CPU cores only" in capsys.readouterr().err
+
+
 def test_adapters_alone_have_the_size_of_their_base(tmp_path):
     weights = {"base_model.model.lora_A.weight": torch.zeros(4, 4)}
     save_file(weights, tmp_path / "adapter_model.safetensors")

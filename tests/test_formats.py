@@ -638,6 +638,35 @@ def test_responses_are_read_by_the_convention_that_is_asked_for(tmp_path):
         read_predictions(tmp_path / "p.jsonl", samples, reading="lenient")
 
 
+def test_a_row_with_an_unknown_qid_is_found_by_video_and_sentence(tmp_path):
+    samples = [Sample("q1", "v.mp4", 30.0, "a goal", [[3.0, 9.0]])]
+    (tmp_path / "p.jsonl").write_text(lines([{"qid": "row 7", "video": "v.mp4", "query": "A goal.", "pred": [1.0, 2.0]}]))
+    assert read_predictions(tmp_path / "p.jsonl", samples)["q1"].spans == [[1.0, 2.0]]
+
+
+def test_a_miss_among_spans_takes_its_score_with_it(tmp_path):
+    samples = [Sample("q1", "v.mp4", 30.0, "a goal", [[3.0, 9.0]])]
+    (tmp_path / "p.jsonl").write_text(lines([{"qid": "q1", "pred": [[None, None], [1.0, 2.0]], "scores": [0.1, 0.5]}]))
+    prediction = read_predictions(tmp_path / "p.jsonl", samples)["q1"]
+    assert prediction.spans == [[1.0, 2.0]] and prediction.scores == [0.5]
+
+
+def test_an_empty_answer_in_a_csv_is_no_answer(tmp_path):
+    samples = [Sample("q1", "v.mp4", 30.0, "a goal", [[3.0, 9.0]])]
+    (tmp_path / "p.csv").write_text("qid,response,answer\nq1,<time>[1 - 2]</time>,\n")
+    prediction = read_predictions(tmp_path / "p.csv", samples)["q1"]
+    assert prediction.answer is None and prediction.spans == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("row", [{"key": 5, "prediction": "x"}, {"key": ["a>>>b>>>c"], "timestamps": [[1, 2]]}])
+def test_a_key_that_is_no_text_is_an_error_of_one_line(tmp_path, row):
+    samples = [Sample("q1", "v.mp4", 30.0, "a goal", [[3.0, 9.0]])]
+    (tmp_path / "p.jsonl").write_text(lines([row]))
+    with pytest.raises(PredictionError) as e:
+        read_predictions(tmp_path / "p.jsonl", samples)
+    assert str(tmp_path / "p.jsonl") in str(e.value) and "\n" not in str(e.value)
+
+
 def test_a_file_of_options_alone_has_an_accuracy_and_no_grounding(tmp_path, capsys):
     "NExT-GQA's second file by itself has Acc@QA. A rule that leaves out questions without a span has nothing to score."
     (tmp_path / "test-res.json").write_text('{"111_0": {"prediction": 0, "answer": 0}, "222_0": {"prediction": 4, "answer": 4}}')

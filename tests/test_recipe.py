@@ -22,7 +22,7 @@ from vtg_r1.core.samples import load_samples
 from vtg_r1.data.official_benchmarks import score, trivial_predictions
 from vtg_r1.data.where import PLACES
 from vtg_r1.runs.execute import stage_name
-from vtg_r1.runs.parameters import from_mapping
+from vtg_r1.runs.parameters import from_mapping, to_mapping
 from vtg_r1.runs.run import read_manifest, run_state, start_run
 
 TINY = """
@@ -191,7 +191,15 @@ def test_the_released_data_needs_no_teacher(world, toy_samples, tmp_path, capsys
         (("$curation/rl.jsonl, max", "$curatoin/rl.jsonl, max"), "step difficulty: $curatoin is no earlier step; those are curation, cold_start"),
         (("stage: grpo", "stage: gpro"), "step rl: stage 'gpro' is none of"),
         (("num_rollouts: 2", "num_rolouts: 2"), "step difficulty: unknown parameter 'num_rolouts', did you mean 'num_rollouts'?"),
+        (("train_annotations: $curation/rl.jsonl", "train_annotations: $curatoin/rl.jsonl"), "measure: $curatoin is no earlier step"),
         (("name: small", "nome: small"), "nome"),
+        (("shared: {seed: 0", "shared: {sead: 0"), "shared: no stage has a parameter 'sead'"),
+        (("shared: {seed: 0", "shared: {model: $curation/model"), "shared: $curation names a step"),
+        (
+            ("files: [configs/toy.yaml]", "files: configs/toy.yaml"),
+            "step cold_start: files is 'configs/toy.yaml'; give a list, such as [configs/toy.yaml]",
+        ),
+        ((TINY, ""), "give name, steps, and if needed shared and measure"),
         (("  rl:", "  empty:\n  rl:"), "step empty: give its stage and parameters"),
         (("train_annotations: $curation/rl.jsonl", "train_annotations: train.txt"), "measure: train_annotations train.txt is no samples file"),
         (("train_annotations: $curation/rl.jsonl", "prior: $curation/rl.jsonl"), "parameter 'prior' is now called 'train_annotations'"),
@@ -203,10 +211,18 @@ def test_the_released_data_needs_no_teacher(world, toy_samples, tmp_path, capsys
 )
 def test_an_error_in_a_recipe_is_named_on_one_line(tmp_path, change, problem):
     file = tmp_path / "recipe.yaml"
-    file.write_text(TINY.replace("OUT", str(tmp_path)).replace(*change))
+    file.write_text(TINY.replace(*change).replace("OUT", str(tmp_path)))
     with pytest.raises(UserError) as e:
         read_recipe(str(file))
     assert problem in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_dry_run_names_an_interrupted_run_of_other_parameters(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(TINY.replace("OUT", str(tmp_path)))
+    step = next(step for step in read_recipe(str(tmp_path / "recipe.yaml")).steps if step.stage == "sft")
+    start_run("sft", step.params.run_name, {**to_mapping(step.params), "steps": 99}, tmp_path).finish("failed")
+    assert main(["recipe", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 1
+    assert "was begun with other parameters: steps was 99" in capsys.readouterr().out
 
 
 def test_a_step_with_outputs_of_its_own_is_looked_for_there(tmp_path):
@@ -230,6 +246,8 @@ def test_runs_lists_state_scores_and_age(tmp_path, capsys):
     assert main(["runs", "grpo", "--newest", "--outputs", str(tmp_path)]) == 0
     output, err = capsys.readouterr()
     assert output.strip() == str(done.path) and "half: passed over, it is failed" in err
+    assert main(["runs", "grpo", "--newest", "--json", "--outputs", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(done.path)}
     assert main(["runs", "sft", "--newest", "--outputs", str(tmp_path)]) == 2 and "no finished run" in capsys.readouterr().err
 
 

@@ -624,6 +624,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/vtg_r1', 'doc_host': '', '
                                                                                     'vtg_r1/data/predictions.py'),
                                          'vtg_r1.data.predictions._moment_detr': ( 'parts/data/predictions.html#_moment_detr',
                                                                                    'vtg_r1/data/predictions.py'),
+                                         'vtg_r1.data.predictions._named': ( 'parts/data/predictions.html#_named',
+                                                                             'vtg_r1/data/predictions.py'),
                                          'vtg_r1.data.predictions._named_query': ( 'parts/data/predictions.html#_named_query',
                                                                                    'vtg_r1/data/predictions.py'),
                                          'vtg_r1.data.predictions._nextgqa': ( 'parts/data/predictions.html#_nextgqa',

@@ -39,6 +39,10 @@ class Command(TyperCommand):
             message, code = str(e), 2
         except CommandFailed as e:
             message, code = str(e), 1
+        except BrokenPipeError:
+            raise
+        except OSError as e:  # such as a folder in which nothing may be written
+            message, code = str(e), 2
         except KeyboardInterrupt:
             message, code = "interrupted", 130
         print(f"{ctx.command_path}: {message}", file=sys.stderr)

@@ -6,7 +6,7 @@ from typer import Option
 
 from ..core.runtime import UserError
 from ..runs.parameters import from_mapping
-from ..train.estimate import CARDS, estimate_run
+from ..train.estimate import CARDS, billions, estimate_run
 from .common import AsJson, command, print_json
 from .run import Pairs, ParameterFiles, read_given, stage_params
 
@@ -28,6 +28,8 @@ def estimate(
     params: Any = from_mapping(params_class, read_given("grpo", files, pairs))
     if card and card not in CARDS:
         raise UserError(f"--card {card!r}: give one of {', '.join(CARDS)}")
+    if card and not billions(params.model):
+        raise UserError(f"--card {card}: the embedded model was measured on two CPU cores only; give -p model, or leave --card out")
     rows = estimate_run(params, card)
     if as_json:
         print_json(rows)

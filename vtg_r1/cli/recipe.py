@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from typer import Argument, Option
 
@@ -68,11 +68,13 @@ def read_recipe(path: str) -> Recipe:
         content = load_yaml(resolve(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"recipe {path}: {' '.join(str(e).split())}") from e
-    unknown = set(content) - {"name", "shared", "steps", "measure"} if isinstance(content, dict) else {"?"}
+    content = content if isinstance(content, dict) else {}
+    unknown = set(content) - {"name", "shared", "steps", "measure"}
     if unknown or not isinstance(content.get("steps"), dict) or not content.get("name"):
         excess = f"; {sorted(unknown)} is none of them" if unknown else ""
         raise UserError(f"recipe {path}: give name, steps, and if needed shared and measure{excess}")
     shared = _lines(path, "shared", content.get("shared"))
+    _check_shared(path, shared)
     recipe = Recipe(str(content["name"]), str(shared.get("outputs_dir", "outputs")), [], {}, "")
     folders: dict[str, str] = {}
     for name, given in content["steps"].items():
@@ -81,6 +83,7 @@ def read_recipe(path: str) -> Recipe:
         _add_step(recipe, path, name, given, shared, folders)
     measure = _lines(path, "measure", content.get("measure"))
     benchmarks = _lines(path, "benchmarks", measure.get("benchmarks"))
+    _check_references(path, "measure", measure.get("train_annotations"), folders)
     recipe.train_annotations = filled(str(measure.get("train_annotations") or ""), folders)
     if recipe.train_annotations and not recipe.train_annotations.endswith(".jsonl"):
         raise UserError(
@@ -97,6 +100,21 @@ def read_recipe(path: str) -> Recipe:
             step = _add_step(recipe, path, f"{_plain(benchmark)}-{_plain(policy)}", given, shared, folders)
             recipe.benchmarks[benchmark][policy] = step
     return recipe
+
+
+def _check_shared(path: str, shared: Mapping[str, Any]) -> None:
+    known = {name for stage in STAGES for name in parameter_fields(cast(type, stage_params(stage)))}
+    unknown = sorted(set(shared) - known)
+    if unknown:
+        raise UserError(f"recipe {path}, shared: no stage has a parameter {unknown[0]!r}")
+    if references(dict(shared)):
+        raise UserError(f"recipe {path}, shared: ${references(dict(shared))[0]} names a step; give it in the steps that come after that one")
+
+
+def _check_references(path: str, name: str, value: Any, folders: Mapping[str, str]) -> None:
+    later = [other for other in references(value) if other not in folders]
+    if later:
+        raise UserError(f"recipe {path}, {name}: ${later[0]} is no earlier step; those are {', '.join(folders) or 'none'}")
 
 
 def _lines(path: str, name: str, given: Any) -> dict[str, Any]:
@@ -121,11 +139,12 @@ def _add_step(recipe: Recipe, path: str, name: str, given: Mapping[str, Any], sh
     params_class = stage_params(stage)
     if params_class is None:
         raise UserError(f"recipe {path}, step {name}: stage {stage!r} is none of {', '.join(STAGES)}")
-    later = [other for other in references(dict(given)) if other not in folders]
-    if later:
-        raise UserError(f"recipe {path}, step {name}: ${later[0]} is no earlier step; those are {', '.join(folders) or 'none'}")
+    _check_references(path, f"step {name}", dict(given), folders)
+    files = given.get("files") or []
+    if not isinstance(files, list):
+        raise UserError(f"recipe {path}, step {name}: files is {files!r}; give a list, such as [{files}]")
     known = parameter_fields(params_class)
-    values = read_parameters(params_class, [resolve(file) for file in given.get("files", [])], [])
+    values = read_parameters(params_class, [resolve(file) for file in files], [])
     values |= {key: value for key, value in shared.items() if key in known}
     values |= filled({key: value for key, value in given.items() if key not in STEP_KEYS}, folders)
     try:
@@ -183,7 +202,9 @@ def _dry_run(recipe: Recipe, as_json: bool) -> int:
         if run_state(step.folder) == "finished":
             lines = [("run", f"{step.folder}: finished, it is kept", False), *(("run", text, True) for text in changes(step))]
         else:
-            lines = preflight(from_mapping(type(step.params), {**to_mapping(step.params), "run_name": ""}), made).lines
+            given = to_mapping(step.params)
+            given |= {"resume": True} if "resume" in given else {"run_name": ""}  # as `_run_step`, which removes what cannot be resumed
+            lines = preflight(from_mapping(type(step.params), given), made).lines
             made[str(step.folder)] = step.name
         rows += [{"step": step.name, "what": what, "text": text, "problem": problem} for what, text, problem in lines]
     train = resolve(recipe.train_annotations)
@@ -294,7 +315,10 @@ def runs_command(
             raise UserError("--newest needs a stage, such as grpo")
         folder, passed_over = newest_run(stage, outputs)
         print("".join(f"{sentence}\n" for sentence in passed_over), end="", file=sys.stderr)
-        print(folder)
+        if as_json:
+            print_json({"folder": str(folder)})
+        else:
+            print(folder)
         return 0
     rows = list_runs(outputs, [stage] if stage else list(STAGES))
     if as_json:

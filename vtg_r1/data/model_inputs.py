@@ -79,7 +79,9 @@ class VideoParams(ParameterGroup):
     fps: float = param(0.0, "Maximum frames per second; 0 sets no limit.", minimum=0)
     pixels: int = param(784, "Pixel budget per frame.", paper="128·28·28 = 100352", minimum=784)
     max_tokens_per_video: int = param(
-        0, "Maximum tokens of all frames: more frames than fit are first made smaller, down to min_pixels; 0 sets no limit.", minimum=0
+        0,
+        "Maximum tokens of all frames: more frames than fit are first made smaller, down to min_pixels; without fps a video counts as `frames` frames. 0 sets no limit.",
+        minimum=0,
     )
     min_pixels: int = param(784, "Least pixels of a frame under max_tokens_per_video.", minimum=784)
     pixels_per_token: int = param(784, "Pixels of a frame that make a token: 784 for Qwen2.5-VL, 1024 for Qwen3-VL.", minimum=1)
@@ -245,8 +247,8 @@ def _evenly_timed(times: list[float], n: int) -> tuple[list[int], float]:
 def dry_prompt(
     sample: Sample,
     view: VideoInputConfig,
-) -> dict[str, Any]:  # as `build_prompt`; raises VideoError
-    "What `build_prompt` returns, with every frame black: the video's timestamps and size are read, nothing is decoded."
+) -> dict[str, Any]:  # as `build_prompt`; raises VideoError for a video that cannot be read
+    "What `build_prompt` returns for a clip within its video, with every frame black: the video's timestamps and size are read, nothing is decoded."
     from PIL import Image
 
     info, clip = probe(video_path(view.video_root, sample.video), view.backend, _limits(view)), _clip_of(sample)

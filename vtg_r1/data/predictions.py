@@ -91,6 +91,8 @@ def _spans(
         raise PredictionError(f"{name} is {repr(pred)[:60]}; give a list of [start, end] in seconds, or null")
     if len(pred) == 2 and not any(isinstance(t, (list, tuple)) for t in pred):
         pred = [pred]
+    if isinstance(scores, list) and len(scores) == len(pred):  # a miss takes its score with it
+        scores = [score for score, w in zip(scores, pred) if w not in _MISSES]
     windows = [_window(w, name) for w in pred if w not in _MISSES]
     if not windows:
         return [], None
@@ -116,7 +118,7 @@ def _text(row: dict, key: str) -> str | None:
 
 # %% ../../nbs/parts/data/predictions.ipynb #bad3010b
 def _letter(answer: str | None) -> str | None:
-    if answer is None:
+    if not answer:  # an empty cell of a csv, as null elsewhere
         return None
     letter = answer.strip().strip("().").upper()
     if len(letter) != 1 or not "A" <= letter <= "Z":
@@ -165,11 +167,16 @@ def _unnamed(row: dict) -> PredictionRow:
     return PredictionRow(qid=_qid(row))
 
 
+def _named(row: dict) -> PredictionRow:
+    "A row with a qid, and the video and sentence that it may have as well: they find the query where the annotations have other ids."
+    video, query = row.get("video") or row.get("vid"), row.get("query") or row.get("sentence")
+    if isinstance(video, str) and isinstance(query, str):
+        return PredictionRow(_qid(row), video=video, query=query)
+    return PredictionRow(_qid(row))
+
+
 def _own(row: dict) -> PredictionRow:
-    if row.get("qid") is None:
-        read = _unnamed(row)
-    else:
-        read = PredictionRow(_qid(row))
+    read = _unnamed(row) if row.get("qid") is None else _named(row)
     if not row.keys() & {"pred", "response", "answer"}:
         raise PredictionError("has neither pred nor response; give one of them (null for a miss)")
     if row.get("pred") is not None:
@@ -200,7 +207,7 @@ def _moment_detr(row: dict) -> PredictionRow:
     spans, scores = None, None
     if row.get("pred_relevant_windows") is not None:
         spans, scores = _spans(row["pred_relevant_windows"], name="pred_relevant_windows")
-    return PredictionRow(qid=_qid(row), spans=spans, scores=scores, answer=_letter(_text(row, "ans") or None))
+    return replace(_named(row), spans=spans, scores=scores, answer=_letter(_text(row, "ans")))
 
 
 def _timer1(row: dict) -> PredictionRow:
@@ -278,11 +285,11 @@ def _nextgqa(row: dict) -> PredictionRow:
     return PredictionRow(qid=row["key"], spans=spans)
 
 
-def _named_query(key: str) -> tuple[str, str, list[list[float]] | None]:
+def _named_query(key: Any) -> tuple[str, str, list[list[float]] | None]:
     "Video, sentence and true spans of a key 'video>>>sentence>>>span'."
-    parts = key.split(">>>")
+    parts = key.split(">>>") if isinstance(key, str) else []
     if len(parts) < 3:
-        raise PredictionError(f"key {shorten(key, 80)!r} is not 'video>>>sentence>>>span'")
+        raise PredictionError(f"key {shorten(repr(key), 80)} is not 'video>>>sentence>>>span'")
     return parts[0], ">>>".join(parts[1:-1]), _truths(parts[-1])
 
 
@@ -335,7 +342,8 @@ def _is_moment_detr(row: dict) -> bool:
 
 def _is_nextgqa(row: dict) -> bool:
     is_value = row.keys() == {"key", "value"} and isinstance(row["value"], (list, type(None)))
-    return "key" in row and ("prediction" in row or is_value) and re.fullmatch(r"\d+_\d+", row["key"], re.A) is not None
+    key = row.get("key")
+    return isinstance(key, str) and ("prediction" in row or is_value) and re.fullmatch(r"\d+_\d+", key, re.A) is not None
 
 
 def _is_submission(row: dict) -> bool:

@@ -218,7 +218,7 @@ def _answer(completion: Any) -> dict[str, Any]:
     try:
         choice, message = completion.choices[0], completion.choices[0].message
     except (AttributeError, TypeError, IndexError):
-        raise ValueError(f"a body without an answer: {str(completion)[:100]!r}") from None
+        raise ValueError(f"a body without an answer: {str(completion)!r}") from None
     usage = completion.usage
     if usage is not None:
         usage = {"prompt_tokens": usage.prompt_tokens or 0, "completion_tokens": usage.completion_tokens or 0}

@@ -9,6 +9,7 @@ __all__ = ['ProgressBar', 'LogWriter', 'tiou_histogram', 'CompletionLogger', 'Pe
 
 # %% ../../nbs/parts/train/callbacks.ipynb #95e6bcef
 import io
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -159,7 +160,7 @@ class WeightAverage(TrainerCallback):
         self.sums: dict[str, Any] = {}  # name of a weight → its sum over `count` steps
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.fsdp or args.deepspeed:
+        if any(os.environ.get(name, "false").lower() == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")):
             raise RunError("average_weights needs whole weights in each process: leave it 0 with FSDP or DeepSpeed")
         if state.global_step > max(0, state.max_steps - self.steps):
             self.load(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
@@ -377,7 +378,8 @@ class LiveFigure(TrainerCallback):
         log = [row for row in state.log_history if "loss" in row]
         if getattr(get_ipython(), "kernel", None) is None or not is_main_process() or len(log) < 2:
             return
-        if time.monotonic() - self.last_drawn < 10 and state.global_step < state.max_steps:
+        ends = state.global_step == state.max_steps or control.should_training_stop
+        if time.monotonic() - self.last_drawn < 10 and not ends:
             return
         import matplotlib.pyplot as plt  # a second, which a run without a notebook need not wait
 

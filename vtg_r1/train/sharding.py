@@ -52,6 +52,8 @@ def training_strategy(trainer: Any) -> str:  # of TRL → as `strategy_name`
     strategy = strategy_name(trainer.accelerator.state)
     if shards_weights(trainer) and getattr(base_model(trainer.model), "is_loaded_in_4bit", False):
         raise RunError(f"quantize '4bit' with {strategy}: the adapters on 4-bit weights are not gathered here; use configs/accelerate/ddp.yaml")
+    if strategy == "FSDP1":
+        raise RunError("the accelerate configuration asks for the first FSDP: set fsdp_version: 2 in it, as configs/accelerate/fsdp2.yaml does")
     if strategy == "ZeRO-3" and not trainer.accelerator.state.deepspeed_plugin.zero3_save_16bit_model:
         raise RunError(
             "ZeRO-3 without zero3_save_16bit_model: true could not save one whole model at the end: set it in the accelerate configuration"

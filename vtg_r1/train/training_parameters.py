@@ -45,7 +45,7 @@ class SubsetParams(ParameterGroup):
 class OptimizerParams(ParameterGroup):
     "Optimizer"
 
-    learning_rate: float = param(1e-3, "Learning rate of AdamW.", paper="1e-6", above=0)
+    learning_rate: float = param(1e-3, "Learning rate of AdamW.", paper="1e-6 (RL: code)", above=0)
     per_device_batch_size: int = param(16, "Sequences per forward pass in each process.", minimum=1)
     gradient_checkpointing: bool = param(False, "Compute activations twice: less memory, more time.")
 
