@@ -96,10 +96,11 @@ def test_a_recipe_ends_in_its_table_and_refuses_runs_of_other_parameters(tmp_pat
     file.write_text(TINY.replace("OUT", str(tmp_path)).replace("steps: 4,", "steps: 5,"))
     (step,) = [step for step in read_recipe(str(file)).steps if step.name == "rl"]
     assert changes(step) == ["steps was 4, now 5"]
+    assert main(["recipe", str(file)]) == 2 and "steps was 4, now 5" in capsys.readouterr().err
     with open(tmp_path / "curation/small-curation/rl.jsonl", "a") as f:
         f.write("\n")
     assert "has changed since" in changes(step)[1]
-    assert main(["recipe", str(file)]) == 2
+    assert main(["recipe", str(file)]) == 2 and "has changed since" in capsys.readouterr().err
     assert main(["runs", "--outputs", str(tmp_path), "--json"]) == 0
     listed = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
     assert listed["small-rl"]["state"] == "finished" and "final" in listed["small-rl"]["mIoU"] and listed["small-rl"]["age"]
@@ -139,10 +140,17 @@ def test_a_recipe_killed_as_rl_begins_keeps_what_is_finished(tmp_path):
     check_table(tmp_path, again.stdout)
 
 
-def test_the_dry_run_names_every_missing_path_at_once(capsys):
-    assert main(["recipe", "configs/recipe_7b.yaml", "--dry-run"]) == 1
+def test_the_dry_run_names_every_missing_path_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+    presets = ("recipe_7b", "curation_paper", "paper_7b", "benchmark_7b")
+    for preset in presets:  # as they are, but for the folder data, which a laboratory may have
+        content = resolve(f"configs/{preset}.yaml").read_text().replace("data/", f"{tmp_path}/data/")
+        for other in presets:
+            content = content.replace(f"configs/{other}.yaml", f"{tmp_path}/{other}.yaml")
+        (tmp_path / f"{preset}.yaml").write_text(content)
+    assert main(["recipe", str(tmp_path / "recipe_7b.yaml"), "--dry-run"]) == 1
     output = capsys.readouterr().out
-    for source in yaml.safe_load(resolve("configs/curation_paper.yaml").read_text())["sources"]:
+    for source in yaml.safe_load((tmp_path / "curation_paper.yaml").read_text())["sources"]:
         assert f"{source['path']} ({source['dataset']}): no such file" in output
     for path in ("data/videos", "data/nextgqa", "data/rextime/rextime_val.json", "GEMINI_API_KEY"):
         assert path in output

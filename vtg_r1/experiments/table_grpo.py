@@ -20,7 +20,7 @@ SECONDS = 12  # of the video
 SPANS = np.stack(np.triu_indices(SECONDS + 1, 1), 1)  # (78, 2): every [start, end] in whole seconds
 TIOU = np.asarray(tiou(SPANS[:, None], SPANS[None]))  # (78, 78)
 WHOLE = int(np.flatnonzero((SPANS == [0, SECONDS]).all(1))[0])  # index of the whole video
-WRONG = TIOU < 0.25  # (78, 78): spans that a wrong label may have, by the true one
+WRONG = TIOU < 0.25  # (78, 78): the spans that are wrong for a true one; labels of the kinds moment and whole are given without it
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:  # the same shape

@@ -344,7 +344,7 @@ def refuse_adapters(name: str) -> None:
 
 
 def source_of(name: str, *files: str) -> str:
-    "The folder or hub id of a model that has one of these files; for adapters that were saved without them, the folder or hub id of their base."
+    "The folder or hub id of a model that has one of these files; for a folder of adapters that was saved without them, the folder or hub id of their base."
     source = model_path(name)
     adapter = Path(source) / ADAPTER_CONFIG
     if adapter.is_file() and not any((Path(source) / file).is_file() for file in files):
@@ -429,7 +429,7 @@ def read_model(
 
 
 def load_model(name: str, device: str | None = None, dtype: str | None = None) -> Any:
-    """A model by name or path: weights as safetensors only, and no code from its repository.
+    """A model by name or path: weights as safetensors only (adapters also as adapter_model.bin), and no code from its repository.
 
     Args:
         name: "tiny", the embedded model, a folder, or a hub id.
@@ -452,7 +452,7 @@ def load_model(name: str, device: str | None = None, dtype: str | None = None) -
 
 # %% ../../nbs/parts/models/loading.ipynb #5a3c2e02
 def model_fingerprint(name: str) -> str:
-    'A policy\'s identity, wherever its files are: SHA-256; of a hub id "id@commit", or the id alone before it was ever loaded.'
+    'A policy\'s identity, wherever its files are: SHA-256, for adapters also over the path of their base that adapter_config.json names; of a hub id "id@commit", or the id alone before it was ever loaded.'
     folder = Path(model_path(name))
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
